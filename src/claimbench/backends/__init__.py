@@ -1,0 +1,86 @@
+"""One file per system that runs a model; a backend's name is its file's name.
+
+What a backend module holds (the contract tests hold every file to it):
+
+    REFERENCE: str                  name of the backend whose plain run gives this one's reference tokens
+    ENVIRONMENT: str                which of `envs/` it runs in ("core": the one that Claimbench itself runs in)
+    LIBRARIES: tuple[str, ...]      distributions whose versions its results depend on
+    SEAMS: frozenset[str]           what optimizations may change in it
+    class Options(Frozen)           its own settings
+    unavailable(cell) -> str | None why this machine cannot run the cell; cheap, imports nothing heavy
+    load(cell, checkpoint, draft) -> Session
+
+Nothing heavy is imported at a module's top: planning reads these files without importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from claimbench.cell import Cell, Frozen
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A loaded model, ready to generate the cell's workload again and again."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens in one row of the prompt."""
+
+    def generate(self) -> Iterator[Any]:
+        """One generation; yields new token ids, shape [batch, n], as each step appears (n is 1 unless it speculates).
+
+        Yields device tensors without synchronising; contains no timing code. Closing the iterator early ends the
+        generation.
+        """
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held by the model: `weights` (all), `step_weights` (read by one decode step), `kv_cache` (at full length)."""
+
+    def prove(self) -> dict[str, Any]:
+        """What was seen to run, outside the timed samples.
+
+        Raises:
+            WrongOutput: a technique that was asked for did not run.
+        """
+
+    def log_probs(self, tokens: list[int]) -> Any:
+        """Teacher-forced log-probabilities of row 0, float32 tensor [len(tokens), vocabulary], or None if out of reach."""
+
+    def close(self) -> None:
+        """Release the model and everything that was started for it."""
+
+
+class Backend(Protocol):
+    REFERENCE: str
+    ENVIRONMENT: str
+    LIBRARIES: tuple[str, ...]
+    SEAMS: frozenset[str]
+    Options: type[Frozen]
+
+    def unavailable(self, cell: Cell) -> str | None: ...
+
+    def load(self, cell: Cell, checkpoint: Path, draft: Path | None) -> Session: ...
+
+
+@cache
+def names() -> tuple[str, ...]:
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+@cache
+def find(name: str) -> Backend:
+    """The backend in `backends/<name>.py`.
+
+    Raises:
+        KeyError: there is no such file.
+    """
+    if name not in names():
+        raise KeyError(name)
+    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]

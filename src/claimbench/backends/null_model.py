@@ -1,0 +1,108 @@
+"""A backend without a model: it steps at a set pace with set tokens, or fails in a set way.
+
+Every rule, outcome and verdict is tested with it in seconds; it is also what the clock is checked against.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from claimbench.cell import Cell, Frozen
+from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
+
+REFERENCE = "null_model"
+ENVIRONMENT = "core"
+LIBRARIES: tuple[str, ...] = ()
+SEAMS: frozenset[str] = frozenset()
+
+Failure = Literal["oom", "allocate", "kill", "hang", "nan", "short", "unavailable", "unproven", "error"]
+
+
+class Options(Frozen):
+    """A decode step takes `step_ms` + `row_ms` x batch; prefill takes `prefill_ms`."""
+
+    load_ms: float = Field(default=0, ge=0)
+    prefill_ms: float = Field(default=0, ge=0)
+    step_ms: float = Field(default=0, ge=0)
+    row_ms: float = Field(default=0, ge=0)
+    first_call_ms: float = Field(default=0, ge=0, description="added to the first generation, as a compilation would be")
+    token: int = Field(default=1, ge=0, description="the token that every step emits")
+    fits_batch: int | None = Field(default=None, description="out of memory above this batch")
+    fails: Failure | None = None
+
+
+def unavailable(cell: Cell) -> str | None:
+    return None
+
+
+def _pass_time(milliseconds: float) -> None:
+    """Busy, not asleep: the clock is checked against this, and a sleep overshoots by the timer's slack."""
+    end = time.perf_counter_ns() + int(milliseconds * 1e6)
+    while time.perf_counter_ns() < end:
+        pass
+
+
+class NullSession:
+    prompt_tokens = 4
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.options = Options.model_validate(cell.options)
+        self.calls = 0
+        _pass_time(self.options.load_ms)
+
+    def generate(self) -> Iterator[Any]:
+        options, workload = self.options, self.cell.workload
+        self.calls += 1
+        if options.fits_batch is not None and workload.batch > options.fits_batch:
+            raise OutOfMemory(f"batch {workload.batch} does not fit: at most {options.fits_batch}")
+        self._fail(options.fails)
+        _pass_time(options.prefill_ms + (options.first_call_ms if self.calls == 1 else 0))
+        count = workload.new_tokens - (1 if options.fails == "short" else 0)
+        for step in range(count):
+            if step:
+                _pass_time(options.step_ms + options.row_ms * workload.batch)
+            yield [[options.token]] * workload.batch
+
+    @staticmethod
+    def _fail(failure: Failure | None) -> None:
+        if failure == "oom":
+            raise OutOfMemory("asked to run out of memory")
+        if failure == "allocate":
+            bytearray(1 << 62)
+        if failure == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if failure == "hang":
+            while True:
+                time.sleep(3600)
+        if failure == "nan":
+            raise WrongOutput("the logits hold NaN")
+        if failure == "unavailable":
+            raise Unavailable("asked to be unavailable")
+        if failure == "error":
+            raise RuntimeError("asked to fail")
+
+    def memory(self) -> dict[str, int]:
+        return {"weights": 0, "step_weights": 0, "kv_cache": 0}
+
+    def prove(self) -> dict[str, Any]:
+        if self.options.fails == "unproven":
+            raise WrongOutput("asked to run something else")
+        return {"calls": self.calls}
+
+    def log_probs(self, tokens: list[int]) -> Any:
+        return None
+
+    def close(self) -> None:
+        self.calls = 0
+
+
+def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullSession:
+    return NullSession(cell)

@@ -1,0 +1,102 @@
+"""A cell and what it is made of: frozen values, known before anything runs.
+
+A cell is one point of an experiment: checkpoint x backend x optimizations x workload x device. Its id is a hash of
+its settings alone, so that two studies which ask for the same point share its results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces. What is hashed and compared is always this text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """The first `length` hex digits of the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+class Frozen(BaseModel):
+    """A validated value that cannot change; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(Frozen):
+    """Draw tokens instead of taking the likeliest one."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    top_k: int = Field(default=0, ge=0, description="0 keeps all")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Workload(Frozen):
+    """What is asked of the model: one prompt, `batch` rows of it, exactly `new_tokens` each.
+
+    The end-of-sequence token is an ordinary token here: every row runs to its full length.
+    """
+
+    prompt: str = Field(min_length=1, description="the prompt's text")
+    prompt_tokens: int | None = Field(default=None, ge=1, description="repeat or cut the prompt to exactly this length")
+    new_tokens: int = Field(ge=1)
+    batch: int = Field(default=1, ge=1)
+    sampling: Sampling | None = Field(default=None, description="absent: greedy")
+
+
+class Protocol(Frozen):
+    """How one block measures: warm-up until steady within bounds, then `samples` timed generations."""
+
+    samples: int = Field(default=5, ge=1)
+    warmup_min: int = Field(default=1, ge=0)
+    warmup_max: int = Field(default=4, ge=0)
+    timeout_s: float = Field(default=900.0, gt=0, description="for the whole block, loading included")
+    memory_limit: int | None = Field(default=None, ge=1, description="bytes of address space the worker may take")
+
+
+class Checkpoint(Frozen):
+    """Weights by name. `source` pins what they are; `architecture` names a file in `architectures/`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    source: str
+    architecture: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, where it is one")
+    keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
+
+
+class OptimizationUse(Frozen):
+    """One technique switched on: `name` is a file in `optimizations/`, `settings` its validated parameters."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
+class Cell(Frozen):
+    checkpoint: Checkpoint
+    draft: Checkpoint | None = Field(default=None, description="the assistant of speculative decoding")
+    backend: str
+    options: dict[str, Any] = Field(default={}, description="the backend's own settings, validated by it")
+    optimizations: tuple[OptimizationUse, ...] = ()
+    dtype: Dtype = "float32"
+    workload: Workload
+    device: Device
+    protocol: Protocol = Protocol()
+
+    @property
+    def id(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+    def uses(self, optimization: str) -> bool:
+        return any(use.name == optimization for use in self.optimizations)

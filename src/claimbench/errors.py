@@ -1,0 +1,66 @@
+"""Every error that Claimbench raises on purpose.
+
+    ClaimbenchError              one clear message; the command line prints it and exits with `exit_status`
+    ├── ConfigError              params.yaml or a study says something impossible (names file and key)
+    ├── SourceError              a checkpoint cannot be had, or is not what was asked for
+    │   └── CorruptCheckpoint    local files disagree with their manifest
+    ├── ResultError              a result file cannot be trusted (edited, cut short, from another cell)
+    └── Refusal                  a block cannot give an honest number; becomes the result's outcome
+        ├── Unavailable          this machine or this installation lacks something (outcome `unavailable`)
+        ├── WrongOutput          the outputs or the proof broke the contract (outcome `wrong`)
+        └── OutOfMemory          host or device memory is exhausted (outcome `oom`)
+
+A failed experiment is data: a `Refusal` never leaves `measure`. Everything else ends the command.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClaimbenchError(Exception):
+    """The base: a message that says what was expected, what arrived and what to do."""
+
+    exit_status = 1
+
+
+class ConfigError(ClaimbenchError):
+    exit_status = 2
+
+
+class SourceError(ClaimbenchError):
+    exit_status = 3
+
+
+class CorruptCheckpoint(SourceError):
+    pass
+
+
+class ResultError(ClaimbenchError):
+    exit_status = 4
+
+
+class Refusal(ClaimbenchError):
+    outcome = "error"
+
+
+class Unavailable(Refusal):
+    outcome = "unavailable"
+
+
+class WrongOutput(Refusal):
+    outcome = "wrong"
+
+
+class OutOfMemory(Refusal):
+    outcome = "oom"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint such as ` Did you mean 'batch'?`, or the list of what is known; never empty."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    return f" Known: {', '.join(names) or 'none'}."

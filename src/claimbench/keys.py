@@ -1,0 +1,110 @@
+"""What a result depends on besides its settings: the code it executes, the libraries, the machine.
+
+Results live under a folder named after this key, so that a change gives a new path and going back finds the old one.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from claimbench import backends, optimizations
+from claimbench.cell import Cell
+from claimbench.result import Key
+
+PACKAGE = Path(__file__).parent
+EXECUTED = ("claimbench.measure", "claimbench.worker")
+
+
+@cache
+def _file_of(module: str) -> Path | None:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = body[1:]  # type: ignore[assignment]
+    return tree
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Modules of this package that `tree` imports, at any depth; what only type checkers read is left out."""
+    found: set[str] = set()
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if _is_type_checking(node):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        pending += ast.iter_child_nodes(node)
+    return {name for name in found if name.startswith("claimbench.") and _file_of(name)}
+
+
+@cache
+def _read(module: str) -> tuple[str, frozenset[str]]:
+    """The hash of a module's code, comments and docstrings left out, and what it imports of this package."""
+    file = _file_of(module)
+    assert file is not None, module
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imports = frozenset(_imports(tree))
+    return hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest(), imports
+
+
+@cache
+def import_closure(*roots: str) -> tuple[str, ...]:
+    """Every module of this package that `roots` reach by import, themselves included, sorted."""
+    reached: set[str] = set()
+    pending = list(roots)
+    while pending:
+        module = pending.pop()
+        if module not in reached:
+            reached.add(module)
+            pending += _read(module)[1]
+    return tuple(sorted(reached))
+
+
+@cache
+def code_hash(*roots: str) -> str:
+    text = "\n".join(f"{module} {_read(module)[0]}" for module in import_closure(*roots))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
+    used = sorted(use.name for use in cell.optimizations)
+    roots = (f"claimbench.backends.{cell.backend}", *(f"claimbench.optimizations.{name}" for name in used))
+    wanted = set(backends.find(cell.backend).LIBRARIES)
+    for name in used:
+        wanted |= set(optimizations.find(name).LIBRARIES)
+    return Key(
+        code=code_hash(*EXECUTED, *roots),
+        libraries={name: version_of(name) for name in sorted(wanted)},
+        machine=machine_key,
+        series=series,
+    )

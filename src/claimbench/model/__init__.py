@@ -1,0 +1,1 @@
+"""The models: what an architecture costs (`cost`)."""

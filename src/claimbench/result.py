@@ -1,0 +1,123 @@
+"""The record of one block, and the only reader and writer of it.
+
+A result holds what was observed and nothing derived: raw nanoseconds, token ids, bytes, versions, and the settings that
+asked for them. It is sealed with a hash of its own content, so that an edited file is refused rather than believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from claimbench.cell import Cell, Frozen, digest
+from claimbench.errors import ResultError
+
+Outcome = Literal["ok", "oom", "implied-oom", "timeout", "unavailable", "wrong", "error"]
+
+
+class Sample(Frozen):
+    """One generation. `step_ns[0]` runs from the call to the first new token (prefill); the rest are decode steps."""
+
+    wall_ns: int = Field(ge=0, description="host clock around the whole generation, device idle at both ends")
+    step_ns: tuple[int, ...]
+    step_tokens: tuple[int, ...] = Field(description="new tokens per row at each step; above 1 where steps speculate")
+    tokens_sha256: str = Field(description="of all rows' new token ids")
+    clock: Literal["host", "device"] = "host"
+
+
+class Fidelity(Frozen):
+    """A lossy cell against the reference model, teacher-forced on the cell's own tokens (prompt excluded)."""
+
+    positions: int
+    kl_mean_nats: float = Field(description="KL(reference || cell), mean over positions")
+    kl_max_nats: float
+    top1_agreement: float = Field(ge=0, le=1)
+
+
+class Key(Frozen):
+    """Everything outside the settings that a result depends on."""
+
+    code: str = Field(description="hash of the import closure that the cell executes, comments and docstrings left out")
+    libraries: dict[str, str | None] = Field(description="version of each library that the cell executes; null: absent")
+    machine: str = Field(description="fingerprint of the machine")
+    series: int = Field(default=0, description="raised by the user to measure everything anew")
+
+    @property
+    def id(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+class Result(Frozen):
+    schema_version: Literal[1] = 1
+    cell: Cell
+    block: int = Field(ge=0)
+    key: Key
+    outcome: Outcome
+    reason: str | None = Field(default=None, description="one line; set whenever the outcome is not ok")
+    detail: str | None = Field(default=None, description="the worker's last lines, for a person to read")
+    started_at: str = Field(description="UTC, ISO 8601")
+    duration_s: float = Field(ge=0, description="the whole block, process start to end")
+    checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
+    machine: dict[str, Any] = {}
+    telemetry: dict[str, dict[str, Any]] = Field(default={}, description="`before` and `after`")
+    flags: tuple[str, ...] = Field(default=(), description="doubts about validity: noisy neighbours, throttling, clocks")
+    load_ns: int | None = None
+    first_call_ns: int | None = Field(default=None, description="the first generation: compilation is in here")
+    warmup: tuple[Sample, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    prompt_tokens: int | None = None
+    tokens: tuple[int, ...] = Field(default=(), description="new token ids of row 0 of the last sample")
+    memory: dict[str, int] = Field(default={}, description="bytes; see measure.py for the names")
+    energy_mj: int | None = Field(default=None, description="device energy over the timed samples, millijoules")
+    proof: dict[str, Any] = Field(default={}, description="what was seen to run")
+    fidelity: Fidelity | None = None
+
+    def seal(self) -> str:
+        return digest(self.model_dump(mode="json"), length=64)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside `path`, flush to disk, rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write(path: Path, result: Result) -> None:
+    write_json(path, {"seal": result.seal(), "result": result.model_dump(mode="json")})
+
+
+def read(path: Path) -> Result:
+    """The result at `path`.
+
+    Raises:
+        ResultError: the file is missing, cut short, edited by hand, or of another schema.
+    """
+    advice = f"Delete it and run again to measure that block anew: {path}"
+    try:
+        envelope = json.loads(path.read_text(encoding="utf-8"))
+        result = Result.model_validate(envelope["result"])
+        seal = envelope["seal"]
+    except OSError as error:
+        raise ResultError(f"cannot read result {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise ResultError(f"not a result of this version of Claimbench ({first}). {advice}") from error
+    if seal != result.seal():
+        raise ResultError(f"a result was edited after it was measured: its seal does not match its content. {advice}")
+    return result
