@@ -60,9 +60,10 @@ class Protocol(Frozen):
     """How one block measures: warm-up until steady within bounds, then `samples` timed generations."""
 
     samples: int = Field(default=5, ge=1)
-    warmup_min: int = Field(default=1, ge=0)
-    warmup_max: int = Field(default=4, ge=0)
+    warmup_min: int = Field(default=1, ge=1, description="the first call is always a warm-up")
+    warmup_max: int = Field(default=4, ge=1)
     timeout_s: float = Field(default=900.0, gt=0, description="for the whole block, loading included")
+    threads: int | None = Field(default=None, ge=1, description="absent: every core that the process may use")
     memory_limit: int | None = Field(default=None, ge=1, description="bytes of address space the worker may take")
 
 

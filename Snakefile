@@ -1,0 +1,40 @@
+# Claimbench: every stage of the data flow is one rule file; the plan is made here, once, before anything runs.
+#
+#   params.yaml + studies -> plan -> fetch, shard -> measure -> aggregate -> judge -> report
+#
+# Results live under a key that holds the code, the libraries and the machine (see src/claimbench/keys.py): a change of
+# one of them is a new path, so Snakemake needs no other trigger than a file that is missing or older than its inputs.
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/environment.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/shard.smk"
+include: "workflow/rules/ceiling.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/judge.smk"
+include: "workflow/rules/report.smk"
+
+
+# The raw results are targets of their own: a clone that has only the rendered report must still measure.
+rule all:
+    default_target: True
+    input:
+        FLOW.results,
+        "reports/report.md",
+
+
+rule measured:
+    input:
+        FLOW.results,
+        "results/verdicts.json",
+
+
+rule fetched:
+    input:
+        expand("resources/checkpoints/{name}/manifest.json", name=FLOW.checkpoints),

@@ -1,0 +1,215 @@
+"""The command line: one subcommand per stage. The only place that parses arguments, prints and exits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from claimbench import __version__
+from claimbench.errors import ClaimbenchError, ConfigError
+
+Handler = Callable[[argparse.Namespace], None]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error}). Delete it and run again.") from error
+
+
+def _load_plan(path: Path) -> Any:
+    from claimbench.plan import Plan
+
+    return Plan.model_validate(_read_json(path))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from claimbench import workflow
+    from claimbench.result import write_json
+
+    plan = workflow.plan_for(json.loads(arguments.params), Path(arguments.studies))
+    write_json(arguments.output, plan.model_dump(mode="json"))
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from claimbench import fetch
+    from claimbench.cell import Checkpoint
+
+    fetch.fetch(Checkpoint.model_validate_json(arguments.checkpoint), arguments.output)
+
+
+def _shard(arguments: argparse.Namespace) -> None:
+    from claimbench import shard
+    from claimbench.cell import Checkpoint
+
+    checkpoint = Checkpoint.model_validate_json(arguments.checkpoint)
+    shard.shard(checkpoint, arguments.fetched, arguments.output, int(arguments.max_shard_mb * 1e6))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from claimbench import measure, progress
+    from claimbench.cell import Cell
+    from claimbench.result import Key
+
+    cell = Cell.model_validate_json(arguments.cell)
+    line = progress.Line(_load_plan(arguments.plan), cell, arguments.block)
+    print(line.before(), file=sys.stderr, flush=True)
+    record = measure.measure(
+        cell,
+        arguments.block,
+        Key.model_validate_json(arguments.key),
+        arguments.output,
+        checkpoint=arguments.checkpoint,
+        draft=arguments.draft,
+        reference=Cell.model_validate_json(arguments.reference) if arguments.reference else None,
+        smaller=arguments.smaller,
+        python=arguments.python,
+    )
+    print(line.after(record), file=sys.stderr, flush=True)
+
+
+def _ceiling(arguments: argparse.Namespace) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from claimbench import ceiling
+    from claimbench.result import write_json
+
+    write_json(arguments.output, ceiling.measure_ceilings(arguments.device, arguments.machine))
+
+
+def _aggregate(arguments: argparse.Namespace) -> None:
+    from claimbench import aggregate
+
+    table = aggregate.aggregate(_load_plan(arguments.plan), _read_json(arguments.ceilings))
+    aggregate.write_table(table, arguments.parquet, arguments.csv)
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    import pandas
+
+    from claimbench import judge
+    from claimbench.result import write_json
+
+    plan = _load_plan(arguments.plan)
+    write_json(arguments.output, judge.verdicts(plan, pandas.read_parquet(arguments.table)))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    import pandas
+
+    from claimbench import report
+
+    plan = _load_plan(arguments.plan)
+    verdicts, ceilings = _read_json(arguments.verdicts), _read_json(arguments.ceilings)
+    report.render(plan, pandas.read_parquet(arguments.table), verdicts, ceilings, arguments.output)
+
+
+def _forecast(arguments: argparse.Namespace) -> None:
+    from claimbench import forecast, workflow
+    from claimbench.params import read_yaml
+
+    plan = workflow.plan_for(read_yaml(arguments.params), Path(arguments.studies))
+    path = workflow.ceilings_path(plan)
+    ceilings = _read_json(path) if path.exists() else {}
+    told = forecast.forecast(plan, ceilings)
+    labels = workflow.labels(plan)
+    for id, count in sorted(told.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
+        each, seen = forecast.block_seconds(plan.cells[id], ceilings)
+        source = "seen" if seen else "estimated"
+        print(f"  {labels.get(id, 'reference')}: {count} x {forecast.duration(each)} ({source})")
+    print(f"{told.blocks_missing} of {told.blocks_total} blocks are to be measured on {plan.device}")
+    print(f"time: about {forecast.duration(told.seconds)} ({told.measured_share:.0%} of the blocks were seen before)")
+    if told.hungriest:
+        print(f"memory: about {told.peak_bytes / 1e9:.1f} GB, for {labels.get(told.hungriest, 'a reference')}")
+    print(f"disk: about {told.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from claimbench.params import json_schemas
+    from claimbench.result import write_json
+
+    for name, schema in json_schemas().items():
+        write_json(arguments.output / name, schema)
+
+
+def _environment(arguments: argparse.Namespace) -> None:
+    from claimbench import environment
+
+    environment.build(arguments.lock, arguments.folder, arguments.output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="claimbench", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="STAGE")
+
+    def command(name: str, handler: Handler, about: str, **flags: dict[str, Any]) -> None:
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(handler=handler)
+        for flag, settings in flags.items():
+            added.add_argument(f"--{flag.replace('_', '-')}", **settings)
+
+    path: dict[str, Any] = {"type": Path, "required": True}
+    maybe_path: dict[str, Any] = {"type": Path}
+    text: dict[str, Any] = {"required": True}
+    command("plan", _plan, "write every cell, its key and its files", params=text, studies=text, output=path)
+    command("fetch", _fetch, "bring a checkpoint's files here", checkpoint=text, output=path)
+    command(
+        "shard",
+        _shard,
+        "write a checkpoint as safetensors shards with a manifest",
+        checkpoint=text,
+        fetched=path,
+        output=path,
+        max_shard_mb={"type": float, "required": True},
+    )
+    command(
+        "measure",
+        _measure,
+        "measure one block of one cell",
+        cell=text,
+        key=text,
+        block={"type": int, "required": True},
+        plan=path,
+        output=path,
+        checkpoint=maybe_path,
+        draft=maybe_path,
+        reference={"default": ""},
+        smaller=maybe_path,
+        python={"default": sys.executable},
+    )
+    command("ceiling", _ceiling, "measure this machine's limits", device=text, machine=text, output=path)
+    command("aggregate", _aggregate, "results to one tidy table", plan=path, ceilings=path, parquet=path, csv=path)
+    command("judge", _judge, "a verdict for every claim", plan=path, table=path, output=path)
+    command("report", _report, "render the report", plan=path, table=path, verdicts=path, ceilings=path, output=path)
+    command(
+        "forecast",
+        _forecast,
+        "what a run will take: blocks, time, memory, disk",
+        params={"type": Path, "default": Path("params.yaml")},
+        studies={"default": "studies"},
+    )
+    command("schema", _schema, "JSON schemas of params.yaml and studies, for editors", output=path)
+    command("environment", _environment, "build a backend's environment from its lock", lock=path, folder=path, output=path)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.handler(parsed)
+    except ClaimbenchError as error:
+        print(f"claimbench: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The machine's measured limits: how fast memory can be read, how fast matrices multiply.
+
+A roofline from a data sheet flatters nobody but its author: these are the best of several plain kernels on this machine,
+so that a cell at 90 % of its ceiling really has only 10 % left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from claimbench.cell import Device
+from claimbench.measure import device_lock
+
+REPEATS = 7
+READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}
+MATRIX = {"cpu": 2048, "cuda": 8192}
+
+
+def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
+    """`read_bytes_per_s`, `matmul_flops_per_s` by dtype, and on a GPU `copy_bytes_per_s` (bytes read plus written)."""
+    import torch
+
+    with device_lock(device), torch.inference_mode():
+        ceilings: dict[str, Any] = {
+            "device": device,
+            "machine": machine_key,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "read_bytes_per_s": _read_bandwidth(torch, device),
+            "matmul_flops_per_s": {name: _matmul_rate(torch, device, name) for name in ("float32", "bfloat16", "float16")},
+        }
+        if device == "cuda":
+            ceilings["copy_bytes_per_s"] = _copy_bandwidth(torch)
+    return ceilings
+
+
+def _best_seconds(torch: Any, device: Device, run: Callable[[], Any]) -> float:
+    """The fastest of several runs: a limit is what the machine can do, not what it does on average."""
+    times = []
+    for _ in range(REPEATS + 2):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[2:])
+
+
+def _read_bandwidth(torch: Any, device: Device) -> float:
+    """Bytes per second of reading a tensor far larger than any cache: the best of a sum and a matrix-vector product."""
+    size = READ_BYTES[device]
+    matrix = torch.ones(size // 4 // 4096, 4096, device=device)
+    vector = torch.ones(4096, device=device)
+    best = min(_best_seconds(torch, device, matrix.sum), _best_seconds(torch, device, lambda: matrix @ vector))
+    return float(matrix.nbytes / best)
+
+
+def _copy_bandwidth(torch: Any) -> float:
+    source = torch.ones(READ_BYTES["cuda"] // 4, device="cuda")
+    target = torch.empty_like(source)
+    return float(2 * source.nbytes / _best_seconds(torch, "cuda", lambda: target.copy_(source)))
+
+
+def _matmul_rate(torch: Any, device: Device, dtype: str) -> float:
+    n = MATRIX[device]
+    left, right = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    return float(2 * n**3 / _best_seconds(torch, device, lambda: left @ right))

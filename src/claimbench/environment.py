@@ -1,0 +1,41 @@
+"""One virtual environment per backend family, from a pinned lock; the stamp says what is in it.
+
+Only families that conflict with Claimbench's own environment have one. The stamp's lock hash changes with the lock, so a
+result never outlives the libraries that it was measured with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from claimbench.errors import SourceError
+from claimbench.result import write_json
+
+PACKAGE = Path(__file__).parent.parent.parent
+
+
+def build(lock: Path, folder: Path, stamp: Path) -> None:
+    """Create `folder` as a virtual environment with everything in `lock` and this package; `stamp` is written last.
+
+    Raises:
+        SourceError: pip could not install the lock; carries pip's last lines.
+    """
+    text = lock.read_bytes()
+    _run([sys.executable, "-m", "venv", "--clear", str(folder)], "create the environment")
+    python = folder / "bin" / "python"
+    _run([str(python), "-m", "pip", "install", "--quiet", "-r", str(lock)], f"install {lock}")
+    _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(PACKAGE)], "install claimbench itself")
+    frozen = _run([str(python), "-m", "pip", "freeze"], "list what was installed").splitlines()
+    version = _run([str(python), "--version"], "ask for its version").strip()
+    write_json(stamp, {"lock": hashlib.sha256(text).hexdigest(), "python": version, "packages": sorted(frozen)})
+
+
+def _run(command: list[str], purpose: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-4:])
+        raise SourceError(f"could not {purpose}:\n{last}")
+    return done.stdout

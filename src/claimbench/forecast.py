@@ -1,0 +1,129 @@
+"""What a run will take, said before it starts: which blocks are missing, how long, how much memory, how much disk.
+
+Blocks that were measured before, here or on an earlier version of the code, are the best forecast; the others are
+estimated from their bytes and operations and from this machine's ceilings, or from cautious guesses where none are known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from claimbench import result
+from claimbench.cell import DTYPE_BYTES, Cell
+from claimbench.errors import ResultError
+from claimbench.model import cost
+from claimbench.plan import RESULTS, Plan, PlannedCell
+
+# Guesses for a machine whose ceilings are not measured yet.
+CAUTIOUS = {
+    "cpu": {"read_bytes_per_s": 10e9, "flops_per_s": 5e10},
+    "cuda": {"read_bytes_per_s": 500e9, "flops_per_s": 3e13},
+}
+START_S = {"cpu": 8.0, "cuda": 15.0}
+COMPILE_S = 45.0
+BELOW_CEILING = 2.0
+"""Plain implementations take about twice their ceiling's time."""
+
+
+class Forecast(NamedTuple):
+    blocks_total: int
+    blocks_missing: int
+    seconds: float
+    peak_bytes: float
+    """Of the hungriest cell that is still to be measured."""
+    hungriest: str
+    disk_bytes: float
+    """Checkpoints that are not there yet, fetched and sharded."""
+    missing_by_cell: dict[str, int]
+    measured_share: float
+    """Share of the missing blocks whose time is known from an earlier measurement."""
+
+
+def missing_blocks(plan: Plan, root: Path = Path()) -> dict[str, int]:
+    """Blocks without a result file, by cell id."""
+    counts = {id: sum(not (root / path).exists() for path in planned.paths()) for id, planned in plan.cells.items()}
+    return {id: count for id, count in counts.items() if count}
+
+
+def block_seconds(planned: PlannedCell, ceilings: dict[str, Any], root: Path = Path()) -> tuple[float, bool]:
+    """Seconds that one block will take, and whether that was seen (under any key) rather than estimated."""
+    seen = []
+    for path in sorted((root / RESULTS / "measure" / planned.cell.id).glob("*/*.json")):
+        try:
+            seen.append(result.read(path).duration_s)
+        except ResultError:
+            continue
+    return (median(seen), True) if seen else (estimate_seconds(planned.cell, ceilings), False)
+
+
+def estimate_seconds(cell: Cell, ceilings: dict[str, Any]) -> float:
+    arch = cost.architecture(cell.checkpoint.architecture)
+    if cell.backend == "null_model":
+        return 1.0
+    guess = CAUTIOUS[cell.device]
+    bandwidth = ceilings.get("read_bytes_per_s") or guess["read_bytes_per_s"]
+    rate = (ceilings.get("matmul_flops_per_s") or {}).get(cell.dtype) or guess["flops_per_s"]
+    load = cell.workload
+    prompt, size = load.prompt_tokens or 64, DTYPE_BYTES[cell.dtype]
+    length = prompt + load.new_tokens // 2
+    prefill = cost.pass_flops(arch, load.batch, prompt, 0) / rate
+    recomputed = length if cell.uses("no_cache") else 1
+    step = max(
+        cost.step_bytes(arch, load.batch, length, size) / bandwidth,
+        cost.pass_flops(arch, load.batch, recomputed, length - recomputed) / rate,
+    )
+    generation = BELOW_CEILING * (prefill + (load.new_tokens - 1) * step)
+    compiling = COMPILE_S if any("compile" in use.name for use in cell.optimizations) else 0.0
+    return START_S[cell.device] + compiling + generation * (cell.protocol.samples + 2)
+
+
+def peak_bytes(cell: Cell) -> float:
+    """Weights, keys and values, and prefill activations with logits at every position: what a plain run holds."""
+    arch = cost.architecture(cell.checkpoint.architecture)
+    load, size = cell.workload, DTYPE_BYTES[cell.dtype]
+    prompt = load.prompt_tokens or 64
+    activations = load.batch * prompt * (arch.vocabulary + 4 * arch.intermediate) * size
+    return arch.weights * size + cost.kv_bytes(arch, load.batch, prompt + load.new_tokens, size) + activations
+
+
+def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forecast:
+    missing = missing_blocks(plan, root)
+    seconds, seen_blocks = 0.0, 0
+    for id, count in missing.items():
+        each, seen = block_seconds(plan.cells[id], ceilings, root)
+        seconds += each * count
+        seen_blocks += count if seen else 0
+    peaks = {id: peak_bytes(plan.cells[id].cell) for id in missing}
+    hungriest = max(peaks, key=lambda id: peaks[id], default="")
+    return Forecast(
+        blocks_total=sum(planned.blocks for planned in plan.cells.values()),
+        blocks_missing=sum(missing.values()),
+        seconds=seconds,
+        peak_bytes=peaks.get(hungriest, 0.0),
+        hungriest=hungriest,
+        disk_bytes=_disk_bytes(plan, missing, root),
+        missing_by_cell=missing,
+        measured_share=seen_blocks / sum(missing.values()) if missing else 1.0,
+    )
+
+
+def _disk_bytes(plan: Plan, missing: dict[str, int], root: Path) -> float:
+    wanted = {}
+    for id in missing:
+        cell = plan.cells[id].cell
+        for checkpoint in filter(None, (cell.checkpoint, cell.draft)):
+            if not (root / "resources" / "checkpoints" / checkpoint.name / "manifest.json").exists():
+                wanted[checkpoint.name] = checkpoint
+    # A download is kept beside its shards, so twice; random weights are only written once, as 16-bit numbers.
+    return sum(
+        cost.architecture(c.architecture).weights * (2 if c.source.startswith("random://") else 8) for c in wanted.values()
+    )
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,115 @@
+"""What the Snakefile asks: the plan for a configuration, and for each job the values and files that it needs."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from claimbench import backends, machine
+from claimbench.cell import Checkpoint, canonical_json, digest
+from claimbench.params import load_params, load_studies
+from claimbench.plan import RESULTS, Plan, PlannedCell, make_plan, order
+
+CHECKPOINTS = Path("resources/checkpoints")
+FETCHED = Path("resources/fetched")
+ENVIRONMENTS = Path("resources/environments")
+
+
+def plan_for(config: dict[str, Any], studies: Path) -> Plan:
+    """The plan for a parsed params.yaml, on this machine."""
+    params = load_params(config)
+    here = machine.identify()
+    return make_plan(params, load_studies(params.studies, studies), here, machine.resolve_device(params.device, here))
+
+
+def ceilings_path(plan: Plan) -> Path:
+    return RESULTS / "ceilings" / f"{plan.machine['key']}-{plan.device}.json"
+
+
+def labels(plan: Plan) -> dict[str, str]:
+    """A name a person knows for each cell: the first row that shows it, as `study: experiment/label@...`."""
+    names: dict[str, str] = {}
+    for study, planned in plan.studies.items():
+        for experiment, rows in planned.rows.items():
+            for address, row in rows.items():
+                if row.cell:
+                    names.setdefault(row.cell, f"{study}: {experiment}/{address}")
+    return names
+
+
+class Workflow:
+    """A plan with the look-ups of the rules; made once, when Snakemake reads the Snakefile."""
+
+    def __init__(self, config: dict[str, Any], studies: Path = Path("studies")) -> None:
+        self.plan = plan_for(config, studies)
+        self.studies = studies
+        self.digest = digest(self.plan.model_dump(mode="json"), length=64)
+        self.params_json = canonical_json(self.plan.params.model_dump(mode="json"))
+        self.ceilings = str(ceilings_path(self.plan))
+
+    @cached_property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        found: dict[str, Checkpoint] = {}
+        for planned in self.plan.cells.values():
+            for checkpoint in filter(None, (planned.cell.checkpoint, planned.cell.draft)):
+                found[checkpoint.name] = checkpoint
+        return found
+
+    @cached_property
+    def results(self) -> list[str]:
+        return [path for planned in self.plan.cells.values() for path in planned.paths()]
+
+    @cached_property
+    def priority(self) -> dict[tuple[str, int], int]:
+        """Snakemake runs what has the highest priority first; everything that is not timed comes before (0)."""
+        return {job: -1 - place for place, job in enumerate(order(self.plan))}
+
+    def checkpoint_json(self, name: str) -> str:
+        return canonical_json(self.checkpoints[name].model_dump(mode="json"))
+
+    def cell(self, id: str) -> PlannedCell:
+        return self.plan.cells[id]
+
+    def environment(self, id: str) -> str:
+        return backends.find(self.cell(id).cell.backend).ENVIRONMENT
+
+    def inputs(self, id: str, block: int) -> dict[str, str]:
+        """Files that a block needs; each is addressed by content or by key, so none of them makes it stale."""
+        planned = self.cell(id)
+        needed = {"plan": str(RESULTS / "plan.json")}
+        if backends.find(planned.cell.backend).LIBRARIES:
+            needed["checkpoint"] = str(CHECKPOINTS / planned.cell.checkpoint.name / "manifest.json")
+        if planned.cell.draft:
+            needed["draft"] = str(CHECKPOINTS / planned.cell.draft.name / "manifest.json")
+        if planned.smaller:
+            paths = self.cell(planned.smaller).paths()
+            needed["smaller"] = paths[min(block, len(paths) - 1)]
+        if self.environment(id) != "core":
+            needed["environment"] = str(ENVIRONMENTS / self.environment(id) / "stamp.json")
+        return needed
+
+    def flags(self, id: str, block: int) -> str:
+        """The flags of `claimbench measure`, quoted for a shell."""
+        return " ".join(f"--{name} {shlex.quote(value)}" for name, value in self._arguments(id, block).items())
+
+    def _arguments(self, id: str, block: int) -> dict[str, str]:
+        planned, needed = self.cell(id), self.inputs(id, block)
+        flags = {
+            "cell": canonical_json(planned.cell.model_dump(mode="json")),
+            "key": canonical_json(planned.key.model_dump(mode="json")),
+            "block": str(block),
+            "plan": needed["plan"],
+        }
+        for name in ("checkpoint", "draft"):
+            if name in needed:
+                flags[name] = str(Path(needed[name]).parent)
+        if "smaller" in needed:
+            flags["smaller"] = needed["smaller"]
+        if planned.reference and planned.reference != id and block == 0:
+            reference = self.cell(planned.reference).cell
+            flags["reference"] = canonical_json(reference.model_dump(mode="json"))
+        if self.environment(id) != "core":
+            flags["python"] = str(ENVIRONMENTS / self.environment(id) / "bin" / "python")
+        return flags

@@ -1,0 +1,20 @@
+# input: every result of the plan
+# output: one tidy row per cell, block and sample, as parquet and as CSV
+# steps: verify that each result is sealed and belongs to the plan, derive the metrics
+
+
+rule aggregate:
+    input:
+        results=FLOW.results,
+        plan="results/plan.json",
+        ceilings=ancient(FLOW.ceilings),
+    output:
+        parquet="results/table.parquet",
+        csv="results/table.csv",
+    log:
+        "logs/aggregate.log",
+    params:
+        plan=FLOW.digest,
+    shell:
+        "{PYTHON} -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q}"
+        " --parquet {output.parquet:q} --csv {output.csv:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -1,0 +1,19 @@
+# input: nothing but this machine
+# output: results/ceilings/<machine>-<device>.json
+# steps: measure read bandwidth and matrix rate, alone on the device
+
+
+rule ceiling:
+    output:
+        FLOW.ceilings,
+    log:
+        "logs/ceiling.log",
+    params:
+        device=FLOW.plan.device,
+        machine=FLOW.plan.machine["key"],
+    threads: workflow.cores
+    resources:
+        bench_slot=1,
+    shell:
+        "{PYTHON} -m claimbench ceiling --device {params.device} --machine {params.machine} --output {output:q}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -1,0 +1,17 @@
+# input: envs/<family>.lock
+# output: a stamp with the lock's hash and what was installed
+# steps: one virtual environment per backend family that cannot share Claimbench's own
+
+
+rule environment:
+    input:
+        "envs/{family}.lock",
+    output:
+        "resources/environments/{family}/stamp.json",
+    log:
+        "logs/environment/{family}.log",
+    params:
+        folder=lambda wildcards: f"resources/environments/{wildcards.family}",
+    shell:
+        "{PYTHON} -m claimbench environment --lock {input:q} --folder {params.folder:q} --output {output:q}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

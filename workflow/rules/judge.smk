@@ -1,0 +1,16 @@
+# input: the table
+# output: results/verdicts.json
+# steps: a verdict with its interval for every claim of every study
+
+
+rule judge:
+    input:
+        table="results/table.parquet",
+        plan="results/plan.json",
+    output:
+        "results/verdicts.json",
+    log:
+        "logs/judge.log",
+    shell:
+        "{PYTHON} -m claimbench judge --plan {input.plan:q} --table {input.table:q} --output {output:q}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

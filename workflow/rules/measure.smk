@@ -1,0 +1,28 @@
+# input: a checkpoint's manifest (and a draft's), the next smaller batch of the same cell, the plan for the progress line
+# output: results/measure/<cell>/<key>/<block>.json
+# steps: one block of one cell in a fresh process, alone on the device, whatever its outcome
+#
+# Inputs are `ancient`: cell and key say by content all that a result depends on, so a newer file is not a newer result.
+# Priorities put every cell's block 0 before any block 1, in a seeded shuffle.
+
+
+rule measure:
+    input:
+        unpack(
+            lambda wildcards: {
+                name: ancient(path) for name, path in FLOW.inputs(wildcards.cell, int(wildcards.block)).items()
+            }
+        ),
+    output:
+        "results/measure/{cell}/{key}/{block}.json",
+    log:
+        "logs/measure/{cell}/{key}/{block}.log",
+    params:
+        flags=lambda wildcards: FLOW.flags(wildcards.cell, int(wildcards.block)),
+    priority: lambda wildcards: FLOW.priority[wildcards.cell, int(wildcards.block)]
+    threads: workflow.cores
+    resources:
+        bench_slot=1,
+        gpu=1 if FLOW.plan.device == "cuda" else 0,
+    shell:
+        "{PYTHON} -m claimbench measure {params.flags} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -1,0 +1,17 @@
+# input: nothing but parameters (the digest is of the whole plan, studies and machine included)
+# output: results/plan.json
+# steps: write every cell, its key, the files of its results, and the claims about it
+
+
+rule plan:
+    output:
+        "results/plan.json",
+    log:
+        "logs/plan.log",
+    params:
+        params=FLOW.params_json,
+        studies=str(FLOW.studies),
+        digest=FLOW.digest,
+    shell:
+        "{PYTHON} -m claimbench plan --params {params.params:q} --studies {params.studies:q}"
+        " --output {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

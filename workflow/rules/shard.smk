@@ -1,0 +1,21 @@
+# input: the fetched files of one checkpoint
+# output: resources/checkpoints/<checkpoint>/manifest.json, written last, beside its safetensors shards
+# steps: dequantize where needed, write shards, check each against the manifest
+
+
+rule shard:
+    input:
+        "resources/fetched/{name}/source.json",
+    output:
+        "resources/checkpoints/{name}/manifest.json",
+    log:
+        "logs/shard/{name}.log",
+    params:
+        checkpoint=lambda wildcards: FLOW.checkpoint_json(wildcards.name),
+        fetched=lambda wildcards, input: str(Path(input[0]).parent),
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
+        max_shard_mb=FLOW.plan.params.shard.max_shard_mb,
+    shell:
+        "{PYTHON} -m claimbench shard --checkpoint {params.checkpoint:q} --fetched {params.fetched:q}"
+        " --output {params.folder:q} --max-shard-mb {params.max_shard_mb}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
