@@ -1,0 +1,86 @@
+"""Numbers and names as a reader sees them: rounded to what their interval supports, with their unit."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+
+class Estimate(NamedTuple):
+    """A value and its interval; without one, `low` and `high` are None."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def scaled(self, factor: float) -> Estimate:
+        return Estimate(
+            self.value * factor,
+            None if self.low is None else self.low * factor,
+            None if self.high is None else self.high * factor,
+        )
+
+
+def significant(value: float, digits: int = 3) -> float:
+    """`value` rounded to `digits` significant digits."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def _decimals(estimate: Estimate) -> int:
+    """Decimal places that the interval's half-width supports: its first digit, and its second where the first is 1 or 2.
+
+    At least two and at most four digits of the value are shown.
+    """
+    magnitude = math.floor(math.log10(abs(estimate.value))) if estimate.value else 0
+    at_least, at_most = 1 - magnitude, 3 - magnitude
+    if estimate.low is None or estimate.high is None:
+        return 2 - magnitude
+    half = (estimate.high - estimate.low) / 2
+    if half <= 0 or not math.isfinite(half):
+        return at_most
+    order = math.floor(math.log10(half))
+    digits = 2 if half < 3 * 10.0**order else 1
+    return min(max(digits - 1 - order, at_least), at_most)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return f"{round(value, decimals) + 0.0:,.{max(decimals, 0)}f}"
+
+
+def number(value: float, low: float | None = None, high: float | None = None) -> str:
+    """`26.03`, without its interval but rounded to what the interval supports."""
+    if not math.isfinite(value):
+        return "not finite"
+    return _fixed(value, _decimals(Estimate(value, low, high)))
+
+
+def interval(estimate: Estimate, sign: str = "") -> str:
+    """`26.03 [25.91, 26.15]`, or `26.0` where there is no interval; `sign` follows each number (x, %)."""
+    text = number(*estimate) + sign
+    if estimate.low is None or estimate.high is None:
+        return text
+    decimals = _decimals(estimate)
+    return f"{text} [{_fixed(estimate.low, decimals)}{sign}, {_fixed(estimate.high, decimals)}{sign}]"
+
+
+def percent(fraction: float) -> str:
+    """`68 %`, `4.2 %`, `0.31 %`."""
+    return f"{_fixed(100 * fraction, 0 if abs(fraction) >= 0.1 else 1 if abs(fraction) >= 0.01 else 2)} %"
+
+
+def cell_text(text: object) -> str:
+    """`text` safe inside one cell of a Markdown table."""
+    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;").strip()
+
+
+def slug(text: str) -> str:
+    """A file name, or an anchor, made of `text`."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def count(number_of: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
