@@ -1,0 +1,156 @@
+"""A model repository on the hub, at one commit, through huggingface_hub and its cache.
+
+The hub's library reads HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE itself, resumes a download that was cut, and
+shares its cache with every other tool. The files are linked from there. A file in the cache carries its expected hash
+as its name, so it can be checked without the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from claimbench import disk
+from claimbench.errors import SourceError
+from claimbench.local_files import select
+from claimbench.manifest import sha256_of
+from claimbench.sources import HubSource, last_line
+
+TIMEOUT_S = 10.0
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+logger = logging.getLogger(__name__)
+
+
+def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
+    """Link the files of `source` into `folder`; returns the commit and the files' names.
+
+    Where the hub cannot be reached, what the cache holds of that revision is taken, if it is whole.
+    """
+    where = f"hf://{source.repository}@{source.revision}"
+    info = _ask(source, where)
+    if info is None:
+        commit, names, sizes = *_cached(source, where), {}
+    else:
+        commit, sizes = str(info.sha), {entry.rfilename: entry.size or 0 for entry in info.siblings}
+        names = set(sizes)
+    hub = _Hub(source.repository, commit, where, offline=info is None)
+    chosen = select(names, lambda name: hub.file(name).read_text(encoding="utf-8"), where)
+    disk.require_space(hub.cache, sum(sizes.get(name, 0) for name in chosen if not hub.has(name)))
+    for name in chosen:
+        _link(hub.file(name), folder / name)
+    return commit, chosen
+
+
+def _ask(source: HubSource, where: str) -> Any | None:
+    """What the hub says about the revision; None where it does not answer."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(
+            source.repository, revision=source.revision, files_metadata=True, timeout=TIMEOUT_S
+        )
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status is not None and status < 500:
+            raise SourceError(f"{where}: the hub refused it: {_first_line(error)}") from None
+        reason = _first_line(error)
+    except Exception as error:  # the hub's HTTP library changes between versions: any failure to connect
+        reason = _first_line(error)
+    logger.warning("%s: the hub cannot be reached (%s): looking in the local cache", where, reason)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return last_line(lines[0]) if lines else type(error).__name__
+
+
+def _cached(source: HubSource, where: str) -> tuple[str, set[str]]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(source.repository, revision=source.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise SourceError(
+            f"{where}: the hub cannot be reached and the local cache does not have it: check the network, HF_ENDPOINT "
+            "and HF_HUB_OFFLINE, or use a file:// source"
+        ) from None
+    return snapshot.name, {entry.name for entry in snapshot.iterdir()}
+
+
+class _Hub:
+    """One commit of one repository."""
+
+    def __init__(self, repository: str, commit: str, where: str, offline: bool) -> None:
+        from huggingface_hub import constants
+
+        if not COMMIT.fullmatch(commit):
+            raise SourceError(f"{where}: expected a commit of 40 hex digits, the hub answered {commit!r}")
+        self.cache = Path(constants.HF_HUB_CACHE)
+        self._repository, self._commit, self._where, self._offline = repository, commit, where, offline
+
+    def has(self, name: str) -> bool:
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(self._repository, name, revision=self._commit), str)
+
+    def file(self, name: str) -> Path:
+        """The file's place in the cache, its content compared with its name; fetched anew once where they differ."""
+        blob = self._download(name, anew=False)
+        if not _is_intact(blob):
+            logger.warning("%s: %s in the cache is damaged: fetching it again", self._where, name)
+            blob.unlink(missing_ok=True)
+            blob = self._download(name, anew=True)
+            if not _is_intact(blob):
+                raise SourceError(
+                    f"{self._where}: {name}: expected content {blob.name}, arrived something else: run again"
+                )
+        return blob
+
+    def _download(self, name: str, anew: bool) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = hf_hub_download(
+                self._repository,
+                name,
+                revision=self._commit,
+                force_download=anew,
+                local_files_only=self._offline,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+                etag_timeout=TIMEOUT_S,
+            )
+        except OSError as error:
+            if error.errno in disk.FULL:
+                raise
+            raise SourceError(f"{self._where}: {name} could not be fetched: {_first_line(error)}") from None
+        except Exception as error:  # see `_ask`
+            raise SourceError(f"{self._where}: {name} could not be fetched: {_first_line(error)}") from None
+        return Path(path).resolve()
+
+
+def _is_intact(blob: Path) -> bool:
+    """Large files are named by their sha256, small ones as git names them; other names say nothing."""
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return sha256_of(blob) == blob.name
+    if COMMIT.fullmatch(blob.name):
+        content = blob.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        return git.hexdigest() == blob.name
+    return True
+
+
+def _link(blob: Path, target: Path) -> None:
+    """A hard link outlives the cleaning of the cache; across file systems a symbolic one has to do."""
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(blob)
+    except OSError:
+        target.symlink_to(blob)

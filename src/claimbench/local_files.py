@@ -1,0 +1,73 @@
+"""Which files of a model folder or repository are a checkpoint: config, tokenizer and safetensors, nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from claimbench.errors import SourceError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def select(names: Collection[str], read: Callable[[str], str], where: str) -> list[str]:
+    """Those of `names` that make the checkpoint; `read` gives the text of one of them.
+
+    Raises:
+        SourceError: there are no weights to take, only pickles, or part of them is missing.
+    """
+    if INDEX in names:
+        try:
+            shards = sorted(set(json.loads(read(INDEX))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise SourceError(f"{where}: {INDEX} is not an index of shards ({error})") from error
+        weights = [INDEX, *shards]
+    elif WEIGHTS in names:
+        weights = [WEIGHTS]
+    elif pickles := sorted(name for name in names if name.endswith(PICKLES)):
+        raise SourceError(
+            f"{where}: expected {WEIGHTS}, found only {pickles[0]}: pickle files can run code and are never loaded; "
+            "ask for a revision with safetensors"
+        )
+    else:
+        raise SourceError(f"{where}: expected {WEIGHTS} or {INDEX}, found neither")
+    wanted = [CONFIG, *weights]
+    for name in wanted:
+        if "/" in name or name not in names:
+            raise SourceError(f"{where}: expected a file {name}, which is missing")
+    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
+        raise SourceError(f"{where}: expected a tokenizer (tokenizer.json), found none")
+    return wanted + [name for name in SIDE_FILES if name in names]
+
+
+def wanted_files(path: Path) -> list[Path]:
+    """The files of the local checkpoint at `path`, a folder or one .gguf file.
+
+    Raises:
+        SourceError: there is nothing of that kind.
+    """
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise SourceError(f"file://{path}: expected a folder or a .gguf file")
+        return [path]
+    if not path.is_dir():
+        raise SourceError(f"file://{path}: there is no such file or folder")
+    names = {entry.name for entry in path.iterdir() if entry.is_file()}
+    chosen = select(names, lambda name: (path / name).read_text(encoding="utf-8"), f"file://{path}")
+    return [path / name for name in chosen]

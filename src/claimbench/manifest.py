@@ -1,0 +1,171 @@
+"""What a checkpoint on disk consists of, and whether it still does.
+
+A manifest is written last, so a folder without one is a folder that was never finished. Nothing is loaded before its
+sha256 was compared with the manifest. Hashing 14 GB takes longer than many blocks, so a hash is remembered with the
+file's size, times and inode, in a small stamp file, and taken again as soon as one of them changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from claimbench.cell import Frozen, digest
+from claimbench.errors import CorruptCheckpoint
+from claimbench.result import write_json
+
+MANIFEST = "manifest.json"
+STAMPS = ".verified.json"
+
+
+class Tensor(Frozen):
+    dtype: str = Field(description="as safetensors spells it: F32, BF16, F16")
+    shape: tuple[int, ...]
+
+
+class File(Frozen):
+    """One file, by its name inside the folder that the manifest lies in."""
+
+    name: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    tensors: dict[str, Tensor] = Field(default={}, description="by name; empty for files that hold none")
+
+
+class Layout(Frozen):
+    """How tensors are cut over files. `whole`: every tensor lies whole in exactly one file, in layer order.
+
+    A tensor-parallel layout will be another `kind` with its own fields (ranks, and the axis each tensor is cut along).
+    """
+
+    kind: Literal["whole"] = "whole"
+
+
+class Manifest(Frozen):
+    schema_version: Literal[1] = 1
+    checkpoint: str = Field(description="the checkpoint's name")
+    source: str
+    revision: str | None = Field(default=None, description="the commit that a hub revision stood for")
+    architecture: str
+    keep_layers: int | None = None
+    parameters: int = Field(ge=1, description="values in all tensors; a tied head is not stored and counts once")
+    layout: Layout = Layout()
+    files: tuple[File, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the weights that a result was measured with."""
+        return digest(self.model_dump(mode="json"), length=64)
+
+    @property
+    def weight_files(self) -> tuple[File, ...]:
+        return tuple(file for file in self.files if file.tensors)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(file.bytes for file in self.weight_files)
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of the checkpoint in `folder`, its files unchecked.
+
+    Raises:
+        CorruptCheckpoint: there is none, or it is not one of this version's.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CorruptCheckpoint(
+            f"{path}: expected a manifest, but it cannot be read ({error.strerror}): "
+            f"the checkpoint was never finished. {advice(folder)}"
+        ) from error
+    except (ValueError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise CorruptCheckpoint(f"{path}: not a manifest of this version ({first}). {advice(folder)}") from error
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest in `folder`, every file of which has just been compared with it.
+
+    Raises:
+        CorruptCheckpoint: a file is missing, cut short or changed; names it, what was expected and what arrived.
+    """
+    manifest = read(folder)
+    found = problems(folder, manifest.files)
+    if found:
+        raise CorruptCheckpoint(f"{folder / next(iter(found))}: {next(iter(found.values()))}. {advice(folder)}")
+    return manifest
+
+
+def advice(folder: Path) -> str:
+    return f"Delete {folder} and run again."
+
+
+def problems(folder: Path, files: Iterable[File]) -> dict[str, str]:
+    """What is wrong, by name, with those of `files` that do not lie in `folder` as recorded."""
+    found: dict[str, str] = {}
+    whole: dict[Path, File] = {}
+    for file in files:
+        path = folder / file.name
+        if not path.is_file():
+            found[file.name] = "the file is missing"
+        elif path.stat().st_size != file.bytes:
+            found[file.name] = f"expected {file.bytes} bytes, found {path.stat().st_size}"
+        else:
+            whole[path] = file
+    for path, sha256 in hashes(whole, folder / STAMPS).items():
+        if sha256 != whole[path].sha256:
+            found[whole[path].name] = f"expected sha256 {whole[path].sha256}, found {sha256}"
+    return found
+
+
+def hashes(paths: Iterable[Path], stamps: Path) -> dict[Path, str]:
+    """The sha256 of each of `paths`, remembered in the JSON file `stamps`.
+
+    A stamp file that cannot be written costs time and nothing else: the hashes are taken again next time.
+    """
+    remembered = _read_stamps(stamps)
+    result: dict[Path, str] = {}
+    changed = False
+    for path in paths:
+        key, stat = str(path.absolute()), path.stat()
+        identity = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        known = remembered.get(key)
+        if not isinstance(known, dict) or known.get("identity") != identity or not isinstance(known.get("sha256"), str):
+            known = remembered[key] = {"identity": identity, "sha256": sha256_of(path)}
+            changed = True
+        result[path] = known["sha256"]
+    if changed:
+        try:
+            write_json(stamps, remembered)
+        except OSError:
+            return result
+    return result
+
+
+def _read_stamps(stamps: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(stamps.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(path: Path, name: str | None = None) -> File:
+    """The record of a file that holds no tensors."""
+    return File(name=name or path.name, bytes=path.stat().st_size, sha256=sha256_of(path))

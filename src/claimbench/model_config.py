@@ -1,0 +1,118 @@
+"""The `config.json` that every reader of a checkpoint sees: the same keys whatever the source and the library version.
+
+Transformers 5 writes `rope_parameters` and 4 reads `rope_theta` (and takes 10000 where it is absent, without a word),
+so both are written. BLOOM's published configs say `n_embed` and `num_attention_heads` where newer ones say
+`hidden_size` and `n_head`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claimbench.cell import Checkpoint
+from claimbench.errors import SourceError
+from claimbench.model import cost
+from claimbench.model.cost import Architecture
+
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "gpt_bigcode": "GPTBigCodeForCausalLM",
+    "bloom": "BloomForCausalLM",
+}
+_SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "gpt_bigcode": {
+        "n_embd": ("hidden_size",),
+        "n_layer": ("num_hidden_layers",),
+        "n_head": ("num_attention_heads",),
+        "n_positions": ("max_position_embeddings",),
+    },
+    "bloom": {
+        "hidden_size": ("n_embed", "n_embd"),
+        "n_layer": ("num_hidden_layers",),
+        "n_head": ("num_attention_heads",),
+    },
+}
+_DROPPED = ("_name_or_path", "transformers_version", "auto_map", "torch_dtype", "dtype")
+_LAYERS_KEY = {
+    "llama": "num_hidden_layers",
+    "mistral": "num_hidden_layers",
+    "gpt_bigcode": "n_layer",
+    "bloom": "n_layer",
+}
+
+
+def normalise(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """`config` with one spelling of every key.
+
+    Raises:
+        SourceError: it is of another model family, or asks for what the table of tensors does not have.
+    """
+    kind = config.get("model_type")
+    if kind not in CLASSES:
+        raise SourceError(f"{where}: model_type: expected one of {', '.join(CLASSES)}, got {kind!r}")
+    if config.get("quantization_config"):
+        raise SourceError(
+            f"{where}: expected unquantized weights, got a quantization_config: use the original checkpoint"
+        )
+    if config.get("attention_bias") or config.get("mlp_bias"):
+        raise SourceError(f"{where}: expected no attention_bias and no mlp_bias: biased Llama models are not supported")
+    result = {key: value for key, value in config.items() if key not in _DROPPED}
+    result["architectures"] = [CLASSES[kind]]
+    for name, synonyms in _SYNONYMS.get(kind, {}).items():
+        for synonym in synonyms:
+            value = result.pop(synonym, None)
+            if value is not None:
+                result.setdefault(name, value)
+    if kind in ("llama", "mistral"):
+        _spell_rope(result)
+    return result
+
+
+def _spell_rope(config: dict[str, Any]) -> None:
+    """Rotary settings under the names of Transformers 5 (`rope_parameters`) and 4 (`rope_theta`, `rope_scaling`)."""
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
+    config["rope_parameters"] = rope | {"rope_theta": theta}
+    config["rope_theta"] = theta
+    config.pop("rope_scaling", None)
+    if rope["rope_type"] != "default":
+        config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+
+
+def parse(config: dict[str, Any], where: str) -> Architecture:
+    try:
+        return cost.parse(config)
+    except KeyError as error:
+        raise SourceError(f"{where}: expected the key {error}, which is missing") from error
+
+
+def require_declared(checkpoint: Checkpoint, arrived: Architecture) -> None:
+    """Raises SourceError where the checkpoint is not of the architecture that its entry in params.yaml names."""
+    try:
+        declared = cost.architecture(checkpoint.architecture)
+    except KeyError:
+        raise SourceError(f"{checkpoint.name}: unknown architecture '{checkpoint.architecture}'") from None
+    compared = [field for field in Architecture._fields if field != "context" or declared.family == "gpt_bigcode"]
+    different = [field for field in compared if getattr(declared, field) != getattr(arrived, field)]
+    if different:
+        expected = ", ".join(f"{field} {getattr(declared, field)}" for field in different)
+        found = ", ".join(f"{field} {getattr(arrived, field)}" for field in different)
+        raise SourceError(
+            f"{checkpoint.name}: {checkpoint.source} is not a '{checkpoint.architecture}': expected {expected}; "
+            f"arrived {found}. Name the right architecture in params.yaml"
+        )
+
+
+def kept_layers(checkpoint: Checkpoint, arch: Architecture) -> int:
+    keep = checkpoint.keep_layers or arch.layers
+    if keep > arch.layers:
+        raise SourceError(f"{checkpoint.name}: keep_layers: expected at most {arch.layers}, got {keep}")
+    return keep
+
+
+def with_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    result = config | {_LAYERS_KEY[config["model_type"]]: layers}
+    result.pop("layer_types", None)
+    return result

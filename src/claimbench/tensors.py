@@ -1,0 +1,95 @@
+"""Names and shapes of every tensor of an architecture, as Transformers spells them in a causal language model.
+
+Matrices are (outputs, inputs). A tied head is the embedding and has no tensor of its own. The same table says what a
+`random://` checkpoint is made of and what any other checkpoint must hold, no more and no less.
+"""
+
+from __future__ import annotations
+
+import re
+
+from claimbench.model.cost import Architecture
+
+Shape = tuple[int, ...]
+
+IGNORED = re.compile(r"\.(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$")
+"""Buffers that old checkpoints store and that follow from the config."""
+
+_PREFIX = {"llama": "model.", "gpt_bigcode": "transformer.", "bloom": "transformer."}
+
+
+def shapes(arch: Architecture) -> dict[str, Shape]:
+    """Every tensor by name, in the order in which a pass reads them."""
+    table = {"llama": _llama, "gpt_bigcode": _gpt_bigcode, "bloom": _bloom}[arch.family](arch)
+    if not arch.tied:
+        table["lm_head.weight"] = (arch.vocabulary, arch.hidden)
+    return table
+
+
+def full_name(arch: Architecture, name: str) -> str:
+    """`name` with the prefix of the causal language model, which checkpoints of the bare decoder lack."""
+    prefix = _PREFIX[arch.family]
+    return name if name == "lm_head.weight" or name.startswith(prefix) else prefix + name
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a tensor belongs to."""
+    match = re.match(r"(?:model\.layers|transformer\.h)\.(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
+def _llama(arch: Architecture) -> dict[str, Shape]:
+    hidden, inner = arch.hidden, arch.intermediate
+    queries, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+    table: dict[str, Shape] = {"model.embed_tokens.weight": (arch.vocabulary, hidden)}
+    for layer in range(arch.layers):
+        at = f"model.layers.{layer}"
+        table |= {
+            f"{at}.input_layernorm.weight": (hidden,),
+            f"{at}.self_attn.q_proj.weight": (queries, hidden),
+            f"{at}.self_attn.k_proj.weight": (keys, hidden),
+            f"{at}.self_attn.v_proj.weight": (keys, hidden),
+            f"{at}.self_attn.o_proj.weight": (hidden, queries),
+            f"{at}.post_attention_layernorm.weight": (hidden,),
+            f"{at}.mlp.gate_proj.weight": (inner, hidden),
+            f"{at}.mlp.up_proj.weight": (inner, hidden),
+            f"{at}.mlp.down_proj.weight": (hidden, inner),
+        }
+    return table | {"model.norm.weight": (hidden,)}
+
+
+def _with_bias(name: str, *shape: int) -> dict[str, Shape]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _gpt_bigcode(arch: Architecture) -> dict[str, Shape]:
+    hidden, inner = arch.hidden, arch.intermediate
+    queries_keys_values = (arch.heads + 2 * arch.kv_heads) * arch.head_dim
+    table: dict[str, Shape] = {
+        "transformer.wte.weight": (arch.vocabulary, hidden),
+        "transformer.wpe.weight": (arch.context, hidden),
+    }
+    for layer in range(arch.layers):
+        at = f"transformer.h.{layer}"
+        table |= _with_bias(f"{at}.ln_1", hidden)
+        table |= _with_bias(f"{at}.attn.c_attn", queries_keys_values, hidden)
+        table |= _with_bias(f"{at}.attn.c_proj", hidden, hidden)
+        table |= _with_bias(f"{at}.ln_2", hidden)
+        table |= _with_bias(f"{at}.mlp.c_fc", inner, hidden)
+        table |= _with_bias(f"{at}.mlp.c_proj", hidden, inner)
+    return table | _with_bias("transformer.ln_f", hidden)
+
+
+def _bloom(arch: Architecture) -> dict[str, Shape]:
+    hidden, inner = arch.hidden, arch.intermediate
+    table: dict[str, Shape] = {"transformer.word_embeddings.weight": (arch.vocabulary, hidden)}
+    table |= _with_bias("transformer.word_embeddings_layernorm", hidden)
+    for layer in range(arch.layers):
+        at = f"transformer.h.{layer}"
+        table |= _with_bias(f"{at}.input_layernorm", hidden)
+        table |= _with_bias(f"{at}.self_attention.query_key_value", 3 * hidden, hidden)
+        table |= _with_bias(f"{at}.self_attention.dense", hidden, hidden)
+        table |= _with_bias(f"{at}.post_attention_layernorm", hidden)
+        table |= _with_bias(f"{at}.mlp.dense_h_to_4h", inner, hidden)
+        table |= _with_bias(f"{at}.mlp.dense_4h_to_h", hidden, inner)
+    return table | _with_bias("transformer.ln_f", hidden)
