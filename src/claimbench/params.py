@@ -1,4 +1,4 @@
-"""params.yaml and the studies that it names -> frozen, validated values, or an error that names the file and the key."""
+"""params.yaml and the studies that it names -> frozen, validated values, or an error that names file and key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from claimbench.cell import Frozen
 from claimbench.errors import ConfigError, did_you_mean
-from claimbench.study import Study
+from claimbench.study import Real, Study, Whole
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,24 +25,33 @@ class CheckpointParams(Frozen):
     source: str = Field(description=f"one of {', '.join(SOURCE_KINDS)}")
     architecture: str
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    keep_layers: int | None = Field(default=None, ge=1)
+    keep_layers: Whole | None = Field(default=None, ge=1)
 
 
 class Measure(Frozen):
-    blocks: int = Field(default=3, ge=1, description="fresh processes per cell; what intervals are computed over")
-    samples: int = Field(default=3, ge=1, description="timed generations per block")
-    warmup_min: int = Field(default=1, ge=0)
-    warmup_max: int = Field(default=3, ge=0)
-    timeout_s: float = Field(default=900.0, gt=0)
-    memory_limit_gb: float | None = Field(default=None, gt=0, description="address space of a worker, 1e9 bytes")
-    threads: int | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
-    seed: int = Field(default=0, ge=0, description="of the order of cells inside a round")
-    series: int = Field(default=0, ge=0, description="raise it to measure everything anew")
-    tolerance: float = Field(default=0.02, ge=0, lt=1, description="ratios closer to 1 than this count as no difference")
+    blocks: Whole = Field(default=3, ge=1, description="fresh processes per cell; what intervals are computed over")
+    samples: Whole = Field(default=3, ge=1, description="timed generations per block")
+    warmup_min: Whole = Field(default=1, ge=1, description="the first call is always one")
+    warmup_max: Whole = Field(default=3, ge=1)
+    timeout_s: Real = Field(default=900.0, gt=0)
+    memory_limit_gb: Real | None = Field(default=None, gt=0, description="address space of a worker, 1e9 bytes")
+    threads: Whole | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
+    seed: Whole = Field(default=0, ge=0, description="of the order of cells inside a round")
+    series: Whole = Field(default=0, ge=0, description="raise it to measure everything anew")
+    tolerance: Real = Field(default=0.02, ge=0, lt=1, description="ratios closer to 1 than this count as no difference")
 
 
 class Shard(Frozen):
-    max_shard_mb: float = Field(default=2000, gt=0, description="1e6 bytes per safetensors file, at most")
+    max_shard_mb: Real = Field(default=2000, gt=0, description="1e6 bytes per safetensors file, at most")
+
+
+class Limits(Frozen):
+    """What this machine can bear: a study's larger workloads are cut down to it, and the report says so."""
+
+    new_tokens: Whole | None = Field(default=None, ge=1)
+    prompt_tokens: Whole | None = Field(default=None, ge=1)
+    batch: Whole | None = Field(default=None, ge=1)
+    samples: Whole | None = Field(default=None, ge=1, description="timed generations per block")
 
 
 class Params(Frozen):
@@ -50,6 +59,7 @@ class Params(Frozen):
     studies: tuple[str, ...] = Field(min_length=1)
     swap: dict[str, str] = Field(default={}, description="a study's checkpoint -> the one to use in its place")
     checkpoints: dict[str, CheckpointParams] = Field(min_length=1)
+    limits: Limits = Limits()
     measure: Measure = Measure()
     shard: Shard = Shard()
 
@@ -104,7 +114,9 @@ def _sentence(model: type[BaseModel], item: ErrorDetails) -> str:
     location = item["loc"]
     key = ".".join(str(part) for part in location) or "(top)"
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key '{location[-1]}'.{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
+        return (
+            f"{key}: unknown key '{location[-1]}'.{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
+        )
     if item["type"] == "missing":
         return f"{key}: this key is missing"
     arrived = repr(item["input"])

@@ -6,10 +6,11 @@ Whatever can be known to be wrong before a device is taken is an error here, by 
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -52,6 +53,8 @@ class Row(Frozen):
     unavailable: str | None = None
     published: dict[str, float | int | str] = {}
     """The document's figures by metric, of this very row."""
+    deviations: tuple[str, ...] = ()
+    """How the cell departs from what the document asks for: another architecture, a workload cut to this machine."""
 
 
 class PlannedStudy(Frozen):
@@ -105,9 +108,14 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
         rows: dict[str, dict[str, Row]] = {}
         for experiment_name, experiment in study.experiments.items():
             rows[experiment_name] = {}
+            asked_for: dict[str, str | None] = {}
             for label, study_cell, point in _points(experiment):
                 path = f"{where}: experiments.{experiment_name}.cells.{label}"
-                cell, missing = _cell(params, study, experiment, study_cell, point, device, path)
+                cell, missing, asked, deviations = _cell(params, study, experiment, study_cell, point, device, path)
+                if cell is not None and asked_for.setdefault(cell.checkpoint.name, asked) != asked:
+                    first, used = asked_for[cell.checkpoint.name], cell.checkpoint.name
+                    missing = f"params.yaml swap puts '{used}' in place of '{first}' and of '{asked}': the same cell"
+                    cell = None
                 if cell is not None:
                     reference = _reference(cell)
                     add(reference, 1, reference.id)
@@ -119,6 +127,7 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
                     cell=cell.id if cell else None,
                     unavailable=missing,
                     published=_published(study_cell, point, path),
+                    deviations=deviations,
                 )
         planned[name] = PlannedStudy(study=study, rows=rows)
     plan = Plan(device=device, machine=machine, params=params, cells=_link_batches(cells), studies=planned)
@@ -150,11 +159,42 @@ def _published(study_cell: StudyCell, point: dict[str, Any], path: str) -> dict[
             figures[metric] = figure
             continue
         if len(point) != 1:
-            raise ConfigError(f"{path}.published.{metric}: figures by value need an experiment that sweeps over one key")
+            raise ConfigError(
+                f"{path}.published.{metric}: figures by value need an experiment that sweeps over one key"
+            )
         (value,) = point.values()
         if value in figure:
             figures[metric] = figure[value]
     return figures
+
+
+class _Point(NamedTuple):
+    cell: Cell | None
+    """None where this version or these parameters cannot plan it; then `unavailable` says why."""
+    unavailable: str | None
+    checkpoint: str | None = None
+    """The checkpoint that the study asks for, before `swap`."""
+    deviations: tuple[str, ...] = ()
+
+
+def _cut(
+    params: Params, experiment: Experiment, asked: dict[str, int | None]
+) -> tuple[dict[str, int | None], list[str], str | None]:
+    """`asked` cut down to this machine's limits, what was cut, and the reason to leave the row out instead.
+
+    Where an experiment compares several values of a key, cutting would make different rows equal: they are left out.
+    """
+    cut: list[str] = []
+    kept = dict(asked)
+    for key, value in asked.items():
+        limit = getattr(params.limits, key)
+        if limit is None or value is None or value <= limit:
+            continue
+        if key in experiment.sweep or any(getattr(cell, key) is not None for cell in experiment.cells.values()):
+            return kept, cut, f"capped by params.yaml limits.{key}={limit}"
+        kept[key] = limit
+        cut.append(f"{key} {value} cut to {limit} by params.yaml limits.{key}")
+    return kept, cut, None
 
 
 def _cell(
@@ -165,8 +205,7 @@ def _cell(
     point: dict[str, Any],
     device: Device,
     path: str,
-) -> tuple[Cell | None, str | None]:
-    """The cell, or None and the reason why this version cannot plan it."""
+) -> _Point:
     layers = [Hold.model_validate(point), study_cell, experiment.hold, study.defaults, BUILT_IN]
 
     def setting(key: str) -> Any:
@@ -179,27 +218,34 @@ def _cell(
         raise ConfigError(f"{path}.prompt: unknown prompt '{prompt_name}'.{did_you_mean(prompt_name, study.prompts)}")
     if setting("new_tokens") is None:
         raise ConfigError(f"{path}: no new_tokens: set it here, in `hold`, or in the study's `defaults`")
-    workload = Workload(
-        prompt=study.prompts[prompt_name],
-        prompt_tokens=setting("prompt_tokens"),
-        new_tokens=setting("new_tokens"),
-        batch=setting("batch"),
-        sampling=setting("sampling"),
+    sizes, deviations, too_large = _cut(
+        params, experiment, {key: setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
     )
-    checkpoint = _checkpoint(params, setting("checkpoint"), path)
+    workload = Workload.model_validate({"prompt": study.prompts[prompt_name], "sampling": setting("sampling"), **sizes})
+    asked = setting("checkpoint")
+    checkpoint = _checkpoint(params, asked, path)
+    meant = params.checkpoints[asked].architecture
+    if checkpoint.architecture != meant:
+        deviations.append(f"{asked} ({meant}) swapped for {checkpoint.name} ({checkpoint.architecture})")
 
     backend_name = setting("backend")
     if backend_name in study.planned.backends:
         if backend_name in backends.names():
             raise ConfigError(f"{path}: the backend '{backend_name}' is there now: take it out of `planned`")
-        return None, f"this version has no backend '{backend_name}' yet"
+        return _Point(None, f"this version has no backend '{backend_name}' yet")
     if backend_name not in backends.names():
-        raise ConfigError(f"{path}.backend: unknown backend '{backend_name}'.{did_you_mean(backend_name, backends.names())}")
+        raise ConfigError(
+            f"{path}.backend: unknown backend '{backend_name}'.{did_you_mean(backend_name, backends.names())}"
+        )
     backend = backends.find(backend_name)
 
     uses, missing = _optimizations(setting("optimizations"), study, backend.SEAMS, backend_name, path)
     if missing:
-        return None, missing
+        return _Point(None, missing)
+    if experiment.device not in (None, device):
+        return _Point(None, f"this experiment is about a {experiment.device} device")
+    if too_large:
+        return _Point(None, too_large)
     draft = None
     for use in uses:
         draft_setting = getattr(optimizations.find(use.name), "CHECKPOINT_SETTING", None)
@@ -222,10 +268,11 @@ def _cell(
         )
     measure = params.measure
     protocol = Protocol(
-        samples=study.measure.samples or measure.samples,
+        samples=min(study.measure.samples or measure.samples, params.limits.samples or sys.maxsize),
         warmup_min=_first(study.measure.warmup_min, measure.warmup_min),
         warmup_max=_first(study.measure.warmup_max, measure.warmup_max),
         timeout_s=study.measure.timeout_s or measure.timeout_s,
+        threads=measure.threads,
         memory_limit=int(measure.memory_limit_gb * 1e9) if measure.memory_limit_gb else None,
     )
     cell = Cell(
@@ -239,7 +286,7 @@ def _cell(
         device=device,
         protocol=protocol,
     )
-    return cell, None
+    return _Point(cell, None, asked, tuple(deviations))
 
 
 def _first(*values: int | None) -> int:
@@ -257,7 +304,9 @@ def _checkpoint(params: Params, name: str | None, path: str) -> Checkpoint:
     except KeyError:
         asked = params.checkpoints[used].architecture
         hint = did_you_mean(asked, cost.architecture_names())
-        raise ConfigError(f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}") from None
+        raise ConfigError(
+            f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}"
+        ) from None
     return Checkpoint(name=used, **params.checkpoints[used].model_dump())
 
 
@@ -290,7 +339,9 @@ def _optimizations(
             hint = did_you_mean(key, module.Settings.model_fields) if first["type"] == "extra_forbidden" else ""
             raise ConfigError(f"{path}.optimizations.{name}.{key}: {first['msg']}.{hint}") from error
         if module.SEAM not in seams:
-            raise ConfigError(f"{path}: '{name}' changes the {module.SEAM}, which the backend '{backend_name}' does not offer")
+            raise ConfigError(
+                f"{path}: '{name}' changes the {module.SEAM}, which the backend '{backend_name}' does not offer"
+            )
         if module.SEAM in owner:
             raise ConfigError(f"{path}: '{owner[module.SEAM]}' and '{name}' both change the {module.SEAM}: keep one")
         owner[module.SEAM] = name
@@ -318,9 +369,9 @@ def _link_batches(cells: dict[str, PlannedCell]) -> dict[str, PlannedCell]:
         family = cell.model_copy(update={"workload": cell.workload.model_copy(update={"batch": 1})}).id
         families.setdefault(family, []).append(planned)
     linked = dict(cells)
-    for family in families.values():
-        family.sort(key=lambda planned: planned.cell.workload.batch)
-        for smaller, larger in zip(family, family[1:], strict=False):
+    for members in families.values():
+        members.sort(key=lambda planned: planned.cell.workload.batch)
+        for smaller, larger in pairwise(members):
             linked[larger.cell.id] = larger.model_copy(update={"smaller": smaller.cell.id})
     return linked
 
@@ -339,7 +390,7 @@ def _check_claims(plan: Plan) -> None:
 
 def _check_addresses(planned: PlannedStudy, check: Check, path: str) -> None:
     curve = check.kind in ("shape", "frontier")
-    for field in ("of", "to"):
+    for field in ("of", "to", "than_of", "than_to"):
         address = getattr(check, field, None)
         if address is None:
             continue

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, ValidationError, model_validator
 
-from claimbench.cell import Dtype, Frozen, Sampling
+from claimbench.cell import Device, Dtype, Frozen, Sampling
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Scalar = float | int | str
+Whole = Annotated[int, Strict()]
+Real = Annotated[float, Strict()]
+"""Numbers that a person wrote as numbers: the text "3" is a mistake, not three."""
 Published = dict[str, Scalar | dict[Scalar, Scalar]]
 
 SWEEPABLE = ("checkpoint", "dtype", "prompt", "prompt_tokens", "new_tokens", "batch")
 
 
 class Hold(Frozen):
-    """Settings of cells, each optional: a cell's own come before its experiment's, those before the study's defaults."""
+    """Settings of cells, each optional: a cell's own, else its experiment's, else the study's defaults."""
 
     checkpoint: str | None = None
     backend: str | None = None
@@ -29,9 +32,9 @@ class Hold(Frozen):
     )
     dtype: Dtype | None = None
     prompt: str | None = Field(default=None, description="a name in `prompts`")
-    prompt_tokens: int | None = Field(default=None, ge=1)
-    new_tokens: int | None = Field(default=None, ge=1)
-    batch: int | None = Field(default=None, ge=1)
+    prompt_tokens: Whole | None = Field(default=None, ge=1)
+    new_tokens: Whole | None = Field(default=None, ge=1)
+    batch: Whole | None = Field(default=None, ge=1)
     sampling: Sampling | None = None
 
 
@@ -54,6 +57,7 @@ class Experiment(Frozen):
 
     question: str
     show: Shape = "bars"
+    device: Device | None = Field(default=None, description="the kind of device that it is about; absent: any")
     hold: Hold = Hold()
     cells: dict[Name, StudyCell] = Field(min_length=1)
     sweep: dict[str, tuple[Scalar, ...]] = {}
@@ -65,16 +69,21 @@ class Experiment(Frozen):
                 raise ValueError(f"cannot sweep over '{key}': expected one of {', '.join(SWEEPABLE)}")
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"sweep over '{key}' needs at least one value, none of them twice")
+            for value in values:
+                try:
+                    Hold.model_validate({key: value})
+                except ValidationError as error:
+                    raise ValueError(f"sweep over '{key}': {error.errors()[0]['msg']} (got {value!r})") from None
         return self
 
 
 class Region(Frozen):
     """Where a number must lie for its sentence to be true. `about` with `within` 0.1 means 10 % either way."""
 
-    at_least: float | None = None
-    at_most: float | None = None
-    about: float | None = None
-    within: float | None = Field(default=None, gt=0)
+    at_least: Real | None = None
+    at_most: Real | None = None
+    about: Real | None = None
+    within: Real | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Region:
@@ -96,7 +105,20 @@ class RatioCheck(Frozen):
     of: str
     to: str
     expect: Expectation
-    published: float | None = None
+    published: Real | None = None
+
+
+class GainCheck(Frozen):
+    """Whether one technique gains more here than there: metric(of)/metric(to) over metric(than_of)/metric(than_to)."""
+
+    kind: Literal["gain"]
+    metric: str
+    of: str
+    to: str
+    than_of: str
+    than_to: str
+    expect: Expectation
+    published: Real | None = None
 
 
 class IdentityCheck(Frozen):
@@ -128,7 +150,7 @@ class ValueCheck(Frozen):
     metric: str
     of: str
     expect: Region
-    published: float | None = None
+    published: Real | None = None
 
 
 class OutcomeCheck(Frozen):
@@ -146,12 +168,12 @@ class ComputedCheck(Frozen):
     kind: Literal["computed"]
     quantity: Literal["weight_bytes", "kv_bytes", "weight_read_ms"]
     architecture: str
-    bytes_per_weight: float = 2
-    batch: int = 1
-    length: int = 0
-    bandwidth: float | None = Field(default=None, description="bytes per second, for weight_read_ms")
+    bytes_per_weight: Real = 2
+    batch: Whole = 1
+    length: Whole = 0
+    bandwidth: Real | None = Field(default=None, description="bytes per second, for weight_read_ms")
     expect: Region
-    published: float | None = None
+    published: Real | None = None
 
 
 class AbsoluteCheck(Frozen):
@@ -161,9 +183,9 @@ class AbsoluteCheck(Frozen):
     metric: str
     of: str
     hardware: str = Field(description="regular expression that the device's name must match")
-    devices: int = Field(default=1, ge=1)
-    published: float
-    within: float = Field(default=0.1, gt=0)
+    devices: Whole = Field(default=1, ge=1)
+    published: Real
+    within: Real = Field(default=0.1, gt=0)
 
 
 class FrontierCheck(Frozen):
@@ -173,12 +195,13 @@ class FrontierCheck(Frozen):
     of: str
     over: str = "batch"
     hardware: str
-    devices: int = Field(default=1, ge=1)
-    published: int
+    devices: Whole = Field(default=1, ge=1)
+    published: Whole
 
 
 Check = Annotated[
     RatioCheck
+    | GainCheck
     | IdentityCheck
     | ShapeCheck
     | ValueCheck
@@ -215,11 +238,11 @@ class Planned(Frozen):
 
 
 class MeasureOverrides(Frozen):
-    blocks: int | None = Field(default=None, ge=1)
-    samples: int | None = Field(default=None, ge=1)
-    warmup_min: int | None = Field(default=None, ge=0)
-    warmup_max: int | None = Field(default=None, ge=0)
-    timeout_s: float | None = Field(default=None, gt=0)
+    blocks: Whole | None = Field(default=None, ge=1)
+    samples: Whole | None = Field(default=None, ge=1)
+    warmup_min: Whole | None = Field(default=None, ge=1)
+    warmup_max: Whole | None = Field(default=None, ge=1)
+    timeout_s: Real | None = Field(default=None, gt=0)
 
 
 class Study(Frozen):
