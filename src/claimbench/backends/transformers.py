@@ -1,0 +1,349 @@
+"""Hugging Face Transformers: a checkpoint as its users load it, driven by `model.generate`.
+
+The plain run is what document A calls "no optimizations": eager attention, a dynamic key-value cache, greedy
+`generate`. `generate` pushes its tokens, the clock wants to pull them: it runs in a greenlet, and a stopping criterion
+switches back to the caller at every step, with the new columns still on the device.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from claimbench import evidence, optimizations
+from claimbench.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.errors import OutOfMemory, Unavailable
+from claimbench.model import cost
+from claimbench.prompt import prompt_ids
+from claimbench.recipe import Generation, Recipe
+
+REFERENCE = "transformers"
+ENVIRONMENT = "core"
+LIBRARIES = ("accelerate", "greenlet", "safetensors", "tokenizers", "torch", "transformers")
+SEAMS = frozenset({"attention", "cache", "compile", "draft", "grad", "loop", "weights"})
+
+PROOF_STEPS = 4
+
+
+class Options(Frozen):
+    """None: everything that can be changed is an optimization."""
+
+
+def unavailable(cell: Cell) -> str | None:
+    absent = [name for name in ("torch", "transformers", "greenlet") if find_spec(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TransformersSession:
+    """The cell's model, ready to generate.
+
+    Raises:
+        Unavailable: this machine or installation lacks what a technique needs.
+        OutOfMemory: the weights do not fit.
+    """
+    import torch
+
+    if cell.device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("torch sees no CUDA device")
+    recipe = write_recipe(cell)
+    with refusals(recipe):
+        model = _load_model(recipe, checkpoint, **recipe.load)
+        assistant = _load_model(recipe, draft, attn_implementation="eager") if draft and recipe.uses_draft else None
+        return TransformersSession(cell, recipe, checkpoint, model, assistant)
+
+
+def write_recipe(cell: Cell) -> Recipe:
+    """The plain recipe, changed by each of the cell's optimizations."""
+    recipe = Recipe(dtype=cell.dtype, device=cell.device)
+    for use in cell.optimizations:
+        technique = optimizations.find(use.name)
+        settings = optimizations.settings_of(use.name, use.settings)
+        reason = technique.unavailable(cell, settings)
+        if reason:
+            raise Unavailable(f"{use.name}: {reason}")
+        technique.apply(recipe, settings)
+    return recipe
+
+
+def _load_model(recipe: Recipe, folder: Path, **arguments: Any) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, recipe.dtype),
+        device_map=recipe.device,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        **arguments,
+    ).eval()
+
+
+@contextmanager
+def refusals(recipe: Recipe) -> Iterator[None]:
+    """Turns what the libraries say about memory and support into the outcome that it is."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(str(error)) from error
+    except (RuntimeError, ValueError) as error:
+        text = str(error)
+        if "can't allocate memory" in text:
+            raise OutOfMemory(text) from error
+        if any(known in text for known in recipe.unsupported):
+            raise Unavailable(text) from error
+        raise
+
+
+class TransformersSession:
+    def __init__(self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any, assistant: Any | None) -> None:
+        import torch
+
+        self.cell, self.recipe, self.model, self.assistant = cell, recipe, model, assistant
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        self.architecture = cost.parse(config)
+        row = prompt_ids(cell, checkpoint, self.architecture.vocabulary)
+        self.prompt = torch.tensor([row] * cell.workload.batch, device=model.device)  # [batch, prompt tokens]
+        self._forget_generation_defaults()
+        self.compilations = evidence.Compilations()
+        self.driven = model
+        for transform in recipe.transforms:
+            self.driven = transform(self.driven)
+        self._choose = _chooser(cell)
+        self._static_cache: Any = None
+
+    def _forget_generation_defaults(self) -> None:
+        """A checkpoint may ask for sampling, penalties or an end of sequence; here, the workload alone decides."""
+        from transformers import GenerationConfig
+
+        drafts = self.model if self.assistant is None else self.assistant
+        for model in (self.model, drafts):
+            model.generation_config = GenerationConfig()
+        drafts.generation_config.update(**self.recipe.drafting)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return int(self.prompt.shape[1])
+
+    def generate(self) -> Iterator[Any]:
+        return self._run().steps()
+
+    def _run(self) -> Run:
+        return Run(self._generation, self.recipe)
+
+    def _generation(self, emit: Callable[[Any], None]) -> None:
+        import torch
+
+        workload = self.cell.workload
+        self.recipe.phase.prefill = True
+        if workload.sampling:
+            torch.manual_seed(workload.sampling.seed)
+        if self.recipe.loop is None:
+            self._call_generate(emit)
+        else:
+            self.recipe.loop(
+                Generation(self.driven, self.prompt, workload.new_tokens, self._empty_cache(), self._choose, emit)
+            )
+
+    def _call_generate(self, emit: Callable[[Any], None]) -> None:
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        workload, recipe = self.cell.workload, self.recipe
+        settings: dict[str, Any] = {
+            "max_new_tokens": workload.new_tokens,
+            "do_sample": workload.sampling is not None,
+            "use_cache": recipe.cache != "none",
+            "cache_implementation": "static" if recipe.cache == "static" else None,
+            "disable_compile": True,  # a static cache is one technique, a compiled forward another
+            **recipe.generate,
+        }
+        if workload.sampling:
+            settings |= workload.sampling.model_dump(include={"temperature", "top_k", "top_p"})
+        if self.assistant is not None:
+            settings["assistant_model"] = self.assistant
+        assistant = settings.pop("assistant_model", None)
+        self.driven.generate(
+            self.prompt,
+            attention_mask=self.prompt.new_ones(self.prompt.shape),
+            generation_config=GenerationConfig(**settings),
+            stopping_criteria=StoppingCriteriaList([StepTap(self.prompt, emit)]),
+            **({"assistant_model": assistant} if assistant is not None else {}),
+        )
+
+    def _empty_cache(self) -> Any:
+        """For the hand-written loop. A static cache is allocated once and emptied, as its documentation asks."""
+        from transformers import DynamicCache, StaticCache
+
+        config = self.model.config.get_text_config(decoder=True)
+        if self.recipe.cache == "dynamic":
+            return DynamicCache(config=config)
+        if self.recipe.cache == "none":
+            return None
+        if self._static_cache is None:
+            length = self.prompt_tokens + self.cell.workload.new_tokens - 1  # the last token is never read again
+            self._static_cache = StaticCache(config=config, max_cache_len=length)
+        else:
+            self._static_cache.reset()
+        return self._static_cache
+
+    def memory(self) -> dict[str, int]:
+        weights, read = evidence.weight_bytes(self.model)
+        length = self.prompt_tokens + self.cell.workload.new_tokens
+        held = DTYPE_BYTES[self.cell.dtype] if self.recipe.cache != "none" else 0
+        memory = {
+            "weights": weights,
+            "step_weights": read,
+            "kv_cache": int(cost.kv_bytes(self.architecture, self.cell.workload.batch, length, held)),
+        }
+        if self.assistant is not None:
+            memory["draft_weights"] = evidence.weight_bytes(self.assistant)[0]
+            memory["weights"] += memory["draft_weights"]
+        return memory
+
+    def prove(self) -> dict[str, Any]:
+        """What was seen to run: compilations so far, then a few steps of one more generation, watched.
+
+        Raises:
+            WrongOutput: a technique that was asked for did not run, one that was not asked for did, or the logits are
+                not finite.
+        """
+        compiled = self.compilations.so_far()
+        evidence.check_finite(self._logits(self.prompt[:1]))
+        seen = evidence.watch(self._run(), PROOF_STEPS, self.model, self.driven, compiled)
+        proof: dict[str, Any] = {
+            "recompiles": compiled.recompiles,
+            "graphs": compiled.graphs,
+            "graph_breaks": compiled.graph_breaks,
+            **evidence.check_plain(seen, self.recipe),
+        }
+        proof["optimizations"] = {
+            use.name: optimizations.find(use.name).prove(seen, optimizations.settings_of(use.name, use.settings))
+            for use in self.cell.optimizations
+        }
+        return proof
+
+    def log_probs(self, tokens: list[int]) -> Any:
+        import torch
+
+        row = torch.cat([self.prompt[0], self.prompt.new_tensor(tokens[:-1])])
+        with torch.no_grad():
+            return self._logits(row[None])[0, self.prompt_tokens - 1 :].float().log_softmax(-1)
+
+    def _logits(self, sequence: Any) -> Any:
+        """Logits of all positions, [batch, length, vocabulary], by the model itself and never by compiled code."""
+        import torch
+
+        self.recipe.phase.prefill = True
+        with torch.no_grad(), refusals(self.recipe):
+            return self.model(input_ids=sequence, use_cache=False).logits
+
+    def close(self) -> None:
+        import torch
+
+        self.model = self.driven = self.assistant = self._static_cache = None
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _chooser(cell: Cell) -> Callable[[Any, Any], Any]:
+    """How a hand-written loop picks the next tokens: as `generate` does, in float32."""
+    import torch
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    sampling = cell.workload.sampling
+    if sampling is None:
+        return lambda sequence, logits: logits.float().argmax(-1)
+    warpers = LogitsProcessorList()
+    if sampling.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+
+    def draw(sequence: Any, logits: Any) -> Any:
+        return torch.multinomial(warpers(sequence, logits.float()).softmax(-1), 1)[:, 0]
+
+    return draw
+
+
+class StepTap:
+    """A stopping criterion that never stops: it hands the columns that are new since the last call to `emit`."""
+
+    def __init__(self, prompt: Any, emit: Callable[[Any], None]) -> None:
+        self.seen = prompt.shape[1]
+        self.emit = emit
+        self.go_on = prompt.new_zeros(prompt.shape[0], dtype=bool)
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        columns = input_ids[:, self.seen :]  # [batch, n]
+        self.seen = input_ids.shape[1]
+        self.emit(columns)
+        return self.go_on
+
+
+class Run:
+    """One generation in a greenlet of its own, a step at a time.
+
+    Gradient and inference mode belong to the thread, not to the greenlet, so each pause puts the caller's back.
+    """
+
+    def __init__(self, generation: Callable[[Callable[[Any], None]], None], recipe: Recipe) -> None:
+        import greenlet
+
+        self.recipe, self.generation = recipe, generation
+        self.child = greenlet.greenlet(self._body)
+        self.grad_around = True
+        """Whether gradients were on around the generation, before it changed that itself."""
+        self.grad_enabled = self.inference_mode = False
+        """As the generation had them at its last step."""
+
+    def steps(self) -> Iterator[Any]:
+        import torch
+
+        self.outside = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        columns = self.child.switch()
+        try:
+            while not self.child.dead:
+                yield columns
+                columns = self.child.switch()
+        finally:
+            if not self.child.dead:
+                self.child.throw()  # GreenletExit: unwinds the generation where it stands
+
+    def _body(self) -> None:
+        import torch
+
+        with ExitStack() as stack, refusals(self.recipe):
+            for context in self.recipe.around:
+                stack.enter_context(context())
+            self.grad_around = torch.is_grad_enabled()
+            self.generation(self._pause)
+
+    def _pause(self, columns: Any) -> None:
+        import torch
+
+        self.grad_enabled, self.inference_mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        grad, inference = self.outside
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            self.child.parent.switch(columns)
+
+    def functions(self) -> list[str]:
+        """Names of the functions that the paused generation is in, innermost first."""
+        names, frame = [], self.child.gr_frame
+        while frame is not None:
+            names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return names

@@ -1,0 +1,41 @@
+"""A workload's prompt as token ids: one row, exactly as long as asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from claimbench.cell import Cell
+from claimbench.errors import SourceError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
+    """Token ids of one row of the prompt, repeated or cut to `workload.prompt_tokens` where that is set.
+
+    Random weights have no tokenizer: their prompt is its own UTF-8 bytes, since any ids cost the same time.
+
+    Raises:
+        SourceError: the folder has no tokenizer, or one that does not fit the weights.
+    """
+    workload = cell.workload
+    if any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+        ids = [int(token) for token in tokenizer(workload.prompt).input_ids]
+    elif cell.checkpoint.source.startswith("random://"):
+        ids = [byte % vocabulary for byte in workload.prompt.encode()]
+    else:
+        raise SourceError(
+            f"no tokenizer in {checkpoint}: expected one of {', '.join(TOKENIZER_FILES)}. Fetch the checkpoint again"
+        )
+    if not ids:
+        raise SourceError(f"the prompt {workload.prompt!r} has no tokens: give it some text")
+    if max(ids) >= vocabulary:
+        raise SourceError(
+            f"the tokenizer in {checkpoint} gives token {max(ids)}, but the model knows {vocabulary} tokens only: "
+            f"the folder mixes two checkpoints"
+        )
+    length = workload.prompt_tokens or len(ids)
+    return (ids * -(-length // len(ids)))[:length]
