@@ -1,0 +1,108 @@
+"""A checkpoint is loaded only while every byte of it is the one that its manifest recorded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from claimbench import manifest
+from claimbench.cell import Checkpoint
+from claimbench.errors import CorruptCheckpoint
+from claimbench.manifest import File, Manifest
+from claimbench.shard import shard
+
+TINY = Checkpoint(name="tiny", source="random://tiny-llama?seed=1", architecture="tiny-llama")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    shard(TINY, tmp_path / "fetched", folder, max_shard_bytes=100_000)
+    return folder
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_whole_checkpoint_verifies(checkpoint: Path) -> None:
+    found = manifest.verify(checkpoint)
+    assert found == manifest.read(checkpoint)
+    assert found.layout.kind == "whole"
+    assert len(found.weight_files) > 1
+    assert found.weight_bytes == sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+
+
+def test_every_file_that_a_backend_loads_is_in_the_manifest(checkpoint: Path) -> None:
+    names = {path.name for path in checkpoint.iterdir() if not path.name.startswith(".")}
+    assert {file.name for file in manifest.read(checkpoint).files} == names - {manifest.MANIFEST}
+
+
+def test_one_flipped_byte_is_found_and_named(checkpoint: Path) -> None:
+    manifest.verify(checkpoint)
+    victim = sorted(checkpoint.glob("*.safetensors"))[0]
+    flip_last_byte(victim)
+    with pytest.raises(CorruptCheckpoint, match=rf"{victim.name}: expected sha256 \w+, found \w+.*run again"):
+        manifest.verify(checkpoint)
+
+
+def test_a_missing_and_a_shortened_file_are_found(checkpoint: Path) -> None:
+    victim = checkpoint / "tokenizer.json"
+    size = victim.stat().st_size
+    os.truncate(victim, size - 10)
+    with pytest.raises(CorruptCheckpoint, match=f"tokenizer.json: expected {size} bytes, found {size - 10}"):
+        manifest.verify(checkpoint)
+    victim.unlink()
+    with pytest.raises(CorruptCheckpoint, match=r"tokenizer\.json: the file is missing"):
+        manifest.verify(checkpoint)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"files": 3}', "[]"])
+def test_a_damaged_manifest_is_refused(checkpoint: Path, content: str) -> None:
+    (checkpoint / manifest.MANIFEST).write_text(content)
+    with pytest.raises(CorruptCheckpoint, match="not a manifest"):
+        manifest.read(checkpoint)
+
+
+def test_a_folder_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
+    with pytest.raises(CorruptCheckpoint, match="never finished"):
+        manifest.verify(tmp_path)
+
+
+def test_an_unchanged_file_is_hashed_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest.verify(checkpoint)
+    hashed: list[str] = []
+    original = manifest.sha256_of
+
+    def recording(path: Path) -> str:
+        hashed.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(manifest, "sha256_of", recording)
+    manifest.verify(checkpoint)
+    assert hashed == []
+    os.utime(checkpoint / "config.json")
+    manifest.verify(checkpoint)
+    assert hashed == ["config.json"]
+
+
+def test_a_read_only_folder_is_verified_without_a_stamp(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, value: object) -> None:
+        raise PermissionError(path)
+
+    (checkpoint / manifest.STAMPS).unlink(missing_ok=True)
+    monkeypatch.setattr(manifest, "write_json", refuse)
+    assert manifest.verify(checkpoint).checkpoint == "tiny"
+    assert not (checkpoint / manifest.STAMPS).exists()
+
+
+def test_the_identity_follows_the_content() -> None:
+    file = File(name="a", bytes=1, sha256="0" * 64)
+    one = Manifest(checkpoint="c", source="s", architecture="a", parameters=1, files=(file,))
+    other = one.model_copy(update={"files": (file.model_copy(update={"sha256": "1" * 64}),)})
+    assert one.sha256 == Manifest.model_validate(one.model_dump(mode="json")).sha256
+    assert one.sha256 != other.sha256
