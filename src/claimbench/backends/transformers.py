@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from claimbench import evidence, optimizations
+from claimbench import optimizations, proof
 from claimbench.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model import cost
@@ -54,7 +54,8 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TransformersSessio
     recipe = write_recipe(cell)
     with refusals(recipe):
         model = _load_model(recipe, checkpoint, **recipe.load)
-        assistant = _load_model(recipe, draft, attn_implementation="eager") if draft and recipe.uses_draft else None
+        attention = recipe.load["attn_implementation"]
+        assistant = _load_model(recipe, draft, attn_implementation=attention) if draft and recipe.uses_draft else None
         return TransformersSession(cell, recipe, checkpoint, model, assistant)
 
 
@@ -114,7 +115,7 @@ class TransformersSession:
         row = prompt_ids(cell, checkpoint, self.architecture.vocabulary)
         self.prompt = torch.tensor([row] * cell.workload.batch, device=model.device)  # [batch, prompt tokens]
         self._forget_generation_defaults()
-        self.compilations = evidence.Compilations()
+        self.compilations = proof.Compilations()
         self.driven = model
         for transform in recipe.transforms:
             self.driven = transform(self.driven)
@@ -168,15 +169,12 @@ class TransformersSession:
         }
         if workload.sampling:
             settings |= workload.sampling.model_dump(include={"temperature", "top_k", "top_p"})
-        if self.assistant is not None:
-            settings["assistant_model"] = self.assistant
-        assistant = settings.pop("assistant_model", None)
         self.driven.generate(
             self.prompt,
             attention_mask=self.prompt.new_ones(self.prompt.shape),
             generation_config=GenerationConfig(**settings),
             stopping_criteria=StoppingCriteriaList([StepTap(self.prompt, emit)]),
-            **({"assistant_model": assistant} if assistant is not None else {}),
+            assistant_model=self.assistant,
         )
 
     def _empty_cache(self) -> Any:
@@ -196,7 +194,7 @@ class TransformersSession:
         return self._static_cache
 
     def memory(self) -> dict[str, int]:
-        weights, read = evidence.weight_bytes(self.model)
+        weights, read = proof.weight_bytes(self.model)
         length = self.prompt_tokens + self.cell.workload.new_tokens
         held = DTYPE_BYTES[self.cell.dtype] if self.recipe.cache != "none" else 0
         memory = {
@@ -205,7 +203,7 @@ class TransformersSession:
             "kv_cache": int(cost.kv_bytes(self.architecture, self.cell.workload.batch, length, held)),
         }
         if self.assistant is not None:
-            memory["draft_weights"] = evidence.weight_bytes(self.assistant)[0]
+            memory["draft_weights"] = proof.weight_bytes(self.assistant)[0]
             memory["weights"] += memory["draft_weights"]
         return memory
 
@@ -217,34 +215,34 @@ class TransformersSession:
                 not finite.
         """
         compiled = self.compilations.so_far()
-        evidence.check_finite(self._logits(self.prompt[:1]))
-        seen = evidence.watch(self._run(), PROOF_STEPS, self.model, self.driven, compiled)
-        proof: dict[str, Any] = {
+        proof.check_finite(self._logits(self.prompt[:1], last=1))
+        seen = proof.watch(self._run(), PROOF_STEPS, self.model, self.driven, compiled)
+        found: dict[str, Any] = {
             "recompiles": compiled.recompiles,
             "graphs": compiled.graphs,
             "graph_breaks": compiled.graph_breaks,
-            **evidence.check_plain(seen, self.recipe),
+            **proof.check_plain(seen, self.recipe),
         }
-        proof["optimizations"] = {
+        found["optimizations"] = {
             use.name: optimizations.find(use.name).prove(seen, optimizations.settings_of(use.name, use.settings))
             for use in self.cell.optimizations
         }
-        return proof
+        return found
 
     def log_probs(self, tokens: list[int]) -> Any:
         import torch
 
         row = torch.cat([self.prompt[0], self.prompt.new_tensor(tokens[:-1])])
         with torch.no_grad():
-            return self._logits(row[None])[0, self.prompt_tokens - 1 :].float().log_softmax(-1)
+            return self._logits(row[None], last=len(tokens))[0].float().log_softmax(-1)
 
-    def _logits(self, sequence: Any) -> Any:
-        """Logits of all positions, [batch, length, vocabulary], by the model itself and never by compiled code."""
+    def _logits(self, sequence: Any, last: int) -> Any:
+        """Logits of the last positions, [batch, last, vocabulary], by the model itself and never by compiled code."""
         import torch
 
         self.recipe.phase.prefill = True
         with torch.no_grad(), refusals(self.recipe):
-            return self.model(input_ids=sequence, use_cache=False).logits
+            return self.model(input_ids=sequence, use_cache=False, logits_to_keep=last).logits
 
     def close(self) -> None:
         import torch

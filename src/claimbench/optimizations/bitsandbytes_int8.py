@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from claimbench.cell import Cell, Frozen
-from claimbench.evidence import Evidence, expect
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Recipe
 
 SEAM = "weights"

@@ -12,7 +12,7 @@ import functools
 from typing import Any, Literal
 
 from claimbench.cell import Cell, Frozen
-from claimbench.evidence import Evidence, expect
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Phase, Recipe
 
 SEAM = "compile"

@@ -12,7 +12,7 @@ import inspect
 from typing import Any
 
 from claimbench.cell import Cell, Frozen
-from claimbench.evidence import Evidence, expect
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Generation, Recipe
 
 SEAM = "loop"

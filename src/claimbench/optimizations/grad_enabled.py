@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from claimbench.cell import Cell, Frozen
-from claimbench.evidence import Evidence, expect
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Recipe
 
 SEAM = "grad"

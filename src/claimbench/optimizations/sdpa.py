@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from claimbench.cell import Cell, Frozen
-from claimbench.evidence import SDPA, Evidence, expect
+from claimbench.proof import SDPA, Evidence, expect
 from claimbench.model import cost
 from claimbench.recipe import Recipe
 

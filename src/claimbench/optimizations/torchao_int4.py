@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from claimbench.cell import Cell, Frozen
-from claimbench.evidence import Evidence, expect
+from claimbench.proof import Evidence, expect
+from claimbench.model import cost
 from claimbench.recipe import Recipe
 
 SEAM = "weights"
@@ -28,6 +29,10 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
         return "torchao's int4 weight-only kernel needs CUDA"
     if cell.dtype != "bfloat16":
         return f"torchao's int4 weight-only kernel takes bfloat16 activations, not {cell.dtype}"
+    architecture = cost.architecture(cell.checkpoint.architecture)
+    for width in (architecture.hidden, architecture.intermediate):
+        if width % settings.group_size:
+            return f"groups of {settings.group_size} do not divide rows of {width} weights: torchao would skip those layers"
     return None if find_spec("torchao") else "the torchao package is not installed"
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from claimbench.cell import Cell, Frozen
-from claimbench.evidence import Evidence, expect
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Recipe
 
 SEAM = "weights"
