@@ -34,6 +34,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     from claimbench.result import write_json
 
     plan = workflow.plan_for(json.loads(arguments.params), Path(arguments.studies))
+    if workflow.digest_of(plan) != arguments.digest:
+        raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
     write_json(arguments.output, plan.model_dump(mode="json"))
 
 
@@ -157,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     path: dict[str, Any] = {"type": Path, "required": True}
     maybe_path: dict[str, Any] = {"type": Path}
     text: dict[str, Any] = {"required": True}
-    command("plan", _plan, "write every cell, its key and its files", params=text, studies=text, output=path)
+    command("plan", _plan, "write every cell, its key and its files", params=text, studies=text, digest=text, output=path)
     command("fetch", _fetch, "bring a checkpoint's files here", checkpoint=text, output=path)
     command(
         "shard",

@@ -6,6 +6,7 @@ so that a cell at 90 % of its ceiling really has only 10 % left.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,9 @@ from claimbench.measure import device_lock
 
 REPEATS = 7
 READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}
-MATRIX = {"cpu": 2048, "cuda": 8192}
+MATRIX_SIDES = (256, 512, 1024, 2048, 4096, 8192)
+LONGEST_PRODUCT_S = 0.25
+"""Some CPUs multiply 16-bit floats a thousand times slower than 32-bit ones; larger matrices are then not tried."""
 
 
 def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
@@ -66,6 +69,12 @@ def _copy_bandwidth(torch: Any) -> float:
 
 
 def _matmul_rate(torch: Any, device: Device, dtype: str) -> float:
-    n = MATRIX[device]
-    left, right = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    return float(2 * n**3 / _best_seconds(torch, device, lambda: left @ right))
+    """Operations per second (2 per multiply-add) of the best square product that takes at most `LONGEST_PRODUCT_S`."""
+    best = 0.0
+    for n in MATRIX_SIDES:
+        left, right = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        seconds = _best_seconds(torch, device, functools.partial(torch.matmul, left, right))
+        best = max(best, 2 * n**3 / seconds)
+        if seconds * 8 > LONGEST_PRODUCT_S:
+            break
+    return best

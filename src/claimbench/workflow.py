@@ -28,6 +28,10 @@ def ceilings_path(plan: Plan) -> Path:
     return RESULTS / "ceilings" / f"{plan.machine['key']}-{plan.device}.json"
 
 
+def digest_of(plan: Plan) -> str:
+    return digest(plan.model_dump(mode="json"), length=64)
+
+
 def labels(plan: Plan) -> dict[str, str]:
     """A name a person knows for each cell: the first row that shows it, as `study: experiment/label@...`."""
     names: dict[str, str] = {}
@@ -45,7 +49,7 @@ class Workflow:
     def __init__(self, config: dict[str, Any], studies: Path = Path("studies")) -> None:
         self.plan = plan_for(config, studies)
         self.studies = studies
-        self.digest = digest(self.plan.model_dump(mode="json"), length=64)
+        self.digest = digest_of(self.plan)
         self.params_json = canonical_json(self.plan.params.model_dump(mode="json"))
         self.ceilings = str(ceilings_path(self.plan))
 

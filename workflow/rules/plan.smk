@@ -14,4 +14,4 @@ rule plan:
         digest=FLOW.digest,
     shell:
         "{PYTHON} -m claimbench plan --params {params.params:q} --studies {params.studies:q}"
-        " --output {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        " --digest {params.digest} --output {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

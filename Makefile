@@ -1,0 +1,61 @@
+# `make reproduce` and `make test` are all a new machine needs; everything goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help reproduce forecast test test-all check format lock schema clean
+
+help:
+	@echo "make reproduce   set up, run the default study, render reports/report.md"
+	@echo "make forecast    what a run will take, before it runs"
+	@echo "make test        set up, run the tests"
+	@echo "make check       format, lint and types, as CI does"
+	@echo "make format      mend what formatters can mend"
+	@echo "make lock        write envs/*.lock from the environment at hand (maintainers)"
+	@echo "make clean       remove what can be made again; results and checkpoints stay"
+
+# pip keeps its place in the message of the rule that failed, so nothing is hidden here.
+.venv/core.stamp: envs/core.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Claimbench needs Python 3.11 or 3.12, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r envs/core.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev.stamp: envs/dev.lock .venv/core.stamp
+	$(BIN)/python -m pip install --quiet -r envs/dev.lock
+	@touch $@
+
+reproduce: .venv/core.stamp
+	@$(BIN)/snakemake --cores all
+	@echo "The report is at reports/report.md"
+
+forecast: .venv/core.stamp
+	@$(BIN)/python -m claimbench forecast
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/python -m claimbench schema --check --output studies/schema
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+lock: .venv/dev.stamp
+	$(BIN)/python envs/lock.py
+
+schema: .venv/core.stamp
+	$(BIN)/python -m claimbench schema --output studies/schema
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache logs
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""Write the pinned locks from the environment that this runs in: `python envs/lock.py`, for maintainers.
+
+`core.lock` is everything that the package's dependencies reach, `dev.lock` what the extras `test` and `check` add. Local
+build tags (such as +cpu) are left out, so that a lock means the same release on every machine.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+HERE = Path(__file__).parent
+ALWAYS = ("setuptools",)
+
+
+def closure(requirements: list[str]) -> dict[str, str]:
+    """Distribution name -> version of everything that `requirements` reach here."""
+    found: dict[str, str] = {}
+    pending = [(Requirement(text), "") for text in requirements]
+    while pending:
+        requirement, extra = pending.pop()
+        environment = {**default_environment(), "extra": extra}
+        if requirement.marker and not requirement.marker.evaluate(environment):
+            continue
+        name = canonicalize_name(requirement.name)
+        distribution = metadata.distribution(requirement.name)
+        new = name not in found
+        found[name] = distribution.version.split("+")[0]
+        for extra_name in ("", *requirement.extras) if new else requirement.extras:
+            pending += [(Requirement(text), extra_name) for text in distribution.requires or []]
+    return found
+
+
+def write(path: Path, first: str, pins: dict[str, str]) -> None:
+    lines = [first, *(f"{name}=={pins[name]}" for name in sorted(pins))]
+    path.write_text("\n".join(line for line in lines if line) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    core = closure([*project["dependencies"], *ALWAYS])
+    dev = closure([*extras["test"], *extras["check"], *extras["slurm"]])
+    write(HERE / "core.lock", "# Written by envs/lock.py.", core)
+    new = {name: version for name, version in dev.items() if name not in core}
+    write(HERE / "dev.lock", "# Written by envs/lock.py.\n-r core.lock", new)
+
+
+if __name__ == "__main__":
+    main()
