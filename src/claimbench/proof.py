@@ -1,7 +1,8 @@
-"""What is seen to run inside a Transformers generation: kernels, caches, compiled code, loops. Nothing asks the settings.
+"""What is seen to run inside a Transformers generation: kernels, caches, compiled code, loops. Nothing asks the
+settings.
 
-Evidence comes from places that an optimization does not write to: the profiler's record of operators, live objects, the
-types of modules and weights, the compiler's own counts, the call stack of the paused generation.
+Evidence comes from places that an optimization does not write to: the profiler's record of operators, live objects,
+the types of modules and weights, the compiler's own counts, the call stack of the paused generation.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ def _inner_tensors(tensor: Any) -> Iterator[Any]:
     import torch
 
     flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is not None and not type(tensor) is torch.nn.Parameter:
+    if flatten is not None and type(tensor) is not torch.nn.Parameter:
         for name in flatten()[0]:
             yield from _inner_tensors(getattr(tensor, name))
         return

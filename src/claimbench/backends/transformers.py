@@ -262,7 +262,7 @@ def _chooser(cell: Cell) -> Callable[[Any, Any], Any]:
 
     sampling = cell.workload.sampling
     if sampling is None:
-        return lambda sequence, logits: logits.float().argmax(-1)
+        return lambda _, logits: logits.float().argmax(-1)
     warpers = LogitsProcessorList()
     if sampling.temperature != 1:
         warpers.append(TemperatureLogitsWarper(sampling.temperature))

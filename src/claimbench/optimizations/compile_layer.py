@@ -1,7 +1,7 @@
-"""Physics: saves launches inside a layer, and compile time. The layers of a decoder are one piece of code with different
-weights: compiled once, it serves all of them, so compiling costs one layer instead of all. Fusion stops at the layer's
-edge, and the host still calls each layer: a little less is saved than by compiling the whole step. Like any fusion, it
-cannot help where reading the weights already fills the time.
+"""Physics: saves launches inside a layer, and compile time. The layers of a decoder are one piece of code with
+different weights: compiled once, it serves all of them, so compiling costs one layer instead of all. Fusion stops at
+the layer's edge, and the host still calls each layer: a little less is saved than by compiling the whole step. Like
+any fusion, it cannot help where reading the weights already fills the time.
 
 To be one piece of code, a layer must not depend on its own index. Each sees a cache of one layer: its own.
 """
@@ -58,8 +58,8 @@ def compile_layers(model: Any, phase: Phase, settings: Settings) -> Any:
     for index, layer in enumerate(layers):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = 0
-        compiled = torch.compile(
+                setattr(module, "layer_idx", 0)  # noqa: B010 - a plain assignment reads as a submodule to mypy
+        compiled: Any = torch.compile(
             layer.forward, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic
         )
         layer.forward = one_layer(layer.forward, compiled, index, phase)

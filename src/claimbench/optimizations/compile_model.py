@@ -45,7 +45,7 @@ def compile_decode(model: Any, phase: Phase, settings: Settings) -> Any:
     import torch
 
     eager = model.forward
-    compiled = torch.compile(eager, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic)
+    compiled: Any = torch.compile(eager, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic)
 
     @functools.wraps(eager)
     def forward(*arguments: Any, **named: Any) -> Any:

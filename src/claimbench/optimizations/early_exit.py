@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from claimbench.cell import Cell, Frozen
-from claimbench.proof import Evidence, expect
 from claimbench.model import cost
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Recipe
 
 SEAM = "draft"

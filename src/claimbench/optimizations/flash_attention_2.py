@@ -1,7 +1,7 @@
-"""Physics: saves bytes in prefill. The kernel of the flash-attn package keeps scores on the chip, in tiles, and splits the
-work over the sequence: memory grows linearly with length, and prefill is faster as length grows. A decode step at batch 1
-and short context reads the weights and little else, so attention is not what bounds it: there it cannot help, and its
-own launch overhead may cost.
+"""Physics: saves bytes in prefill. The kernel of the flash-attn package keeps scores on the chip, in tiles, and
+splits the work over the sequence: memory grows linearly with length, and prefill is faster as length grows. A decode
+step at batch 1 and short context reads the weights and little else, so attention is not what bounds it: there it
+cannot help, and its own launch overhead may cost.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from claimbench.cell import Cell, Frozen
-from claimbench.proof import Evidence, expect
 from claimbench.model import cost
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Recipe
 
 SEAM = "attention"

@@ -1,9 +1,10 @@
-"""Physics: saves host time, not bytes. `generate` prepares inputs, masks, logits processors and stopping criteria anew at
-every step, and asks the device whether it is done, which waits for it. This loop is what is left without all that: one
-forward pass over the prompt, then one pass per token, the argmax taken on the device. It cannot help where the device is
-busy longer than the host takes to queue a step.
+"""Physics: saves host time, not bytes. `generate` prepares inputs, masks, logits processors and stopping criteria
+anew at every step, and asks the device whether it is done, which waits for it. This loop is what is left without all
+that: one forward pass over the prompt, then one pass per token, the argmax taken on the device. It cannot help where
+the device is busy longer than the host takes to queue a step.
 
-With `static_cache` it is the guide's second way: an explicit StaticCache, allocated once and reset between generations.
+With `static_cache` it is the guide's second way: an explicit StaticCache, allocated once and reset between
+generations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Physics: saves memory, costs operations. Without a key-value cache every step processes the whole sequence again: a step
-of length n costs n times the operations, and generating n tokens grows from linear to quadratic. What it saves is the
-cache's bytes. It cannot help speed; it is here to show what a cache is worth.
+"""Physics: saves memory, costs operations. Without a key-value cache every step processes the whole sequence again: a
+step of length n costs n times the operations, and generating n tokens grows from linear to quadratic. What it saves
+is the cache's bytes. It cannot help speed; it is here to show what a cache is worth.
 """
 
 from __future__ import annotations

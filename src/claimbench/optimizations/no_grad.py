@@ -1,6 +1,7 @@
 """Physics: saves memory, not time. Gradient tracking keeps every activation alive and builds one small graph node per
-operator; `torch.no_grad` builds none. Weights and the key-value cache are read just the same, so where a step is bound by
-memory bandwidth or by kernel launches there is nothing to gain. It cannot help under `generate`, which does it itself.
+operator; `torch.no_grad` builds none. Weights and the key-value cache are read just the same, so where a step is
+bound by memory bandwidth or by kernel launches there is nothing to gain. It cannot help under `generate`, which does
+it itself.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Physics: saves bytes in prefill. Eager attention writes the score matrix, batch x heads x length x length, to memory and
-reads it back for the softmax. A fused kernel keeps it on the chip, in tiles: memory grows linearly with length instead of
-quadratically, and prefill is faster as length grows. A decode step's scores are one row: there, only launches are saved,
-and at short lengths it cannot help. `math` is the unfused kernel behind the same call.
+"""Physics: saves bytes in prefill. Eager attention writes the score matrix, batch x heads x length x length, to
+memory and reads it back for the softmax. A fused kernel keeps it on the chip, in tiles: memory grows linearly with
+length instead of quadratically, and prefill is faster as length grows. A decode step's scores are one row: there,
+only launches are saved, and at short lengths it cannot help. `math` is the unfused kernel behind the same call.
 
-`kernel: any` leaves the choice to PyTorch. A named kernel is the only one allowed: where it cannot run, PyTorch says so,
-and so does the outcome.
+`kernel: any` leaves the choice to PyTorch. A named kernel is the only one allowed: where it cannot run, PyTorch says
+so, and so does the outcome.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from claimbench.cell import Cell, Frozen
-from claimbench.proof import SDPA, Evidence, expect
 from claimbench.model import cost
+from claimbench.proof import SDPA, Evidence, expect
 from claimbench.recipe import Recipe
 
 SEAM = "attention"

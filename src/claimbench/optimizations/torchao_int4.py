@@ -1,6 +1,7 @@
-"""Physics: saves bytes. The linear layers' weights are 4-bit integers with a scale and a zero point per `group_size`: about
-4.25 bits a weight, and a decode step reads a quarter of the bytes of 16-bit weights. One kernel unpacks and multiplies on
-the GPU's matrix units, which needs bfloat16 activations. Prefill is bound by operations and gains nothing.
+"""Physics: saves bytes. The linear layers' weights are 4-bit integers with a scale and a zero point per `group_size`:
+about 4.25 bits a weight, and a decode step reads a quarter of the bytes of 16-bit weights. One kernel unpacks and
+multiplies on the GPU's matrix units, which needs bfloat16 activations. Prefill is bound by operations and gains
+nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from claimbench.cell import Cell, Frozen
-from claimbench.proof import Evidence, expect
 from claimbench.model import cost
+from claimbench.proof import Evidence, expect
 from claimbench.recipe import Recipe
 
 SEAM = "weights"
@@ -32,7 +33,7 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     architecture = cost.architecture(cell.checkpoint.architecture)
     for width in (architecture.hidden, architecture.intermediate):
         if width % settings.group_size:
-            return f"groups of {settings.group_size} do not divide rows of {width} weights: torchao would skip those layers"
+            return f"groups of {settings.group_size} do not divide rows of {width}: torchao would skip those layers"
     return None if find_spec("torchao") else "the torchao package is not installed"
 
 
