@@ -54,6 +54,10 @@ def aggregate(plan: Plan, ceilings: dict[str, Any], read: Read = result.read) ->
     return table
 
 
+def by_cell(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(cell): rows for cell, rows in table.groupby("cell")}
+
+
 def blocks_of(table: pd.DataFrame, cell: str, metric: str) -> list[list[float]]:
     """The samples of `metric`, by block; a block without a number is an empty list, so that rounds stay paired."""
     rows = table[table["cell"] == cell]
@@ -82,11 +86,11 @@ def read_table(parquet: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(parquet)
     except (OSError, ValueError) as error:
-        raise ResultError(f"cannot read {parquet}: {error}. Run `claimbench aggregate` to make it.") from error
+        raise ResultError(f"cannot read {parquet}: {error}: make it with the stage `aggregate`") from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise ResultError(
-            f"{parquet} is of another version: it lacks {', '.join(missing)}. Run `claimbench aggregate`."
+            f"{parquet} is of another version: it lacks {', '.join(missing)}. Make it anew with the stage `aggregate`."
         )
     return table
 

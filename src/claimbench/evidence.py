@@ -1,296 +1,197 @@
-"""What is seen to run inside a Transformers generation: kernels, caches, compiled code, loops. Nothing asks the settings.
-
-Evidence comes from places that an optimization does not write to: the profiler's record of operators, live objects, the
-types of modules and weights, the compiler's own counts, the call stack of the paused generation.
-"""
+"""What checks are judged by: a plan and its table, the cells that a check names, and the shape of its verdict."""
 
 from __future__ import annotations
 
-import gc
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from claimbench.errors import WrongOutput
+import pandas as pd
 
-if TYPE_CHECKING:
-    from claimbench.backends.transformers import Run
-    from claimbench.recipe import Recipe
+from claimbench.aggregate import blocks_of, by_cell
+from claimbench.cell import Frozen
+from claimbench.errors import ConfigError, did_you_mean
+from claimbench.metrics import METRICS
+from claimbench.plan import Plan, Row
+from claimbench.regions import Verdict, bounds, bounds_text, unit_of, verdict
+from claimbench.stats import Interval
+from claimbench.study import (
+    AbsoluteCheck,
+    Check,
+    ComputedCheck,
+    FrontierCheck,
+    IdentityCheck,
+    OutcomeCheck,
+    Region,
+    ValueCheck,
+)
+from claimbench.summary import Ending, ending
 
-SDPA = "aten::scaled_dot_product_attention"
-
-KERNELS = {
-    "aten::_scaled_dot_product_attention_math": "math",
-    "aten::_scaled_dot_product_attention_math_for_mps": "math",
-    "aten::_scaled_dot_product_flash_attention": "flash",
-    "aten::_scaled_dot_product_flash_attention_for_cpu": "flash",
-    "aten::_scaled_dot_product_efficient_attention": "efficient",
-    "aten::_scaled_dot_product_cudnn_attention": "cudnn",
-}
-
-COMPILED_REGION = "Torch-Compiled Region"
-GRAPH_LAUNCH = "cudaGraphLaunch"
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """The compiler's work so far."""
-
-    graphs: int = 0
-    recompiles: int = 0
-    """Compilations of code that was compiled before, for other shapes or values."""
-    graph_breaks: int = 0
+NOT_RUNNABLE: Verdict = "not runnable here"
+SIDES = ("of", "to", "than_of", "than_to")
 
 
-@dataclass(frozen=True)
+class CheckVerdict(Frozen):
+    """What a check found. `low` and `high` are the ends of a 95 % interval, null where there is none."""
+
+    kind: str
+    metric: str | None
+    of: str | None
+    to: str | None
+    sentence: str
+    verdict: Verdict
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    expect: str
+    published: float | None = None
+    reason: str | None = None
+    blocks: int = 0
+    results: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+
+
 class Evidence:
-    """What was seen in the first steps of one generation."""
+    """What checks are judged by: a plan, its table, and the tolerance."""
 
-    device: str
-    operators: dict[str, int]
-    """Times that each operator, compiled region or kernel launch was recorded, by the profiler's name for it."""
-    caches: dict[str, list[str]]
-    """Live key-value caches in mid-generation: class -> classes of its layers."""
-    candidate_generators: list[str]
-    """Classes of the live objects that draft tokens."""
-    modules: dict[str, int]
-    """How many modules of each class the model has."""
-    quant_types: dict[str, int]
-    """How many 4-bit layers hold each format."""
-    weights: dict[str, int]
-    """How many parameters are of each class and storage type, such as "Parameter float32"."""
-    layers: int
-    """Decoder layers of the model."""
-    attention: str
-    """The attention implementation that the model was built with."""
-    wrapper: str
-    """Class of the object that was driven: the model's own, or a wrapper's."""
-    functions: list[str]
-    """Functions that the paused generation was in, innermost first."""
-    grad_around: bool
-    """Whether gradients were on around the generation, before it changed that itself."""
-    grad_enabled: bool
-    inference_mode: bool
-    step_tokens: list[int]
-    """New tokens per row at each step."""
-    compiled: Compiled
+    def __init__(self, plan: Plan, table: pd.DataFrame, tolerance: float) -> None:
+        self.plan, self.tolerance = plan, tolerance
+        self.frames = by_cell(table)
 
-    @property
-    def decode_steps(self) -> int:
-        return len(self.step_tokens) - 1
+    def blocks(self, cell: str, metric: str) -> list[list[float]]:
+        if metric not in METRICS:
+            raise ConfigError(f"claims: unknown metric '{metric}'.{did_you_mean(metric, METRICS)}")
+        return blocks_of(self.frames[cell], cell, metric)
 
-    @property
-    def kernels(self) -> list[str]:
-        """Kernels behind scaled dot product attention, such as ["flash"]."""
-        return sorted({KERNELS[name] for name in self.operators if name in KERNELS})
+    def ending(self, cell: str) -> Ending:
+        return ending(self.frames[cell])
 
-    @property
-    def compiled_regions(self) -> int:
-        return sum(count for name, count in self.operators.items() if name.startswith(COMPILED_REGION))
-
-    @property
-    def graph_launches(self) -> int:
-        return self.operators.get(GRAPH_LAUNCH, 0)
+    def paths(self, cell: str) -> list[str]:
+        return self.plan.cells[cell].paths()
 
 
-def expect(technique: str, held: bool, expected: str, seen: Any) -> None:
-    """
-    Raises:
-        WrongOutput: the proof of `technique` did not hold.
-    """
-    if not held:
-        raise WrongOutput(f"{technique} did not run: expected {expected}, saw {seen}")
+class Side(NamedTuple):
+    """One cell of a check: where it stands in its study, and how it ended."""
+
+    address: str
+    title: str
+    row: Row
+    cell: str
+    end: Ending
 
 
-class Compilations:
-    """Counts what the compiler does from now on."""
-
-    def __init__(self) -> None:
-        from torch._dynamo.utils import clear_compilation_metrics
-
-        clear_compilation_metrics()
-        self.before = self._totals()
-
-    @staticmethod
-    def _totals() -> Compiled:
-        from torch._dynamo.utils import counters, get_compilation_metrics
-
-        frames = [metrics for metrics in get_compilation_metrics() if metrics.co_name]
-        return Compiled(
-            graphs=counters["stats"]["unique_graphs"],
-            recompiles=sum(1 for frame in frames if frame.recompile_reason),
-            graph_breaks=sum(counters["graph_break"].values()),
-        )
-
-    def so_far(self) -> Compiled:
-        now = self._totals()
-        return Compiled(
-            graphs=now.graphs - self.before.graphs,
-            recompiles=now.recompiles - self.before.recompiles,
-            graph_breaks=now.graph_breaks - self.before.graph_breaks,
-        )
+class Missing(Exception):
+    """A cell that gave no numbers; the text is the reason."""
 
 
-def watch(run: Run, steps: int, model: Any, driven: Any, compiled: Compiled) -> Evidence:
-    """Run the first `steps` steps of a generation under the profiler, and look around while it is paused."""
-    from torch.profiler import ProfilerActivity, profile
-
-    on_gpu = model.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    generation = run.steps()
-    widths: list[int] = []
-    caches: dict[str, list[str]] = {}
-    generators: list[str] = []
-    functions: list[str] = []
-    gc.collect()
-    try:
-        with profile(activities=activities) as profiler:
-            for columns in generation:
-                widths.append(int(columns.shape[1]))
-                if len(widths) == 1:
-                    caches, generators = _live_objects()
-                    functions = run.functions()
-                if len(widths) == steps:
-                    break
-    finally:
-        generation.close()  # type: ignore[attr-defined]
-    operators = Counter(_family(event.name) for event in profiler.events())
-    return Evidence(
-        device=model.device.type,
-        operators=dict(operators),
-        caches=caches,
-        candidate_generators=generators,
-        modules=dict(Counter(type(module).__name__ for module in model.modules())),
-        quant_types=dict(Counter(_quant_types(model))),
-        weights=dict(Counter(_storage_type(parameter) for parameter in model.parameters())),
-        layers=int(model.config.num_hidden_layers),
-        attention=str(model.config._attn_implementation),
-        wrapper=type(driven).__name__,
-        functions=functions,
-        grad_around=run.grad_around,
-        grad_enabled=run.grad_enabled,
-        inference_mode=run.inference_mode,
-        step_tokens=widths,
-        compiled=compiled,
+def verdict_on(check: Check, evidence: Evidence, sentence: str, result: Verdict, **found: Any) -> CheckVerdict:
+    metric = getattr(check, "metric", getattr(check, "quantity", None))
+    return CheckVerdict(
+        kind=check.kind,
+        metric=metric,
+        of=getattr(check, "of", None),
+        to=getattr(check, "to", None),
+        sentence=sentence,
+        verdict=result,
+        expect=_expect_text(check, evidence.tolerance),
+        published=getattr(check, "published", None),
+        **found,
     )
 
 
-def _family(name: str) -> str:
-    """Compiled regions are numbered ("Torch-Compiled Region: 3/0"); the number says nothing."""
-    return COMPILED_REGION if name.startswith(COMPILED_REGION) else name
+def _expect_text(check: Check, tolerance: float) -> str:
+    if isinstance(check, IdentityCheck):
+        return "the same tokens"
+    if isinstance(check, FrontierCheck):
+        return f"the largest {check.over} that fits is {check.published}"
+    if isinstance(check, OutcomeCheck):
+        return f"ends {check.expect}" + (f", because of '{check.reason_contains}'" if check.reason_contains else "")
+    if isinstance(check, AbsoluteCheck):
+        region = Region(about=float(check.published), within=float(check.within))
+        return bounds_text(region, tolerance, unit_of(check.metric))
+    unit = unit_of(check.metric) if isinstance(check, ValueCheck) else ""
+    if isinstance(check, ComputedCheck):
+        unit = "ms" if check.quantity == "weight_read_ms" else "B"
+    return bounds_text(check.expect, tolerance, unit)
 
 
-def _live_objects() -> tuple[dict[str, list[str]], list[str]]:
-    from transformers import Cache
-    from transformers.generation.candidate_generator import CandidateGenerator
-
-    caches: dict[str, set[str]] = {}
-    generators: set[str] = set()
-    for thing in gc.get_objects():
-        kind = type(thing)
-        if issubclass(kind, Cache):
-            caches.setdefault(kind.__name__, set()).update(type(layer).__name__ for layer in thing.layers)
-        elif issubclass(kind, CandidateGenerator):
-            generators.add(kind.__name__)
-    return {name: sorted(layers) for name, layers in sorted(caches.items())}, sorted(generators)
-
-
-def _quant_types(model: Any) -> Iterator[str]:
-    for parameter in model.parameters():
-        quant_type = getattr(getattr(parameter, "quant_state", None), "quant_type", None)
-        if quant_type:
-            yield str(quant_type)
-
-
-def _storage_type(parameter: Any) -> str:
-    """Class and type of what is stored: a torchao weight calls itself float32 and holds int8."""
-    inner = list(_inner_tensors(parameter))
-    return f"{type(parameter).__name__} {str(max(inner, key=lambda part: part.nbytes).dtype).removeprefix('torch.')}"
-
-
-def _inner_tensors(tensor: Any) -> Iterator[Any]:
-    """The plain tensors that a weight is stored in: packed values, scales, zero points."""
-    import torch
-
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is not None and not type(tensor) is torch.nn.Parameter:
-        for name in flatten()[0]:
-            yield from _inner_tensors(getattr(tensor, name))
-        return
-    yield tensor.data
-    for extra in vars(tensor).values():
-        yield from _tensors_in(extra)
-
-
-def _tensors_in(thing: Any, depth: int = 2) -> Iterator[Any]:
-    """Tensors that a quantization state holds, such as the scales of a bitsandbytes weight."""
-    import torch
-
-    if isinstance(thing, torch.Tensor):
-        yield thing
-    elif depth and type(thing).__name__ in ("QuantState", "MatmulLtState"):
-        for value in vars(thing).values():
-            yield from _tensors_in(value, depth - 1)
-
-
-def _storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Address -> bytes of each storage, shared ones once."""
-    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-
-
-def weight_bytes(model: Any) -> tuple[int, int]:
-    """Bytes of weights that the model holds, and that one decode step reads.
-
-    A step looks up one row of an embedding and reads all of everything else; an embedding that is also the output head
-    is read.
-    """
-    import torch
-
-    held: dict[int, int] = {}
-    read: dict[int, int] = {}
-    for module in model.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        storages = _storages(part for tensor in own for part in _inner_tensors(tensor))
-        held |= storages
-        if not isinstance(module, torch.nn.Embedding):
-            read |= storages | _storages(_tensors_in(getattr(module, "state", None)))
-    return sum((held | read).values()), sum(read.values())
-
-
-def check_finite(logits: Any) -> None:
-    """
-    Raises:
-        WrongOutput: the model emits NaN or infinity.
-    """
-    bad = int((~logits.isfinite()).sum())
-    if bad:
-        raise WrongOutput(f"expected finite logits, but {bad} of {logits.numel()} are NaN or infinite on the prompt")
-
-
-def check_plain(seen: Evidence, recipe: Recipe) -> dict[str, Any]:
-    """What every run must satisfy, whatever is switched on: nothing runs that was not asked for.
+def side_at(study: str, address: str, evidence: Evidence) -> Side:
+    """The cell at `address`.
 
     Raises:
-        WrongOutput: another attention, a draft or compiled code ran unasked.
+        Missing: it has no numbers.
     """
-    asked = recipe.load["attn_implementation"]
-    expect(f"{asked} attention", seen.attention == asked, asked, seen.attention)
-    if asked == "eager":
-        expect("eager attention", SDPA not in seen.operators, "no fused attention operator", seen.kernels or SDPA)
-    if not recipe.drafts:
-        expect("plain decoding", max(seen.step_tokens) == 1, "one token a step", seen.step_tokens)
-        expect("plain decoding", not seen.candidate_generators, "no drafts", seen.candidate_generators)
-    if not recipe.transforms:
-        expect("uncompiled code", seen.compiled_regions == 0, "no compiled region", seen.compiled_regions)
-    if recipe.cache == "dynamic":
-        expect("the dynamic cache", list(seen.caches) == ["DynamicCache"], "DynamicCache alone", seen.caches)
+    row = evidence.plan.row(study, address)
+    side = any_side_at(study, address, evidence)
+    if side is None:
+        raise Missing(f"{address} cannot be run: {row.unavailable}")
+    if side.end.outcome == "wrong":
+        raise Missing(f"{address} ran, but its outputs were wrong: {side.end.reason}")
+    if side.end.outcome != "ok":
+        raise Missing(f"{address} ended {side.end.outcome}: {side.end.reason}")
+    return side
+
+
+def any_side_at(study: str, address: str, evidence: Evidence) -> Side | None:
+    row = evidence.plan.row(study, address)
+    if row.cell is None:
+        return None
+    suffix = ", ".join(f"{key} {value}" for key, value in row.sweep.items())
+    title = f"{row.title} ({suffix})" if suffix else row.title
+    return Side(address, title, row, row.cell, evidence.ending(row.cell))
+
+
+def sides_of(check: Check, study: str, evidence: Evidence) -> list[Side]:
+    return [side_at(study, getattr(check, name), evidence) for name in SIDES if getattr(check, name, None)]
+
+
+def resting_on(sides: list[Side], evidence: Evidence) -> dict[str, Any]:
     return {
-        "attention": seen.attention,
-        "kernels": seen.kernels,
-        "caches": seen.caches,
-        "step_tokens": seen.step_tokens,
-        "grad_enabled": seen.grad_enabled,
-        "inference_mode": seen.inference_mode,
-        "weights": seen.weights,
+        "results": tuple(dict.fromkeys(path for side in sides for path in evidence.paths(side.cell))),
+        "deviations": tuple(dict.fromkeys(text for side in sides for text in side.row.deviations)),
     }
+
+
+def doubts_about(sides: list[Side]) -> str | None:
+    flags = list(dict.fromkeys(f"{side.address}: {flag}" for side in sides for flag in side.end.flags))
+    return f"In doubt: {'; '.join(flags)}." if flags else None
+
+
+def by_interval(
+    check: Check,
+    evidence: Evidence,
+    sides: list[Side],
+    found: Interval | None,
+    region: Any,
+    say: Callable[[Interval], str],
+) -> CheckVerdict:
+    """An interval against a region, with the doubts about the blocks behind it."""
+    rests_on = resting_on(sides, evidence)
+    doubts = doubts_about(sides)
+    if found is None:
+        named = " and ".join(dict.fromkeys(side.address for side in sides))
+        reason = f"there is no round in which {named} gave this metric"
+        return verdict_on(
+            check, evidence, f"Not judged: {reason}.", "undecided", reason=joined(reason + ".", doubts), **rests_on
+        )
+    result = verdict(found, bounds(region, evidence.tolerance))
+    why: str | None = None
+    if found.rounds < 2:
+        why = f"{found.rounds} block in common: at least 2 are needed for an interval."
+    elif result == "undecided":
+        why = "The interval reaches beyond the range that would decide: more blocks would narrow it."
+    return verdict_on(
+        check,
+        evidence,
+        say(found),
+        result,
+        estimate=found.estimate,
+        low=found.low,
+        high=found.high,
+        reason=joined(why, doubts),
+        blocks=found.rounds,
+        **rests_on,
+    )
+
+
+def joined(*parts: str | None) -> str | None:
+    return " ".join(part for part in parts if part) or None

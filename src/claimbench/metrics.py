@@ -21,7 +21,7 @@ class Metric(NamedTuple):
     """As it stands in a sentence: `1.2x of plain in <title>`."""
     unit: str
     better: Literal["higher", "lower", "none"] = "lower"
-    count: bool = False
+    is_count: bool = False
     """A count of events: its largest block is judged, as it stands, without an interval."""
 
 
@@ -48,8 +48,8 @@ METRICS: dict[str, Metric] = {
     "device_allocated_peak_bytes": Metric("peak device memory allocated", "B"),
     "device_reserved_peak_bytes": Metric("peak device memory reserved", "B"),
     "device_used_bytes": Metric("device memory in use", "B"),
-    "recompiles": Metric("recompilations", "", "lower", count=True),
-    "graphs": Metric("captured graphs", "", "none", count=True),
+    "recompiles": Metric("recompilations", "", "lower", is_count=True),
+    "graphs": Metric("captured graphs", "", "none", is_count=True),
     "token_agreement": Metric("share of tokens equal to the reference's", "", "higher"),
     "kl_mean_nats": Metric("mean divergence from the reference", "nats"),
     "top1_agreement": Metric("share of positions that rank the reference's first token first", "", "higher"),

@@ -51,6 +51,17 @@ def ratio_interval(
     return _log_contrast([of, to], [1.0, -1.0], confidence, resamples, seed, widen, np.exp)
 
 
+def gain_interval(
+    of: Blocks, to: Blocks, than_of: Blocks, than_to: Blocks, *, confidence: float = 0.95, seed: int = 0
+) -> Interval | None:
+    """(of / to) / (than_of / than_to) over the rounds that all four have: how much more is gained here than there.
+
+    Raises:
+        ValueError: a value is not positive.
+    """
+    return _log_contrast([of, to, than_of, than_to], [1.0, -1.0, -1.0, 1.0], confidence, 2000, seed, True, np.exp)
+
+
 def interval(samples: Blocks, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval | None:
     """One cell's metric over its blocks; None if no block has a number.
 

@@ -5,7 +5,7 @@ operations at the measured rate of a large matrix product (the roofline of Willi
 Everything counted here is a lower bound, so that only a mistake can beat it: activations, cache writes and a draft
 model's weights are left out, and a cache that holds fewer bytes than the dtype says counts with its own.
 
-`ceilings` is what `claimbench ceilings` measured: {"read_bytes_per_s": 1.7e10, "matmul_flops_per_s": {"float32": 2e11}}.
+`ceilings` is what was measured here: {"read_bytes_per_s": 1.7e10, "matmul_flops_per_s": {"float32": 2e11}}.
 """
 
 from __future__ import annotations

@@ -1,0 +1,210 @@
+"""What to switch on here: every cell against its reference, ranked by what it gains, with what it costs.
+
+A cell is compared with its reference: the plain run of the same checkpoint, workload and dtype. Only cells that ended
+well, gave no sign of a broken measurement, and whose interval clears the tolerance are named.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from claimbench import stats
+from claimbench.aggregate import blocks_of, by_cell
+from claimbench.cell import Frozen
+from claimbench.metrics import METRICS
+from claimbench.plan import Plan, PlannedCell
+from claimbench.regions import number
+
+Objective = Literal["latency", "throughput", "memory"]
+
+
+class Place(Frozen):
+    study: str
+    address: str
+    title: str
+
+
+class Cost(Frozen):
+    """What the gain is paid with. Ratios are cell over reference."""
+
+    memory_ratio: float | None
+    decode_ratio: float | None
+    first_call_s: float | None
+    first_call_extra_s: float | None
+    break_even_tokens: float | None
+    tokens_match: bool | None
+    token_agreement: float | None
+    first_divergence: int | None
+    kl_mean_nats: float | None
+    top1_agreement: float | None
+
+
+class Recommendation(Frozen):
+    """`gain` says how many times better than the reference, so that above 1 is better whatever the metric."""
+
+    objective: Objective
+    metric: str
+    cell: str
+    reference: str
+    shown_in: tuple[Place, ...]
+    backend: str
+    optimizations: tuple[str, ...]
+    checkpoint: str
+    dtype: str
+    batch: int
+    prompt_tokens: int | None
+    new_tokens: int
+    gain: float
+    low: float
+    high: float
+    exact: bool
+    cost: Cost
+    sentence: str
+
+
+class _Gain(NamedTuple):
+    """How many times better than the reference, with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class _Question(NamedTuple):
+    objective: Objective
+    metric: str
+
+
+def recommendations(
+    plan: Plan, table: pd.DataFrame, cells: dict[str, dict[str, Any]], tolerance: float
+) -> list[Recommendation]:
+    """Recommendations by objective, the largest gain first; `cells` is what `summarise` returned."""
+    places = _places(plan)
+    frames = by_cell(table)
+    memory = "device_allocated_peak_bytes" if plan.device == "cuda" else "rss_peak_bytes"
+    found: list[Recommendation] = []
+    for id, planned in plan.cells.items():
+        reference = planned.reference
+        if reference is None or reference == id or id not in places:
+            continue
+        if any(cells[side]["outcome"] != "ok" or cells[side]["above_ceiling"] for side in (id, reference)):
+            continue
+        for question in _questions(planned, memory):
+            gain = _gain(frames, id, reference, question.metric)
+            if gain is None or gain.low <= 1 + tolerance:
+                continue
+            price = _cost(frames, cells, id, reference, memory)
+            found.append(_recommendation(question, planned, cells[id], gain, price, places[id]))
+    order = {"latency": 0, "throughput": 1, "memory": 2}
+    return sorted(found, key=lambda each: (order[each.objective], -each.gain, each.cell, each.metric))
+
+
+def _questions(planned: PlannedCell, memory: str) -> list[_Question]:
+    """Batch 1 is asked about latency, larger batches about throughput, all about memory."""
+    if planned.cell.workload.batch == 1:
+        speed = [_Question("latency", "decode_tok_s"), _Question("latency", "total_ms")]
+    else:
+        speed = [_Question("throughput", "tok_s")]
+    return [*speed, _Question("memory", memory)]
+
+
+def _places(plan: Plan) -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for study, planned in plan.studies.items():
+        for experiment, rows in planned.rows.items():
+            for address, row in rows.items():
+                if row.cell is not None:
+                    place = Place(study=study, address=f"{experiment}/{address}", title=row.title)
+                    found.setdefault(row.cell, []).append(place)
+    return found
+
+
+def _ratio(frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> _Gain | None:
+    try:
+        found = stats.ratio_interval(blocks_of(frames[of], of, metric), blocks_of(frames[to], to, metric))
+    except ValueError:  # a zero: nothing was counted, so there is nothing to compare
+        return None
+    if found is None or found.low is None or found.high is None:
+        return None
+    return _Gain(found.estimate, found.low, found.high)
+
+
+def _gain(frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: str) -> _Gain | None:
+    better_is_higher = METRICS[metric].better == "higher"
+    of, to = (cell, reference) if better_is_higher else (reference, cell)
+    return _ratio(frames, of, to, metric)
+
+
+def _value(summary: dict[str, Any], metric: str) -> float | None:
+    found = summary["metrics"].get(metric)
+    return float(found["value"]) if found else None
+
+
+def _cost(
+    frames: dict[str, pd.DataFrame], cells: dict[str, dict[str, Any]], cell: str, reference: str, memory: str
+) -> Cost:
+    ours, theirs = cells[cell], cells[reference]
+    memory_ratio, decode_ratio = (_ratio(frames, cell, reference, metric) for metric in (memory, "decode_tok_s"))
+    extra, their_extra = _value(ours, "compile_s_extra"), _value(theirs, "compile_s_extra")
+    beyond = extra - their_extra if extra is not None and their_extra is not None else None
+    return Cost(
+        memory_ratio=memory_ratio.estimate if memory_ratio else None,
+        decode_ratio=decode_ratio.estimate if decode_ratio else None,
+        first_call_s=_value(ours, "first_call_s"),
+        first_call_extra_s=beyond,
+        break_even_tokens=break_even_tokens(beyond, _value(theirs, "ms_per_token"), _value(ours, "ms_per_token")),
+        **{
+            name: ours[name]
+            for name in ("tokens_match", "token_agreement", "first_divergence", "kl_mean_nats", "top1_agreement")
+        },
+    )
+
+
+def break_even_tokens(extra_s: float | None, slow_ms: float | None, fast_ms: float | None) -> float | None:
+    """Tokens after which a slower first call is paid back; 0 where it is not slower, None where it never is."""
+    if extra_s is None or slow_ms is None or fast_ms is None:
+        return None
+    if extra_s <= 0:
+        return 0.0
+    return extra_s * 1e3 / (slow_ms - fast_ms) if slow_ms > fast_ms else None
+
+
+def _recommendation(
+    question: _Question, planned: PlannedCell, summary: dict[str, Any], gain: _Gain, price: Cost, places: list[Place]
+) -> Recommendation:
+    return Recommendation(
+        objective=question.objective,
+        metric=question.metric,
+        cell=planned.cell.id,
+        reference=str(planned.reference),
+        shown_in=tuple(places),
+        exact=planned.exact,
+        gain=gain.estimate,
+        low=gain.low,
+        high=gain.high,
+        cost=price,
+        sentence=_sentence(question, planned, gain, price, places[0].title),
+        **{
+            name: summary[name]
+            for name in ("backend", "optimizations", "checkpoint", "dtype", "batch", "prompt_tokens", "new_tokens")
+        },
+    )
+
+
+def _sentence(question: _Question, planned: PlannedCell, gain: _Gain, price: Cost, title: str) -> str:
+    metric = METRICS[question.metric]
+    verb = "raises" if metric.better == "higher" else "lowers"
+    text = f"{title} {verb} {metric.title} by {number(gain.estimate)}x ({number(gain.low)} to {number(gain.high)})"
+    costs = []
+    if question.objective != "memory" and price.memory_ratio is not None and price.memory_ratio > 1.01:
+        costs.append(f"{number(price.memory_ratio)}x of the memory")
+    if question.objective == "memory" and price.decode_ratio is not None:
+        costs.append(f"{number(price.decode_ratio)}x of the decode speed")
+    if price.first_call_extra_s is not None and price.first_call_extra_s > 1:
+        paid = "never" if price.break_even_tokens is None else f"after {price.break_even_tokens:,.0f} tokens"
+        costs.append(f"a first call {number(price.first_call_extra_s, 's')} longer, paid back {paid}")
+    if not planned.exact and price.token_agreement is not None:
+        costs.append(f"{price.token_agreement:.0%} of the reference's tokens")
+    return text + (f", at {', '.join(costs)}." if costs else ".")

@@ -1,0 +1,114 @@
+"""Each cell in a few numbers, for tables and for people: medians with intervals, outcome, doubts, agreement."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from claimbench import stats
+from claimbench.aggregate import blocks_of, by_cell
+from claimbench.metrics import METRICS
+from claimbench.plan import Plan, PlannedCell
+
+
+class Ending(NamedTuple):
+    """How a cell's blocks ended, taken together."""
+
+    outcome: str
+    reason: str | None
+    flags: list[str]
+    blocks: int
+    blocks_ok: int
+
+
+def ending(rows: pd.DataFrame) -> Ending:
+    """The ending of a cell from its rows of the table.
+
+    One block with wrong outputs makes the cell wrong: its other blocks ran the same code. A cell of which some blocks
+    ended well is ok, and the blocks that did not are a doubt.
+    """
+    blocks = rows.drop_duplicates("block").sort_values("block")
+    outcomes = [str(outcome) for outcome in blocks["outcome"]]
+    ok = outcomes.count("ok")
+    if "wrong" in outcomes:
+        outcome = "wrong"
+    elif ok:
+        outcome = "ok"
+    else:
+        outcome = outcomes[0]
+    reasons = blocks.loc[blocks["outcome"] == outcome, "reason"].dropna()
+    flags = [flag for text in blocks["flags"].dropna() for flag in str(text).split("; ") if flag]
+    if outcome == "ok":
+        failed = [name for name in outcomes if name != "ok"]
+        flags += [f"{failed.count(name)} of {len(outcomes)} blocks ended {name}" for name in dict.fromkeys(failed)]
+    if (rows["above_ceiling"] == True).any():  # noqa: E712 - rows of failed blocks hold nothing here
+        flags.append("above its ceiling: the measurement or the ceiling is wrong")
+    reason = str(reasons.iloc[0]) if outcome != "ok" and len(reasons) else None
+    return Ending(outcome, reason, list(dict.fromkeys(flags)), len(outcomes), ok)
+
+
+def summarise(plan: Plan, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Every cell of the plan by id; the keys are those of CellSummary in judge.py, all of them plain JSON."""
+    frames = by_cell(table)
+    return {id: _summary(planned, frames[id]) for id, planned in plan.cells.items()}
+
+
+def metric_summary(rows: pd.DataFrame, cell: str, metric: str) -> dict[str, Any] | None:
+    blocks = blocks_of(rows, cell, metric)
+    found = stats.interval(blocks) if any(blocks) else None
+    if found is None:
+        return None
+    medians = [float(np.median(block)) for block in blocks if block]
+    return {"value": found.estimate, "low": found.low, "high": found.high, "blocks": medians}
+
+
+def _summary(planned: PlannedCell, rows: pd.DataFrame) -> dict[str, Any]:
+    cell, end = planned.cell, ending(rows)
+    metrics = {name: found for name in METRICS if (found := metric_summary(rows, cell.id, name))}
+    matches = rows["tokens_match"].dropna()
+    prompts = rows["prompt_tokens"].dropna()
+
+    def value(metric: str) -> float | None:
+        return metrics[metric]["value"] if metric in metrics else None
+
+    return {
+        "outcome": end.outcome,
+        "reason": end.reason,
+        "flags": end.flags,
+        "blocks": end.blocks,
+        "blocks_ok": end.blocks_ok,
+        "reference": planned.reference,
+        "is_reference": planned.reference == cell.id,
+        "exact": planned.exact,
+        "backend": cell.backend,
+        "optimizations": [use.name for use in cell.optimizations],
+        "checkpoint": cell.checkpoint.name,
+        "dtype": cell.dtype,
+        "device": cell.device,
+        "batch": cell.workload.batch,
+        "prompt_tokens": int(prompts.iloc[0]) if len(prompts) else None,
+        "new_tokens": cell.workload.new_tokens,
+        "metrics": metrics,
+        "tokens_match": bool(matches.all()) if len(matches) else None,
+        "token_agreement": _extreme(rows, "token_agreement", "min"),
+        "first_divergence": _first_divergence(rows),
+        "kl_mean_nats": _extreme(rows, "kl_mean_nats", "max"),
+        "top1_agreement": _extreme(rows, "top1_agreement", "min"),
+        "ceiling_ms": value("ceiling_ms"),
+        "ceiling_fraction": value("ceiling_fraction"),
+        "prefill_ceiling_fraction": value("prefill_ceiling_fraction"),
+        "above_ceiling": bool((rows["above_ceiling"] == True).any()),  # noqa: E712
+        "results": planned.paths(),
+    }
+
+
+def _extreme(rows: pd.DataFrame, column: str, which: str) -> float | None:
+    values = rows[column].dropna()
+    return float(getattr(values, which)()) if len(values) else None
+
+
+def _first_divergence(rows: pd.DataFrame) -> int | None:
+    smallest = _extreme(rows, "first_divergence", "min")
+    return None if smallest is None else int(smallest)
