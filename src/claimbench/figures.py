@@ -69,17 +69,23 @@ def bars(
     reference: float | None = None,
     published_here: bool = False,
     published_unit: str = "",
+    best_is_low: bool = False,
 ) -> str:
     """A bar a row, best measured first, with its interval; failures last.
 
     `published_here` draws published figures on the same axis, which is right for ratios; otherwise they stand in a panel of
     their own, on an axis of their own, because they are another machine's.
     """
-    ordered = sorted(rows, key=lambda row: (row.estimate is None, -(row.estimate.value if row.estimate else 0)))
+    direction = 1 if best_is_low else -1
+    ordered = sorted(
+        rows, key=lambda row: (row.estimate is None, direction * row.estimate.value if row.estimate else 0)
+    )
     beside = not published_here and any(row.published is not None for row in ordered)
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, 2 if beside else 1, sharey=True, squeeze=False, width_ratios=[2, 1] if beside else [1])[0]
+        panels = figure.subplots(
+            1, 2 if beside else 1, sharey=True, squeeze=False, width_ratios=[2, 1] if beside else [1]
+        )[0]
         _bar_panel(panels[0], unit, ordered, sign, reference, published_here)
         if beside:
             _published_panel(panels[1], published_unit or f"published, {unit}", ordered)
@@ -101,7 +107,9 @@ def _bar_panel(
         else:
             text = row.note
         style = {} if row.estimate else {"fontstyle": "italic", "color": svg.MUTED}
-        axes.annotate(text, (1, place), (4, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=8, **style)
+        axes.annotate(
+            text, (1, place), (4, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=8, **style
+        )
         if published_here and row.published is not None:
             axes.plot(row.published, place, "D", ms=6, mfc=svg.PAPER, mec=svg.INK, mew=1.1, zorder=5)
         if row.ceiling is not None:
@@ -134,7 +142,9 @@ def _published_panel(axes: Axes, unit: str, rows: Sequence[Bar]) -> None:
 def _whisker(axes: Axes, estimate: Estimate, place: float) -> None:
     if estimate.low is None or estimate.high is None:
         return
-    axes.plot([estimate.low, estimate.high], [place, place], color=svg.INK, linewidth=1.3, zorder=4, solid_capstyle="butt")
+    axes.plot(
+        [estimate.low, estimate.high], [place, place], color=svg.INK, linewidth=1.3, zorder=4, solid_capstyle="butt"
+    )
     for end in (estimate.low, estimate.high):
         axes.plot([end, end], [place - 0.16, place + 0.16], color=svg.INK, linewidth=1.3, zorder=4)
 
@@ -146,7 +156,9 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _wrapped(label: str, width: int = 30, lines: int = 2) -> str:
-    return "\n".join(textwrap.wrap(_typed(label), width, max_lines=lines, placeholder=" …", break_long_words=True) or [" "])
+    return "\n".join(
+        textwrap.wrap(_typed(label), width, max_lines=lines, placeholder=" …", break_long_words=True) or [" "]
+    )
 
 
 def _typed(text: str) -> str:
@@ -167,7 +179,9 @@ def _bar_handles(rows: Sequence[Bar], reference: float | None, published_here: b
             Line2D([], [], marker="D", ms=6, mfc=svg.PAPER, mec=svg.INK, linestyle="", label="published, elsewhere")
         )
     if reference is not None:
-        handles.append(Line2D([], [], color=svg.INK, linestyle=(0, (3, 2)), linewidth=0.9, label=f"no change ({reference:g}x)"))
+        handles.append(
+            Line2D([], [], color=svg.INK, linestyle=(0, (3, 2)), linewidth=0.9, label=f"no change ({reference:g}x)")
+        )
     if any(row.doubted for row in rows):
         handles.append(Line2D([], [], linestyle="", marker="$?$", color=svg.INK, ms=6, label="doubted: see the table"))
     return handles
@@ -253,7 +267,15 @@ def _style(index: int) -> dict[str, Any]:
 def _draw_line(axes: Axes, line: Line, index: int, place: Callable[[Any], float]) -> None:
     style = _style(index)
     good = [(place(point.x), point.estimate) for point in line.points if point.estimate is not None]
-    axes.plot([x for x, _ in good], [estimate.value for _, estimate in good], ms=5, linewidth=1.5, mec=svg.PAPER, mew=0.6, **style)
+    axes.plot(
+        [x for x, _ in good],
+        [estimate.value for _, estimate in good],
+        ms=5,
+        linewidth=1.5,
+        mec=svg.PAPER,
+        mew=0.6,
+        **style,
+    )
     for x, estimate in good:
         if estimate.low is not None and estimate.high is not None:
             axes.plot([x, x], [estimate.low, estimate.high], color=style["color"], linewidth=1.3)
@@ -278,7 +300,9 @@ def _name_lines(axes: Axes, lines: Sequence[Line], names: list[str], place: Call
     spread = _apart([height for height, _ in heights], 0.19 / (float(figure_height_in) - 1.1))
     for (height, label), shown in zip(heights, spread, strict=True):
         style = _style(names.index(label))
-        axes.plot([1.0, 1.05], [height, shown], color=style["color"], linewidth=0.8, transform=axes.transAxes, clip_on=False)
+        axes.plot(
+            [1.0, 1.05], [height, shown], color=style["color"], linewidth=0.8, transform=axes.transAxes, clip_on=False
+        )
         axes.plot(1.07, shown, style["marker"], color=style["color"], ms=5, transform=axes.transAxes, clip_on=False)
         text = textwrap.shorten(_typed(label), 34, placeholder=" …")
         axes.annotate(text, (1.07, shown), (6, 0), "axes fraction", "offset points", va="center", fontsize=8)
@@ -325,14 +349,28 @@ def memory(title: str, description: str, rows: Sequence[Stack], capacity: float 
         axes = figure.subplots()
         parts = (
             ("weights", [row.weights for row in ordered], {"facecolor": svg.SERIES[0], "alpha": 0.55, "hatch": "////"}),
-            ("key-value cache", [row.cache for row in ordered], {"facecolor": svg.SERIES[1], "alpha": 0.6, "hatch": "...."}),
-            ("the rest of the peak", [max(0, (row.peak or 0) - row.weights - row.cache) for row in ordered], {"facecolor": "none"}),
+            (
+                "key-value cache",
+                [row.cache for row in ordered],
+                {"facecolor": svg.SERIES[1], "alpha": 0.6, "hatch": "...."},
+            ),
+            (
+                "the rest of the peak",
+                [max(0, (row.peak or 0) - row.weights - row.cache) for row in ordered],
+                {"facecolor": "none"},
+            ),
         )
         lefts = [0.0] * len(ordered)
         handles: list[Any] = []
         for name, sizes, style in parts:
             axes.barh(
-                range(len(ordered)), [size / 1e9 for size in sizes], left=lefts, height=0.56, edgecolor=svg.INK, linewidth=0.8, **style
+                range(len(ordered)),
+                [size / 1e9 for size in sizes],
+                left=lefts,
+                height=0.56,
+                edgecolor=svg.INK,
+                linewidth=0.8,
+                **style,
             )
             lefts = [left + size / 1e9 for left, size in zip(lefts, sizes, strict=True)]
             handles.append(Patch(edgecolor=svg.INK, linewidth=0.8, label=name, **style))
@@ -341,7 +379,9 @@ def memory(title: str, description: str, rows: Sequence[Stack], capacity: float 
             axes.annotate(text, (1, place), (4, 0), ("axes fraction", "data"), "offset points", va="center", fontsize=8)
         if capacity and max(lefts) > 0.25 * capacity / 1e9:
             axes.axvline(capacity / 1e9, color=svg.INK, linewidth=0.9, linestyle=(0, (3, 2)))
-            handles.append(Line2D([], [], color=svg.INK, linestyle=(0, (3, 2)), linewidth=0.9, label="memory of this device"))
+            handles.append(
+                Line2D([], [], color=svg.INK, linestyle=(0, (3, 2)), linewidth=0.9, label="memory of this device")
+            )
         _name_rows(axes, [row.label for row in ordered])
         axes.set_xlim(left=0)
         axes.set_xlabel("GB (1e9 bytes)")
@@ -376,7 +416,9 @@ def roofline(title: str, description: str, rows: Sequence[Bar]) -> str:
         axes.set_xlabel("% of the ceiling")
         axes.xaxis.grid(True)
         axes.set_axisbelow(True)
-        handles = [Line2D([], [], color=svg.INK, marker="|", ms=13, mew=1.6, linestyle="", label="ceiling of this machine")]
+        handles = [
+            Line2D([], [], color=svg.INK, marker="|", ms=13, mew=1.6, linestyle="", label="ceiling of this machine")
+        ]
         _legend(figure, handles + _bar_handles([row._replace(ceiling=None) for row in ordered], None, False, False))
 
     return _render(title, description, 0.29 * len(ordered) + 1.25, draw)

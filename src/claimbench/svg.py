@@ -60,7 +60,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def _style_sheet() -> str:
-    rules = [f'[style*="{kind}: {light}"]{{{kind}:{dark}!important}}' for light, dark in DARK.items() for kind in ("fill", "stroke")]
+    rules = [
+        f'[style*="{kind}: {light}"]{{{kind}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for kind in ("fill", "stroke")
+    ]
     return f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
 
 

@@ -36,10 +36,10 @@ def _decimals(estimate: Estimate) -> int:
     """
     magnitude = math.floor(math.log10(abs(estimate.value))) if estimate.value else 0
     at_least, at_most = 1 - magnitude, 3 - magnitude
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return 2 - magnitude
     half = (estimate.high - estimate.low) / 2
-    if half <= 0 or not math.isfinite(half):
+    if not math.isfinite(half):
         return at_most
     order = math.floor(math.log10(half))
     digits = 2 if half < 3 * 10.0**order else 1
@@ -58,17 +58,17 @@ def number(value: float, low: float | None = None, high: float | None = None) ->
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
-    """`26.03 [25.91, 26.15]`, or `26.0` where there is no interval; `sign` follows each number (x, %)."""
+    """`26.03 [25.91, 26.15]`, or `26.0` where there is no interval or no width to it; `sign` follows each number (x)."""
     text = number(*estimate) + sign
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return text
     decimals = _decimals(estimate)
     return f"{text} [{_fixed(estimate.low, decimals)}{sign}, {_fixed(estimate.high, decimals)}{sign}]"
 
 
 def percent(fraction: float) -> str:
-    """`68 %`, `4.2 %`, `0.31 %`."""
-    return f"{_fixed(100 * fraction, 0 if abs(fraction) >= 0.1 else 1 if abs(fraction) >= 0.01 else 2)} %"
+    """`68 %`, `4.2 %`, `2 %`, `0.31 %`."""
+    return f"{_fixed(100 * fraction, 0) if abs(fraction) >= 0.1 else f'{100 * fraction:.2g}'} %"
 
 
 def cell_text(text: object) -> str:
