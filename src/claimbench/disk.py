@@ -19,7 +19,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(standing).free
     if free < needed_bytes:
         raise SourceError(
-            f"{folder}: expected {needed_bytes / 1e9:.3f} GB of free space, found {free / 1e9:.3f} GB: "
+            f"{folder}: expected {needed_bytes / 1e6:,.1f} MB of free space, found {free / 1e6:,.1f} MB: "
             "make room, or put the folder on a larger disk"
         )
 

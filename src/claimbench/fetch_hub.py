@@ -1,8 +1,9 @@
 """A model repository on the hub, at one commit, through huggingface_hub and its cache.
 
-The hub's library reads HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE itself, resumes a download that was cut, and
-shares its cache with every other tool. The files are linked from there. A file in the cache carries its expected hash
-as its name, so it can be checked without the network.
+The hub's library reads HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE itself and shares its cache with every other
+tool; the files are linked from there. A connection that is cut is resumed where it stopped; a process that is killed is
+resumed at the file where it stopped. A file in the cache carries its expected hash as its name, so it can be checked
+without the network.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     disk.require_space(hub.cache, sum(sizes.get(name, 0) for name in chosen if not hub.has(name)))
     for name in chosen:
         _link(hub.file(name), folder / name)
+    if info is not None and source.revision != commit:
+        hub.remember(source.revision)
     return commit, chosen
 
 
@@ -100,6 +103,14 @@ class _Hub:
         from huggingface_hub import try_to_load_from_cache
 
         return isinstance(try_to_load_from_cache(self._repository, name, revision=self._commit), str)
+
+    def remember(self, revision: str) -> None:
+        """Note in the cache which commit `revision` stood for, as the library does, so that it is found offline."""
+        from huggingface_hub.file_download import repo_folder_name
+
+        note = self.cache / repo_folder_name(repo_id=self._repository, repo_type="model") / "refs" / revision
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(self._commit, encoding="utf-8")
 
     def file(self, name: str) -> Path:
         """The file's place in the cache, its content compared with its name; fetched anew once where they differ."""

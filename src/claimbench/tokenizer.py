@@ -71,5 +71,9 @@ def write_from_gguf(gguf: Path, folder: Path) -> None:
 
 
 def _write_config(folder: Path, settings: dict[str, Any]) -> None:
-    """`PreTrainedTokenizerFast` is a name that Transformers 4 and 5 both know; 5 alone knows `TokenizersBackend`."""
-    write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    """`PreTrainedTokenizerFast` is a name that Transformers 4 and 5 both know; 5 alone knows `TokenizersBackend`.
+
+    Without `model_input_names`, version 4 makes token type ids, which decoders refuse.
+    """
+    common = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    write_json(folder / "tokenizer_config.json", settings | common)
