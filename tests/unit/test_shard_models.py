@@ -98,7 +98,7 @@ def test_the_first_layers_of_a_checkpoint_are_a_model(tmp_path: Path) -> None:
 
 
 def write_gguf(path: Path, quantization: str, tied: bool = False) -> None:
-    """A GGUF file of tiny-llama's shape with random weights, a byte tokenizer and one merge."""
+    """A GGUF file of tiny-llama's shape with random weights, a byte tokenizer and two merges."""
     import gguf
 
     arch = cost.architecture("tiny-llama")
@@ -114,15 +114,15 @@ def write_gguf(path: Path, quantization: str, tied: bool = False) -> None:
     writer.add_rope_freq_base(50000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(arch.vocabulary)
-    tokens = [*byte_alphabet(), "ab", "<|endoftext|>"]
+    tokens = [*byte_alphabet(), "ab", "cd", "<|endoftext|>"]
     tokens += [f"<unused{number}>" for number in range(arch.vocabulary - len(tokens))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([1] * 257 + [3] * (arch.vocabulary - 257))
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(257)
+    writer.add_token_types([1] * 258 + [3] * (arch.vocabulary - 258))
+    writer.add_token_merges(["a b", "c d"])
+    writer.add_bos_token_id(258)
+    writer.add_eos_token_id(258)
     kind = gguf.GGMLQuantizationType[quantization]
     generator = np.random.default_rng(0)
     for name, shape in gguf_shapes().items():
@@ -180,7 +180,7 @@ def test_gguf_gives_the_logits_and_tokens_that_transformers_gets_from_it(quantiz
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     their_tokenizer = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
     assert tokenizer(TEXT)["input_ids"] == their_tokenizer(TEXT)["input_ids"]
-    assert tokenizer("ab")["input_ids"] == [256]
+    assert tokenizer("abcd")["input_ids"] == [256, 257]
     assert ours.config.rope_parameters["rope_theta"] == 50000.0
 
 
