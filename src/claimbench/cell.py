@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+Whole = Annotated[int, Strict()]
+Real = Annotated[float, Strict()]
+"""Numbers that a person wrote as numbers: the text "3" is a mistake, not three."""
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
@@ -37,10 +41,10 @@ class Frozen(BaseModel):
 class Sampling(Frozen):
     """Draw tokens instead of taking the likeliest one."""
 
-    temperature: float = Field(default=1.0, gt=0)
-    top_k: int = Field(default=0, ge=0, description="0 keeps all")
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int = Field(default=0, ge=0)
+    temperature: Real = Field(default=1.0, gt=0)
+    top_k: Whole = Field(default=0, ge=0, description="0 keeps all")
+    top_p: Real = Field(default=1.0, gt=0, le=1)
+    seed: Whole = Field(default=0, ge=0)
 
 
 class Workload(Frozen):
@@ -73,7 +77,9 @@ class Checkpoint(Frozen):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     source: str
     architecture: str
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, where it is one")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, where it is one"
+    )
     keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
 
 

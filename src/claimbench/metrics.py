@@ -43,6 +43,8 @@ METRICS: dict[str, Metric] = {
     "weights_bytes": Metric("bytes of weights", "B"),
     "step_weights_bytes": Metric("bytes of weights read per decode step", "B"),
     "kv_cache_bytes": Metric("bytes of key-value cache", "B"),
+    "peak_bytes": Metric("peak memory (allocated on a device, resident on a CPU)", "B"),
+    "peak_bytes": Metric("peak memory", "B"),
     "rss_peak_bytes": Metric("peak resident memory of the process", "B"),
     "rss_load_bytes": Metric("resident memory added by loading", "B"),
     "device_allocated_peak_bytes": Metric("peak device memory allocated", "B"),
@@ -69,6 +71,8 @@ MEMORY = (
     "device_reserved_peak",
     "device_used",
 )
+PEAK = {"cuda": "device_allocated_peak", "cpu": "rss_peak"}
+"""What `peak_bytes` is: of the device's allocator, or of the process where the device is the host."""
 
 
 def of_sample(sample: Sample, batch: int, prompt_tokens: int | None) -> Numbers:
@@ -107,11 +111,14 @@ def of_block(result: Result) -> Numbers:
         "compile_s_extra": first_s - median(walls) / 1e9 if first_s is not None and walls else None,
         "energy_j_per_token": _per(result.energy_mj / 1e3, made) if result.energy_mj is not None else None,
         "rss_load_bytes": _difference(memory.get("rss_after_load"), memory.get("rss_before_load")),
+        "peak_bytes": _scaled(memory.get(PEAK[result.cell.device]), 1),
         "recompiles": _count(result, "recompiles"),
         "graphs": _count(result, "graphs"),
         "kl_mean_nats": result.fidelity.kl_mean_nats if result.fidelity else None,
         "top1_agreement": result.fidelity.top1_agreement if result.fidelity else None,
     }
+    peak = "device_allocated_peak" if result.cell.device == "cuda" else "rss_peak"
+    numbers["peak_bytes"] = _scaled(memory.get(peak), 1)
     return numbers | {f"{name}_bytes": _scaled(memory.get(name), 1) for name in MEMORY}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,9 +11,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from claimbench.cell import Frozen
+from claimbench.cell import Frozen, Real, Whole
 from claimbench.errors import ConfigError, did_you_mean
-from claimbench.study import Real, Study, Whole
+from claimbench.study import Study
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,6 +52,7 @@ class Limits(Frozen):
     new_tokens: Whole | None = Field(default=None, ge=1)
     prompt_tokens: Whole | None = Field(default=None, ge=1)
     batch: Whole | None = Field(default=None, ge=1)
+    batch_tokens: Whole | None = Field(default=None, ge=1, description="batch x prompt_tokens; above it, left out")
     samples: Whole | None = Field(default=None, ge=1, description="timed generations per block")
 
 
@@ -106,22 +108,74 @@ def validate(model: type[Model], value: Any, where: str) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        lines = [_sentence(model, item) for item in error.errors()]
-        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from error
+        raise ConfigError("\n".join(f"{where}: {line}" for line in _sentences(model, value, error))) from error
 
 
-def _sentence(model: type[BaseModel], item: ErrorDetails) -> str:
+def _sentences(model: type[BaseModel], value: Any, error: ValidationError) -> list[str]:
+    """One sentence per wrong key. What a wrong key makes wrong above it is left out."""
+    by_key: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for item in error.errors():
+        by_key.setdefault(_key_path(value, item), []).append(item)
+    deepest = [key for key in by_key if not any(other[: len(key)] == key and other != key for other in by_key)]
+    return [f"{'.'.join(map(str, key)) or '(top)'}: {_sentence(model, by_key[key])}" for key in deepest]
+
+
+def _key_path(value: Any, item: ErrorDetails) -> tuple[int | str, ...]:
+    """Where the mistake is, in the file's own keys: pydantic also names the branches of unions on its way."""
+    path: list[int | str] = []
     location = item["loc"]
-    key = ".".join(str(part) for part in location) or "(top)"
-    if item["type"] == "extra_forbidden":
-        return (
-            f"{key}: unknown key '{location[-1]}'.{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
-        )
-    if item["type"] == "missing":
-        return f"{key}: this key is missing"
-    arrived = repr(item["input"])
-    shown = arrived if len(arrived) <= 60 else arrived[:57] + "..."
-    return f"{key}: {item['msg'].removeprefix('Value error, ')} (got {shown})"
+    for number, part in enumerate(location):
+        entries = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(entries, Mapping) and part in entries:
+            value = entries[part]
+        elif item["type"] != "missing" or number < len(location) - 1:
+            continue
+        path.append(part)
+    return (*path, "kind") if item["type"].startswith("union_tag") else tuple(path)
+
+
+def _sentence(model: type[BaseModel], items: list[ErrorDetails]) -> str:
+    """What is wrong with one key; where it may be one of several things, each of them."""
+    first = items[0]
+    location = first["loc"]
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{location[-1]}'.{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
+    if first["type"] == "missing":
+        present = ", ".join(map(str, first["input"])) if isinstance(first["input"], Mapping) else ""
+        return f"this key is missing (got {present or 'no keys'})"
+    if first["type"].startswith("union_tag"):
+        context = first.get("ctx", {})
+        kinds = [kind.strip("' ") for kind in str(context.get("expected_tags", "")).split(",") if kind]
+        if first["type"] == "union_tag_invalid":
+            return f"unknown kind '{context['tag']}'.{did_you_mean(str(context['tag']), kinds)}"
+        return f"this key is missing (got {', '.join(map(str, first['input']))})"
+    expected = " or ".join(dict.fromkeys(_expected(item) for item in items))
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
+        return expected
+    hint = ""
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        hint = did_you_mean(first["input"], re.findall(r"'([^']*)'", first["ctx"]["expected"]))
+        hint = hint if hint.startswith(" Did") else ""
+    arrived = repr(first["input"])
+    return f"{expected} (got {arrived if len(arrived) <= 60 else arrived[:57] + '...'}).{hint}".removesuffix(".")
+
+
+PLAIN_WORDS = {
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "string_type": "expected text",
+    "tuple_type": "expected a list",
+    "dict_type": "expected keys and values",
+    "model_type": "expected keys and values",
+    "too_short": "expected at least one entry",
+}
+
+
+def _expected(item: ErrorDetails) -> str:
+    """A message of pydantic without the words that only Python has."""
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return PLAIN_WORDS.get(item["type"], message)
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -165,7 +219,8 @@ def load_params(value: Any, where: str = "params.yaml") -> Params:
     for name, checkpoint in params.checkpoints.items():
         if not checkpoint.source.startswith(SOURCE_KINDS):
             raise ConfigError(
-                f"{where}: checkpoints.{name}.source: expected one of {', '.join(SOURCE_KINDS)} (got {checkpoint.source!r})"
+                f"{where}: checkpoints.{name}.source: expected one of {', '.join(SOURCE_KINDS)} "
+                f"(got {checkpoint.source!r})"
             )
     if len(set(params.studies)) != len(params.studies):
         raise ConfigError(f"{where}: studies: a study is named twice (got {list(params.studies)})")

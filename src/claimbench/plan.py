@@ -12,14 +12,13 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from claimbench import backends, optimizations
 from claimbench.cell import Cell, Checkpoint, Device, Frozen, OptimizationUse, Protocol, Workload
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.keys import key_of
+from claimbench.metrics import METRICS
 from claimbench.model import cost
-from claimbench.params import Params
+from claimbench.params import Params, validate
 from claimbench.result import Key
 from claimbench.study import Check, Experiment, Hold, Study, StudyCell
 
@@ -155,6 +154,8 @@ def _points(experiment: Experiment) -> Iterator[tuple[str, StudyCell, dict[str, 
 def _published(study_cell: StudyCell, point: dict[str, Any], path: str) -> dict[str, float | int | str]:
     figures: dict[str, float | int | str] = {}
     for metric, figure in study_cell.published.items():
+        if metric not in METRICS:
+            raise ConfigError(f"{path}.published: unknown metric '{metric}'.{did_you_mean(metric, METRICS)}")
         if not isinstance(figure, dict):
             figures[metric] = figure
             continue
@@ -194,6 +195,9 @@ def _cut(
             return kept, cut, f"capped by params.yaml limits.{key}={limit}"
         kept[key] = limit
         cut.append(f"{key} {value} cut to {limit} by params.yaml limits.{key}")
+    together, limit = (kept["batch"] or 1) * (kept["prompt_tokens"] or 1), params.limits.batch_tokens
+    if limit is not None and together > limit:
+        return kept, cut, f"capped by params.yaml limits.batch_tokens={limit}"
     return kept, cut, None
 
 
@@ -251,13 +255,7 @@ def _cell(
         draft_setting = getattr(optimizations.find(use.name), "CHECKPOINT_SETTING", None)
         if draft_setting:
             draft = _checkpoint(params, use.settings[draft_setting], f"{path}.optimizations.{use.name}.{draft_setting}")
-    try:
-        options = backend.Options.model_validate(setting("options")).model_dump(mode="json")
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        hint = did_you_mean(key, backend.Options.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{path}.options.{key}: {first['msg']}.{hint}") from error
+    options = validate(backend.Options, setting("options"), f"{path}.options").model_dump(mode="json")
 
     context = cost.architecture(checkpoint.architecture).context
     length = (workload.prompt_tokens or 1) + workload.new_tokens
@@ -331,13 +329,7 @@ def _optimizations(
             hint = did_you_mean(name, optimizations.names())
             raise ConfigError(f"{path}.optimizations: unknown optimization '{name}'.{hint}")
         module = optimizations.find(name)
-        try:
-            settings = optimizations.settings_of(name, raw).model_dump(mode="json")
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            hint = did_you_mean(key, module.Settings.model_fields) if first["type"] == "extra_forbidden" else ""
-            raise ConfigError(f"{path}.optimizations.{name}.{key}: {first['msg']}.{hint}") from error
+        settings = validate(module.Settings, raw, f"{path}.optimizations.{name}").model_dump(mode="json")
         if module.SEAM not in seams:
             raise ConfigError(
                 f"{path}: '{name}' changes the {module.SEAM}, which the backend '{backend_name}' does not offer"
@@ -389,6 +381,9 @@ def _check_claims(plan: Plan) -> None:
 
 
 def _check_addresses(planned: PlannedStudy, check: Check, path: str) -> None:
+    metric = getattr(check, "metric", None)
+    if metric is not None and metric not in METRICS:
+        raise ConfigError(f"{path}.metric: unknown metric '{metric}'.{did_you_mean(metric, METRICS)}")
     curve = check.kind in ("shape", "frontier")
     for field in ("of", "to", "than_of", "than_to"):
         address = getattr(check, field, None)

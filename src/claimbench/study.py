@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from claimbench.cell import Device, Dtype, Frozen, Sampling
+from claimbench.cell import Device, Dtype, Frozen, Real, Sampling, Whole
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Scalar = float | int | str
-Whole = Annotated[int, Strict()]
-Real = Annotated[float, Strict()]
-"""Numbers that a person wrote as numbers: the text "3" is a mistake, not three."""
 Published = dict[str, Scalar | dict[Scalar, Scalar]]
 
 SWEEPABLE = ("checkpoint", "dtype", "prompt", "prompt_tokens", "new_tokens", "batch")
