@@ -15,7 +15,7 @@ import pandas as pd
 from claimbench import metrics, result
 from claimbench.errors import ResultError
 from claimbench.metrics import METRICS
-from claimbench.model import ceiling
+from claimbench.model import roofline
 from claimbench.plan import Plan, PlannedCell
 from claimbench.result import Result, Sample
 
@@ -161,8 +161,8 @@ def _of_sample(record: Result, sample: Sample, reference: Result | None, ceiling
     if reference is not None and reference.outcome == "ok":
         numbers["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256
     if record.prompt_tokens:
-        step_limit = ceiling.step_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
-        prefill_limit = ceiling.prefill_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
+        step_limit = roofline.step_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
+        prefill_limit = roofline.prefill_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
         steps = sample.step_ns[1:]
         mean_step_ms = sum(steps) / len(steps) / 1e6 if steps else 0.0
         numbers |= {

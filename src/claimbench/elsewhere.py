@@ -9,7 +9,7 @@ import pandas as pd
 
 from claimbench.cell import DTYPE_BYTES
 from claimbench.model import cost
-from claimbench.model.ceiling import architecture_of
+from claimbench.model.roofline import architecture_of
 from claimbench.plan import Plan
 from claimbench.study import AbsoluteCheck, FrontierCheck
 

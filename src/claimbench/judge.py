@@ -83,6 +83,11 @@ def judge(plan: Plan, table: pd.DataFrame, tolerance: float | None = None) -> Ve
     )
 
 
+def verdicts(plan: Plan, table: pd.DataFrame) -> dict[str, Any]:
+    """What is written: the verdicts as plain JSON values."""
+    return judge(plan, table).model_dump(mode="json")
+
+
 def judge_claim(claim: Claim, study: str, evidence: Evidence) -> ClaimVerdict:
     checks = tuple(judge_check(check, study, evidence) for check in claim.checks)
     verdict, reason = combine(checks)

@@ -44,7 +44,6 @@ METRICS: dict[str, Metric] = {
     "step_weights_bytes": Metric("bytes of weights read per decode step", "B"),
     "kv_cache_bytes": Metric("bytes of key-value cache", "B"),
     "peak_bytes": Metric("peak memory (allocated on a device, resident on a CPU)", "B"),
-    "peak_bytes": Metric("peak memory", "B"),
     "rss_peak_bytes": Metric("peak resident memory of the process", "B"),
     "rss_load_bytes": Metric("resident memory added by loading", "B"),
     "device_allocated_peak_bytes": Metric("peak device memory allocated", "B"),
@@ -117,8 +116,6 @@ def of_block(result: Result) -> Numbers:
         "kl_mean_nats": result.fidelity.kl_mean_nats if result.fidelity else None,
         "top1_agreement": result.fidelity.top1_agreement if result.fidelity else None,
     }
-    peak = "device_allocated_peak" if result.cell.device == "cuda" else "rss_peak"
-    numbers["peak_bytes"] = _scaled(memory.get(peak), 1)
     return numbers | {f"{name}_bytes": _scaled(memory.get(name), 1) for name in MEMORY}
 
 

@@ -83,7 +83,6 @@ def recommendations(
     """Recommendations by objective, the largest gain first; `cells` is what `summarise` returned."""
     places = _places(plan)
     frames = by_cell(table)
-    memory = "device_allocated_peak_bytes" if plan.device == "cuda" else "rss_peak_bytes"
     found: list[Recommendation] = []
     for id, planned in plan.cells.items():
         reference = planned.reference
@@ -91,23 +90,23 @@ def recommendations(
             continue
         if any(cells[side]["outcome"] != "ok" or cells[side]["above_ceiling"] for side in (id, reference)):
             continue
-        for question in _questions(planned, memory):
+        for question in _questions(planned):
             gain = _gain(frames, id, reference, question.metric)
             if gain is None or gain.low <= 1 + tolerance:
                 continue
-            price = _cost(frames, cells, id, reference, memory)
+            price = _cost(frames, cells, id, reference)
             found.append(_recommendation(question, planned, cells[id], gain, price, places[id]))
     order = {"latency": 0, "throughput": 1, "memory": 2}
     return sorted(found, key=lambda each: (order[each.objective], -each.gain, each.cell, each.metric))
 
 
-def _questions(planned: PlannedCell, memory: str) -> list[_Question]:
+def _questions(planned: PlannedCell) -> list[_Question]:
     """Batch 1 is asked about latency, larger batches about throughput, all about memory."""
     if planned.cell.workload.batch == 1:
         speed = [_Question("latency", "decode_tok_s"), _Question("latency", "total_ms")]
     else:
         speed = [_Question("throughput", "tok_s")]
-    return [*speed, _Question("memory", memory)]
+    return [*speed, _Question("memory", "peak_bytes")]
 
 
 def _places(plan: Plan) -> dict[str, list[Place]]:
@@ -142,11 +141,9 @@ def _value(summary: dict[str, Any], metric: str) -> float | None:
     return float(found["value"]) if found else None
 
 
-def _cost(
-    frames: dict[str, pd.DataFrame], cells: dict[str, dict[str, Any]], cell: str, reference: str, memory: str
-) -> Cost:
+def _cost(frames: dict[str, pd.DataFrame], cells: dict[str, dict[str, Any]], cell: str, reference: str) -> Cost:
     ours, theirs = cells[cell], cells[reference]
-    memory_ratio, decode_ratio = (_ratio(frames, cell, reference, metric) for metric in (memory, "decode_tok_s"))
+    memory_ratio, decode_ratio = (_ratio(frames, cell, reference, metric) for metric in ("peak_bytes", "decode_tok_s"))
     extra, their_extra = _value(ours, "compile_s_extra"), _value(theirs, "compile_s_extra")
     beyond = extra - their_extra if extra is not None and their_extra is not None else None
     return Cost(

@@ -154,6 +154,23 @@ def step_bytes(
     return weights + kv_bytes(arch, batch, length, bytes_per_value)
 
 
+def activation_bytes(arch: Architecture, batch: int, new: int, bytes_per_value: float) -> float:
+    """Bytes that one pass over `new` tokens a row needs beside weights and cache, at its widest point.
+
+    That is the residual stream and its norm with either the projections of attention (scores are not kept: a fused
+    kernel is assumed) or the feed-forward's intermediates, and float32 logits of the last position.
+    """
+    attention = (2 * arch.heads + 2 * arch.kv_heads) * arch.head_dim
+    widest = max(attention, (3 if arch.family == "llama" else 2) * arch.intermediate)
+    return batch * (new * (2 * arch.hidden + widest) * bytes_per_value + 4 * arch.vocabulary)
+
+
+def peak_bytes(arch: Architecture, batch: int, length: int, bytes_per_value: float) -> float:
+    """Bytes to hold at the worst moment of a generation to `length` tokens, were all of it a prompt."""
+    held = arch.weights * bytes_per_value + kv_bytes(arch, batch, length, bytes_per_value)
+    return held + activation_bytes(arch, batch, length, bytes_per_value)
+
+
 def pass_flops(arch: Architecture, batch: int, new: int, past: int, heads_at: int | None = None) -> float:
     """Operations (2 per multiply-add) of one pass over `new` tokens a row behind `past` cached ones.
 
