@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from claimbench import figures
-from claimbench.figures import Bar, Line, Panel, Point, Stack
+from claimbench import curves, figures
+from claimbench.curves import Line, Panel, Point
+from claimbench.figures import Bar, Stack
 from claimbench.findings import Findings, head, in_unit
 from claimbench.metrics import METRICS
 from claimbench.plan import PlannedStudy, Row
@@ -20,7 +21,7 @@ from claimbench.tables import (
     swept_key,
     worded,
 )
-from claimbench.wording import Estimate, count, interval, percent, slug
+from claimbench.wording import Estimate, count, interval, number, percent, slug
 
 OUTCOMES = {"oom": "out of memory", "implied-oom": "out of memory (implied)", "wrong": "wrong output"}
 MOST_BARS = 60
@@ -67,34 +68,23 @@ def _note(findings: Findings, row: Row) -> str:
 
 def _bars(findings: Findings, study: str, name: str, metric: str, rows: dict[str, Row]) -> Illustration:
     experiment = findings.plan.studies[study].study.experiments[name]
-    first = next(iter(rows.values()))
     ratios = {address: findings.times_better(row, base_of(rows, row), metric) for address, row in rows.items()}
     relative = experiment.show == "bars" and len(rows) > 1 and any(ratios.values())
-    bars = []
-    for address, row in list(rows.items())[:MOST_BARS]:
-        measured = findings.estimate(row, metric)
-        limit = findings.ceiling(row, metric)
-        bars.append(
-            Bar(
-                label=row_title(row),
-                estimate=ratios[address] if relative else in_unit(metric, measured) if measured else None,
-                note=_note(findings, row),
-                published=published_better(row, base_of(rows, row), metric)
-                if relative
-                else published_number(row, metric),
-                ceiling=None if relative or metric.endswith("_bytes") else limit,
-                doubted=bool(findings.doubts(row)),
-            )
-        )
-    unit = f"times better than '{first.title}' in {METRICS[metric].title}" if relative else head(metric)
-    told = [f"{bar.label}: {interval(bar.estimate)}" for bar in bars if bar.estimate]
-    failed = [f"{bar.label}: {bar.note}" for bar in bars if not bar.estimate]
-    alt = f"{experiment.question} {unit}: {'; '.join(told + failed)}."
+    shown = dict(list(rows.items())[:MOST_BARS])
+    if relative:
+        base = next(iter(rows.values())).title
+        unit = f"times better than '{base}' in {METRICS[metric].title}"
+        drawn = [_ratio_bar(findings, rows, row, metric, ratios[address]) for address, row in shown.items()]
+    else:
+        unit = head(metric)
+        drawn = [_value_bar(findings, row, metric) for row in shown.values()]
+    told = [f"{bar.label}: {interval(bar.estimate) if bar.estimate else bar.note}" for bar in drawn]
+    alt = f"{experiment.question} {_sentence_case(unit)}: {'; '.join(told)}."
     svg = figures.bars(
         f"{study}: {name}",
         alt,
         unit,
-        bars,
+        drawn,
         sign="x" if relative else "",
         reference=1.0 if relative else None,
         published_here=relative,
@@ -102,56 +92,71 @@ def _bars(findings: Findings, study: str, name: str, metric: str, rows: dict[str
         best_is_low=not relative and METRICS[metric].better == "lower",
     )
     caption = _sentence_case(f"{unit}, best first.")
-    if any(bar.published is not None for bar in bars) and not relative:
+    if any(bar.published is not None for bar in drawn) and not relative:
         caption += " Published figures are another machine's and stand on an axis of their own."
     if len(rows) > MOST_BARS:
         caption += f" The first {MOST_BARS} of {len(rows)} cells."
-    return Illustration(f"{slug(study)}-{slug(name)}.svg", alt, caption, svg)
+    return Illustration(f"{study}--{name}.svg", alt, caption, svg)
+
+
+def _ratio_bar(findings: Findings, rows: dict[str, Row], row: Row, metric: str, ratio: Estimate | None) -> Bar:
+    note = _note(findings, row) if findings.estimate(row, metric) is None else "nothing to compare with"
+    published = published_better(row, base_of(rows, row), metric)
+    return Bar(row_title(row), ratio, note, published, doubted=bool(findings.doubts(row)))
+
+
+def _value_bar(findings: Findings, row: Row, metric: str) -> Bar:
+    found = findings.estimate(row, metric)
+    return Bar(
+        label=row_title(row),
+        estimate=in_unit(metric, found) if found else None,
+        note=_note(findings, row),
+        published=published_number(row, metric),
+        ceiling=findings.ceiling(row, metric),
+        doubted=bool(findings.doubts(row)),
+    )
 
 
 def _curves(
     findings: Findings, study: str, name: str, metric: str, key: str, group: str, rows: dict[str, Row], *, several: bool
 ) -> Illustration:
     experiment = findings.plan.studies[study].study.experiments[name]
-    lines = {
-        label: [row for row in rows.values() if row.label == label]
-        for label in dict.fromkeys(r.label for r in rows.values())
-    }
-    ours = []
-    theirs = []
-    for of_label in lines.values():
-        points, published = [], []
-        for row in of_label:
-            estimate = findings.estimate(row, metric)
-            points.append(Point(row.sweep[key], in_unit(metric, estimate) if estimate else None, _note(findings, row)))
-            figure = row.published.get(metric)
-            if figure is not None:
-                value = published_number(row, metric)
-                published.append(
-                    Point(
-                        row.sweep[key],
-                        Estimate(value) if value is not None else None,
-                        OUTCOMES.get(str(figure), str(figure)),
-                    )
-                )
-        ours.append(Line(of_label[0].title, tuple(points)))
-        if published:
-            theirs.append(Line(of_label[0].title, tuple(published)))
-    panels = [Panel("measured here" if theirs else "", tuple(ours))]
+    by_label: dict[str, list[Row]] = {}
+    for row in rows.values():
+        by_label.setdefault(row.label, []).append(row)
+    ours = tuple(Line(of[0].title, tuple(_point(findings, row, metric, key) for row in of)) for of in by_label.values())
+    theirs = tuple(
+        Line(of[0].title, tuple(_published_point(row, metric, key) for row in of if metric in row.published))
+        for of in by_label.values()
+        if any(metric in row.published for row in of)
+    )
+    panels = [Panel("measured here" if theirs else "", ours)]
     if theirs:
-        panels.append(Panel("published, elsewhere", tuple(theirs)))
+        panels.append(Panel("published, elsewhere", theirs))
     values = [p.estimate.value for panel in panels for line in panel.lines for p in line.points if p.estimate]
     log_y = min(values) > 0 and max(values) / min(values) > 8
-    where = f" ({group})" if group else ""
-    subject = f"{METRICS[metric].title} against {worded(key)}{where}"
-    alt = f"{experiment.question} {_sentence_case(subject)}, {METRICS[metric].unit}. " + "; ".join(
-        f"{line.label}: " + ", ".join(f"{p.x} -> {interval(p.estimate) if p.estimate else p.note}" for p in line.points)
-        for line in ours
-    )
-    svg = figures.curves(f"{study}: {name}{where}", alt, worded(key), head(metric), panels, log_y=log_y)
-    caption = _sentence_case(subject) + ("; the upright axis is logarithmic." if log_y else ".")
-    parts = [slug(study), slug(name), *([slug(metric)] if several else []), *([slug(group)] if group else [])]
-    return Illustration("-".join(parts) + ".svg", alt, caption, svg)
+    where = f", {group}" if group else ""
+    subject = _sentence_case(f"{METRICS[metric].title} against {worded(key)}{where}")
+    told = "; ".join(f"{line.label}: {', '.join(_told(point) for point in line.points)}" for line in ours)
+    alt = f"{experiment.question} {subject}, in {METRICS[metric].unit or 'numbers'}. {told}."
+    svg = curves.curves(f"{study}: {name}{where}", alt, worded(key), head(metric), panels, log_y=log_y)
+    caption = subject + ("; the upright axis is logarithmic." if log_y else ".")
+    parts = [study, name, *([metric] if several else []), *([slug(group)] if group else [])]
+    return Illustration("--".join(parts) + ".svg", alt, caption, svg)
+
+
+def _point(findings: Findings, row: Row, metric: str, key: str) -> Point:
+    found = findings.estimate(row, metric)
+    return Point(row.sweep[key], in_unit(metric, found) if found else None, _note(findings, row))
+
+
+def _published_point(row: Row, metric: str, key: str) -> Point:
+    value, figure = published_number(row, metric), str(row.published[metric])
+    return Point(row.sweep[key], None if value is None else Estimate(value), OUTCOMES.get(figure, figure))
+
+
+def _told(point: Point) -> str:
+    return f"at {point.x} {interval(point.estimate) if point.estimate else point.note}"
 
 
 def _sentence_case(text: str) -> str:
@@ -161,57 +166,63 @@ def _sentence_case(text: str) -> str:
 def _distinct(planned: PlannedStudy) -> dict[str, Row]:
     """A study's rows by title, each cell once."""
     seen: set[str] = set()
-    rows: dict[str, Row] = {}
-    for experiment, of_experiment_ in planned.rows.items():
-        for row in of_experiment_.values():
+    found: dict[str, Row] = {}
+    for experiment, rows in planned.rows.items():
+        for row in rows.values():
             if row.cell and row.cell not in seen:
                 seen.add(row.cell)
                 title = row_title(row)
-                rows[title if title not in rows else f"{title} ({worded(experiment)})"] = row
-    return rows
+                found[title if title not in found else f"{title} ({worded(experiment)})"] = row
+    return found
 
 
 def of_memory(findings: Findings, study: str) -> Illustration | None:
+    """What every cell of the study keeps in memory; None where nothing was measured."""
     stacks = []
     for title, row in _distinct(findings.plan.studies[study]).items():
-        peak = findings.estimate(row, findings.peak_metric())
-        weights, cache = findings.estimate(row, "weights_bytes"), findings.estimate(row, "kv_cache_bytes")
-        if peak or (weights and weights.value):
-            stacks.append(
-                Stack(title, weights.value if weights else 0, cache.value if cache else 0, peak.value if peak else None)
-            )
+        weights, cache, peak = (
+            found.value if (found := findings.estimate(row, metric)) else 0.0
+            for metric in ("weights_bytes", "kv_cache_bytes", findings.peak_metric())
+        )
+        if weights or peak:
+            stacks.append(Stack(title, weights, cache, peak or None))
     if not stacks:
         return None
-    machine, cuda = findings.plan.machine, findings.plan.device == "cuda"
-    gpus = machine.get("gpus") or []
-    capacity = gpus[0].get("memory_bytes") if cuda and gpus else (machine.get("memory_gb") or 0) * 1e9
-    alt = (
-        "Memory by cell: "
-        + "; ".join(f"{s.label}: {(s.peak or s.weights + s.cache) / 1e9:.3g} GB" for s in stacks)
-        + "."
+    largest = sorted(stacks, key=lambda stack: -(stack.peak or stack.weights))[:MOST_BARS]
+    told = "; ".join(f"{s.label}: {number((s.peak or s.weights + s.cache) / 1e9)} GB" for s in largest)
+    caption = (
+        f"Memory of {count(len(largest), 'cell')}, largest first: {head(findings.peak_metric())} (1e9 bytes), and what "
+        "is known to be in it."
     )
-    largest = sorted(stacks, key=lambda stack: -(stack.peak or 0))[:MOST_BARS]
-    caption = f"Memory of {count(len(largest), 'cell')}, largest first: {head(findings.peak_metric())} (1 GB = 1e9 bytes), and what is known to be in it."
-    svg = figures.memory(f"{study}: memory", alt, largest, capacity or None)
-    return Illustration(f"{slug(study)}-memory.svg", alt, caption, svg)
+    alt = f"Memory by cell, {head(findings.peak_metric())}: {told}."
+    svg = figures.memory(f"{study}: memory", alt, largest, _capacity(findings))
+    return Illustration(f"{study}--memory-by-cell.svg", alt, caption, svg)
+
+
+def _capacity(findings: Findings) -> float | None:
+    """Bytes of memory of the device that was measured."""
+    machine = findings.plan.machine
+    if findings.plan.device == "cpu":
+        return float(machine["memory_gb"]) * 1e9 if machine.get("memory_gb") else None
+    size = machine["gpus"][0].get("memory_bytes") if machine.get("gpus") else None
+    return float(size) if size else None
 
 
 def of_ceilings(findings: Findings, study: str) -> Illustration | None:
-    bars = []
-    for title, row in _distinct(findings.plan.studies[study]).items():
-        share = findings.estimate(row, "ceiling_fraction")
-        if share:
-            bars.append(Bar(title, share, doubted=bool(findings.doubts(row))))
-    if not bars:
+    """The share of its decode ceiling that every cell of the study reaches; None where none has one."""
+    shares = [
+        Bar(title, share, doubted=bool(findings.doubts(row)))
+        for title, row in _distinct(findings.plan.studies[study]).items()
+        if (share := findings.estimate(row, "ceiling_fraction"))
+    ]
+    if not shares:
         return None
-    alt = (
-        "Share of the decode ceiling by cell: "
-        + "; ".join(f"{b.label}: {percent(b.estimate.value)}" for b in bars if b.estimate)
-        + "."
-    )
-    best = sorted(bars, key=lambda bar: -(bar.estimate.value if bar.estimate else 0))[:MOST_BARS]
+    best = sorted(shares, key=lambda bar: -(bar.estimate.value if bar.estimate else 0))[:MOST_BARS]
+    told = "; ".join(f"{bar.label}: {percent(bar.estimate.value)}" for bar in best if bar.estimate)
+    alt = f"Share of the decode ceiling by cell: {told}."
     caption = (
-        "How much of this machine's limit a decode step reaches: the bytes that it must read over the measured read bandwidth, "
-        "or its operations over the measured matrix rate, whichever takes longer."
+        "How much of this machine's limit a decode step reaches: the bytes that it must read over the measured read "
+        "bandwidth, or its operations over the measured matrix rate, whichever takes longer."
     )
-    return Illustration(f"{slug(study)}-ceiling.svg", alt, caption, figures.roofline(f"{study}: ceilings", alt, best))
+    svg = figures.roofline(f"{study}: ceilings", alt, best)
+    return Illustration(f"{study}--ceiling-by-cell.svg", alt, caption, svg)

@@ -15,17 +15,8 @@ from claimbench.wording import significant
 
 VERDICTS = ("supported", "refuted", "undecided", "not runnable here")
 TRACKED = (
-    *(
-        "decode_tok_s",
-        "tok_s",
-        "prefill_ms",
-        "step_ms",
-        "ms_per_token",
-        "load_s",
-        "compile_s_extra",
-        "energy_j_per_token",
-    ),
-    *("rss_peak_bytes", "device_allocated_peak_bytes", "weights_bytes", "token_agreement", "ceiling_fraction"),
+    *("decode_tok_s", "tok_s", "prefill_ms", "ms_per_token", "load_s", "compile_s_extra", "energy_j_per_token"),
+    *("rss_peak_bytes", "device_allocated_peak_bytes", "token_agreement", "ceiling_fraction"),
 )
 
 
@@ -41,7 +32,7 @@ def metrics_json(findings: Findings) -> dict[str, Any]:
         numbers = {metric: found.value for metric in TRACKED if (found := findings.estimate(row, metric))}
         if numbers:
             studies.setdefault(study, {})[address] = {name: significant(value, 4) for name, value in numbers.items()}
-    return {"studies": studies, "verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(findings).items()}}
+    return {"verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(findings).items()}, "studies": studies}
 
 
 def _rows(findings: Findings) -> Iterator[tuple[str, str, Row]]:
@@ -66,8 +57,8 @@ def csv_files(findings: Findings) -> dict[str, str]:
         for name, (metric, column, factor) in bars.items()
     }
     files["curves.csv"] = _text(("panel", "series", "x", "value", "low", "high"), _curves(findings))
-    claims = ((claim["study"], claim["id"], claim["verdict"]) for claim in findings.verdicts["claims"])
-    files["verdicts.csv"] = _text(("study", "claim", "verdict"), claims)
+    claims = ((f"{claim['study']}: {claim['id']}", claim["verdict"]) for claim in findings.verdicts["claims"])
+    files["verdicts.csv"] = _text(("claim", "verdict"), claims)
     return files
 
 

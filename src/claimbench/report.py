@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from claimbench import __version__, illustrate, plots
+from claimbench import __version__, advice, illustrate, plots
 from claimbench.findings import Findings
 from claimbench.illustrate import Illustration
-from claimbench.metrics import METRICS
 from claimbench.plan import Plan, Row
 from claimbench.tables import memory_table, row_title, shared_deviations, tables, tokens_table
 from claimbench.wording import Estimate, cell_text, count, interval, number, percent, slug
@@ -25,19 +24,16 @@ from claimbench.wording import Estimate, cell_text, count, interval, number, per
 if TYPE_CHECKING:
     import pandas as pd
 
-OBJECTIVES = {
-    "latency": "a lower latency",
-    "throughput": "a higher throughput",
-    "memory": "less memory",
-}
-MOST_SHOWN = 5
 MOST_LINKS = 4
 
 
 def render(
     plan: Plan, table: pd.DataFrame, verdicts: Mapping[str, Any], ceilings: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`; links lead to `../results`."""
+    """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
+
+    Links lead to `../results`: `folder` stands beside it.
+    """
     findings = Findings(plan, table, verdicts, ceilings)
     drawn: list[Illustration] = []
     studies = [_study(findings, name, drawn) for name in plan.studies]
@@ -46,15 +42,13 @@ def render(
         "device_name": verdicts["device_name"],
         "tolerance": verdicts["tolerance"],
         "counts": plots.verdict_counts(findings),
-        "objectives": _objectives(findings),
+        "objectives": advice.objectives(findings),
         "machine": _machine(findings),
         "studies": studies,
         "claims": _claims(findings),
         "unavailable": _unavailable(findings),
         "not_judged": [claim for claim in verdicts["claims"] if claim["verdict"] == "not runnable here"],
-        "params_yaml": yaml.safe_dump(
-            plan.params.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
-        ),
+        "params_yaml": _params_yaml(plan),
         "libraries": _libraries(plan),
         "codes": len({planned.key.code for planned in plan.cells.values()}),
         "blocks": sum(planned.blocks for planned in plan.cells.values()),
@@ -65,6 +59,11 @@ def render(
     _write_folder(folder / "figures", {illustration.file: illustration.svg for illustration in drawn})
     _write_folder(folder / "plots", plots.csv_files(findings))
     _write(folder, "metrics.json", json.dumps(plots.metrics_json(findings), indent=1, ensure_ascii=False) + "\n")
+
+
+def _params_yaml(plan: Plan) -> str:
+    text: str = yaml.safe_dump(plan.params.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def _write(folder: Path, name: str, text: str) -> None:
@@ -104,62 +103,6 @@ def links(paths: list[str]) -> str:
 
 def _link_text(path: PurePosixPath, several: bool) -> str:
     return f"{path.parent.parent.name}/{path.stem}" if several else f"block {path.stem}"
-
-
-def _objectives(findings: Findings) -> list[dict[str, Any]]:
-    """For each objective its recommendations, best first, and the words for what each costs."""
-    found = []
-    for objective, aim in OBJECTIVES.items():
-        by_cell: dict[str, list[Mapping[str, Any]]] = {}
-        for entry in findings.verdicts["recommendations"]:
-            if entry["objective"] == objective:
-                by_cell.setdefault(entry["cell"], []).append(entry)
-        advice = [
-            {
-                **entries[0],
-                "what": _switch_on(entries[0]),
-                "where": ", ".join(f"{place['title']} ({place['study']})" for place in entries[0]["shown_in"][:2]),
-                "costs": _costs(entries[0]),
-                "gains": [
-                    f"{interval(Estimate(entry['gain'], entry['low'], entry['high']), 'x')} ({METRICS[entry['metric']].title})"
-                    for entry in entries
-                ],
-            }
-            for entries in by_cell.values()
-        ]
-        found.append({"name": objective, "aim": aim, "shown": advice[:MOST_SHOWN], "folded": advice[MOST_SHOWN:]})
-    return found
-
-
-def _switch_on(entry: Mapping[str, Any]) -> str:
-    names = ", ".join(f"`{name}`" for name in entry["optimizations"]) or "nothing"
-    return f"{names} on `{entry['backend']}`" if entry["optimizations"] else f"`{entry['backend']}` as it is"
-
-
-def _costs(entry: Mapping[str, Any]) -> str:
-    cost = entry["cost"]
-    parts = []
-    if cost["memory_ratio"] is not None and entry["objective"] != "memory":
-        parts.append(f"{number(cost['memory_ratio'])}x the memory")
-    if cost["decode_ratio"] is not None and cost["decode_ratio"] < 1:
-        parts.append(f"{number(cost['decode_ratio'])}x the decode speed")
-    if cost["first_call_extra_s"] is not None and cost["first_call_extra_s"] >= 0.1:
-        even = cost["break_even_tokens"]
-        pays = f", which pays after {even:,.0f} tokens" if even is not None else ""
-        parts.append(f"{number(cost['first_call_extra_s'])} s more for the first call{pays}")
-    parts.append(_token_cost(entry))
-    return "; ".join(parts)
-
-
-def _token_cost(entry: Mapping[str, Any]) -> str:
-    cost = entry["cost"]
-    if cost["tokens_match"]:
-        return "same tokens"
-    if cost["tokens_match"] is None:
-        return "tokens not compared"
-    agree = f": {percent(cost['token_agreement'])} agree" if cost["token_agreement"] is not None else ""
-    divergence = f", KL {number(cost['kl_mean_nats'])} nats" if cost["kl_mean_nats"] is not None else ""
-    return f"other tokens{agree}{divergence}"
 
 
 def _machine(findings: Findings) -> list[tuple[str, str]]:

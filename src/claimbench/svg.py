@@ -1,14 +1,16 @@
 """SVG text from a Matplotlib figure: the same bytes for the same figure, legible on light and on dark pages.
 
 Text stays text. Colours are set for light pages; a style sheet inside the file replaces the neutral ones where the
-reader's colour scheme is dark, which browsers honour for `<img>` as well. The figure has a background of its own, so that
-it can be read even where page and scheme disagree.
+reader's colour scheme is dark, which browsers honour for `<img>` as well. The figure has a background of its own, so
+that it can be read even where page and scheme disagree.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
@@ -22,18 +24,21 @@ GRID = "#d8dee4"
 
 DARK = {PAPER: "#0d1117", INK: "#e6edf3", MUTED: "#9da7b3", GRID: "#30363d"}
 
+WIDTH_IN = 7.6
+
 SERIES = ("#2f7fe0", "#c9640c", "#2b9a4a", "#a05be0", "#d94b62", "#1d94a0", "#8f7a10", "#7d8590")
 """Mid-tones: at least 3:1 against both backgrounds."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "claimbench",
     "svg.id": None,
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "text.color": INK,
+    "text.parse_math": False,
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.labelcolor": INK,
@@ -44,6 +49,8 @@ SETTINGS: dict[str, Any] = {
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.formatter.useoffset": False,
+    "figure.constrained_layout.h_pad": 0.09,
+    "figure.constrained_layout.w_pad": 0.08,
     "figure.facecolor": PAPER,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
@@ -85,3 +92,27 @@ def write(figure: Figure, title: str, description: str) -> str:
         raise AssertionError("Matplotlib wrote an SVG without an <svg> element")
     start = opening.group()[:-1] + ' role="img" aria-labelledby="title desc">'
     return text[: opening.start()] + start + "\n " + head + text[opening.end() :].lstrip("\n")
+
+
+def wrapped(label: str, width: int = 30, lines: int = 2) -> str:
+    """`label` on at most `lines` lines; what is left of it becomes an ellipsis."""
+    return "\n".join(textwrap.wrap(label, width, max_lines=lines, placeholder=" …")) or " "
+
+
+def legend(figure: Figure, handles: list[Any]) -> None:
+    """What the shapes mean, below the axes."""
+    if handles:
+        figure.legend(handles=handles, loc="outside lower left", ncols=4, handletextpad=0.5, columnspacing=1.6)
+
+
+def draw(title: str, description: str, height_in: float, paint: Callable[[Figure], None]) -> str:
+    """The SVG of what `paint` draws on an empty figure, in this project's style and no other's."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        paint(figure)
+        return write(figure, title, description)

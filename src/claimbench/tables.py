@@ -127,8 +127,9 @@ def base_of(rows: dict[str, Row], row: Row) -> Row:
 
 
 def published_number(row: Row, metric: str) -> float | None:
+    """The document's figure in the unit of `head(metric)`, where it is a number."""
     figure = row.published.get(metric)
-    return float(figure) if isinstance(figure, int | float) else None
+    return in_unit(metric, Estimate(float(figure))).value if isinstance(figure, int | float) else None
 
 
 def published_better(row: Row, base: Row, metric: str) -> float | None:
@@ -197,9 +198,9 @@ def _times(ratio: Estimate | None, is_base: bool) -> str:
 
 
 def _as_published(row: Row, metric: str) -> str:
-    figure = row.published.get(metric)
-    if isinstance(figure, int | float):
-        return f"{figure * (1e-9 if metric.endswith('_bytes') else 1):,g}"
+    value, figure = published_number(row, metric), row.published.get(metric)
+    if value is not None:
+        return f"{value:,.6g}"
     return cell_text(figure) if figure is not None else "–"
 
 
@@ -252,9 +253,8 @@ def memory_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
     for title, row in rows.items():
         found = [findings.estimate(row, metric) for metric in measured]
         if any(found):
-            texts = [
-                number(*in_unit(name, value)) if value else "–" for name, value in zip(measured, found, strict=True)
-            ]
+            pairs = zip(measured, found, strict=True)
+            texts = [number(*in_unit(metric, value)) if value else "–" for metric, value in pairs]
             lines.append((cell_text(title), *texts))
     return Table("", ("", *(head(metric) for metric in measured)), tuple(lines), ())
 
@@ -266,9 +266,7 @@ def tokens_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
         of_label = [row for row in rows.values() if row.label == label and findings.outcome(row) in ("ok", "wrong")]
         if of_label:
             said = Counter(findings.tokens(row) for row in of_label)
-            several = len(said) > 1
-            texts = [
-                f"{text}" + (f" ({times} of {len(of_label)} cells)" if several else "") for text, times in said.items()
-            ]
+            texts = [f"{text} ({times} of {len(of_label)} cells)" for text, times in said.items()]
+            texts = texts if len(said) > 1 else list(said)
             lines.append((cell_text(of_label[0].title), "<br>".join(texts)))
     return Table("", ("", "tokens against the reference"), tuple(lines), ()) if lines else None

@@ -30,7 +30,7 @@ def significant(value: float, digits: int = 3) -> float:
 
 
 def _decimals(estimate: Estimate) -> int:
-    """Decimal places that the interval's half-width supports: its first digit, and its second where the first is 1 or 2.
+    """Decimal places that half the interval's width supports: its first digit, and its second behind a 1 or a 2.
 
     At least two and at most four digits of the value are shown.
     """
@@ -58,7 +58,7 @@ def number(value: float, low: float | None = None, high: float | None = None) ->
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
-    """`26.03 [25.91, 26.15]`, or `26.0` where there is no interval or no width to it; `sign` follows each number (x)."""
+    """`26.03 [25.91, 26.15]`, or `26.0` where there is no interval or no width to it; `sign` follows each number."""
     text = number(*estimate) + sign
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return text
