@@ -288,6 +288,9 @@ def check_plain(seen: Evidence, recipe: Recipe) -> dict[str, Any]:
     if recipe.cache == "dynamic":
         expect("the dynamic cache", list(seen.caches) == ["DynamicCache"], "DynamicCache alone", seen.caches)
     return {
+        "graphs": seen.compiled.graphs,
+        "recompiles": seen.compiled.recompiles,
+        "graph_breaks": seen.compiled.graph_breaks,
         "attention": seen.attention,
         "kernels": seen.kernels,
         "caches": seen.caches,

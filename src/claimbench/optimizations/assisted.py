@@ -1,8 +1,8 @@
 """Physics: saves passes over the large model's weights. A small draft model proposes several tokens, one cheap step
 each; the large model checks them all in one pass, which reads its weights once, as a single decode step does. With a
-share of accepted tokens, one pass gives several. It loses where the draft costs too much or is seldom right, and
-where the large model is bound by operations instead of bytes (large batches, slow processors): checking then costs as
-much as decoding.
+share of accepted tokens, one pass gives several. It cannot help where the draft costs too much or is seldom right,
+and where the large model is bound by operations instead of bytes (large batches, slow processors): checking then
+costs as much as decoding.
 
 Greedy, every kept token is the large model's own argmax. With sampling, accepted drafts are redistributed so that the
 distribution is the large model's, though not the same draws.

@@ -1,7 +1,7 @@
 """Physics: saves bytes. The linear layers' weights are 4-bit codes with one scale per block of 64: about 4.5 bits a
 weight, 4.13 where the scales are quantized as well. Embeddings, norms and the output head stay. Every use looks the
 codes up and multiplies in `compute_dtype`. A decode step reads a quarter of the bytes, if the kernel that decodes
-them keeps up; prefill is bound by operations and only gets the extra work.
+them keeps up; It cannot help prefill, which is bound by operations and only gets the extra work.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Physics: saves bytes. The linear layers' weights are 8-bit integers, half of 16-bit ones; embeddings, norms and the
 output head stay. Activations are quantized at every call, outlier columns (above `threshold`) are multiplied apart in
-16 bits, and results are scaled back: several small kernels where there was one. At batch 1 these launches usually cost
-more than the saved bytes give back.
+16 bits, and results are scaled back: several small kernels where there was one. It cannot help where these launches
+cost more than the saved bytes give back, as they usually do at batch 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Physics: saves launches and round trips. A compiled step is a few fused kernels instead of hundreds: chains of small
-operations stay in registers, and the host launches less (with `reduce-overhead` on a GPU, one captured graph). The
-weights are still read once a step: where that already fills the time, as for large models, there is little to gain. It
-needs constant shapes: with a dynamic cache the length changes every step, and code is compiled anew or made slower to
-suit any length.
+"""Physics: saves launches and round trips. A compiled step is a few fused kernels instead of hundreds: chains of
+small operations stay in registers, and the host launches less (with `reduce-overhead` on a GPU, one captured graph).
+The weights are still read once a step: where that already fills the time, as for large models, it cannot help much.
+It needs constant shapes: with a dynamic cache the length changes every step, and code is compiled anew or made slower
+to suit any length.
 
 The forward pass of decode steps is compiled, prefill is not, as `generate` does it on accelerators.
 """

@@ -1,7 +1,8 @@
-"""Physics: saves nothing under `generate`. `torch.compile(model)` returns a wrapper that compiles its own call; every
-other attribute, `generate` among them, is the original model's, and that calls the original's forward pass. So
-`torch.compile(model).generate(...)` runs uncompiled. It is here because it is what document A timed as "compiled"; the
-proof says how many compiled regions ran. Driven by the hand-written loop, which calls the wrapper, it does compile.
+"""Physics: saves nothing and cannot help under `generate`. `torch.compile(model)` returns a wrapper that compiles its
+own call; every other attribute, `generate` among them, is the original model's, and that calls the original's forward
+pass. So `torch.compile(model).generate(...)` runs uncompiled. It is here because it is what document A timed as
+"compiled"; the proof says how many compiled regions ran. Driven by the hand-written loop, which calls the wrapper, it
+does compile.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Physics: saves passes over the upper layers. The model drafts with its own first `layers` layers and output head, and
-checks the drafts with all of them in one pass. No second model is held. It needs weights trained to be read at that
-depth; others accept almost no draft, and then every step pays for drafting and gets one token: a negative control.
+"""Physics: saves passes over the upper layers. The model drafts with its own first `layers` layers and output head,
+and checks the drafts with all of them in one pass. No second model is held. It needs weights trained to be read at
+that depth; it cannot help others, which accept almost no draft: every step pays for drafting and gets one token.
+There it is a negative control.
 """
 
 from __future__ import annotations

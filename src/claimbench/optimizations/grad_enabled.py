@@ -1,6 +1,7 @@
-"""Physics: costs, saves nothing. With gradients on, every operator adds a node to a graph that nobody will walk, and
-the graph keeps all activations alive: memory grows with each token, and the host does more per operator. It is here
-as the other side of `no_grad`. `generate` switches gradients off by itself, so only a hand-written loop can show it.
+"""Physics: costs, saves nothing, cannot help. With gradients on, every operator adds a node to a graph that nobody
+will walk, and the graph keeps all activations alive: memory grows with each token, and the host does more per
+operator. It is here as the other side of `no_grad`. `generate` switches gradients off by itself, so only a
+hand-written loop can show it.
 """
 
 from __future__ import annotations

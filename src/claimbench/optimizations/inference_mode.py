@@ -1,6 +1,6 @@
 """Physics: saves a little host time per operator. Beyond `no_grad`, tensors made under `torch.inference_mode` have no
 version counter and skip view tracking, some hundred nanoseconds an operator. That shows only where the host is the
-bottleneck; bytes moved and kernels launched are the same.
+bottleneck; it cannot help a busy device, since bytes moved and kernels launched are the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Physics: saves passes over the weights, without a draft model. The last tokens are looked up earlier in the
 sequence, and what followed them there is the draft; the model checks `tokens` of them in one pass, which reads its
-weights once. Where the output repeats the input (quoting, editing, summaries) many are accepted. Where it does not,
-there is nothing to look up, and the search and the wider passes only cost.
+weights once. Where the output repeats the input (quoting, editing, summaries) many are accepted. It cannot help where
+the output is new: there is nothing to look up, and the search and the wider passes only cost.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def apply(recipe: Recipe, settings: Settings) -> None:
     recipe.load["attn_implementation"] = "sdpa"
     if settings.kernel != "any":
         recipe.around.append(lambda: only(settings.kernel))
-        recipe.unsupported.append("No available kernel")
+        recipe.unsupported += ["No available kernel", "No viable backend"]
 
 
 def only(kernel: Kernel) -> AbstractContextManager[None]:

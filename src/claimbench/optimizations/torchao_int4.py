@@ -1,7 +1,7 @@
 """Physics: saves bytes. The linear layers' weights are 4-bit integers with a scale and a zero point per `group_size`:
 about 4.25 bits a weight, and a decode step reads a quarter of the bytes of 16-bit weights. One kernel unpacks and
-multiplies on the GPU's matrix units, which needs bfloat16 activations. Prefill is bound by operations and gains
-nothing.
+multiplies on the GPU's matrix units, which needs bfloat16 activations. It cannot help prefill, which is bound by
+operations.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Physics: saves bytes. The linear layers' weights are 8-bit integers with one scale per row; activations stay as they
-are. Each use widens the weights and multiplies: alone, that writes a wide copy and is slower. Compiled, the widening
-happens inside the matrix-vector product, and a decode step reads half of the bytes of 16-bit weights: it is `compile`
-that turns saved bytes into saved time.
+"""Physics: saves bytes. The linear layers' weights are 8-bit integers with one scale per row; activations stay as
+they are. Each use widens the weights and multiplies: alone, that writes a wide copy, which cannot help. Compiled, the
+widening happens inside the matrix-vector product, and a decode step reads half of the bytes of 16-bit weights: it is
+`compile` that turns saved bytes into saved time.
 """
 
 from __future__ import annotations
