@@ -50,6 +50,7 @@ def aggregate(plan: Plan, ceilings: dict[str, Any], read: Read = result.read) ->
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
+    table["above_ceiling"] = table["above_ceiling"].astype(bool)
     table["tokens_match"] = table["tokens_match"].astype("boolean")
     return table
 
@@ -138,6 +139,7 @@ def _rows(
         "reason": record.reason,
         "flags": "; ".join(record.flags),
         "path": path,
+        "above_ceiling": False,
         "prompt_tokens": record.prompt_tokens or cell.workload.prompt_tokens,
         **settings,
     }

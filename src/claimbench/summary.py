@@ -43,7 +43,7 @@ def ending(rows: pd.DataFrame) -> Ending:
     if outcome == "ok":
         failed = [name for name in outcomes if name != "ok"]
         flags += [f"{failed.count(name)} of {len(outcomes)} blocks ended {name}" for name in dict.fromkeys(failed)]
-    if (rows["above_ceiling"] == True).any():  # noqa: E712 - rows of failed blocks hold nothing here
+    if rows["above_ceiling"].any():
         flags.append("above its ceiling: the measurement or the ceiling is wrong")
     reason = str(reasons.iloc[0]) if outcome != "ok" and len(reasons) else None
     return Ending(outcome, reason, list(dict.fromkeys(flags)), len(outcomes), ok)
@@ -99,7 +99,7 @@ def _summary(planned: PlannedCell, rows: pd.DataFrame) -> dict[str, Any]:
         "ceiling_ms": value("ceiling_ms"),
         "ceiling_fraction": value("ceiling_fraction"),
         "prefill_ceiling_fraction": value("prefill_ceiling_fraction"),
-        "above_ceiling": bool((rows["above_ceiling"] == True).any()),  # noqa: E712
+        "above_ceiling": bool(rows["above_ceiling"].any()),
         "results": planned.paths(),
     }
 

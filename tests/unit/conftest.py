@@ -1,0 +1,122 @@
+"""A lab without a model: studies of the null backend, and the results that it would give, made without waiting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from claimbench import aggregate, result
+from claimbench.cell import Device, digest
+from claimbench.params import load_params, parse_yaml, validate
+from claimbench.plan import Plan, PlannedCell, make_plan
+from claimbench.result import Result, Sample
+from claimbench.study import Study
+
+CPU: dict[str, Any] = {"key": "cpu0", "cpu": {"model": "Example CPU @ 2 GHz"}, "gpus": []}
+HEAD = """
+title: A study of nothing
+document: {title: A document}
+prompts: {story: Once upon a time}
+defaults: {checkpoint: small, prompt: story, backend: null_model, new_tokens: 5}
+"""
+OUTCOMES = {
+    "hang": "timeout",
+    "nan": "wrong",
+    "short": "wrong",
+    "unproven": "wrong",
+    "kill": "error",
+    "allocate": "oom",
+}
+PROMPT_TOKENS = 4
+
+Invent = Callable[[PlannedCell, int], Result]
+
+
+def measured(planned: PlannedCell, block: int, spread: float = 0.002, **changed: Any) -> Result:
+    """What the null backend would have given: the cell's pace (10 ms a step unless it says), its token, its failure."""
+    cell, workload = planned.cell, planned.cell.workload
+    facts: dict[str, Any] = {"cell": cell, "block": block, "key": planned.key, "outcome": "ok", "duration_s": 1.0}
+    facts |= {"started_at": "2024-01-01T00:00:00+00:00"}
+    options = cell.options
+    fails, fits = options.get("fails"), options.get("fits_batch")
+    if fits is not None and workload.batch > fits:
+        return Result(**facts | {"outcome": "oom", "reason": f"batch {workload.batch} does not fit"})
+    if fails:
+        return Result(**facts | {"outcome": OUTCOMES.get(fails, fails), "reason": f"asked for {fails}"})
+    random = np.random.default_rng([block, int(cell.id, 16)])
+    level = float(np.exp(random.normal(0, spread)))
+    tokens = (options.get("token", 1),) * workload.new_tokens
+    step_ms = (options.get("step_ms") or 10.0) + options.get("row_ms", 0.0) * workload.batch
+    samples = []
+    for _ in range(cell.protocol.samples):
+        noise = np.exp(random.normal(0, spread, workload.new_tokens)) * level
+        milliseconds = np.array([options.get("prefill_ms") or 20.0, *[step_ms] * (workload.new_tokens - 1)]) * noise
+        steps = tuple(int(value * 1e6) for value in milliseconds)
+        samples.append(
+            Sample(wall_ns=sum(steps), step_ns=steps, step_tokens=(1,) * len(steps), tokens_sha256=digest(tokens, 64))
+        )
+    facts |= {
+        "samples": tuple(samples),
+        "first_call_ns": samples[0].wall_ns + int(options.get("first_call_ms", 0.0) * 1e6),
+        "load_ns": 1_000_000,
+        "prompt_tokens": PROMPT_TOKENS,
+        "tokens": tokens,
+        "memory": {"weights": 1000, "step_weights": 0, "kv_cache": 0, "rss_before_load": 500, "rss_after_load": 1700},
+    }
+    return Result(**facts | changed)
+
+
+class Lab:
+    """Plans and tables under a temporary project folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def plan(
+        self,
+        experiments: str,
+        blocks: int = 3,
+        machine: dict[str, Any] = CPU,
+        device: Device = "cpu",
+        more: dict[str, Any] | None = None,
+    ) -> Plan:
+        params = {
+            "studies": ["study"],
+            "checkpoints": {
+                name: {"source": f"random://{architecture}?seed=0", "architecture": architecture}
+                for name, architecture in (("small", "smollm2-135m"), ("large", "mistral-7b"))
+            },
+            "measure": {"blocks": blocks, "samples": 3},
+            **(more or {}),
+        }
+        study = validate(Study, parse_yaml(HEAD + experiments, "study"), "study")
+        return make_plan(load_params(params), {"study": study}, machine, device)
+
+    def write(self, plan: Plan, invent: Invent = measured) -> None:
+        for planned in plan.cells.values():
+            for block, path in enumerate(planned.paths()):
+                result.write(Path(path), invent(planned, block))
+
+    def table(self, plan: Plan, invent: Invent = measured, ceilings: dict[str, Any] | None = None) -> pd.DataFrame:
+        self.write(plan, invent)
+        return aggregate.aggregate(plan, ceilings or {})
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Any:
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield Lab(tmp_path)
+    os.chdir(before)
+
+
+@pytest.fixture
+def made() -> Callable[..., Result]:
+    """Makes the result of a planned cell's block; see `measured`."""
+    return measured

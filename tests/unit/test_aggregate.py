@@ -1,0 +1,266 @@
+"""The table: every number from a result that was written by hand, every result checked to be the one asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from claimbench import aggregate, result
+from claimbench.errors import ResultError
+from claimbench.metrics import METRICS, agreement
+from claimbench.model import cost, roofline
+from claimbench.plan import Plan, PlannedCell
+from claimbench.result import Fidelity, Result, Sample
+
+PLAIN = """
+experiments:
+  speed:
+    question: How fast?
+    hold: {batch: 2}
+    cells: {plain: {}, slow: {options: {step_ms: 20}}, oom: {options: {fails: oom}}}
+"""
+CEILINGS = {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e12}}
+
+Made = Callable[..., Result]
+
+
+def cell_of(plan: Plan, label: str) -> str:
+    id = plan.row("study", label).cell
+    assert id is not None
+    return id
+
+
+def by_hand(planned: PlannedCell, made: Made, **changed: Any) -> Result:
+    """Five tokens of two rows in 40 ms of prefill and steps of 10, 10, 10 and 30 ms; 1 ms of the wall unaccounted."""
+    sample = Sample(
+        wall_ns=101_000_000,
+        step_ns=(40_000_000, 10_000_000, 10_000_000, 10_000_000, 30_000_000),
+        step_tokens=(1, 1, 1, 1, 1),
+        tokens_sha256="a" * 64,
+    )
+    return made(planned, 0, samples=(sample,) * 3, **changed)
+
+
+def test_every_metric_follows_from_the_raw_nanoseconds(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    memory = {"weights": 9, "rss_before_load": 100, "rss_after_load": 350, "rss_peak": 400, "device_used": 7}
+    facts = {
+        "memory": memory,
+        "first_call_ns": 2_101_000_000,
+        "load_ns": 1_500_000_000,
+        "energy_mj": 60_000,
+        "proof": {"recompiles": 3, "graphs": 2},
+        "fidelity": Fidelity(positions=5, kl_mean_nats=0.25, kl_max_nats=1, top1_agreement=0.5),
+    }
+    table = lab.table(plan, lambda planned, _: by_hand(planned, made, **facts))
+    row = table[table["cell"] == cell_of(plan, "speed/plain")].iloc[0]
+    expected = {
+        "prefill_ms": 40,
+        "prefill_tok_s": 2 * 4 / 0.040,
+        "decode_tok_s": 2 * 4 / 0.060,
+        "step_ms": 10,
+        "step_p95_ms": 27,
+        "tpot_ms": 15,
+        "tok_s": 2 * 5 / 0.101,
+        "ms_per_token": 10.1,
+        "total_ms": 101,
+        "tokens_per_step": 1,
+        "load_s": 1.5,
+        "first_call_s": 2.101,
+        "compile_s_extra": 2.0,
+        "energy_j_per_token": 60 / (3 * 2 * 5),
+        "weights_bytes": 9,
+        "rss_load_bytes": 250,
+        "rss_peak_bytes": 400,
+        "peak_bytes": 400,
+        "device_used_bytes": 7,
+        "recompiles": 3,
+        "graphs": 2,
+        "kl_mean_nats": 0.25,
+        "top1_agreement": 0.5,
+        "token_agreement": 1,
+        "wall_event_gap": 1 / 101,
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    absent = set(METRICS) - set(expected)
+    assert all(pd.isna(row[name]) for name in absent), absent
+
+
+def test_a_step_of_several_tokens_counts_them_all(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN.replace("batch: 2", "batch: 1"), blocks=1)
+    sample = Sample(
+        wall_ns=60_000_000,
+        step_ns=(40_000_000, 10_000_000, 10_000_000),
+        step_tokens=(1, 3, 1),
+        tokens_sha256="a" * 64,
+    )
+    row = lab.table(plan, lambda planned, block: made(planned, block, samples=(sample,))).iloc[0]
+    assert row["tokens_per_step"] == 2
+    assert row["decode_tok_s"] == pytest.approx(4 / 0.020)
+    assert row["tpot_ms"] == pytest.approx(5)
+    assert row["step_ms"] == pytest.approx(10)
+
+
+def test_one_row_per_cell_block_and_sample_and_one_for_a_block_that_failed(lab: Any) -> None:
+    plan = lab.plan(PLAIN, blocks=2)
+    table = lab.table(plan)
+    assert len(table[table["cell"] == cell_of(plan, "speed/plain")]) == 2 * 3
+    failed = table[table["cell"] == cell_of(plan, "speed/oom")]
+    assert list(failed["outcome"]) == ["oom", "oom"]
+    assert list(failed["reason"]) == ["asked for oom", "asked for oom"]
+    assert failed[list(METRICS)].isna().all(axis=None)
+    assert aggregate.blocks_of(table, cell_of(plan, "speed/oom"), "step_ms") == [[], []]
+    assert [len(block) for block in aggregate.blocks_of(table, cell_of(plan, "speed/slow"), "step_ms")] == [3, 3]
+
+
+def test_tokens_are_compared_with_block_0_of_the_reference(lab: Any) -> None:
+    plan = lab.plan(PLAIN.replace("step_ms: 20", "token: 7"), blocks=2)
+    table = lab.table(plan)
+    other = table[table["cell"] == cell_of(plan, "speed/slow")]
+    same = table[table["cell"] == cell_of(plan, "speed/plain")]
+    assert not other["tokens_match"].any()
+    assert same["tokens_match"].all()
+    assert set(other["token_agreement"]) == {0.0}
+    assert set(other["first_divergence"]) == {0}
+    assert same["first_divergence"].isna().all()
+
+
+def test_without_a_reference_that_ended_well_nothing_is_compared(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    reference = cell_of(plan, "speed/plain")
+
+    def invent(planned: PlannedCell, block: int) -> Result:
+        if planned.cell.id == reference:
+            return made(planned, block, outcome="error", reason="lost", samples=())
+        return made(planned, block)
+
+    table = lab.table(plan, invent)
+    assert table["tokens_match"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        ((1, 2, 3, 4), (1, 2, 3, 4), (1.0, None)),
+        ((1, 2, 9, 4), (1, 2, 3, 4), (0.75, 2)),
+        ((1, 2), (1, 2, 3, 4), (0.5, 2)),
+        ((), (1,), (None, None)),
+    ],
+)
+def test_agreement_is_the_share_of_equal_positions_and_the_first_that_differs(
+    ours: tuple[int, ...], theirs: tuple[int, ...], expected: tuple[float | None, int | None]
+) -> None:
+    assert agreement(ours, theirs) == expected
+
+
+def test_missing_results_are_counted_and_the_first_is_named(lab: Any) -> None:
+    plan = lab.plan(PLAIN, blocks=2)
+    lab.write(plan)
+    paths = plan.cells[cell_of(plan, "speed/slow")].paths()
+    for path in paths:
+        Path(path).unlink()
+    with pytest.raises(ResultError, match=r"2 of 6 results are missing") as caught:
+        aggregate.aggregate(plan, {})
+    assert paths[0] in str(caught.value)
+
+
+def test_an_edited_result_is_refused(lab: Any) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    lab.write(plan)
+    path = Path(plan.cells[cell_of(plan, "speed/plain")].paths()[0])
+    path.write_text(path.read_text().replace('"load_ns":1000000', '"load_ns":1000001'))
+    with pytest.raises(ResultError, match="seal"):
+        aggregate.aggregate(plan, {})
+
+
+@pytest.mark.parametrize("wrong", ["cell", "block", "key"])
+def test_a_result_under_another_ones_name_is_refused(lab: Any, made: Made, wrong: str) -> None:
+    plan = lab.plan(PLAIN, blocks=2)
+    lab.write(plan)
+    planned = plan.cells[cell_of(plan, "speed/plain")]
+    path = Path(planned.paths()[1])
+    stranger = {
+        "cell": made(plan.cells[cell_of(plan, "speed/slow")], 1),
+        "block": made(planned, 0),
+        "key": made(planned, 1, key=planned.key.model_copy(update={"machine": "another"})),
+    }[wrong]
+    result.write(path, stranger)
+    with pytest.raises(ResultError, match=f"of {wrong}") as caught:
+        aggregate.aggregate(plan, {})
+    assert str(path) in str(caught.value)
+
+
+def test_a_block_that_is_ok_without_a_sample_is_refused(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    with pytest.raises(ResultError, match="no sample"):
+        lab.table(plan, lambda planned, block: made(planned, block, samples=()))
+
+
+def with_weights(made: Made, step_weights: int) -> Callable[[PlannedCell, int], Result]:
+    memory = {"step_weights": step_weights, "kv_cache": 0}
+    return lambda planned, block: made(planned, block, memory=memory)
+
+
+def test_the_ceiling_is_the_bytes_of_a_step_over_the_bandwidth(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    table = lab.table(plan, with_weights(made, 50_000_000), CEILINGS)  # 5 ms at 1e10 bytes per second
+    row = table[table["cell"] == cell_of(plan, "speed/plain")].iloc[0]
+    assert row["ceiling_ms"] == pytest.approx(5.0)
+    assert row["ceiling_fraction"] == pytest.approx(0.5, rel=0.05)
+    assert not row["above_ceiling"]
+
+
+def test_a_number_above_its_ceiling_is_flagged(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    table = lab.table(plan, with_weights(made, 110_000_000), CEILINGS)
+    row = table[table["cell"] == cell_of(plan, "speed/plain")].iloc[0]
+    assert row["ceiling_fraction"] > 1.05
+    assert row["above_ceiling"]
+
+
+def test_operations_make_the_ceiling_where_they_take_longer_than_bytes(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN.replace("batch: 2", "batch: 64"), blocks=1)
+    slow = {"read_bytes_per_s": 1e15, "matmul_flops_per_s": {"float32": 1e12}}
+    row = lab.table(plan, with_weights(made, 1000), slow).iloc[0]
+    arch = cost.architecture("smollm2-135m")
+    assert row["ceiling_ms"] == pytest.approx(cost.pass_flops(arch, 64, 1, 4 + 5 // 2) / 1e12 * 1e3)
+
+
+@pytest.mark.parametrize(
+    "ceilings", [{}, {"read_bytes_per_s": 1e10}, {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"bfloat16": 1e12}}]
+)
+def test_an_unknown_rate_leaves_the_ceiling_empty(lab: Any, made: Made, ceilings: dict[str, Any]) -> None:
+    table = lab.table(lab.plan(PLAIN, blocks=1), with_weights(made, 50_000_000), ceilings)
+    assert table["ceiling_ms"].isna().all()
+    assert not table["above_ceiling"].any()
+
+
+def test_a_cell_that_recomputes_is_held_to_the_operations_of_its_whole_sequence(lab: Any) -> None:
+    study = """
+experiments:
+  cache:
+    question: Does a cache pay?
+    hold: {backend: transformers, prompt_tokens: 100, new_tokens: 20}
+    cells: {plain: {}, no_cache: {optimizations: [no_cache]}}
+"""
+    plan = lab.plan(study)
+    memory = {"step_weights": 1000, "kv_cache": 0}
+    plain, recomputing = (plan.cells[cell_of(plan, f"cache/{name}")].cell for name in ("plain", "no_cache"))
+    limits = [roofline.step_ms(cell, CEILINGS, 100, memory) for cell in (plain, recomputing)]
+    assert limits[0] is not None
+    assert limits[1] is not None
+    assert limits[1] > 50 * limits[0]
+
+
+def test_the_table_survives_parquet_and_csv(lab: Any) -> None:
+    table = lab.table(lab.plan(PLAIN, blocks=2))
+    aggregate.write_table(table, Path("out/table.parquet"), Path("out/table.csv"))
+    pd.testing.assert_frame_equal(aggregate.read_table(Path("out/table.parquet")), table)
+    assert list(pd.read_csv("out/table.csv").columns) == list(aggregate.COLUMNS)
+    table.drop(columns="step_ms").to_parquet("out/old.parquet")
+    with pytest.raises(ResultError, match="step_ms"):
+        aggregate.read_table(Path("out/old.parquet"))
