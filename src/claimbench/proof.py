@@ -242,7 +242,7 @@ def _storages(tensors: Iterable[Any]) -> dict[int, int]:
 
 
 def weight_bytes(model: Any) -> tuple[int, int]:
-    """Bytes of weights that the model holds, and that one decode step reads.
+    """Bytes that the model holds, buffers included, and bytes of weights that one decode step reads.
 
     A step looks up one row of an embedding and reads all of everything else; an embedding that is also the output head
     is read.
@@ -252,11 +252,10 @@ def weight_bytes(model: Any) -> tuple[int, int]:
     held: dict[int, int] = {}
     read: dict[int, int] = {}
     for module in model.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        storages = _storages(part for tensor in own for part in _inner_tensors(tensor))
-        held |= storages
+        weights = _storages(part for weight in module.parameters(recurse=False) for part in _inner_tensors(weight))
+        held |= weights | _storages(module.buffers(recurse=False))
         if not isinstance(module, torch.nn.Embedding):
-            read |= storages | _storages(_tensors_in(getattr(module, "state", None)))
+            read |= weights | _storages(_tensors_in(getattr(module, "state", None)))
     return sum((held | read).values()), sum(read.values())
 
 

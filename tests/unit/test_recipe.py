@@ -1,0 +1,70 @@
+"""The plain recipe, and what the optimizations of a cell make of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from claimbench.backends.transformers import write_recipe
+from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
+from claimbench.errors import Unavailable
+from claimbench.optimizations.forward_loop import forward_loop
+from claimbench.recipe import Recipe
+
+
+def cell(*names: str, new_tokens: int = 4, **settings: object) -> Cell:
+    return Cell(
+        checkpoint=Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama"),
+        backend="transformers",
+        optimizations=tuple(OptimizationUse(name=name, settings=settings) for name in names),
+        dtype="bfloat16",
+        workload=Workload(prompt="a", new_tokens=new_tokens),
+        device="cpu",
+    )
+
+
+def test_the_plain_recipe_is_eager_attention_and_a_dynamic_cache_under_generate() -> None:
+    recipe = write_recipe(cell())
+    assert recipe == Recipe(dtype="bfloat16", phase=recipe.phase)
+    assert recipe.load == {"attn_implementation": "eager"}
+    assert recipe.cache == "dynamic"
+    assert recipe.loop is None
+    assert not recipe.drafts
+
+
+def test_two_recipes_share_nothing() -> None:
+    first, second = Recipe(dtype="float32"), Recipe(dtype="float32")
+    first.load["attn_implementation"] = "sdpa"
+    first.around.append(lambda: pytest.fail("never entered"))
+    assert second.load == {"attn_implementation": "eager"}
+    assert second.around == []
+
+
+def test_each_optimization_changes_its_own_part() -> None:
+    recipe = write_recipe(cell("sdpa", "static_cache", "forward_loop"))
+    assert recipe.load == {"attn_implementation": "sdpa"}
+    assert recipe.cache == "static"
+    assert recipe.loop is forward_loop
+    assert recipe.transforms == []
+
+
+def test_a_gradient_mode_is_inside_the_loop_s_own() -> None:
+    import torch
+
+    for names in (("forward_loop", "grad_enabled"), ("grad_enabled", "forward_loop")):
+        assert write_recipe(cell(*names)).around == [torch.no_grad, torch.enable_grad]
+
+
+def test_prompt_lookup_drafts_without_a_second_model() -> None:
+    recipe = write_recipe(cell("prompt_lookup", tokens=5, ngram=3))
+    assert recipe.drafts
+    assert not recipe.uses_draft
+    assert recipe.generate == {"prompt_lookup_num_tokens": 5, "max_matching_ngram_size": 3}
+
+
+def test_what_cannot_run_here_is_refused_by_name() -> None:
+    with pytest.raises(Unavailable, match="flash_attention_2: FlashAttention-2 has CUDA kernels only"):
+        write_recipe(cell("flash_attention_2"))
+    with pytest.raises(Unavailable, match=r"compile_model: .* has none"):
+        write_recipe(cell("compile_model", new_tokens=1))
+    with pytest.raises(Unavailable, match=r"early_exit: .* 2 layers of a model of 2"):
+        write_recipe(cell("early_exit", layers=2))
