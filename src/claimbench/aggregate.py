@@ -6,6 +6,7 @@ is missing, or was edited is an error: a table never mixes in a number whose set
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,16 @@ def by_cell(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def blocks_of(table: pd.DataFrame, cell: str, metric: str) -> list[list[float]]:
     """The samples of `metric`, by block; a block without a number is an empty list, so that rounds stay paired."""
-    rows = table[table["cell"] == cell]
-    if rows.empty:
-        return []
-    blocks: list[list[float]] = [[] for _ in range(int(rows["block"].max()) + 1)]
-    for block, value in zip(rows["block"], rows[metric], strict=True):
-        if pd.notna(value):
-            blocks[int(block)].append(float(value))
+    return blocks_in(table[table["cell"] == cell], metric)
+
+
+def blocks_in(rows: pd.DataFrame, metric: str) -> list[list[float]]:
+    """`blocks_of`, from the rows of one cell."""
+    numbers, values = rows["block"].tolist(), rows[metric].tolist()
+    blocks: list[list[float]] = [[] for _ in range(max(numbers, default=-1) + 1)]
+    for block, value in zip(numbers, values, strict=True):
+        if value is not None and not math.isnan(value):
+            blocks[block].append(float(value))
     return blocks
 
 

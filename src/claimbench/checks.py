@@ -46,7 +46,7 @@ def judge_check(check: Check, study: str, evidence: Evidence) -> CheckVerdict:
     """The verdict on one check of `study`.
 
     Raises:
-        ConfigError: the check names a metric that does not exist, or a curve over something that is not a number.
+        ConfigError: a curve over something that is not a number, or bytes over no bandwidth.
     """
     judges: dict[type[Any], Callable[[Any, str, Evidence], CheckVerdict]] = {
         RatioCheck: _ratio,

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from claimbench.aggregate import blocks_of, by_cell
+from claimbench.aggregate import blocks_in, by_cell
 from claimbench.cell import Frozen
-from claimbench.errors import ConfigError, did_you_mean
-from claimbench.metrics import METRICS
 from claimbench.plan import Plan, Row
 from claimbench.regions import Verdict, bounds, bounds_text, unit_of, verdict
 from claimbench.stats import Interval
@@ -58,9 +56,7 @@ class Evidence:
         self.frames = by_cell(table)
 
     def blocks(self, cell: str, metric: str) -> list[list[float]]:
-        if metric not in METRICS:
-            raise ConfigError(f"claims: unknown metric '{metric}'.{did_you_mean(metric, METRICS)}")
-        return blocks_of(self.frames[cell], cell, metric)
+        return blocks_in(self.frames[cell], metric)
 
     def ending(self, cell: str) -> Ending:
         return ending(self.frames[cell])

@@ -60,11 +60,7 @@ class Verdicts(Frozen):
 
 
 def judge(plan: Plan, table: pd.DataFrame, tolerance: float | None = None) -> Verdicts:
-    """Verdicts on every claim of every study of `plan`; the tolerance is the plan's own unless given.
-
-    Raises:
-        ConfigError: a check names a metric that does not exist.
-    """
+    """Verdicts on every claim of every study of `plan`; the tolerance is the plan's own unless given."""
     tolerance = plan.params.measure.tolerance if tolerance is None else tolerance
     evidence = Evidence(plan, table, tolerance)
     cells = summarise(plan, table)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from claimbench import stats
-from claimbench.aggregate import blocks_of, by_cell
+from claimbench.aggregate import blocks_in, by_cell
 from claimbench.cell import Frozen
 from claimbench.metrics import METRICS
 from claimbench.plan import Plan, PlannedCell
@@ -122,7 +122,7 @@ def _places(plan: Plan) -> dict[str, list[Place]]:
 
 def _ratio(frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> _Gain | None:
     try:
-        found = stats.ratio_interval(blocks_of(frames[of], of, metric), blocks_of(frames[to], to, metric))
+        found = stats.ratio_interval(blocks_in(frames[of], metric), blocks_in(frames[to], metric))
     except ValueError:  # a zero: nothing was counted, so there is nothing to compare
         return None
     if found is None or found.low is None or found.high is None:

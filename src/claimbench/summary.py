@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from claimbench import stats
-from claimbench.aggregate import blocks_of, by_cell
+from claimbench.aggregate import blocks_in, by_cell
 from claimbench.metrics import METRICS
 from claimbench.plan import Plan, PlannedCell
 
@@ -55,8 +55,8 @@ def summarise(plan: Plan, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return {id: _summary(planned, frames[id]) for id, planned in plan.cells.items()}
 
 
-def metric_summary(rows: pd.DataFrame, cell: str, metric: str) -> dict[str, Any] | None:
-    blocks = blocks_of(rows, cell, metric)
+def _metric(rows: pd.DataFrame, metric: str) -> dict[str, Any] | None:
+    blocks = blocks_in(rows, metric)
     found = stats.interval(blocks) if any(blocks) else None
     if found is None:
         return None
@@ -66,7 +66,7 @@ def metric_summary(rows: pd.DataFrame, cell: str, metric: str) -> dict[str, Any]
 
 def _summary(planned: PlannedCell, rows: pd.DataFrame) -> dict[str, Any]:
     cell, end = planned.cell, ending(rows)
-    metrics = {name: found for name in METRICS if (found := metric_summary(rows, cell.id, name))}
+    metrics = {name: found for name in METRICS if (found := _metric(rows, name))}
     matches = rows["tokens_match"].dropna()
     prompts = rows["prompt_tokens"].dropna()
 
