@@ -39,7 +39,7 @@ class Stack(NamedTuple):
 
 INTERVAL: dict[str, Any] = {"color": svg.INK, "linewidth": 1.3, "zorder": 4}
 PUBLISHED: dict[str, Any] = {"marker": "D", "ms": 6, "mfc": svg.PAPER, "mec": svg.INK, "mew": 1.1, "linestyle": ""}
-CEILING: dict[str, Any] = {"marker": "|", "ms": 15, "mec": svg.INK, "mew": 1.6, "linestyle": "", "zorder": 4}
+CEILING: dict[str, Any] = {"color": svg.INK, "marker": "|", "ms": 15, "mew": 1.6, "linestyle": "", "zorder": 4}
 DASHED: dict[str, Any] = {"color": svg.INK, "linewidth": 0.9, "linestyle": (0, (3, 2))}
 
 

@@ -78,7 +78,7 @@ def _curves(findings: Findings) -> Iterator[tuple[Any, ...]]:
             for metric in metrics_of(planned.study, experiment, rows):
                 for row in rows.values():
                     estimate = findings.estimate(row, metric)
-                    if estimate:
+                    if estimate and not isinstance(row.sweep[key], str):  # a line needs numbers to stand over
                         rest = row.model_copy(update={"sweep": {k: v for k, v in row.sweep.items() if k != key}})
                         panel = f"{study}: {experiment}, {metric} by {key}"
                         yield panel, row_title(rest), row.sweep[key], *_digits(in_unit(metric, estimate))

@@ -81,7 +81,7 @@ def write(figure: Figure, title: str, description: str) -> str:
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", metadata=metadata, facecolor=PAPER)
     text = buffer.getvalue()
-    text = re.sub(r"font: ([^;\"']*?px) 'DejaVu Sans'[^;\"]*", rf"font: \1 {FONT}", text)
+    text = re.sub(r"(font(?:-family)?: [^;\"']*)'DejaVu Sans'[^;\"]*", rf"\1{FONT}", text)
     text = re.sub(r"<!DOCTYPE[^>]*>\s*", "", text)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     head = (

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import random
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +107,7 @@ MACHINE: dict[str, Any] = {
     "gpus": [],
     "system": "Linux 6.1",
 }
-CEILINGS = {"read_bytes_per_s": 12e9, "matmul_flops_per_s": {"float32": 2e11, "bfloat16": 3e11}, "threads": 2}
+CEILINGS = {"read_bytes_per_s": 16e9, "matmul_flops_per_s": {"float32": 8e12, "bfloat16": 9e12}, "threads": 2}
 SLOWER = {"no_cache": 5.0, "bitsandbytes_int8": 1.4, "sdpa": 0.9, "prompt_lookup": 0.7}
 
 Invent = Callable[[PlannedCell, int], Result]
@@ -208,3 +214,257 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Inputs, str
     folder = tmp_path_factory.mktemp("project")
     inputs = build(folder, {"rates": RATES, "latency": LATENCY}, invent)
     return folder, inputs, render(inputs, folder)
+
+
+def test_the_same_inputs_give_the_same_bytes(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
+    folder, inputs, _ = project
+    render(inputs, tmp_path)
+    first, second = folder / "reports", tmp_path / "reports"
+    names = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
+    assert names == sorted(str(path.relative_to(second)) for path in second.rglob("*") if path.is_file())
+    assert len([name for name in names if name.endswith(".svg")]) >= 8
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_it_renders_from_what_is_written_without_torch(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
+    _, inputs, text = project
+    (tmp_path / "plan.json").write_text(inputs.plan.model_dump_json(), encoding="utf-8")
+    (tmp_path / "verdicts.json").write_text(json.dumps(inputs.verdicts), encoding="utf-8")
+    (tmp_path / "ceilings.json").write_text(json.dumps(CEILINGS), encoding="utf-8")
+    inputs.table.to_parquet(tmp_path / "table.parquet")
+    script = (
+        "import json, sys, pandas\n"
+        "from pathlib import Path\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from claimbench import report\n"
+        "from claimbench.plan import Plan\n"
+        "here = Path(sys.argv[1])\n"
+        "read = lambda name: json.loads((here / name).read_text())\n"
+        "plan = Plan.model_validate_json((here / 'plan.json').read_text())\n"
+        "table = pandas.read_parquet(here / 'table.parquet')\n"
+        "report.render(plan, table, read('verdicts.json'), read('ceilings.json'), here / 'reports')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert (tmp_path / "reports" / "report.md").read_text(encoding="utf-8") == text
+
+
+def test_it_opens_with_verdicts_and_what_to_switch_on(project: tuple[Path, Inputs, str]) -> None:
+    text = project[2]
+    assert "**2 supported, 1 refuted, 0 undecided, 1 not runnable here.**" in text.split("\n## ")[0]
+    heads = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert heads == [
+        "What to switch on here",
+        "The machine",
+        "The studies",
+        "The claims",
+        "What was unavailable, and why",
+        "How to reproduce this exactly",
+    ]
+
+
+def test_advice_has_its_interval_and_its_cost(project: tuple[Path, Inputs, str]) -> None:
+    latency, _, memory = re.split(r"^### For ", project[2].split("## The machine")[0], flags=re.MULTILINE)[1:]
+    (row,) = [line for line in latency.splitlines() if line.startswith("| `prompt_lookup`")]
+    assert re.search(r"1\.\d+x \[1\.\d+x, 1\.\d+x\] \(decode tokens per second\)", row)
+    assert "same tokens" in row
+    (row,) = [line for line in memory.splitlines() if line.startswith("| `bitsandbytes_int8`") and "batch 1," in line]
+    assert "x the decode speed; other tokens: 94 % agree, KL 0.0213 nats" in row
+
+
+def rows_of(text: str, question: str) -> list[list[str]]:
+    """The cells of the first table behind the heading `question`."""
+    section = text.split(f"#### {question}")[1].split("\n#### ")[0]
+    lines = next(part for part in section.split("\n\n") if part.startswith("|")).splitlines()
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert {len(row) for row in cells} == {len(cells[0])}
+    return [cells[0], *cells[2:]]
+
+
+def test_rates_stand_beside_their_ceiling_and_the_published_figure(project: tuple[Path, Inputs, str]) -> None:
+    head, plain, _, int8, flash, tgi = rows_of(project[2], "Which method is the fastest?")
+    assert head[:5] == [
+        "",
+        "tok/s, end to end [95 % interval]",
+        "ceiling here",
+        "% of it",
+        "published, tok/s, end to end",
+    ]
+    assert plain[0] == "No optimizations"
+    assert re.fullmatch(r"1\d\.\d+ \[1\d\.\d+, 1\d\.\d+\]", plain[1])
+    assert plain[4] == "25.97"
+    measured, ceiling, share = float(plain[1].split()[0]), float(plain[2]), float(plain[3].removesuffix(" %"))
+    assert share == pytest.approx(100 * measured / ceiling, abs=1)
+    assert int8[-1] == "differ; 94 % agree, first at 30; KL 0.0213 nats; top-1 97 %"
+    assert int8[0].endswith("<sup>1</sup>")
+    assert flash[1] == "**unavailable** <sup>2</sup>"
+    assert tgi[1] == "**unavailable** <sup>3</sup>"
+    assert tgi[4] == "29.95"
+    notes = ["<sup>1</sup> a neighbour used the CPU", "<sup>2</sup> flash-attn needs a CUDA device"]
+    assert all(note in project[2] for note in [*notes, "<sup>3</sup> this version has no backend 'tgi' yet"])
+
+
+def test_a_grid_has_a_column_a_batch_and_oom_cells(project: tuple[Path, Inputs, str]) -> None:
+    head, plain, published, int8 = rows_of(project[2], "How does time per token fall with batch?")
+    assert head == ["batch", "1", "8", "32", "128"]
+    assert published == ["*plain, published*", "*230.38*", "*31.78*", "*10.89*", "*oom*"]
+    assert plain[4] == int8[4] == "**oom** <sup>1</sup>"
+    assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]<br>\d+ % of [\d.]+", plain[1])
+    assert "batch 128 &lt;does&gt; not fit" in project[2]
+    assert "<does>" not in project[2]
+
+
+def test_curves_have_a_table_and_a_figure_for_each_group(project: tuple[Path, Inputs, str]) -> None:
+    folder, _, text = project
+    section = text.split("#### Does a step take longer behind a longer prompt?")[1].split("\n#### ")[0]
+    titles = re.findall(r"^\*\*(.*)\*\*$", section, flags=re.MULTILINE)
+    assert titles == [
+        f"{what}, by prompt tokens; batch {batch}" for what in ("decode step, ms", "prefill, ms") for batch in (1, 8)
+    ]
+    names = {path.name for path in (folder / "reports" / "figures").iterdir()}
+    for metric in ("step_ms", "prefill_ms"):
+        for batch in (1, 8):
+            assert f"latency--lengths--{metric}--batch-{batch}.svg" in names
+
+
+def test_bars_compare_with_the_first_cell_and_the_published_ratio(project: tuple[Path, Inputs, str]) -> None:
+    head, eager, sdpa, lookup = rows_of(project[2], "Does SDPA pay?")
+    ours, theirs = head.index("times better than the first row [95 % interval]"), head.index("published, times better")
+    assert eager[ours] == "1 (the base)"
+    assert re.fullmatch(r"1\.[01]\d*x \[[\d.]+x, [\d.]+x\]", sdpa[ours])
+    assert sdpa[theirs] == "1.50x"
+    assert lookup[theirs] == "–"
+
+
+def test_every_claim_has_a_verdict_a_sentence_and_links(project: tuple[Path, Inputs, str]) -> None:
+    folder, inputs, text = project
+    claims = text.split("## The claims")[1].split("## What was unavailable")[0]
+    for claim in inputs.verdicts["claims"]:
+        (line,) = [line for line in claims.splitlines() if line.startswith(f"| [{claim['id']}](")]
+        assert f"**{claim['verdict']}**" in line
+        part = claims.split(f'<a id="claim-rates-{claim["id"].lower()}">')[1].split("<a id=")[0]
+        for check in claim["checks"]:
+            assert check["sentence"].split("<")[0] in part
+            for path in check["results"]:
+                assert f"](../{path})" in part
+    for link in re.findall(r"\]\((\.\./[^)]*)\)", text):
+        assert (folder / "reports" / link).is_file(), link
+    assert "A cache makes &lt;decoding&gt; faster" in claims
+
+
+def test_every_figure_exists_is_linked_and_described(project: tuple[Path, Inputs, str]) -> None:
+    folder, _, text = project
+    images = re.findall(r"!\[([^\]]*)\]\((figures/[^)]*)\)", text)
+    assert all(alt for alt, _ in images)
+    there = {f"figures/{path.name}" for path in (folder / "reports" / "figures").iterdir()}
+    assert there == {path for _, path in images}
+    for path in there:
+        root = ElementTree.parse(folder / "reports" / path).getroot()  # noqa: S314 - written by this very test
+        space = "{http://www.w3.org/2000/svg}"
+        assert root.findtext(f"{space}title")
+        assert root.findtext(f"{space}desc")
+
+
+def test_links_inside_the_report_lead_somewhere(project: tuple[Path, Inputs, str]) -> None:
+    text = project[2]
+    targets = re.findall(r"\]\(#([^)]*)\)", text)
+    assert targets
+    assert all(f'<a id="{target}">' in text for target in targets)
+
+
+def test_what_was_unavailable_is_listed_with_its_reason(project: tuple[Path, Inputs, str]) -> None:
+    section = project[2].split("## What was unavailable, and why")[1].split("\n## ")[0]
+    assert "| unavailable | flash-attn needs a CUDA device | rates: methods/Flash attention |" in section
+    assert (
+        "| oom | batch 128 &lt;does&gt; not fit | rates: grid/plain · batch 128<br>rates: grid/int8 · batch 128 |"
+        in section
+    )
+    assert "| rates: A3 |" in section
+
+
+def test_parameters_in_the_report_are_parameters_again(project: tuple[Path, Inputs, str]) -> None:
+    _, inputs, text = project
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert load_params(parse_yaml(block, "report.md")) == inputs.plan.params
+    assert inputs.plan.machine["key"] in text
+
+
+def test_metrics_are_nested_and_rounded(project: tuple[Path, Inputs, str]) -> None:
+    folder, inputs, _ = project
+    metrics = json.loads((folder / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["verdicts"] == {"supported": 2, "refuted": 1, "undecided": 0, "not_runnable_here": 1}
+    plain = metrics["studies"]["rates"]["methods/plain"]
+    cell = inputs.plan.row("rates", "methods/plain").cell
+    exact = inputs.verdicts["cells"][cell]["metrics"]["decode_tok_s"]["value"]
+    assert plain["decode_tok_s"] == float(f"{exact:.4g}")
+    assert "methods/flash" not in metrics["studies"]["rates"]
+    assert "grid/plain@batch=128" not in metrics["studies"]["rates"]
+
+
+def test_plots_are_tidy(project: tuple[Path, Inputs, str]) -> None:
+    plots = project[0] / "reports" / "plots"
+    decode = list(csv.DictReader((plots / "decode.csv").read_text(encoding="utf-8").splitlines()))
+    assert {"rates: methods/plain", "latency: gain/sdpa"} <= {row["cell"] for row in decode}
+    assert all(float(row["low"]) <= float(row["tok_s"]) <= float(row["high"]) for row in decode)
+    curves = list(csv.DictReader((plots / "curves.csv").read_text(encoding="utf-8").splitlines()))
+    panel = [row for row in curves if row["panel"] == "latency: lengths, step_ms by prompt_tokens"]
+    assert {row["series"] for row in panel} == {f"{name} · batch {b}" for name in ("plain", "no cache") for b in (1, 8)}
+    assert {row["x"] for row in panel} == {"64", "256", "1024"}
+
+
+def test_it_renders_where_nothing_could_run(tmp_path: Path) -> None:
+    inputs = build(tmp_path, {"rates": RATES, "latency": LATENCY}, fail)
+    text = render(inputs, tmp_path)
+    assert "**0 supported, 0 refuted, 0 undecided, 4 not runnable here.**" in text
+    assert text.count("Nothing that was measured here gives") == 3
+    assert "![" not in text
+    assert list((tmp_path / "reports" / "figures").iterdir()) == []
+    assert "asked to be unavailable" in text
+    assert json.loads((tmp_path / "reports" / "metrics.json").read_text(encoding="utf-8"))["studies"] == {}
+
+
+def test_it_renders_with_no_study(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
+    _, inputs, _ = project
+    plan = inputs.plan.model_copy(update={"cells": {}, "studies": {}})
+    verdicts = {**inputs.verdicts, "claims": [], "cells": {}, "recommendations": []}
+    text = render(Inputs(plan, inputs.table.iloc[:0], verdicts), tmp_path)
+    assert "No study was planned." in text
+    assert "The studies make no claims." in text
+
+
+def test_one_cell_alone_and_thirty_cells(tmp_path: Path) -> None:
+    title = "a very long title that names every setting of this cell twice, and then once more for good measure $x$"
+    many = "\n".join(f"      c{i}: {{title: '{i} {title}', new_tokens: {i + 2}}}" for i in range(30))
+    study = f"""
+title: Sizes
+document: {{title: none}}
+prompts: {{story: Once upon a time}}
+defaults: {{checkpoint: small, prompt: story, new_tokens: 8}}
+experiments:
+  one:
+    question: One?
+    cells: {{only: {{title: only}}}}
+  many:
+    question: Many?
+    show: rates
+    cells:
+{many}
+"""
+    inputs = build(tmp_path, {"sizes": study}, invent, PARAMS.replace("[rates, latency]", "[sizes]"))
+    text = render(inputs, tmp_path)
+    assert len(rows_of(text, "One?")) == 2
+    assert len(rows_of(text, "Many?")) == 31
+    svg = (tmp_path / "reports" / "figures" / "sizes--many.svg").read_text(encoding="utf-8")
+    assert svg.count("a very long title") >= 30
+
+
+def test_an_earlier_figure_does_not_linger(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
+    stale = tmp_path / "reports" / "figures" / "stale.svg"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("<svg/>", encoding="utf-8")
+    render(project[1], tmp_path)
+    assert not stale.exists()

@@ -1,0 +1,55 @@
+"""Numbers as a reader sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+from claimbench.wording import Estimate, cell_text, count, interval, number, percent, significant, slug
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(26.031, 25.912, 26.148), "26.03 [25.91, 26.15]"),
+        (Estimate(26.031, 20.4, 31.2), "26 [20, 31]"),
+        (Estimate(0.99876, 0.9886, 1.0077), "0.999 [0.989, 1.008]"),
+        (Estimate(1234.5, 1210.0, 1260.0), "1,234 [1,210, 1,260]"),
+        (Estimate(0.0042, 0.0041, 0.0043), "0.00420 [0.00410, 0.00430]"),
+        (Estimate(26.031), "26.0"),
+        (Estimate(5.0, 5.0, 5.0), "5.00"),
+        (Estimate(0.0, -1.0, 1.0), "0.0 [-1.0, 1.0]"),
+    ],
+)
+def test_a_number_has_the_digits_that_its_interval_supports(estimate: Estimate, text: str) -> None:
+    assert interval(estimate) == text
+
+
+def test_a_sign_follows_every_number() -> None:
+    assert interval(Estimate(1.5, 1.4, 1.6), "x") == "1.50x [1.40x, 1.60x]"
+
+
+def test_a_number_that_is_not_finite_says_so() -> None:
+    assert number(float("inf")) == "not finite"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.684, "68 %"), (0.042, "4.2 %"), (0.02, "2 %"), (0.0031, "0.31 %"), (0, "0 %")]
+)
+def test_a_share_is_per_cent(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_a_table_cell_cannot_break_its_table() -> None:
+    assert cell_text("a | b\n<script>") == "a \\| b &lt;script&gt;"
+
+
+def test_significant_digits() -> None:
+    assert significant(12345.678, 4) == 12350.0
+    assert significant(0.00123456, 4) == 0.001235
+    assert significant(0.0) == 0.0
+
+
+def test_small_words() -> None:
+    assert count(1, "cell") == "1 cell"
+    assert count(3, "cell") == "3 cells"
+    assert slug("Batch 8, prompt tokens 64") == "batch-8-prompt-tokens-64"
