@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claimbench import recommend
+from claimbench import aggregate, recommend
 from claimbench.errors import ConfigError
 from claimbench.evidence import CheckVerdict
 from claimbench.judge import ClaimVerdict, Verdicts, combine, judge, verdicts
@@ -410,6 +410,13 @@ def test_what_is_written_is_json_without_holes(lab: Any) -> None:
     assert json.loads((lab.folder / "verdicts.json").read_text()) == json.loads(json.dumps(found))
     assert set(found["cells"]) == set(plan.cells)
     assert found["device_name"] == "Example CPU @ 2 GHz"
+
+
+def test_the_verdicts_of_a_table_read_back_are_the_same(lab: Any) -> None:
+    plan = lab.plan(claims(ratio("half"), ratio("oom")))
+    table = lab.table(plan)
+    aggregate.write_table(table, lab.folder / "table.parquet", lab.folder / "table.csv")
+    assert verdicts(plan, aggregate.read_table(lab.folder / "table.parquet")) == verdicts(plan, table)
 
 
 def test_a_cell_is_summed_up_with_its_interval_outcome_and_agreement(lab: Any, report: Verdicts) -> None:

@@ -49,8 +49,12 @@ class Architecture(NamedTuple):
     def other_weights(self) -> int:
         """Embedding, positions, final norm and, where it is not tied, the head."""
         norms = {"llama": self.hidden, "gpt_bigcode": 2 * self.hidden, "bloom": 4 * self.hidden}[self.family]
-        positions = self.context * self.hidden if self.family == "gpt_bigcode" else 0
-        return self.embedding_weights * (1 if self.tied else 2) + positions + norms
+        return self.embedding_weights * (1 if self.tied else 2) + self.position_weights + norms
+
+    @property
+    def position_weights(self) -> int:
+        """The table of learned positions, where the family has one."""
+        return self.context * self.hidden if self.family == "gpt_bigcode" else 0
 
     @property
     def weights(self) -> int:
@@ -58,8 +62,8 @@ class Architecture(NamedTuple):
 
     @property
     def step_weights(self) -> int:
-        """Parameters that one decode step must read: all but the looked-up embedding, unless it is also the head."""
-        return self.layers * self.layer_weights + self.embedding_weights + self.hidden
+        """Parameters that one decode step must read: all but what is looked up by row, unless it is also the head."""
+        return self.weights - self.position_weights - (0 if self.tied else self.embedding_weights)
 
 
 def parse(config: dict[str, Any]) -> Architecture:
