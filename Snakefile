@@ -32,9 +32,14 @@ rule all:
 rule measured:
     input:
         FLOW.results,
+        "results/checkpoints.json",
+
+
+rule judged:
+    input:
         "results/verdicts.json",
 
 
 rule fetched:
     input:
-        expand("resources/checkpoints/{name}/manifest.json", name=FLOW.checkpoints),
+        FLOW.manifests,

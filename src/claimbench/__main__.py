@@ -54,13 +54,31 @@ def _shard(arguments: argparse.Namespace) -> None:
     shard.shard(checkpoint, arguments.fetched, arguments.output, int(arguments.max_shard_mb * 1e6))
 
 
+def _checkpoints(arguments: argparse.Namespace) -> None:
+    from claimbench import manifest
+    from claimbench.result import write_json
+
+    found = [manifest.read(path.parent) for path in arguments.manifests]
+    summary = {
+        m.checkpoint: {
+            "sha256": m.sha256,
+            "source": m.source,
+            "revision": m.revision,
+            "parameters": m.parameters,
+            "weight_bytes": m.weight_bytes,
+        }
+        for m in found
+    }
+    write_json(arguments.output, summary)
+
+
 def _measure(arguments: argparse.Namespace) -> None:
     from claimbench import measure, progress
     from claimbench.cell import Cell
     from claimbench.result import Key
 
     cell = Cell.model_validate_json(arguments.cell)
-    line = progress.Line(_load_plan(arguments.plan), cell, arguments.block)
+    line = progress.Line(_load_plan(arguments.plan) if arguments.plan.exists() else None, cell, arguments.block)
     print(line.before(), file=sys.stderr, flush=True)
     record = measure.measure(
         cell,
@@ -133,10 +151,14 @@ def _forecast(arguments: argparse.Namespace) -> None:
 
 def _schema(arguments: argparse.Namespace) -> None:
     from claimbench.params import json_schemas
-    from claimbench.result import write_json
 
     for name, schema in json_schemas().items():
-        write_json(arguments.output / name, schema)
+        path, text = arguments.output / name, json.dumps(schema, indent=2, sort_keys=True) + "\n"
+        if not arguments.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            raise ConfigError(f"{path} is not what the code says: run `make schema`")
 
 
 def _environment(arguments: argparse.Namespace) -> None:
@@ -159,7 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     path: dict[str, Any] = {"type": Path, "required": True}
     maybe_path: dict[str, Any] = {"type": Path}
     text: dict[str, Any] = {"required": True}
-    command("plan", _plan, "write every cell, its key and its files", params=text, studies=text, digest=text, output=path)
+    command(
+        "plan", _plan, "write every cell, its key and its files", params=text, studies=text, digest=text, output=path
+    )
     command("fetch", _fetch, "bring a checkpoint's files here", checkpoint=text, output=path)
     command(
         "shard",
@@ -169,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
         fetched=path,
         output=path,
         max_shard_mb={"type": float, "required": True},
+    )
+    command(
+        "checkpoints",
+        _checkpoints,
+        "one small file that says which weights are here",
+        manifests={"type": Path, "nargs": "*", "default": []},
+        output=path,
     )
     command(
         "measure",
@@ -196,8 +227,16 @@ def _parser() -> argparse.ArgumentParser:
         params={"type": Path, "default": Path("params.yaml")},
         studies={"default": "studies"},
     )
-    command("schema", _schema, "JSON schemas of params.yaml and studies, for editors", output=path)
-    command("environment", _environment, "build a backend's environment from its lock", lock=path, folder=path, output=path)
+    command(
+        "schema",
+        _schema,
+        "JSON schemas of params.yaml and studies, for editors",
+        output=path,
+        check={"action": "store_true"},
+    )
+    command(
+        "environment", _environment, "build a backend's environment from its lock", lock=path, folder=path, output=path
+    )
     return parser
 
 

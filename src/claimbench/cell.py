@@ -80,6 +80,7 @@ class Checkpoint(Frozen):
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, where it is one"
     )
+    content: str | None = Field(default=None, description="hash of a local source's files, taken when planning")
     keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
 
 

@@ -11,20 +11,25 @@ from claimbench.plan import Plan
 from claimbench.result import Result
 from claimbench.workflow import labels
 
+LOOKED_AT = 200
+"""Result files read for an estimate; reading every file before every block would cost more than it tells."""
+
 
 class Line:
-    """One block's line, before and after it is measured."""
+    """One block's line, before and after it is measured; without a plan it knows the cell alone."""
 
-    def __init__(self, plan: Plan, cell: Cell, block: int, root: Path = Path()) -> None:
+    def __init__(self, plan: Plan | None, cell: Cell, block: int, root: Path = Path()) -> None:
         self.plan, self.cell, self.block, self.root = plan, cell, block, root
-        self.missing = missing_blocks(plan, root)
-        self.total = sum(planned.blocks for planned in plan.cells.values())
-        self.name = labels(plan).get(cell.id, f"reference of {cell.checkpoint.name}, batch {cell.workload.batch}")
+        known = labels(plan).get(cell.id) if plan else None
+        self.name = known or f"reference of {cell.checkpoint.name}, batch {cell.workload.batch}"
 
     def before(self) -> str:
-        left = sum(self.missing.values())
-        place = f"[{self.total - left + 1}/{self.total}]"
-        return f"{place} {self.name} · block {self.block} · about {duration(self._remaining())} left"
+        if self.plan is None:
+            return f"{self.name} · block {self.block}"
+        missing = missing_blocks(self.plan, self.root)
+        total, left = sum(planned.blocks for planned in self.plan.cells.values()), sum(missing.values())
+        remaining = duration(self._remaining(self.plan, missing))
+        return f"[{total - left + 1}/{total}] {self.name} · block {self.block} · about {remaining} left"
 
     def after(self, record: Result) -> str:
         if record.outcome != "ok":
@@ -33,26 +38,24 @@ class Line:
         doubt = f" · {'; '.join(record.flags)}" if record.flags else ""
         return f"    ok: {median(speeds):.1f} tok/s end to end, {duration(record.duration_s)}{doubt}"
 
-    def _remaining(self) -> float:
+    def _remaining(self, plan: Plan, missing: dict[str, int]) -> float:
         """Sum over the missing blocks of what the same cell took before, or of its estimate, corrected by experience."""
         seen: dict[str, list[float]] = {}
-        for id, planned in self.plan.cells.items():
-            for path in planned.paths():
-                if (self.root / path).exists():
-                    seen.setdefault(id, []).append(_duration_of(self.root / path))
-        estimates = {id: estimate_seconds(planned.cell, {}) for id, planned in self.plan.cells.items()}
+        there = [(id, path) for id, planned in plan.cells.items() for path in planned.paths()]
+        there = [(id, path) for id, path in there if (self.root / path).exists()]
+        for id, path in there[-LOOKED_AT:]:
+            seen.setdefault(id, []).append(_duration_of(self.root / path))
+        estimates = {id: estimate_seconds(plan.cells[id].cell, {}) for id in {*missing, *seen}}
         experience = median([median(took) / estimates[id] for id, took in seen.items()] or [1.0])
         return sum(
-            count * (median(seen[id]) if id in seen else experience * estimates[id]) for id, count in self.missing.items()
+            count * (median(seen[id]) if id in seen else experience * estimates[id]) for id, count in missing.items()
         )
 
 
 def _duration_of(path: Path) -> float:
-    """Only the duration, without validating the record: this is read for every block of every job."""
-    text = path.read_text(encoding="utf-8")
-    _, _, rest = text.partition('"duration_s":')
-    number = rest.split(",", 1)[0]
+    """Only the duration, without validating the record."""
+    _, _, rest = path.read_text(encoding="utf-8").partition('"duration_s":')
     try:
-        return float(number)
+        return float(rest.split(",", 1)[0])
     except ValueError:
         return 0.0

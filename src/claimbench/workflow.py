@@ -9,7 +9,9 @@ from typing import Any
 
 from claimbench import backends, machine
 from claimbench.cell import Checkpoint, canonical_json, digest
-from claimbench.params import load_params, load_studies
+from claimbench.errors import SourceError
+from claimbench.fetch import local_identity
+from claimbench.params import CheckpointParams, load_params, load_studies
 from claimbench.plan import RESULTS, Plan, PlannedCell, make_plan, order
 
 CHECKPOINTS = Path("resources/checkpoints")
@@ -20,8 +22,21 @@ ENVIRONMENTS = Path("resources/environments")
 def plan_for(config: dict[str, Any], studies: Path) -> Plan:
     """The plan for a parsed params.yaml, on this machine."""
     params = load_params(config)
+    params = params.model_copy(update={"checkpoints": _with_contents(params.checkpoints)})
     here = machine.identify()
     return make_plan(params, load_studies(params.studies, studies), here, machine.resolve_device(params.device, here))
+
+
+def _with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
+    """Local sources with a hash of their files; one that is missing is told of when it is fetched."""
+    known = dict(checkpoints)
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.source.startswith("file://"):
+            try:
+                known[name] = checkpoint.model_copy(update={"content": local_identity(checkpoint.source)})
+            except SourceError:
+                continue
+    return known
 
 
 def ceilings_path(plan: Plan) -> Path:
@@ -43,6 +58,10 @@ def labels(plan: Plan) -> dict[str, str]:
     return names
 
 
+def as_json(checkpoint: Checkpoint) -> str:
+    return canonical_json(checkpoint.model_dump(mode="json"))
+
+
 class Workflow:
     """A plan with the look-ups of the rules; made once, when Snakemake reads the Snakefile."""
 
@@ -55,11 +74,33 @@ class Workflow:
 
     @cached_property
     def checkpoints(self) -> dict[str, Checkpoint]:
+        """Every checkpoint that a cell loads, by the name of its folder."""
         found: dict[str, Checkpoint] = {}
         for planned in self.plan.cells.values():
-            for checkpoint in filter(None, (planned.cell.checkpoint, planned.cell.draft)):
-                found[checkpoint.name] = checkpoint
+            if backends.find(planned.cell.backend).LIBRARIES:
+                for checkpoint in filter(None, (planned.cell.checkpoint, planned.cell.draft)):
+                    found[self.folder(checkpoint)] = checkpoint
         return found
+
+    def folder(self, checkpoint: Checkpoint) -> str:
+        """A folder's name holds all that its content follows from, so that a change never rewrites one in use."""
+        settings = [checkpoint.model_dump(mode="json"), self.plan.params.shard.model_dump(mode="json")]
+        return f"{checkpoint.name}-{digest(settings, length=8)}"
+
+    def fetched(self, folder: str) -> str:
+        """Where the files of a checkpoint are fetched to; two checkpoints cut from one source share a download."""
+        checkpoint = self.checkpoints[folder]
+        source = [checkpoint.source, checkpoint.sha256, checkpoint.content, checkpoint.architecture]
+        return str(FETCHED / digest(source) / "source.json")
+
+    @cached_property
+    def fetched_checkpoints(self) -> dict[str, Checkpoint]:
+        """By the folder that they are fetched to."""
+        return {Path(self.fetched(folder)).parent.name: found for folder, found in self.checkpoints.items()}
+
+    @property
+    def manifests(self) -> list[str]:
+        return [str(CHECKPOINTS / folder / "manifest.json") for folder in self.checkpoints]
 
     @cached_property
     def results(self) -> list[str]:
@@ -70,9 +111,6 @@ class Workflow:
         """Snakemake runs what has the highest priority first; everything that is not timed comes before (0)."""
         return {job: -1 - place for place, job in enumerate(order(self.plan))}
 
-    def checkpoint_json(self, name: str) -> str:
-        return canonical_json(self.checkpoints[name].model_dump(mode="json"))
-
     def cell(self, id: str) -> PlannedCell:
         return self.plan.cells[id]
 
@@ -82,11 +120,11 @@ class Workflow:
     def inputs(self, id: str, block: int) -> dict[str, str]:
         """Files that a block needs; each is addressed by content or by key, so none of them makes it stale."""
         planned = self.cell(id)
-        needed = {"plan": str(RESULTS / "plan.json")}
+        needed = {}
         if backends.find(planned.cell.backend).LIBRARIES:
-            needed["checkpoint"] = str(CHECKPOINTS / planned.cell.checkpoint.name / "manifest.json")
+            needed["checkpoint"] = str(CHECKPOINTS / self.folder(planned.cell.checkpoint) / "manifest.json")
         if planned.cell.draft:
-            needed["draft"] = str(CHECKPOINTS / planned.cell.draft.name / "manifest.json")
+            needed["draft"] = str(CHECKPOINTS / self.folder(planned.cell.draft) / "manifest.json")
         if planned.smaller:
             paths = self.cell(planned.smaller).paths()
             needed["smaller"] = paths[min(block, len(paths) - 1)]
@@ -104,7 +142,7 @@ class Workflow:
             "cell": canonical_json(planned.cell.model_dump(mode="json")),
             "key": canonical_json(planned.key.model_dump(mode="json")),
             "block": str(block),
-            "plan": needed["plan"],
+            "plan": str(RESULTS / "plan.json"),
         }
         for name in ("checkpoint", "draft"):
             if name in needed:

@@ -5,7 +5,7 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 from claimbench.errors import ClaimbenchError
-from claimbench.workflow import Workflow
+from claimbench.workflow import Workflow, as_json
 
 
 try:
@@ -19,6 +19,7 @@ wildcard_constraints:
     key=r"[0-9a-f]{12}",
     block=r"\d+",
     name=r"[a-z0-9][a-z0-9._-]*",
+    source=r"[0-9a-f]{12}",
 
 
 PYTHON = sys.executable

@@ -1,15 +1,15 @@
 # input: nothing here (a model hub, the package index, a local folder, or an architecture and a seed)
-# output: resources/fetched/<checkpoint>/source.json, written last, names every file with its sha256
+# output: resources/fetched/<hash of the source>/source.json, written last, names every file with its sha256
 # steps: bring a checkpoint's files here, whole or not at all
 
 
 rule fetch:
     output:
-        "resources/fetched/{name}/source.json",
+        "resources/fetched/{source}/source.json",
     log:
-        "logs/fetch/{name}.log",
+        "logs/fetch/{source}.log",
     params:
-        checkpoint=lambda wildcards: FLOW.checkpoint_json(wildcards.name),
+        checkpoint=lambda wildcards: as_json(FLOW.fetched_checkpoints[wildcards.source]),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
         "{PYTHON} -m claimbench fetch --checkpoint {params.checkpoint:q} --output {params.folder:q}"

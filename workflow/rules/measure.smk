@@ -1,8 +1,10 @@
-# input: a checkpoint's manifest (and a draft's), the next smaller batch of the same cell, the plan for the progress line
+# input: a checkpoint's manifest (and a draft's), the next smaller batch of the same cell
 # output: results/measure/<cell>/<key>/<block>.json
 # steps: one block of one cell in a fresh process, alone on the device, whatever its outcome
 #
 # Inputs are `ancient`: cell and key say by content all that a result depends on, so a newer file is not a newer result.
+# That is sound only while no rule rewrites a file that is there (Snakemake 9 then forgets what lies behind an ancient
+# input), which is why checkpoints live in folders named after their content.
 # Priorities put every cell's block 0 before any block 1, in a seeded shuffle.
 
 

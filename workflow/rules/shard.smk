@@ -1,21 +1,33 @@
 # input: the fetched files of one checkpoint
-# output: resources/checkpoints/<checkpoint>/manifest.json, written last, beside its safetensors shards
+# output: resources/checkpoints/<checkpoint>-<hash>/manifest.json, written last, beside its safetensors shards
 # steps: dequantize where needed, write shards, check each against the manifest
 
 
 rule shard:
     input:
-        "resources/fetched/{name}/source.json",
+        lambda wildcards: FLOW.fetched(wildcards.name),
     output:
         "resources/checkpoints/{name}/manifest.json",
     log:
         "logs/shard/{name}.log",
     params:
-        checkpoint=lambda wildcards: FLOW.checkpoint_json(wildcards.name),
+        checkpoint=lambda wildcards: as_json(FLOW.checkpoints[wildcards.name]),
         fetched=lambda wildcards, input: str(Path(input[0]).parent),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
         max_shard_mb=FLOW.plan.params.shard.max_shard_mb,
     shell:
         "{PYTHON} -m claimbench shard --checkpoint {params.checkpoint:q} --fetched {params.fetched:q}"
         " --output {params.folder:q} --max-shard-mb {params.max_shard_mb}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+
+
+rule checkpoints:
+    input:
+        [ancient(path) for path in FLOW.manifests],
+    output:
+        "results/checkpoints.json",
+    log:
+        "logs/checkpoints.log",
+    shell:
+        "{PYTHON} -m claimbench checkpoints --manifests {input:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

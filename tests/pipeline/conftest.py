@@ -1,0 +1,135 @@
+"""A small project on the null backend, run by the real Snakemake (and DVC) in a folder of its own.
+
+It has its own copy of the package on its path, so that a test can change the code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+
+PARAMS: dict[str, Any] = {
+    "studies": ["paces"],
+    "device": "cpu",
+    "measure": {"blocks": 1, "samples": 1, "warmup_max": 1, "timeout_s": 60},
+    "checkpoints": {
+        "tiny": {"source": "random://tiny-llama?seed=0", "architecture": "tiny-llama"},
+        "other": {"source": "random://tiny-llama?seed=1", "architecture": "tiny-llama"},
+    },
+}
+STUDY: dict[str, Any] = {
+    "title": "Paces",
+    "document": {"title": "A document of paces"},
+    "prompts": {"hello": "Hello"},
+    "defaults": {"checkpoint": "tiny", "backend": "null_model", "prompt": "hello", "new_tokens": 4},
+    "experiments": {
+        "pace": {
+            "question": "Is a slower pace slower?",
+            "cells": {"fast": {"options": {"step_ms": 1}}, "slow": {"options": {"step_ms": 3}}},
+        }
+    },
+    "claims": [
+        {
+            "id": "P1",
+            "kind": "ratio",
+            "statement": "A step of 1 ms is faster than one of 3 ms",
+            "checks": [
+                {"kind": "ratio", "metric": "decode_tok_s", "of": "pace/fast", "to": "pace/slow", "expect": "above"}
+            ],
+        }
+    ],
+}
+
+
+class Project:
+    """A folder with everything that a clone has, and the means to run it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("workflow", "profiles", "src", "envs"):
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore"):
+            shutil.copy(ROOT / name, folder / name)
+        self.params = json.loads(json.dumps(PARAMS))
+        self.study = json.loads(json.dumps(STUDY))
+        self.write()
+
+    def write(self) -> None:
+        (self.folder / "studies").mkdir(exist_ok=True)
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params), encoding="utf-8")
+        (self.folder / "studies/paces.yaml").write_text(yaml.safe_dump(self.study), encoding="utf-8")
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": f"{self.folder / 'src'}:{self.folder / 'libraries'}",
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_AUTHOR_NAME": "tests",
+            "GIT_AUTHOR_EMAIL": "tests@localhost",
+            "GIT_COMMITTER_NAME": "tests",
+            "GIT_COMMITTER_EMAIL": "tests@localhost",
+            "DVC_NO_ANALYTICS": "1",
+            "XDG_CACHE_HOME": str(self.folder.parent / "cache"),
+        }
+
+    def run(self, *command: str, fails: bool = False, timeout: float = 240) -> str:
+        """Run a command in the project; its whole output. `fails` says which exit status is expected."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert bool(done.returncode) == fails, f"{command} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def snakemake(self, *arguments: str, fails: bool = False) -> str:
+        return self.run("snakemake", "--cores", "all", *(arguments or ("measured",)), fails=fails)
+
+    def results(self) -> dict[str, tuple[int, int]]:
+        """Every result file with its time and inode: a file that was measured again has another of both."""
+        found = sorted((self.folder / "results/measure").glob("*/*/*.json"))
+        return {
+            str(path.relative_to(self.folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
+            for path in found
+            if path.is_file()
+        }
+
+    def measured_by(self, *arguments: str) -> list[dict[str, Any]]:
+        """Run Snakemake; the records that this run wrote anew."""
+        before = self.results()
+        self.snakemake(*arguments)
+        return [self.record(path) for path, stamp in self.results().items() if before.get(path) != stamp]
+
+    def record(self, path: str) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder / path).read_text(encoding="utf-8"))["result"]
+        return record
+
+    def records(self) -> list[dict[str, Any]]:
+        return [self.record(path) for path in self.results()]
+
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return Project(folder)
