@@ -25,7 +25,7 @@ from claimbench.evidence import (
 from claimbench.metrics import METRICS
 from claimbench.model import cost
 from claimbench.plan import Row
-from claimbench.regions import bounds, direction, number, range_text, unit_of, verdict
+from claimbench.regions import bounds, direction, number, power, range_text, unit_of, verdict
 from claimbench.stats import Interval
 from claimbench.study import (
     AbsoluteCheck,
@@ -170,11 +170,14 @@ def _shape(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
             check, evidence, f"Not judged: {error}.", "undecided", reason=f"{error}.", **resting_on(sides, evidence)
         )
     title = kept[0][2][0].row.title + (f" over {kept[0][2][1].row.title}" if check.to else "")
-    span = f"{number(min(x for x, _, _ in kept))} to {number(max(x for x, _, _ in kept))}"
+    span = f"{min(x for x, _, _ in kept):g} to {max(x for x, _, _ in kept):g}"
 
     def say(interval: Interval) -> str:
-        power = f"{check.over}^{number(interval.estimate)} ({range_text(interval)})"
-        return f"{METRICS[check.metric].title.capitalize()} of {title} goes as {power}, from {check.over} {span}."
+        law = f"{check.over}^{power(interval.estimate)}"
+        if interval.low is not None and interval.high is not None:
+            law += f" ({power(interval.low)} to {power(interval.high)})"
+        metric = METRICS[check.metric].title
+        return f"{metric[0].upper()}{metric[1:]} of {title} goes as {law}, from {check.over} {span}."
 
     judged = by_interval(check, evidence, sides, found, check.expect, say)
     left_out = f"Left out: {'; '.join(missing)}." if missing else None
@@ -223,7 +226,7 @@ def _computed(check: ComputedCheck, study: str, evidence: Evidence) -> CheckVerd
     arch = cost.architecture(check.architecture)
     if check.quantity == "weight_bytes":
         value, unit = arch.weights * check.bytes_per_weight, "B"
-        what = f"The weights of {check.architecture} at {number(check.bytes_per_weight)} bytes each are"
+        what = f"The weights of {check.architecture} at {check.bytes_per_weight:g} bytes each are"
     elif check.quantity == "kv_bytes":
         value, unit = cost.kv_bytes(arch, check.batch, check.length, check.bytes_per_weight), "B"
         what = f"The keys and values of {check.architecture}, batch {check.batch}, {check.length} tokens, are"
@@ -276,8 +279,8 @@ def _frontier(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerd
         else:
             raise Missing(f"{side.address} ended {side.end.outcome}: {side.end.reason}")
     largest, smallest_oom = max(fits, default=0.0), min(fails, default=None)
-    limit = f"{check.over} {number(smallest_oom)} does not" if smallest_oom is not None else "no larger one was tried"
-    sentence = f"The largest {check.over} that fits is {number(largest)}; {limit}. Published: {check.published}."
+    limit = f"{check.over} {smallest_oom:g} does not" if smallest_oom is not None else "no larger one was tried"
+    sentence = f"The largest {check.over} that fits is {largest:g}; {limit}. Published: {check.published}."
     facts = {
         "estimate": largest,
         "blocks": min((side.end.blocks for side in sides), default=0),

@@ -116,7 +116,7 @@ def combine(checks: tuple[CheckVerdict, ...]) -> tuple[Verdict, str | None]:
 
 def _reasons(checks: list[CheckVerdict]) -> str | None:
     found = dict.fromkeys(check.reason.rstrip(".") + "." for check in checks if check.reason)
-    return " ".join(reason[0].upper() + reason[1:] for reason in found) or None
+    return " ".join(found) or None
 
 
 def _joined(*parts: str | None) -> str | None:

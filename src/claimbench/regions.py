@@ -65,8 +65,14 @@ def number(value: float, unit: str = "") -> str:
             if abs(value) >= size:
                 return f"{value / size:.4g} {name}"
         return f"{value:.4g} B"
-    text = f"{value:.2f}" if 0.995 <= abs(value) < 10 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    smallest = 0.995 if unit else 0.095  # a ratio of 0.99 has two decimals, a time of 0.021 ms two digits
+    text = f"{value:.2f}" if smallest <= abs(value) < 10 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{text} {unit}".rstrip()
+
+
+def power(value: float) -> str:
+    """An exponent with two decimals, and no minus before a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def range_text(found: Interval, unit: str = "") -> str:
