@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from claimbench.errors import WrongOutput
 
 if TYPE_CHECKING:
-    from claimbench.backends.transformers import Run
     from claimbench.recipe import Recipe
+    from claimbench.stepwise import Run
 
 SDPA = "aten::scaled_dot_product_attention"
 

@@ -1,8 +1,7 @@
 """Hugging Face Transformers: a checkpoint as its users load it, driven by `model.generate`.
 
 The plain run is what document A calls "no optimizations": eager attention, a dynamic key-value cache, greedy
-`generate`. `generate` pushes its tokens, the clock wants to pull them: it runs in a greenlet, and a stopping criterion
-switches back to the caller at every step, with the new columns still on the device.
+`generate`. A stopping criterion hands each step's new columns to the caller; see stepwise.py.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model import cost
 from claimbench.prompt import prompt_ids
 from claimbench.recipe import Generation, Recipe
+from claimbench.stepwise import Emit, Run, StepTap
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -139,9 +140,9 @@ class TransformersSession:
         return self._run().steps()
 
     def _run(self) -> Run:
-        return Run(self._generation, self.recipe)
+        return Run(self._generation, [partial(refusals, self.recipe), *self.recipe.around])
 
-    def _generation(self, emit: Callable[[Any], None]) -> None:
+    def _generation(self, emit: Emit) -> None:
         import torch
 
         workload = self.cell.workload
@@ -155,7 +156,7 @@ class TransformersSession:
                 Generation(self.driven, self.prompt, workload.new_tokens, self._empty_cache(), self._choose, emit)
             )
 
-    def _call_generate(self, emit: Callable[[Any], None]) -> None:
+    def _call_generate(self, emit: Emit) -> None:
         from transformers import GenerationConfig, StoppingCriteriaList
 
         workload, recipe = self.cell.workload, self.recipe
@@ -169,13 +170,15 @@ class TransformersSession:
         }
         if workload.sampling:
             settings |= workload.sampling.model_dump(include={"temperature", "top_k", "top_p"})
-        self.driven.generate(
-            self.prompt,
-            attention_mask=self.prompt.new_ones(self.prompt.shape),
-            generation_config=GenerationConfig(**settings),
-            stopping_criteria=StoppingCriteriaList([StepTap(self.prompt, emit)]),
-            assistant_model=self.assistant,
-        )
+        tap = StepTap(self.prompt, emit)
+        with tap.beside_drafts(self.model) if recipe.drafts else nullcontext():
+            self.driven.generate(
+                self.prompt,
+                attention_mask=self.prompt.new_ones(self.prompt.shape),
+                generation_config=GenerationConfig(**settings),
+                stopping_criteria=StoppingCriteriaList([tap]),
+                assistant_model=self.assistant,
+            )
 
     def _empty_cache(self) -> Any:
         """For the hand-written loop. A static cache is allocated once and emptied, as its documentation asks."""
@@ -274,73 +277,3 @@ def _chooser(cell: Cell) -> Callable[[Any, Any], Any]:
         return torch.multinomial(warpers(sequence, logits.float()).softmax(-1), 1)[:, 0]
 
     return draw
-
-
-class StepTap:
-    """A stopping criterion that never stops: it hands the columns that are new since the last call to `emit`."""
-
-    def __init__(self, prompt: Any, emit: Callable[[Any], None]) -> None:
-        self.seen = prompt.shape[1]
-        self.emit = emit
-        self.go_on = prompt.new_zeros(prompt.shape[0], dtype=bool)
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        columns = input_ids[:, self.seen :]  # [batch, n]
-        self.seen = input_ids.shape[1]
-        self.emit(columns)
-        return self.go_on
-
-
-class Run:
-    """One generation in a greenlet of its own, a step at a time.
-
-    Gradient and inference mode belong to the thread, not to the greenlet, so each pause puts the caller's back.
-    """
-
-    def __init__(self, generation: Callable[[Callable[[Any], None]], None], recipe: Recipe) -> None:
-        import greenlet
-
-        self.recipe, self.generation = recipe, generation
-        self.child = greenlet.greenlet(self._body)
-        self.grad_around = True
-        """Whether gradients were on around the generation, before it changed that itself."""
-        self.grad_enabled = self.inference_mode = False
-        """As the generation had them at its last step."""
-
-    def steps(self) -> Iterator[Any]:
-        import torch
-
-        self.outside = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        columns = self.child.switch()
-        try:
-            while not self.child.dead:
-                yield columns
-                columns = self.child.switch()
-        finally:
-            if not self.child.dead:
-                self.child.throw()  # GreenletExit: unwinds the generation where it stands
-
-    def _body(self) -> None:
-        import torch
-
-        with ExitStack() as stack, refusals(self.recipe):
-            for context in self.recipe.around:
-                stack.enter_context(context())
-            self.grad_around = torch.is_grad_enabled()
-            self.generation(self._pause)
-
-    def _pause(self, columns: Any) -> None:
-        import torch
-
-        self.grad_enabled, self.inference_mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        grad, inference = self.outside
-        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-            self.child.parent.switch(columns)
-
-    def functions(self) -> list[str]:
-        """Names of the functions that the paused generation is in, innermost first."""
-        names, frame = [], self.child.gr_frame
-        while frame is not None:
-            names.append(frame.f_code.co_name)
-            frame = frame.f_back
-        return names
