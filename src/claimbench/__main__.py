@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -247,6 +248,12 @@ def main(arguments: list[str] | None = None) -> int:
     except ClaimbenchError as error:
         print(f"claimbench: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"claimbench: cannot write{where}: {error.strerror}. What was measured before is kept.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

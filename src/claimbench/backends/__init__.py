@@ -83,4 +83,4 @@ def find(name: str) -> Backend:
     """
     if name not in names():
         raise KeyError(name)
-    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+    return importlib.import_module(f"{__name__}.{name}")

@@ -22,7 +22,7 @@ ENVIRONMENT = "core"
 LIBRARIES: tuple[str, ...] = ()
 SEAMS: frozenset[str] = frozenset()
 
-Failure = Literal["oom", "allocate", "kill", "hang", "nan", "short", "unavailable", "unproven", "error"]
+Failure = Literal["oom", "allocate", "eat", "kill", "hang", "nan", "short", "unavailable", "unproven", "error"]
 
 
 class Options(Frozen):
@@ -77,6 +77,10 @@ class NullSession:
             raise OutOfMemory("asked to run out of memory")
         if failure == "allocate":
             bytearray(1 << 62)
+        if failure == "eat":
+            held = []
+            while True:
+                held.append(bytearray(b"x" * (1 << 24)))
         if failure == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if failure == "hang":

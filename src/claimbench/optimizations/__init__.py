@@ -57,7 +57,7 @@ def find(name: str) -> Optimization:
     """
     if name not in names():
         raise KeyError(name)
-    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def settings_of(use_name: str, raw: dict[str, Any]) -> Any:
