@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
+NAME_WIDTH = 26
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
@@ -54,7 +54,8 @@ def curves(
 
     def paint(figure: Figure) -> None:
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        names = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
+        drawn = [line for panel in panels for line in panel.lines if any(point.estimate for point in line.points)]
+        names = list(dict.fromkeys(line.label for line in drawn))
         for axes, panel in zip(all_axes, panels, strict=True):
             axes.set_title(panel.title)
             if log_x:
@@ -62,7 +63,7 @@ def curves(
             if log_y:
                 axes.set_yscale("log")
             _x_ticks(axes, xs, place)
-            for line in panel.lines:
+            for line in filter(drawn.__contains__, panel.lines):
                 _draw_line(axes, line, names.index(line.label), place)
             axes.set_xlabel(x_label)
             axes.yaxis.grid(True)
@@ -75,7 +76,9 @@ def curves(
             _name_lines(axes, panel.lines, names, place)
         svg.legend(figure, _curve_handles(panels))
 
-    return svg.draw(title, description, max(3.3, 0.24 * max(len(panel.lines) for panel in panels) + 1.5), paint)
+    most = max(len(panel.lines) for panel in panels)
+    each_in = _name_height_in([line.label for panel in panels for line in panel.lines]) + 0.04
+    return svg.draw(title, description, max(3.3, each_in * most + 1.5), paint)
 
 
 def _sorted_xs(panels: Sequence[Panel]) -> list[Any]:
@@ -146,15 +149,19 @@ def _name_lines(axes: Axes, lines: Sequence[Line], names: list[str], place: Call
     x = place(lines[0].points[-1].x)
     heights = sorted((float(to_axes.transform((x, value))[1]), label) for value, label in ends)
     figure_height_in = axes.get_figure(root=True).get_size_inches()[1]  # type: ignore[union-attr]
-    spread = _apart([height for height, _ in heights], 0.19 / (float(figure_height_in) - 1.1))
+    gap = _name_height_in(names) / (float(figure_height_in) - 1.1)
+    spread = _apart([height for height, _ in heights], gap)
     for (height, label), shown in zip(heights, spread, strict=True):
         style = _style(names.index(label))
-        axes.plot(
-            [1.0, 1.05], [height, shown], color=style["color"], linewidth=0.8, transform=axes.transAxes, clip_on=False
-        )
-        axes.plot(1.07, shown, style["marker"], color=style["color"], ms=5, transform=axes.transAxes, clip_on=False)
-        text = textwrap.shorten(label, 34, placeholder=" …")
+        outside: dict[str, Any] = {"color": style["color"], "transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.0, 1.05], [height, shown], linewidth=0.8, **outside)
+        axes.plot(1.07, shown, style["marker"], ms=5, **outside)
+        text = svg.wrapped(label, NAME_WIDTH)
         axes.annotate(text, (1.07, shown), (6, 0), "axes fraction", "offset points", va="center", fontsize=8)
+
+
+def _name_height_in(names: Sequence[str]) -> float:
+    return 0.33 if any("\n" in svg.wrapped(name, NAME_WIDTH) for name in names) else 0.19
 
 
 def _apart(heights: list[float], gap: float) -> list[float]:

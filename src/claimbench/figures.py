@@ -37,6 +37,7 @@ class Stack(NamedTuple):
     peak: float | None
 
 
+LABEL_WIDTH, LABEL_LINES = 34, 3
 INTERVAL: dict[str, Any] = {"color": svg.INK, "linewidth": 1.3, "zorder": 4}
 PUBLISHED: dict[str, Any] = {"marker": "D", "ms": 6, "mfc": svg.PAPER, "mec": svg.INK, "mew": 1.1, "linestyle": ""}
 CEILING: dict[str, Any] = {"color": svg.INK, "marker": "|", "ms": 15, "mew": 1.6, "linestyle": "", "zorder": 4}
@@ -71,7 +72,12 @@ def bars(
             _published_panel(panels[1], published_unit or f"published, {unit}", ordered)
         svg.legend(figure, _handles(ordered, reference, published=published_here or beside))
 
-    return svg.draw(title, description, 0.31 * len(ordered) + 1.25, paint)
+    return svg.draw(title, description, _height_in(ordered), paint)
+
+
+def _height_in(rows: Sequence[Bar] | Sequence[Stack]) -> float:
+    lines = max((svg.wrapped(row.label, LABEL_WIDTH, LABEL_LINES).count("\n") + 1 for row in rows), default=1)
+    return (0.31, 0.35, 0.46)[lines - 1] * len(rows) + 1.25
 
 
 def _best_first(row: Bar, direction: int) -> tuple[bool, float]:
@@ -128,11 +134,11 @@ def _whisker(axes: Axes, estimate: Estimate, place: float) -> None:
 
 
 def _row_axes(axes: Axes, labels: Sequence[str], unit: str) -> None:
-    axes.set_yticks(range(len(labels)), [svg.wrapped(label) for label in labels])
+    axes.set_yticks(range(len(labels)), [svg.wrapped(label, LABEL_WIDTH, LABEL_LINES) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.06)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(svg.wrapped(unit, 90))
     axes.xaxis.grid(True)
     axes.set_axisbelow(True)
 
@@ -189,7 +195,7 @@ def memory(title: str, description: str, rows: Sequence[Stack], capacity: float 
         axes.set_xlim(left=0)
         svg.legend(figure, handles)
 
-    return svg.draw(title, description, 0.31 * len(ordered) + 1.25, paint)
+    return svg.draw(title, description, _height_in(ordered), paint)
 
 
 def roofline(title: str, description: str, rows: Sequence[Bar]) -> str:
@@ -211,4 +217,4 @@ def roofline(title: str, description: str, rows: Sequence[Bar]) -> str:
         ceiling = Bar("", ceiling=100)
         svg.legend(figure, _handles([*(row._replace(ceiling=None) for row in ordered), ceiling], None, published=False))
 
-    return svg.draw(title, description, 0.29 * len(ordered) + 1.25, paint)
+    return svg.draw(title, description, _height_in(ordered), paint)

@@ -32,6 +32,7 @@ HEADS = {
     "weights_bytes": "weights, GB",
     "step_weights_bytes": "weights read per step, GB",
     "kv_cache_bytes": "key-value cache, GB",
+    "peak_bytes": "peak memory, GB",
     "rss_peak_bytes": "peak resident (process), GB",
     "rss_load_bytes": "resident, added by loading, GB",
     "device_allocated_peak_bytes": "peak allocated (device), GB",
@@ -40,7 +41,7 @@ HEADS = {
 }
 """Names for the heads of columns and axes, unit included; other metrics go by their title."""
 
-PEAK = {"cuda": "device_allocated_peak_bytes", "cpu": "rss_peak_bytes"}
+PEAK = "peak_bytes"
 FRACTIONS = ("token_agreement", "top1_agreement", "ceiling_fraction", "prefill_ceiling_fraction", "wall_event_gap")
 
 
@@ -145,9 +146,6 @@ class Findings:
         if estimate is None or not limit or not estimate.value:
             return None
         return limit / estimate.value if METRICS[metric].better == "lower" else estimate.value / limit
-
-    def peak_metric(self) -> str:
-        return PEAK[self.plan.device]
 
     def tokens(self, row: Row) -> str:
         """Whether the outputs were the reference's; how far they were not."""

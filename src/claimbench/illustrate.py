@@ -7,9 +7,9 @@ from typing import NamedTuple
 from claimbench import curves, figures
 from claimbench.curves import Line, Panel, Point
 from claimbench.figures import Bar, Stack
-from claimbench.findings import Findings, head, in_unit
+from claimbench.findings import PEAK, Findings, head, in_unit
 from claimbench.metrics import METRICS
-from claimbench.plan import PlannedStudy, Row
+from claimbench.plan import Row
 from claimbench.study import Experiment
 from claimbench.tables import (
     base_of,
@@ -79,7 +79,7 @@ def _bars(findings: Findings, study: str, name: str, metric: str, rows: dict[str
         unit = head(metric)
         drawn = [_value_bar(findings, row, metric) for row in shown.values()]
     told = [f"{bar.label}: {interval(bar.estimate) if bar.estimate else bar.note}" for bar in drawn]
-    alt = f"{experiment.question} {_sentence_case(unit)}: {'; '.join(told)}."
+    alt = f"{_asked(experiment)} {_sentence_case(unit)}: {'; '.join(told)}."
     svg = figures.bars(
         f"{study}: {name}",
         alt,
@@ -88,7 +88,7 @@ def _bars(findings: Findings, study: str, name: str, metric: str, rows: dict[str
         sign="x" if relative else "",
         reference=1.0 if relative else None,
         published_here=relative,
-        published_unit="as published, elsewhere",
+        published_unit="as published",
         best_is_low=not relative and METRICS[metric].better == "lower",
     )
     caption = _sentence_case(f"{unit}, best first.")
@@ -138,7 +138,7 @@ def _curves(
     where = f", {group}" if group else ""
     subject = _sentence_case(f"{METRICS[metric].title} against {worded(key)}{where}")
     told = "; ".join(f"{line.label}: {', '.join(_told(point) for point in line.points)}" for line in ours)
-    alt = f"{experiment.question} {subject}, in {METRICS[metric].unit or 'numbers'}. {told}."
+    alt = f"{_asked(experiment)} {subject}, in {METRICS[metric].unit or 'numbers'}. {told}."
     svg = curves.curves(f"{study}: {name}{where}", alt, worded(key), head(metric), panels, log_y=log_y)
     caption = subject + ("; the upright axis is logarithmic." if log_y else ".")
     parts = [study, name, *([metric] if several else []), *([slug(group)] if group else [])]
@@ -159,17 +159,27 @@ def _told(point: Point) -> str:
     return f"at {point.x} {interval(point.estimate) if point.estimate else point.note}"
 
 
+def _asked(experiment: Experiment) -> str:
+    question = experiment.question
+    return question if question.endswith(("?", ".", "!")) else f"{question}."
+
+
 def _sentence_case(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _distinct(planned: PlannedStudy) -> dict[str, Row]:
-    """A study's rows by title, each cell once."""
-    seen: set[str] = set()
+def _one_a_label(findings: Findings, study: str, metric: str) -> dict[str, Row]:
+    """By title, for each label of each experiment the row with the largest `metric`; each cell once."""
+    seen: set[str | None] = set()
     found: dict[str, Row] = {}
-    for experiment, rows in planned.rows.items():
+    for experiment, rows in findings.plan.studies[study].rows.items():
+        largest: dict[str, tuple[float, Row]] = {}
         for row in rows.values():
-            if row.cell and row.cell not in seen:
+            estimate = findings.estimate(row, metric)
+            if estimate and estimate.value > largest.get(row.label, (-1.0, row))[0]:
+                largest[row.label] = (estimate.value, row)
+        for _, row in largest.values():
+            if row.cell not in seen:
                 seen.add(row.cell)
                 title = row_title(row)
                 found[title if title not in found else f"{title} ({worded(experiment)})"] = row
@@ -179,10 +189,10 @@ def _distinct(planned: PlannedStudy) -> dict[str, Row]:
 def of_memory(findings: Findings, study: str) -> Illustration | None:
     """What every cell of the study keeps in memory; None where nothing was measured."""
     stacks = []
-    for title, row in _distinct(findings.plan.studies[study]).items():
+    for title, row in _one_a_label(findings, study, PEAK).items():
         weights, cache, peak = (
             found.value if (found := findings.estimate(row, metric)) else 0.0
-            for metric in ("weights_bytes", "kv_cache_bytes", findings.peak_metric())
+            for metric in ("weights_bytes", "kv_cache_bytes", PEAK)
         )
         if weights or peak:
             stacks.append(Stack(title, weights, cache, peak or None))
@@ -191,10 +201,10 @@ def of_memory(findings: Findings, study: str) -> Illustration | None:
     largest = sorted(stacks, key=lambda stack: -(stack.peak or stack.weights))[:MOST_BARS]
     told = "; ".join(f"{s.label}: {number((s.peak or s.weights + s.cache) / 1e9)} GB" for s in largest)
     caption = (
-        f"Memory of {count(len(largest), 'cell')}, largest first: {head(findings.peak_metric())} (1e9 bytes), and what "
-        "is known to be in it."
+        f"Peak memory of {count(len(largest), 'cell')}, largest first, and what is known to be in it. Where an "
+        "experiment sweeps, the largest point of each row."
     )
-    alt = f"Memory by cell, {head(findings.peak_metric())}: {told}."
+    alt = f"Peak memory by cell: {told}."
     svg = figures.memory(f"{study}: memory", alt, largest, _capacity(findings))
     return Illustration(f"{study}--memory-by-cell.svg", alt, caption, svg)
 
@@ -212,7 +222,7 @@ def of_ceilings(findings: Findings, study: str) -> Illustration | None:
     """The share of its decode ceiling that every cell of the study reaches; None where none has one."""
     shares = [
         Bar(title, share, doubted=bool(findings.doubts(row)))
-        for title, row in _distinct(findings.plan.studies[study]).items()
+        for title, row in _one_a_label(findings, study, "ceiling_fraction").items()
         if (share := findings.estimate(row, "ceiling_fraction"))
     ]
     if not shares:
@@ -222,7 +232,8 @@ def of_ceilings(findings: Findings, study: str) -> Illustration | None:
     alt = f"Share of the decode ceiling by cell: {told}."
     caption = (
         "How much of this machine's limit a decode step reaches: the bytes that it must read over the measured read "
-        "bandwidth, or its operations over the measured matrix rate, whichever takes longer."
+        "bandwidth, or its operations over the measured matrix rate, whichever takes longer. Where an experiment "
+        "sweeps, the best point of each row."
     )
     svg = figures.roofline(f"{study}: ceilings", alt, best)
     return Illustration(f"{study}--ceiling-by-cell.svg", alt, caption, svg)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from claimbench.findings import Findings, in_unit
+from claimbench.findings import PEAK, Findings, in_unit
 from claimbench.plan import Row
 from claimbench.tables import metrics_of, row_title, swept_key
 from claimbench.wording import significant
@@ -16,7 +16,7 @@ from claimbench.wording import significant
 VERDICTS = ("supported", "refuted", "undecided", "not runnable here")
 TRACKED = (
     *("decode_tok_s", "tok_s", "prefill_ms", "ms_per_token", "load_s", "compile_s_extra", "energy_j_per_token"),
-    *("rss_peak_bytes", "device_allocated_peak_bytes", "token_agreement", "ceiling_fraction"),
+    *(PEAK, "token_agreement", "ceiling_fraction"),
 )
 
 
@@ -44,12 +44,11 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str, Row]]:
 
 def csv_files(findings: Findings) -> dict[str, str]:
     """File name -> text."""
-    peak = findings.peak_metric()
     bars = {
         "decode.csv": ("decode_tok_s", "tok_s", 1.0),
         "throughput.csv": ("tok_s", "tok_s", 1.0),
         "prefill.csv": ("prefill_ms", "ms", 1.0),
-        "memory.csv": (peak, "gb", 1.0),
+        "memory.csv": (PEAK, "gb", 1.0),
         "ceiling.csv": ("ceiling_fraction", "percent", 100.0),
     }
     files = {

@@ -94,9 +94,9 @@ def write(figure: Figure, title: str, description: str) -> str:
     return text[: opening.start()] + start + "\n " + head + text[opening.end() :].lstrip("\n")
 
 
-def wrapped(label: str, width: int = 30, lines: int = 2) -> str:
-    """`label` on at most `lines` lines; what is left of it becomes an ellipsis."""
-    return "\n".join(textwrap.wrap(label, width, max_lines=lines, placeholder=" …")) or " "
+def wrapped(label: str, width: int = 34, lines: int = 2) -> str:
+    """`label` on at most `lines` lines, what is left of it an ellipsis; Markdown's code marks are dropped."""
+    return "\n".join(textwrap.wrap(label.replace("`", ""), width, max_lines=lines, placeholder=" …")) or " "
 
 
 def legend(figure: Figure, handles: list[Any]) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from claimbench.findings import Findings, head, in_unit, shown
+from claimbench.findings import PEAK, Findings, head, in_unit, shown
 from claimbench.metrics import METRICS
 from claimbench.plan import Row
 from claimbench.study import Experiment, Study
@@ -78,7 +78,7 @@ def metrics_of(study: Study, name: str, rows: dict[str, Row]) -> list[str]:
     if show == "bars":
         main = [metric for metric, _ in ratios.most_common(1)] or published[:1] or ["decode_tok_s"]
     elif show == "curves":
-        main = ["step_ms", "prefill_ms"]
+        main = [] if judged or published else ["step_ms", "prefill_ms"]
     else:
         main = published[:1] or [{"rates": "tok_s", "grid": "ms_per_token"}[show]]
     return [metric for metric in dict.fromkeys([*main, *published, *judged]) if metric in METRICS]
@@ -159,10 +159,9 @@ def _list(findings: Findings, experiment: Experiment, metrics: list[str], rows: 
     notes = Notes()
     main, *others = metrics
     everywhere = shared_deviations(rows.values())
-    peak = findings.peak_metric()
     extras = [metric for metric in others if any(findings.estimate(row, metric) for row in rows.values())]
-    if peak not in metrics:
-        extras.append(peak)
+    if PEAK not in metrics:
+        extras.append(PEAK)
     bars = experiment.show == "bars"
     ceiling = any(findings.ceiling(row, main) for row in rows.values())
     published = any(main in row.published for row in rows.values())
@@ -245,7 +244,7 @@ def _grid_cell(findings: Findings, row: Row | None, metric: str, same: list[str]
 
 def memory_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
     """Every memory figure that any row has, in GB (1e9 bytes)."""
-    names = [metric for metric in METRICS if metric.endswith("_bytes")]
+    names = [metric for metric in METRICS if metric.endswith("_bytes") and metric != PEAK]
     measured = [metric for metric in names if any(findings.estimate(row, metric) for row in rows.values())]
     if not measured:
         return None

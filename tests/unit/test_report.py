@@ -468,3 +468,30 @@ def test_an_earlier_figure_does_not_linger(project: tuple[Path, Inputs, str], tm
     stale.write_text("<svg/>", encoding="utf-8")
     render(project[1], tmp_path)
     assert not stale.exists()
+
+
+def test_departures_from_the_document_are_said_once(tmp_path: Path) -> None:
+    params = PARAMS.replace("[rates, latency]", "[rates]") + "limits: {new_tokens: 8}\n"
+    inputs = build(tmp_path, {"rates": RATES}, invent, params)
+    deviation = inputs.plan.row("rates", "methods/plain").deviations[0]
+    section = render(inputs, tmp_path).split("#### Which method is the fastest?")[1].split("\n#### ")[0]
+    assert section.count(deviation) == 1
+    assert f"Not as the document has it: {deviation}" in section
+
+
+def test_a_wrong_output_gives_no_number(tmp_path: Path) -> None:
+    def invent_wrong(planned: PlannedCell, block: int) -> Result:
+        good = invent(planned, block)
+        if not planned.cell.uses("bitsandbytes_int8"):
+            return good
+        return fail(planned, block).model_copy(update={"outcome": "wrong", "reason": "the logits hold NaN"})
+
+    inputs = build(tmp_path, {"rates": RATES}, invent_wrong, PARAMS.replace("[rates, latency]", "[rates]"))
+    text = render(inputs, tmp_path)
+    int8 = rows_of(text, "Which method is the fastest?")[3]
+    assert int8[1].startswith("**wrong**")
+    assert "the logits hold NaN" in text
+    svg = (tmp_path / "reports" / "figures" / "rates--methods.svg").read_text(encoding="utf-8")
+    assert "wrong output" in svg
+    metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    assert "methods/int8" not in metrics["studies"]["rates"]
