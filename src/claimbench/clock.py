@@ -64,8 +64,10 @@ def _host_clock(steps: Iterator[Any]) -> tuple[int, list[int], list[Any]]:
 def _device_clock(steps: Iterator[Any]) -> tuple[int, list[int], list[Any]]:
     import torch
 
+    cuda: Any = torch.cuda
+
     def event() -> Any:
-        return torch.cuda.Event(enable_timing=True)
+        return cuda.Event(enable_timing=True)
 
     events, columns = [event()], []
     torch.cuda.synchronize()

@@ -34,7 +34,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
         if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             first = body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = body[1:]  # type: ignore[assignment]
+                node.body = body[1:]
     return tree
 
 

@@ -185,10 +185,11 @@ def _peaks(cell: Cell) -> dict[str, int]:
     if cell.device == "cuda":
         import torch
 
-        if torch.cuda.is_initialized():
-            free, total = torch.cuda.mem_get_info()
-            peaks["device_allocated_peak"] = torch.cuda.max_memory_allocated()
-            peaks["device_reserved_peak"] = torch.cuda.max_memory_reserved()
+        cuda: Any = torch.cuda
+        if cuda.is_initialized():
+            free, total = cuda.mem_get_info()
+            peaks["device_allocated_peak"] = cuda.max_memory_allocated()
+            peaks["device_reserved_peak"] = cuda.max_memory_reserved()
             peaks["device_used"] = total - free
     return peaks
 
