@@ -1,7 +1,7 @@
 """The pipeline's clock against a bare loop: does measuring change what is measured?
 
-One process and one loaded model per case; the pipeline's way (iterator, clock, token check) and a hand-written loop with
-two clock readings take turns, in random order within each pair. Run on a quiet machine:
+One process and one loaded model per case; the pipeline's way (iterator, clock, token check) and a hand-written loop
+with two clock readings take turns, in random order within each pair. Run on a quiet machine:
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/clock.py resources/checkpoints/smollm2-*
 """
@@ -39,7 +39,9 @@ def bare_loop(session: Any, new_tokens: int) -> float:
         for context in session.recipe.around[1:]:
             context().__enter__()
         cache = session._empty_cache()
-        token = model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
+        token = (
+            model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
+        )
         for _ in range(new_tokens - 1):
             logits = model(input_ids=token[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
             token = logits[:, -1].argmax(-1)

@@ -1,7 +1,7 @@
 """Write the pinned locks from the environment that this runs in: `python envs/lock.py`, for maintainers.
 
-`core.lock` is everything that the package's dependencies reach, `dev.lock` what the extras `test` and `check` add. Local
-build tags (such as +cpu) are left out, so that a lock means the same release on every machine.
+`core.lock` is everything that the package's dependencies reach, `dev.lock` what the extras `test` and `check` add.
+Local build tags (such as +cpu) are left out, so that a lock means the same release on every machine.
 """
 
 from __future__ import annotations

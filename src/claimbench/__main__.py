@@ -56,7 +56,7 @@ def _shard(arguments: argparse.Namespace) -> None:
 
 
 def _checkpoints(arguments: argparse.Namespace) -> None:
-    from claimbench import manifest
+    from claimbench.checkpoints import manifest
     from claimbench.result import write_json
 
     found = [manifest.read(path.parent) for path in arguments.manifests]

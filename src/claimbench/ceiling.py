@@ -1,7 +1,7 @@
 """The machine's measured limits: how fast memory can be read, how fast matrices multiply.
 
-A roofline from a data sheet flatters nobody but its author: these are the best of several plain kernels on this machine,
-so that a cell at 90 % of its ceiling really has only 10 % left.
+A roofline from a data sheet flatters nobody but its author: these are the best of several plain kernels on this
+machine, so that a cell at 90 % of its ceiling really has only 10 % left.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from claimbench.cell import Device
 from claimbench.measure import device_lock
 
 REPEATS = 7
+DTYPES = ("float32", "bfloat16", "float16")
 READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}
 MATRIX_SIDES = (256, 512, 1024, 2048, 4096, 8192)
 LONGEST_PRODUCT_S = 0.25
@@ -32,7 +33,7 @@ def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "read_bytes_per_s": _read_bandwidth(torch, device),
-            "matmul_flops_per_s": {name: _matmul_rate(torch, device, name) for name in ("float32", "bfloat16", "float16")},
+            "matmul_flops_per_s": {name: _matmul_rate(torch, device, name) for name in DTYPES},
         }
         if device == "cuda":
             ceilings["copy_bytes_per_s"] = _copy_bandwidth(torch)

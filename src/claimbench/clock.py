@@ -10,6 +10,7 @@ import hashlib
 import time
 from array import array
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from claimbench.cell import Device, Workload
@@ -80,5 +81,4 @@ def _device_clock(steps: Iterator[Any]) -> tuple[int, list[int], list[Any]]:
         columns.append(column)
     torch.cuda.synchronize()
     wall_ns = time.perf_counter_ns() - start
-    pairs = zip(events, events[1:], strict=False)
-    return wall_ns, [round(before.elapsed_time(after) * 1e6) for before, after in pairs], columns
+    return wall_ns, [round(before.elapsed_time(after) * 1e6) for before, after in pairwise(events)], columns

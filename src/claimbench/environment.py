@@ -1,7 +1,7 @@
 """One virtual environment per backend family, from a pinned lock; the stamp says what is in it.
 
-Only families that conflict with Claimbench's own environment have one. The stamp's lock hash changes with the lock, so a
-result never outlives the libraries that it was measured with.
+Only families that conflict with Claimbench's own environment have one. The stamp's lock hash changes with the lock,
+so a result never outlives the libraries that it was measured with.
 """
 
 from __future__ import annotations

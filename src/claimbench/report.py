@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from claimbench import __version__, advice, illustrate, plots
-from claimbench.findings import Findings
-from claimbench.illustrate import Illustration
+from claimbench import __version__
 from claimbench.plan import Plan, Row
-from claimbench.tables import memory_table, row_title, shared_deviations, tables, tokens_table
-from claimbench.wording import Estimate, cell_text, count, interval, number, percent, slug
+from claimbench.rendering import advice, illustrate, plots
+from claimbench.rendering.findings import Findings
+from claimbench.rendering.illustrate import Illustration
+from claimbench.rendering.tables import memory_table, row_title, shared_deviations, tables, tokens_table
+from claimbench.rendering.wording import Estimate, cell_text, count, interval, number, percent, slug
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ def _template(name: str) -> Any:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("claimbench"),
+        loader=jinja2.PackageLoader("claimbench.rendering"),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - Markdown, not HTML; what comes from outside goes through `cell`
         trim_blocks=True,

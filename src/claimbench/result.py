@@ -65,7 +65,7 @@ class Result(Frozen):
     checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
     machine: dict[str, Any] = {}
     telemetry: dict[str, dict[str, Any]] = Field(default={}, description="`before` and `after`")
-    flags: tuple[str, ...] = Field(default=(), description="doubts about validity: noisy neighbours, throttling, clocks")
+    flags: tuple[str, ...] = Field(default=(), description="doubts about validity: neighbours, throttling, clocks")
     load_ns: int | None = None
     first_call_ns: int | None = Field(default=None, description="the first generation: compilation is in here")
     warmup: tuple[Sample, ...] = ()
@@ -91,8 +91,8 @@ def write_json(path: Path, value: Any) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from claimbench import disk, fetch, manifest, model_config, random_weights, safetensors_file, tensors, tokenizer
+from claimbench import fetch
 from claimbench.cell import Checkpoint
+from claimbench.checkpoints import disk, manifest, model_config, random_weights, safetensors_file, tensors, tokenizer
+from claimbench.checkpoints.gguf_weights import GgufFile
+from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES
+from claimbench.checkpoints.manifest import File, Manifest
+from claimbench.checkpoints.safetensors_file import StreamedTensor
+from claimbench.checkpoints.sources import RandomSource, parse
 from claimbench.errors import SourceError
-from claimbench.gguf_weights import GgufFile
-from claimbench.local_files import CONFIG, INDEX, SIDE_FILES
-from claimbench.manifest import File, Manifest
 from claimbench.model import cost
 from claimbench.model.cost import Architecture
 from claimbench.result import write_json
-from claimbench.safetensors_file import StreamedTensor
-from claimbench.sources import RandomSource, parse
 
 DTYPE_NAMES = {code: name for name, code in safetensors_file.DTYPE_OF.items()}
 

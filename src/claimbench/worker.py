@@ -1,7 +1,7 @@
 """The fresh process of one block: load, warm up, time, prove, compare; it reports as it goes.
 
-It reads one request (JSON) from standard input and writes one message (a JSON line) per event to the descriptor that was
-its standard output; whatever libraries print goes to standard error. A worker that is killed leaves its last message.
+It reads one request (JSON) from standard input and writes one message (a JSON line) per event to the descriptor that
+was its standard output; what libraries print goes to standard error. A worker that is killed leaves its last message.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or any(sign in text for sign in ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc"))
+        or any(
+            sign in text for sign in ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
+        )
     )
 
 
@@ -153,7 +155,7 @@ def _timed_samples(cell: Cell, session: Session, say: Say) -> list[list[int]]:
 
 
 def _doubts(before: dict[str, float], after: dict[str, float], seconds: float) -> list[str]:
-    """What others did to this machine while the samples ran. The kernel counts in ticks of 10 ms: short ones say nothing."""
+    """What others did to this machine meanwhile. The kernel counts in ticks of 10 ms: short times say nothing."""
     if seconds < 0.5:
         return []
     capacity = seconds * machine.usable_cores()

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from claimbench import disk, fetch, manifest
+from claimbench import fetch
 from claimbench.cell import Checkpoint
+from claimbench.checkpoints import disk, manifest
 from claimbench.errors import SourceError
 from claimbench.shard import shard
 

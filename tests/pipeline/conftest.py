@@ -127,7 +127,6 @@ class Project:
         return [self.record(path) for path in self.results()]
 
 
-
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     folder = tmp_path / "project"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from claimbench import fetch, manifest
+from claimbench import fetch
 from claimbench.cell import Checkpoint
+from claimbench.checkpoints import manifest
+from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse, redact
 from claimbench.errors import SourceError
 from claimbench.shard import shard
-from claimbench.sources import HubSource, LocalSource, RandomSource, parse, redact
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from claimbench import svg
-from claimbench.curves import Line, Panel, Point, _apart, curves
-from claimbench.figures import Bar, Stack, bars, memory, roofline
-from claimbench.wording import Estimate
+from claimbench.rendering import svg
+from claimbench.rendering.curves import Line, Panel, Point, _apart, curves
+from claimbench.rendering.figures import Bar, Stack, bars, memory, roofline
+from claimbench.rendering.wording import Estimate
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from claimbench import aggregate, recommend
+from claimbench import aggregate
 from claimbench.errors import ConfigError
-from claimbench.evidence import CheckVerdict
 from claimbench.judge import ClaimVerdict, Verdicts, combine, judge, verdicts
+from claimbench.judging import recommend
+from claimbench.judging.evidence import CheckVerdict
+from claimbench.judging.regions import bounds, number, verdict
 from claimbench.plan import PlannedCell
-from claimbench.regions import bounds, number, verdict
 from claimbench.result import Result, write_json
 from claimbench.stats import Interval
 from claimbench.study import Region

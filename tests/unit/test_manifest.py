@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from claimbench import manifest
 from claimbench.cell import Checkpoint
+from claimbench.checkpoints import manifest
+from claimbench.checkpoints.manifest import File, Manifest
 from claimbench.errors import CorruptCheckpoint
-from claimbench.manifest import File, Manifest
 from claimbench.shard import shard
 
 TINY = Checkpoint(name="tiny", source="random://tiny-llama?seed=1", architecture="tiny-llama")

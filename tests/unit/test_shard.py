@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from claimbench import manifest, model_config, safetensors_file
 from claimbench.cell import Checkpoint
+from claimbench.checkpoints import manifest, model_config, safetensors_file
+from claimbench.checkpoints.random_weights import encode
+from claimbench.checkpoints.safetensors_file import StreamedTensor
+from claimbench.checkpoints.tensors import full_name, shapes
 from claimbench.errors import CorruptCheckpoint, SourceError
 from claimbench.model import cost
-from claimbench.random_weights import encode
-from claimbench.safetensors_file import StreamedTensor
 from claimbench.shard import shard, split
-from claimbench.tensors import full_name, shapes
 
 TINY = ("tiny-llama", "tiny-bigcode", "tiny-bloom")
 
@@ -91,12 +91,12 @@ def test_random_values_depend_on_seed_and_name_and_not_on_shards(tmp_path: Path)
 
 def test_random_values_do_not_depend_on_the_chunk_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = values(make(tmp_path, random_checkpoint("tiny-llama"), folder="whole"))
-    monkeypatch.setattr("claimbench.random_weights.CHUNK_VALUES", 1000)
+    monkeypatch.setattr("claimbench.checkpoints.random_weights.CHUNK_VALUES", 1000)
     assert values(make(tmp_path, random_checkpoint("tiny-llama"), folder="chunked")) == whole
 
 
 def test_a_tensor_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claimbench.random_weights.CHUNK_VALUES", 1 << 18)
+    monkeypatch.setattr("claimbench.checkpoints.random_weights.CHUNK_VALUES", 1 << 18)
     source = "random://smollm2-135m?dtype=float32"
     checkpoint = Checkpoint(name="one-layer", source=source, architecture="smollm2-135m", keep_layers=1)
     tracemalloc.start()

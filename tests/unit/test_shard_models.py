@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from claimbench.cell import Checkpoint
+from claimbench.checkpoints.tensors import shapes
+from claimbench.checkpoints.tokenizer import byte_alphabet
 from claimbench.model import cost
 from claimbench.shard import shard
-from claimbench.tensors import shapes
-from claimbench.tokenizer import byte_alphabet
 
 pytestmark = pytest.mark.model
 TEXT = "Wörter, numbers 123\n\tand\n  spaces."

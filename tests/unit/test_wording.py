@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claimbench.wording import Estimate, cell_text, count, interval, number, percent, significant, slug
+from claimbench.rendering.wording import Estimate, cell_text, count, interval, number, percent, significant, slug
 
 
 @pytest.mark.parametrize(

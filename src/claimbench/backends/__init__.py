@@ -41,7 +41,7 @@ class Session(Protocol):
         """
 
     def memory(self) -> dict[str, int]:
-        """Bytes held by the model: `weights` (all), `step_weights` (read by one decode step), `kv_cache` (at full length)."""
+        """Bytes: `weights` (all held), `step_weights` (read by one decode step), `kv_cache` (at full length)."""
 
     def prove(self) -> dict[str, Any]:
         """What was seen to run, outside the timed samples.
@@ -51,7 +51,7 @@ class Session(Protocol):
         """
 
     def log_probs(self, tokens: list[int]) -> Any:
-        """Teacher-forced log-probabilities of row 0, float32 tensor [len(tokens), vocabulary], or None if out of reach."""
+        """Teacher-forced log-probabilities of row 0, float32 [len(tokens), vocabulary]; None if out of reach."""
 
     def close(self) -> None:
         """Release the model and everything that was started for it."""

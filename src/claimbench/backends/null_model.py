@@ -32,7 +32,7 @@ class Options(Frozen):
     prefill_ms: float = Field(default=0, ge=0)
     step_ms: float = Field(default=0, ge=0)
     row_ms: float = Field(default=0, ge=0)
-    first_call_ms: float = Field(default=0, ge=0, description="added to the first generation, as a compilation would be")
+    first_call_ms: float = Field(default=0, ge=0, description="added to the first generation, as compiling would be")
     token: int = Field(default=1, ge=0, description="the token that every step emits")
     fits_batch: int | None = Field(default=None, description="out of memory above this batch")
     fails: Failure | None = None

@@ -13,9 +13,9 @@ import pandas as pd
 from claimbench import stats
 from claimbench.aggregate import blocks_in, by_cell
 from claimbench.cell import Frozen
+from claimbench.judging.regions import number
 from claimbench.metrics import METRICS
 from claimbench.plan import Plan, PlannedCell
-from claimbench.regions import number
 
 Objective = Literal["latency", "throughput", "memory"]
 

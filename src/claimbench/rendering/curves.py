@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from claimbench import svg
-from claimbench.wording import Estimate
+from claimbench.rendering import svg
+from claimbench.rendering.wording import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

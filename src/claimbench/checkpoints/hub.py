@@ -15,11 +15,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from claimbench import disk
+from claimbench.checkpoints import disk
+from claimbench.checkpoints.local_files import select
+from claimbench.checkpoints.manifest import sha256_of
+from claimbench.checkpoints.sources import HubSource, last_line
 from claimbench.errors import SourceError
-from claimbench.local_files import select
-from claimbench.manifest import sha256_of
-from claimbench.sources import HubSource, last_line
 
 TIMEOUT_S = 10.0
 COMMIT = re.compile(r"[0-9a-f]{40}")

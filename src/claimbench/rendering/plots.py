@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from claimbench.findings import PEAK, Findings, in_unit
 from claimbench.plan import Row
-from claimbench.tables import metrics_of, row_title, swept_key
-from claimbench.wording import significant
+from claimbench.rendering.findings import PEAK, Findings, in_unit
+from claimbench.rendering.tables import metrics_of, row_title, swept_key
+from claimbench.rendering.wording import significant
 
 VERDICTS = ("supported", "refuted", "undecided", "not runnable here")
 TRACKED = (

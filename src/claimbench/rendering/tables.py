@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from claimbench.findings import PEAK, Findings, head, in_unit, shown
 from claimbench.metrics import METRICS
 from claimbench.plan import Row
+from claimbench.rendering.findings import PEAK, Findings, head, in_unit, shown
+from claimbench.rendering.wording import Estimate, cell_text, interval, number, percent
 from claimbench.study import Experiment, Study
-from claimbench.wording import Estimate, cell_text, interval, number, percent
 
 LENGTHS = ("prompt_tokens", "new_tokens")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from claimbench import elsewhere, stats
+from claimbench import stats
 from claimbench.errors import ConfigError
-from claimbench.evidence import (
+from claimbench.judging import elsewhere
+from claimbench.judging.evidence import (
     NOT_RUNNABLE,
     CheckVerdict,
     Evidence,
@@ -22,10 +23,10 @@ from claimbench.evidence import (
     sides_of,
     verdict_on,
 )
+from claimbench.judging.regions import bounds, direction, number, power, range_text, unit_of, verdict
 from claimbench.metrics import METRICS
 from claimbench.model import cost
 from claimbench.plan import Row
-from claimbench.regions import bounds, direction, number, power, range_text, unit_of, verdict
 from claimbench.stats import Interval
 from claimbench.study import (
     AbsoluteCheck,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from claimbench import svg
-from claimbench.wording import Estimate, interval, number, percent
+from claimbench.rendering import svg
+from claimbench.rendering.wording import Estimate, interval, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

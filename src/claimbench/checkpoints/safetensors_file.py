@@ -15,8 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from claimbench.checkpoints.manifest import File, Tensor
 from claimbench.errors import CorruptCheckpoint
-from claimbench.manifest import File, Tensor
 
 DTYPE_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 DTYPE_OF = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

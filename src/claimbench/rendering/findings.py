@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from claimbench import aggregate, stats
 from claimbench.metrics import METRICS
 from claimbench.plan import Plan, Row
-from claimbench.wording import Estimate, interval, number, percent
+from claimbench.rendering.wording import Estimate, interval, number, percent
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from claimbench.findings import Findings
 from claimbench.metrics import METRICS
-from claimbench.wording import Estimate, interval, number, percent
+from claimbench.rendering.findings import Findings
+from claimbench.rendering.wording import Estimate, interval, number, percent
 
 OBJECTIVES = {
     "latency": "a lower latency",

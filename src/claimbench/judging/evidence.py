@@ -9,8 +9,9 @@ import pandas as pd
 
 from claimbench.aggregate import blocks_in, by_cell
 from claimbench.cell import Frozen
+from claimbench.judging.regions import Verdict, bounds, bounds_text, unit_of, verdict
+from claimbench.judging.summary import Ending, ending
 from claimbench.plan import Plan, Row
-from claimbench.regions import Verdict, bounds, bounds_text, unit_of, verdict
 from claimbench.stats import Interval
 from claimbench.study import (
     AbsoluteCheck,
@@ -22,7 +23,6 @@ from claimbench.study import (
     Region,
     ValueCheck,
 )
-from claimbench.summary import Ending, ending
 
 NOT_RUNNABLE: Verdict = "not runnable here"
 SIDES = ("of", "to", "than_of", "than_to")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from claimbench import curves, figures
-from claimbench.curves import Line, Panel, Point
-from claimbench.figures import Bar, Stack
-from claimbench.findings import PEAK, Findings, head, in_unit
 from claimbench.metrics import METRICS
 from claimbench.plan import Row
-from claimbench.study import Experiment
-from claimbench.tables import (
+from claimbench.rendering import curves, figures
+from claimbench.rendering.curves import Line, Panel, Point
+from claimbench.rendering.figures import Bar, Stack
+from claimbench.rendering.findings import PEAK, Findings, head, in_unit
+from claimbench.rendering.tables import (
     base_of,
     groups,
     metrics_of,
@@ -21,7 +20,8 @@ from claimbench.tables import (
     swept_key,
     worded,
 )
-from claimbench.wording import Estimate, count, interval, number, percent, slug
+from claimbench.rendering.wording import Estimate, count, interval, number, percent, slug
+from claimbench.study import Experiment
 
 OUTCOMES = {"oom": "out of memory", "implied-oom": "out of memory (implied)", "wrong": "wrong output"}
 MOST_BARS = 60

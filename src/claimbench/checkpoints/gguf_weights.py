@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.errors import SourceError
 from claimbench.model.cost import Architecture
-from claimbench.safetensors_file import StreamedTensor
 
 if TYPE_CHECKING:
     import numpy as np

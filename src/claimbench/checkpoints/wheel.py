@@ -10,9 +10,9 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from claimbench import disk
+from claimbench.checkpoints import disk
+from claimbench.checkpoints.sources import WheelSource, last_line
 from claimbench.errors import SourceError
-from claimbench.sources import WheelSource, last_line
 
 STAGING = "download."
 

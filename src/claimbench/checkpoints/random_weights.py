@@ -19,10 +19,10 @@ from math import prod, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from claimbench.checkpoints.safetensors_file import DTYPE_OF, StreamedTensor
+from claimbench.checkpoints.sources import RandomSource
+from claimbench.checkpoints.tensors import shapes
 from claimbench.model.cost import Architecture
-from claimbench.safetensors_file import DTYPE_OF, StreamedTensor
-from claimbench.sources import RandomSource
-from claimbench.tensors import shapes
 
 CHUNK_VALUES = 1 << 24
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "wpe.weight", "word_embeddings.weight")

@@ -1,0 +1,1 @@
+"""Where weights come from and what they become on disk: the parts of `fetch` and `shard`."""

@@ -1,0 +1,1 @@
+"""From a table to verdicts: the parts of `judge`."""
