@@ -6,9 +6,6 @@
 # one of them is a new path, so Snakemake needs no other trigger than a file that is missing or older than its inputs.
 
 
-configfile: "params.yaml"
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/environment.smk"
@@ -33,6 +30,7 @@ rule measured:
     input:
         FLOW.results,
         "results/checkpoints.json",
+        "results/plan.json",
 
 
 rule judged:

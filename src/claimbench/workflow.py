@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from claimbench import backends, machine
 from claimbench.cell import Checkpoint, canonical_json, digest
-from claimbench.errors import SourceError
+from claimbench.errors import ClaimbenchError, SourceError
 from claimbench.fetch import local_identity
 from claimbench.params import CheckpointParams, load_params, load_studies
 from claimbench.plan import RESULTS, Plan, PlannedCell, make_plan, order
@@ -17,6 +20,16 @@ from claimbench.plan import RESULTS, Plan, PlannedCell, make_plan, order
 CHECKPOINTS = Path("resources/checkpoints")
 FETCHED = Path("resources/fetched")
 ENVIRONMENTS = Path("resources/environments")
+
+
+@contextmanager
+def in_one_message() -> Iterator[None]:
+    """A mistake in the configuration ends Snakemake as it ends the command line: one message and no traceback."""
+    try:
+        yield
+    except ClaimbenchError as error:
+        print(f"claimbench: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
 
 
 def plan_for(config: dict[str, Any], studies: Path) -> Plan:

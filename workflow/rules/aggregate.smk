@@ -13,8 +13,10 @@ rule aggregate:
         csv="results/table.csv",
     log:
         "logs/aggregate.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         plan=FLOW.digest,
     shell:
-        "{PYTHON} -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q}"
+        "python -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q}"
         " --parquet {output.parquet:q} --csv {output.csv:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

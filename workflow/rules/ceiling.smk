@@ -8,12 +8,14 @@ rule ceiling:
         FLOW.ceilings,
     log:
         "logs/ceiling.log",
-    params:
-        device=FLOW.plan.device,
-        machine=FLOW.plan.machine["key"],
+    conda:
+        "../../envs/core.yaml"
     threads: workflow.cores
     resources:
         bench_slot=1,
+    params:
+        device=FLOW.plan.device,
+        machine=FLOW.plan.machine["key"],
     shell:
-        "{PYTHON} -m claimbench ceiling --device {params.device} --machine {params.machine} --output {output:q}"
+        "python -m claimbench ceiling --device {params.device} --machine {params.machine} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

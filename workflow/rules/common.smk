@@ -1,17 +1,46 @@
 # Makes the plan from the configuration; a mistake in it ends here with one message and no traceback.
 
+import os
 import sys
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.settings.types import Quietness
+from snakemake_interface_logger_plugins.common import LogEvent
 
-from claimbench.errors import ClaimbenchError
-from claimbench.workflow import Workflow, as_json
+from claimbench.params import read_yaml
+from claimbench.workflow import Workflow, as_json, in_one_message
+
+# Snakemake's own reader keeps the last of two equal keys without a word.
+with in_one_message():
+    read_yaml(Path("params.yaml"))
 
 
-try:
+configfile: "params.yaml"
+
+
+with in_one_message():
     FLOW = Workflow(config, Path(workflow.basedir) / "studies")
-except ClaimbenchError as error:
-    raise WorkflowError(str(error)) from None
+
+# The rules' `python` is the one that runs Snakemake, whether its environment is activated or not.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
+)
+
+# `quiet: rules` leaves four lines of Snakemake around each of ours; `quiet: progress` would take the job table of
+# `snakemake -n` with them. So the table stays, and only the lines around jobs go, from the terminal alone.
+AROUND_JOBS = {
+    LogEvent.JOB_STARTED,
+    LogEvent.JOB_FINISHED,
+    LogEvent.PROGRESS,
+    LogEvent.RESOURCES_INFO,
+}
+if Quietness.RULES in (workflow.output_settings.quiet or ()):
+    for handler in logger.handlers:
+        if handler.name == "DefaultStreamHandler":
+            handler.addFilter(
+                lambda record: getattr(record, "event", None) not in AROUND_JOBS
+                and record.msg != "Select jobs to execute..."
+            )
 
 
 wildcard_constraints:
@@ -20,6 +49,3 @@ wildcard_constraints:
     block=r"\d+",
     name=r"[a-z0-9][a-z0-9._-]*",
     source=r"[0-9a-f]{12}",
-
-
-PYTHON = sys.executable

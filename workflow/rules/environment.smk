@@ -10,8 +10,10 @@ rule environment:
         "resources/environments/{family}/stamp.json",
     log:
         "logs/environment/{family}.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         folder=lambda wildcards: f"resources/environments/{wildcards.family}",
     shell:
-        "{PYTHON} -m claimbench environment --lock {input:q} --folder {params.folder:q} --output {output:q}"
+        "python -m claimbench environment --lock {input:q} --folder {params.folder:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -8,9 +8,11 @@ rule fetch:
         "resources/fetched/{source}/source.json",
     log:
         "logs/fetch/{source}.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         checkpoint=lambda wildcards: as_json(FLOW.fetched_checkpoints[wildcards.source]),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "{PYTHON} -m claimbench fetch --checkpoint {params.checkpoint:q} --output {params.folder:q}"
+        "python -m claimbench fetch --checkpoint {params.checkpoint:q} --output {params.folder:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -11,6 +11,8 @@ rule judge:
         "results/verdicts.json",
     log:
         "logs/judge.log",
+    conda:
+        "../../envs/core.yaml"
     shell:
-        "{PYTHON} -m claimbench judge --plan {input.plan:q} --table {input.table:q} --output {output:q}"
+        "python -m claimbench judge --plan {input.plan:q} --table {input.table:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -12,19 +12,24 @@ rule measure:
     input:
         unpack(
             lambda wildcards: {
-                name: ancient(path) for name, path in FLOW.inputs(wildcards.cell, int(wildcards.block)).items()
+                name: ancient(path)
+                for name, path in FLOW.inputs(
+                    wildcards.cell, int(wildcards.block)
+                ).items()
             }
         ),
     output:
         "results/measure/{cell}/{key}/{block}.json",
     log:
         "logs/measure/{cell}/{key}/{block}.log",
-    params:
-        flags=lambda wildcards: FLOW.flags(wildcards.cell, int(wildcards.block)),
     priority: lambda wildcards: FLOW.priority[wildcards.cell, int(wildcards.block)]
+    conda:
+        "../../envs/core.yaml"
     threads: workflow.cores
     resources:
         bench_slot=1,
         gpu=1 if FLOW.plan.device == "cuda" else 0,
+    params:
+        flags=lambda wildcards: FLOW.flags(wildcards.cell, int(wildcards.block)),
     shell:
-        "{PYTHON} -m claimbench measure {params.flags} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "python -m claimbench measure {params.flags} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -8,10 +8,12 @@ rule plan:
         "results/plan.json",
     log:
         "logs/plan.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         params=FLOW.params_json,
         studies=str(FLOW.studies),
         digest=FLOW.digest,
     shell:
-        "{PYTHON} -m claimbench plan --params {params.params:q} --studies {params.studies:q}"
+        "python -m claimbench plan --params {params.params:q} --studies {params.studies:q}"
         " --digest {params.digest} --output {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -16,8 +16,10 @@ rule report:
         plots=directory("reports/plots"),
     log:
         "logs/report.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         folder=lambda wildcards, output: str(Path(output.markdown).parent),
     shell:
-        "{PYTHON} -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"
+        "python -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"
         " --ceilings {input.ceilings:q} --output {params.folder:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

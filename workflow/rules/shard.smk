@@ -10,13 +10,15 @@ rule shard:
         "resources/checkpoints/{name}/manifest.json",
     log:
         "logs/shard/{name}.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         checkpoint=lambda wildcards: as_json(FLOW.checkpoints[wildcards.name]),
         fetched=lambda wildcards, input: str(Path(input[0]).parent),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
         max_shard_mb=FLOW.plan.params.shard.max_shard_mb,
     shell:
-        "{PYTHON} -m claimbench shard --checkpoint {params.checkpoint:q} --fetched {params.fetched:q}"
+        "python -m claimbench shard --checkpoint {params.checkpoint:q} --fetched {params.fetched:q}"
         " --output {params.folder:q} --max-shard-mb {params.max_shard_mb}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
@@ -28,6 +30,8 @@ rule checkpoints:
         "results/checkpoints.json",
     log:
         "logs/checkpoints.log",
+    conda:
+        "../../envs/core.yaml"
     shell:
-        "{PYTHON} -m claimbench checkpoints --manifests {input:q} --output {output:q}"
+        "python -m claimbench checkpoints --manifests {input:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
