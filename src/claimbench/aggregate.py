@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from claimbench import metrics, result
+from claimbench import metrics, optimizations, result
+from claimbench.cell import Cell
 from claimbench.errors import ResultError
 from claimbench.metrics import METRICS
 from claimbench.model import roofline
@@ -54,6 +55,11 @@ def aggregate(plan: Plan, ceilings: dict[str, Any], read: Read = result.read) ->
     table["above_ceiling"] = table["above_ceiling"].astype(bool)
     table["tokens_match"] = table["tokens_match"].astype("boolean")
     return table
+
+
+def promises_tokens(cell: Cell) -> bool:
+    """Whether another token than the reference's would break a promise: exact, greedy, and not rounded to 16 bits."""
+    return optimizations.is_exact(cell) and cell.workload.sampling is None and cell.dtype == "float32"
 
 
 def by_cell(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -155,6 +161,9 @@ def _rows(
     if reference is not None and reference.outcome == "ok":
         share, first = metrics.agreement(record.tokens, reference.tokens)
         common |= {"token_agreement": share, "first_divergence": first}
+        if first is not None and promises_tokens(cell):
+            doubt = f"an exact technique, yet its tokens differ from the reference's from position {first} on"
+            common["flags"] = "; ".join([*record.flags, doubt])
     return [
         {**common, "sample": number, **_of_sample(record, sample, reference, ceilings)}
         for number, sample in enumerate(record.samples)

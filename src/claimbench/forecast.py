@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from claimbench import result
 from claimbench.cell import DTYPE_BYTES, Cell
 from claimbench.errors import ResultError
-from claimbench.model import cost
+from claimbench.model import cost, roofline
 from claimbench.plan import RESULTS, Plan, PlannedCell
 
 # Guesses for a machine whose ceilings are not measured yet.
@@ -69,7 +69,7 @@ def estimate_seconds(cell: Cell, ceilings: dict[str, Any]) -> float:
     prompt, size = load.prompt_tokens or 64, DTYPE_BYTES[cell.dtype]
     length = prompt + load.new_tokens // 2
     prefill = cost.pass_flops(arch, load.batch, prompt, 0) / rate
-    recomputed = length if cell.uses("no_cache") else 1
+    recomputed = length if roofline.recomputes(cell) else 1
     step = max(
         cost.step_bytes(arch, load.batch, length, size) / bandwidth,
         cost.pass_flops(arch, load.batch, recomputed, length - recomputed) / rate,
@@ -80,12 +80,11 @@ def estimate_seconds(cell: Cell, ceilings: dict[str, Any]) -> float:
 
 
 def peak_bytes(cell: Cell) -> float:
-    """Weights, keys and values, and prefill activations with logits at every position: what a plain run holds."""
+    """What a plain run of the cell holds at its worst moment."""
+    load = cell.workload
+    length = (load.prompt_tokens or 64) + load.new_tokens
     arch = cost.architecture(cell.checkpoint.architecture)
-    load, size = cell.workload, DTYPE_BYTES[cell.dtype]
-    prompt = load.prompt_tokens or 64
-    activations = load.batch * prompt * (arch.vocabulary + 4 * arch.intermediate) * size
-    return arch.weights * size + cost.kv_bytes(arch, load.batch, prompt + load.new_tokens, size) + activations
+    return cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
 
 
 def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forecast:

@@ -461,6 +461,7 @@ def test_only_what_clearly_pays_is_recommended_with_what_it_costs(lab: Any) -> N
         ("latency", "decode_tok_s", "speed/fast"),
         ("latency", "total_ms", "speed/fast"),
         ("throughput", "tok_s", "batch/fast"),
+        ("throughput", "tok_s", "batch/plain"),  # a batch of 8 against the batch of 1 in `speed`
     }
     first = found[0]
     assert first.metric == "decode_tok_s"

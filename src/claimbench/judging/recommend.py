@@ -1,6 +1,7 @@
 """What to switch on here: every cell against its reference, ranked by what it gains, with what it costs.
 
-A cell is compared with its reference: the plain run of the same checkpoint, workload and dtype. Only cells that ended
+A cell is compared with its reference: the plain run of the same checkpoint, workload and dtype; and for throughput with
+itself at the smallest batch of the plan. Only cells that ended
 well, gave no sign of a broken measurement, and whose interval clears the tolerance are named.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from claimbench import stats
-from claimbench.aggregate import blocks_in, by_cell
+from claimbench.aggregate import blocks_in, by_cell, promises_tokens
 from claimbench.cell import Frozen
 from claimbench.judging.regions import number
 from claimbench.metrics import METRICS
@@ -31,6 +32,7 @@ class Cost(Frozen):
 
     memory_ratio: float | None
     decode_ratio: float | None
+    step_ratio: float | None
     first_call_s: float | None
     first_call_extra_s: float | None
     break_even_tokens: float | None
@@ -60,6 +62,7 @@ class Recommendation(Frozen):
     low: float
     high: float
     exact: bool
+    reference_batch: int
     cost: Cost
     sentence: str
 
@@ -75,6 +78,8 @@ class _Gain(NamedTuple):
 class _Question(NamedTuple):
     objective: Objective
     metric: str
+    to: str
+    """Id of the cell that this one is compared with."""
 
 
 def recommendations(
@@ -85,28 +90,39 @@ def recommendations(
     frames = by_cell(table)
     found: list[Recommendation] = []
     for id, planned in plan.cells.items():
-        reference = planned.reference
-        if reference is None or reference == id or id not in places:
+        if id not in places or _breaks_its_promise(planned, cells[id]):
             continue
-        if any(cells[side]["outcome"] != "ok" or cells[side]["above_ceiling"] for side in (id, reference)):
-            continue
-        for question in _questions(planned):
-            gain = _gain(frames, id, reference, question.metric)
+        for question in _questions(plan, planned):
+            if any(cells[side]["outcome"] != "ok" or cells[side]["above_ceiling"] for side in (id, question.to)):
+                continue
+            gain = _gain(frames, id, question.to, question.metric)
             if gain is None or gain.low <= 1 + tolerance:
                 continue
-            price = _cost(frames, cells, id, reference)
-            found.append(_recommendation(question, planned, cells[id], gain, price, places[id]))
+            price = _cost(frames, cells, id, question.to)
+            found.append(_recommendation(question, plan, planned, cells[id], gain, price, places[id]))
     order = {"latency": 0, "throughput": 1, "memory": 2}
     return sorted(found, key=lambda each: (order[each.objective], -each.gain, each.cell, each.metric))
 
 
-def _questions(planned: PlannedCell) -> list[_Question]:
-    """Batch 1 is asked about latency, larger batches about throughput, all about memory."""
-    if planned.cell.workload.batch == 1:
-        speed = [_Question("latency", "decode_tok_s"), _Question("latency", "total_ms")]
-    else:
-        speed = [_Question("throughput", "tok_s")]
-    return [*speed, _Question("memory", "peak_bytes")]
+def _breaks_its_promise(planned: PlannedCell, summary: dict[str, Any]) -> bool:
+    return promises_tokens(planned.cell) and summary["tokens_match"] is False
+
+
+def _questions(plan: Plan, planned: PlannedCell) -> list[_Question]:
+    """Batch 1 is asked about latency, larger ones about throughput (against the smallest too), all about memory."""
+    found = []
+    reference, smallest = planned.reference, planned.cell.id
+    if reference is not None and reference != planned.cell.id:
+        if planned.cell.workload.batch == 1:
+            found += [_Question("latency", name, reference) for name in ("decode_tok_s", "total_ms")]
+        else:
+            found.append(_Question("throughput", "tok_s", reference))
+        found.append(_Question("memory", "peak_bytes", reference))
+    while plan.cells[smallest].smaller is not None:
+        smallest = str(plan.cells[smallest].smaller)
+    if smallest != planned.cell.id:
+        found.append(_Question("throughput", "tok_s", smallest))
+    return found
 
 
 def _places(plan: Plan) -> dict[str, list[Place]]:
@@ -143,12 +159,15 @@ def _value(summary: dict[str, Any], metric: str) -> float | None:
 
 def _cost(frames: dict[str, pd.DataFrame], cells: dict[str, dict[str, Any]], cell: str, reference: str) -> Cost:
     ours, theirs = cells[cell], cells[reference]
-    memory_ratio, decode_ratio = (_ratio(frames, cell, reference, metric) for metric in ("peak_bytes", "decode_tok_s"))
+    memory_ratio, decode_ratio, step_ratio = (
+        _ratio(frames, cell, reference, metric) for metric in ("peak_bytes", "decode_tok_s", "step_ms")
+    )
     extra, their_extra = _value(ours, "compile_s_extra"), _value(theirs, "compile_s_extra")
     beyond = extra - their_extra if extra is not None and their_extra is not None else None
     return Cost(
         memory_ratio=memory_ratio.estimate if memory_ratio else None,
         decode_ratio=decode_ratio.estimate if decode_ratio else None,
+        step_ratio=step_ratio.estimate if step_ratio else None,
         first_call_s=_value(ours, "first_call_s"),
         first_call_extra_s=beyond,
         break_even_tokens=break_even_tokens(beyond, _value(theirs, "ms_per_token"), _value(ours, "ms_per_token")),
@@ -169,13 +188,20 @@ def break_even_tokens(extra_s: float | None, slow_ms: float | None, fast_ms: flo
 
 
 def _recommendation(
-    question: _Question, planned: PlannedCell, summary: dict[str, Any], gain: _Gain, price: Cost, places: list[Place]
+    question: _Question,
+    plan: Plan,
+    planned: PlannedCell,
+    summary: dict[str, Any],
+    gain: _Gain,
+    price: Cost,
+    places: list[Place],
 ) -> Recommendation:
     return Recommendation(
         objective=question.objective,
         metric=question.metric,
         cell=planned.cell.id,
-        reference=str(planned.reference),
+        reference=question.to,
+        reference_batch=plan.cells[question.to].cell.workload.batch,
         shown_in=tuple(places),
         exact=planned.exact,
         gain=gain.estimate,
@@ -192,6 +218,7 @@ def _recommendation(
 
 def _sentence(question: _Question, planned: PlannedCell, gain: _Gain, price: Cost, title: str) -> str:
     metric = METRICS[question.metric]
+    title += f" at batch {planned.cell.workload.batch}" if planned.cell.workload.batch > 1 else ""
     verb = "raises" if metric.better == "higher" else "lowers"
     text = f"{title} {verb} {metric.title} by {number(gain.estimate)}x ({number(gain.low)} to {number(gain.high)})"
     costs = []

@@ -21,17 +21,17 @@ def objectives(findings: Findings) -> list[dict[str, Any]]:
     """For each objective its recommendations, best first, and the words for what each costs."""
     found = []
     for objective, aim in OBJECTIVES.items():
-        by_cell: dict[str, list[Mapping[str, Any]]] = {}
+        pairs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for entry in findings.verdicts["recommendations"]:
             if entry["objective"] == objective:
-                by_cell.setdefault(entry["cell"], []).append(entry)
-        told = [_told(entries) for entries in by_cell.values()]
+                pairs.setdefault((entry["cell"], entry["reference"]), []).append(entry)
+        told = [_told(entries) for entries in pairs.values()]
         found.append({"name": objective, "aim": aim, "shown": told[:MOST_SHOWN], "folded": told[MOST_SHOWN:]})
     return found
 
 
 def _told(entries: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """The recommendations of one cell, one for each metric, as one row."""
+    """What one cell gains over another, by one metric or several, as one row."""
     first = entries[0]
     return {
         **first,
@@ -47,7 +47,10 @@ def _told(entries: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _switch_on(entry: Mapping[str, Any]) -> str:
     names = ", ".join(f"`{name}`" for name in entry["optimizations"])
-    return f"{names} on `{entry['backend']}`" if entry["optimizations"] else f"`{entry['backend']}` as it is"
+    system = f"{names} on `{entry['backend']}`" if entry["optimizations"] else f"`{entry['backend']}` as it is"
+    if entry["batch"] != entry["reference_batch"]:
+        return f"{system}, at batch {entry['batch']} instead of {entry['reference_batch']}"
+    return system
 
 
 def _costs(entry: Mapping[str, Any]) -> str:
@@ -55,6 +58,8 @@ def _costs(entry: Mapping[str, Any]) -> str:
     parts = []
     if cost["memory_ratio"] is not None and entry["objective"] != "memory":
         parts.append(f"{number(cost['memory_ratio'])}x the memory")
+    if entry["batch"] != entry["reference_batch"] and cost["step_ratio"] is not None:
+        parts.append(f"each step takes {number(cost['step_ratio'])}x the time")
     if cost["decode_ratio"] is not None and cost["decode_ratio"] < 1:
         parts.append(f"{number(cost['decode_ratio'])}x the decode speed")
     if cost["first_call_extra_s"] is not None and cost["first_call_extra_s"] >= 0.1:

@@ -1,0 +1,264 @@
+"""One point of an experiment -> the cell that it asks for, on this machine and with these parameters.
+
+A point that this version or these parameters cannot serve is no error: its row says `unavailable` and why. A point that
+makes no sense is one, by file and key.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+from claimbench import backends, optimizations
+from claimbench.cell import Cell, Checkpoint, Device, OptimizationUse, Protocol, Workload
+from claimbench.errors import ConfigError, did_you_mean
+from claimbench.metrics import METRICS
+from claimbench.model import cost
+from claimbench.params import Params, validate
+from claimbench.study import Experiment, Hold, Study, StudyCell
+
+BUILT_IN = Hold(dtype="float32", batch=1, optimizations=(), options={}, backend="transformers")
+
+
+class Resolved(NamedTuple):
+    cell: Cell | None
+    """None where this version or these parameters cannot plan it; then `unavailable` says why."""
+    unavailable: str | None = None
+    checkpoint: str | None = None
+    """The checkpoint that the study asks for, before `swap`."""
+    deviations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A labelled cell of an experiment at one combination of the swept values."""
+
+    params: Params
+    study: Study
+    experiment: Experiment
+    label: str
+    study_cell: StudyCell
+    sweep: dict[str, Any]
+    device: Device
+    path: str
+    """Where it stands, for messages: `studies/x.yaml: experiments.y.cells.z`."""
+
+    def setting(self, key: str) -> Any:
+        """The nearest value: the sweep's, the cell's, the experiment's, the study's, the built-in one."""
+        layers = (
+            Hold.model_validate(self.sweep),
+            self.study_cell,
+            self.experiment.hold,
+            self.study.defaults,
+            BUILT_IN,
+        )
+        return next((value for layer in layers if (value := getattr(layer, key)) is not None), None)
+
+    def resolve(self) -> Resolved:
+        """The cell, or why there is none.
+
+        Raises:
+            ConfigError: a name is unknown, optimizations clash, or the workload cannot fit the model's context.
+        """
+        workload, deviations, too_large = self._workload()
+        asked = self.setting("checkpoint")
+        checkpoint = checkpoint_of(self.params, asked, self.path)
+        meant = self.params.checkpoints[asked].architecture
+        if checkpoint.architecture != meant:
+            deviations.append(f"{asked} ({meant}) swapped for {checkpoint.name} ({checkpoint.architecture})")
+        backend_name = self._backend()
+        if backend_name is None:
+            return Resolved(None, f"this version has no backend '{self.setting('backend')}' yet")
+        backend = backends.find(backend_name)
+        uses, missing = _optimizations(
+            self.setting("optimizations"), self.study, backend.SEAMS, backend_name, self.path
+        )
+        if missing is None and self.experiment.device not in (None, self.device):
+            missing = f"this experiment is about a {self.experiment.device} device"
+        if missing or too_large:
+            return Resolved(None, missing or too_large)
+        options = validate(backend.Options, self.setting("options"), f"{self.path}.options").model_dump(mode="json")
+        self._check_context(checkpoint, workload)
+        cell = Cell(
+            checkpoint=checkpoint,
+            draft=self._draft(uses),
+            backend=backend_name,
+            options=options,
+            optimizations=uses,
+            dtype=self.setting("dtype"),
+            workload=workload,
+            device=self.device,
+            protocol=self._protocol(),
+        )
+        return Resolved(cell, None, asked, tuple(deviations))
+
+    def published(self) -> dict[str, float | int | str]:
+        """The document's figures of this very point, by metric."""
+        figures: dict[str, float | int | str] = {}
+        for metric, figure in self.study_cell.published.items():
+            where = f"{self.path}.published"
+            if metric not in METRICS:
+                raise ConfigError(f"{where}: unknown metric '{metric}'.{did_you_mean(metric, METRICS)}")
+            if not isinstance(figure, dict):
+                figures[metric] = figure
+                continue
+            if len(self.sweep) != 1:
+                raise ConfigError(f"{where}.{metric}: figures by value need an experiment that sweeps over one key")
+            (value,) = self.sweep.values()
+            if value in figure:
+                figures[metric] = figure[value]
+        return figures
+
+    def _workload(self) -> tuple[Workload, list[str], str | None]:
+        """The workload, how it was cut to this machine, and why its row is to be left out if it is."""
+        name, prompts = self.setting("prompt"), self.study.prompts
+        for key in ("prompt", "new_tokens"):
+            if self.setting(key) is None:
+                raise ConfigError(f"{self.path}: no {key}: set one here, in `hold`, or in the study's `defaults`")
+        if name not in prompts:
+            raise ConfigError(f"{self.path}.prompt: unknown prompt '{name}'.{did_you_mean(name, prompts)}")
+        asked = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
+        sizes, cut, too_large = _cut(self.params, self.experiment, asked)
+        settings = {"prompt": prompts[name], "sampling": self.setting("sampling"), **sizes}
+        return Workload.model_validate(settings), cut, too_large
+
+    def _backend(self) -> str | None:
+        """The backend's name, or None for one that the study plans for and this version does not have."""
+        name: str = self.setting("backend")
+        if name in self.study.planned.backends:
+            if name in backends.names():
+                raise ConfigError(f"{self.path}: the backend '{name}' is there now: take it out of `planned`")
+            return None
+        if name not in backends.names():
+            hint = did_you_mean(name, backends.names())
+            raise ConfigError(f"{self.path}.backend: unknown backend '{name}'.{hint}")
+        return name
+
+    def _draft(self, uses: tuple[OptimizationUse, ...]) -> Checkpoint | None:
+        for use in uses:
+            key = getattr(optimizations.find(use.name), "CHECKPOINT_SETTING", None)
+            if key:
+                return checkpoint_of(self.params, use.settings[key], f"{self.path}.optimizations.{use.name}.{key}")
+        return None
+
+    def _check_context(self, checkpoint: Checkpoint, workload: Workload) -> None:
+        context = cost.architecture(checkpoint.architecture).context
+        length = (workload.prompt_tokens or 1) + workload.new_tokens
+        if length > context:
+            raise ConfigError(
+                f"{self.path}: prompt and new tokens make {length}, but '{checkpoint.name}' "
+                f"({checkpoint.architecture}) has a context of {context}: ask for fewer"
+            )
+
+    def _protocol(self) -> Protocol:
+        ours, its = self.params.measure, self.study.measure
+        return Protocol(
+            samples=min(its.samples or ours.samples, self.params.limits.samples or sys.maxsize),
+            warmup_min=its.warmup_min or ours.warmup_min,
+            warmup_max=its.warmup_max or ours.warmup_max,
+            timeout_s=its.timeout_s or ours.timeout_s,
+            threads=ours.threads,
+            memory_limit=int(ours.memory_limit_gb * 1e9) if ours.memory_limit_gb else None,
+        )
+
+
+def points(params: Params, study: Study, experiment: Experiment, device: Device, path: str) -> Iterator[Point]:
+    """Every labelled cell at every combination of the swept values; `path` names the experiment in messages."""
+    for label, study_cell in experiment.cells.items():
+        for values in product(*experiment.sweep.values()):
+            sweep = dict(zip(experiment.sweep, values, strict=True))
+            yield Point(params, study, experiment, label, study_cell, sweep, device, f"{path}.cells.{label}")
+
+
+def _cut(
+    params: Params, experiment: Experiment, asked: dict[str, int | None]
+) -> tuple[dict[str, int | None], list[str], str | None]:
+    """`asked` cut down to this machine's limits, what was cut, and the reason to leave the row out instead.
+
+    Where an experiment compares several values of a key, cutting would make different rows equal: they are left out.
+    """
+    cut: list[str] = []
+    kept = dict(asked)
+    for key, value in asked.items():
+        limit = getattr(params.limits, key)
+        if limit is None or value is None or value <= limit:
+            continue
+        if key in experiment.sweep or any(getattr(cell, key) is not None for cell in experiment.cells.values()):
+            return kept, cut, f"capped by params.yaml limits.{key}={limit}"
+        kept[key] = limit
+        cut.append(f"{key} {value} cut to {limit} by params.yaml limits.{key}")
+    together, limit = (kept["batch"] or 1) * (kept["prompt_tokens"] or 1), params.limits.batch_tokens
+    if limit is not None and together > limit:
+        return kept, cut, f"capped by params.yaml limits.batch_tokens={limit}"
+    return kept, cut, None
+
+
+def checkpoint_of(params: Params, name: str | None, path: str) -> Checkpoint:
+    """The checkpoint that stands for `name` after `swap`."""
+    if name is None:
+        raise ConfigError(f"{path}: no checkpoint: set one here, in `hold`, or in the study's `defaults`")
+    if name not in params.checkpoints:
+        raise ConfigError(f"{path}: unknown checkpoint '{name}'.{did_you_mean(name, params.checkpoints)}")
+    used = params.swap.get(name, name)
+    try:
+        cost.architecture(params.checkpoints[used].architecture)
+    except KeyError:
+        asked = params.checkpoints[used].architecture
+        hint = did_you_mean(asked, cost.architecture_names())
+        raise ConfigError(
+            f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}"
+        ) from None
+    return Checkpoint(name=used, **params.checkpoints[used].model_dump())
+
+
+def _optimizations(
+    asked: tuple[str | dict[str, dict[str, Any]], ...],
+    study: Study,
+    seams: frozenset[str],
+    backend_name: str,
+    path: str,
+) -> tuple[tuple[OptimizationUse, ...], str | None]:
+    uses: list[OptimizationUse] = []
+    owner: dict[str, str] = {}
+    for entry in asked:
+        if isinstance(entry, dict) and len(entry) != 1:
+            raise ConfigError(f"{path}.optimizations: expected a name or one {{name: settings}}, got {entry!r}")
+        name, raw = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+        if name in study.planned.optimizations:
+            if name in optimizations.names():
+                raise ConfigError(f"{path}: the optimization '{name}' is there now: take it out of `planned`")
+            return (), f"this version has no optimization '{name}' yet"
+        if name not in optimizations.names():
+            hint = did_you_mean(name, optimizations.names())
+            raise ConfigError(f"{path}.optimizations: unknown optimization '{name}'.{hint}")
+        module = optimizations.find(name)
+        settings = validate(module.Settings, raw, f"{path}.optimizations.{name}").model_dump(mode="json")
+        if module.SEAM not in seams:
+            raise ConfigError(
+                f"{path}: '{name}' changes the {module.SEAM}, which the backend '{backend_name}' does not offer"
+            )
+        if module.SEAM in owner:
+            raise ConfigError(f"{path}: '{owner[module.SEAM]}' and '{name}' both change the {module.SEAM}: keep one")
+        owner[module.SEAM] = name
+        uses.append(OptimizationUse(name=name, settings=settings))
+    _check_company({use.name for use in uses}, path)
+    return tuple(sorted(uses, key=lambda use: use.name)), None
+
+
+def _check_company(names: set[str], path: str) -> None:
+    for name in sorted(names):
+        module = optimizations.find(name)
+        for needed in getattr(module, "NEEDS", frozenset()) - names:
+            raise ConfigError(f"{path}: '{name}' needs '{needed}' as well")
+        for clashing in getattr(module, "CLASHES", frozenset()) & names:
+            raise ConfigError(f"{path}: '{name}' cannot be combined with '{clashing}'")
+
+
+def reference_of(cell: Cell) -> Cell:
+    """The plain cell whose tokens `cell` is compared with."""
+    backend_name = backends.find(cell.backend).REFERENCE
+    options = backends.find(backend_name).Options().model_dump(mode="json")
+    return cell.model_copy(update={"backend": backend_name, "options": options, "optimizations": (), "draft": None})
