@@ -6,6 +6,9 @@
 # one of them is a new path, so Snakemake needs no other trigger than a file that is missing or older than its inputs.
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/environment.smk"

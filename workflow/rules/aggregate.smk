@@ -10,7 +10,12 @@ rule aggregate:
         ceilings=ancient(FLOW.ceilings),
     output:
         parquet="results/table.parquet",
-        csv="results/table.csv",
+        csv=report(
+            "results/table.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "every sample"},
+        ),
     log:
         "logs/aggregate.log",
     conda:

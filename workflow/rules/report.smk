@@ -10,10 +10,30 @@ rule report:
         verdicts="results/verdicts.json",
         ceilings=ancient(FLOW.ceilings),
     output:
-        markdown="reports/report.md",
-        metrics="reports/metrics.json",
-        figures=directory("reports/figures"),
-        plots=directory("reports/plots"),
+        markdown=report(
+            "reports/report.md",
+            caption="../report/markdown.rst",
+            category="Report",
+        ),
+        metrics=report(
+            "reports/metrics.json",
+            caption="../report/metrics.rst",
+            category="Report",
+        ),
+        figures=report(
+            directory("reports/figures"),
+            patterns=["{name}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{name}"},
+        ),
+        plots=report(
+            directory("reports/plots"),
+            patterns=["{name}.csv"],
+            caption="../report/plot.rst",
+            category="Tables",
+            labels={"table": "{name}"},
+        ),
     log:
         "logs/report.log",
     conda:
