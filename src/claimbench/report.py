@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +208,7 @@ def _claims(findings: Findings) -> list[dict[str, Any]]:
         checks = [_told(check) for check in claim["checks"]]
         results = list(dict.fromkeys(path for check in checks for path in check["results"]))
         ours = "; ".join(check["ours"] for check in checks if check["ours"] != "–") or "–"
-        why = claim["reason"] if not any(_repeats(check["reason"], claim["reason"]) for check in checks) else None
+        why = claim["reason"] if _adds(claim["reason"], [check["reason"] for check in claim["checks"]]) else None
         told = {**claim, "checks": checks, "results": results, "ours": ours, "why": why}
         by_study.setdefault(claim["study"], []).append(told)
     return [
@@ -230,6 +230,14 @@ def _told(check: Mapping[str, Any]) -> dict[str, Any]:
 def _repeats(text: str | None, reason: str | None) -> bool:
     """Whether `text` says already what `reason` does."""
     return bool(text and reason) and str(reason).rstrip(". ").lower() in str(text).lower()
+
+
+def _adds(reason: str | None, said: Iterable[str | None]) -> bool:
+    """Whether `reason` says more than the checks' own reasons, which stand above it."""
+    left = reason or ""
+    for text in said:
+        left = left.replace(text.rstrip(". "), "") if text else left
+    return any(character.isalnum() for character in left)
 
 
 def _found(check: Mapping[str, Any]) -> str:

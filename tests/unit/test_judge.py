@@ -87,8 +87,8 @@ def test_a_ratio_is_judged_by_where_its_interval_lies(lab: Any, of: str, expect:
 
 def test_a_sentence_names_both_cells_the_ratio_and_its_interval(lab: Any) -> None:
     sentence = judged(lab, ratio("half")).checks[0].sentence
-    assert sentence.startswith("half the speed is 0.5")
-    assert "x of plain in decode tokens per second (0." in sentence
+    assert sentence.startswith("Decode tokens per second of 'half the speed' is 0.5")
+    assert "times that of 'plain' (0." in sentence
     assert sentence.endswith("): lower.")
 
 

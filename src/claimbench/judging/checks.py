@@ -90,8 +90,8 @@ def _ratio(check: RatioCheck, study: str, evidence: Evidence) -> CheckVerdict:
     def say(sides: list[Side], found: Interval) -> str:
         of, to = sides
         title = METRICS[check.metric].title
-        size = f"{of.title} is {number(found.estimate)}x of {to.title} in {title} ({range_text(found)})"
-        return f"{size}: {direction(found, evidence.tolerance)}."
+        size = f"{number(found.estimate)} times that of '{to.title}' ({range_text(found)})"
+        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {direction(found, evidence.tolerance)}."
 
     return _compared(check, study, evidence, say)
 
@@ -99,9 +99,10 @@ def _ratio(check: RatioCheck, study: str, evidence: Evidence) -> CheckVerdict:
 def _gain(check: GainCheck, study: str, evidence: Evidence) -> CheckVerdict:
     def say(sides: list[Side], found: Interval) -> str:
         of, to, than_of, than_to = sides
-        ratios = f"{of.title} over {to.title} is {number(found.estimate)}x of {than_of.title} over {than_to.title}"
-        how = f"in {METRICS[check.metric].title} ({range_text(found)})"
-        return f"{ratios} {how}: {direction(found, evidence.tolerance)}."
+        title = METRICS[check.metric].title
+        ratio = f"In {title}, '{of.title}' over '{to.title}'"
+        size = f"{number(found.estimate)} times '{than_of.title}' over '{than_to.title}' ({range_text(found)})"
+        return f"{ratio} is {size}: {direction(found, evidence.tolerance)}."
 
     return _compared(check, study, evidence, say)
 

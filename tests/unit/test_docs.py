@@ -1,0 +1,242 @@
+"""What a stranger reads is true: links lead somewhere, commands exist, examples run, the table names every technique."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from claimbench import __version__, backends, optimizations, params, plan, result
+from claimbench.cell import Cell, Checkpoint, Device, Workload
+from claimbench.study import Study
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+DOCUMENTS = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
+STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(text: str, title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    assert found, f"no section '{title}'"
+    return found[1]
+
+
+def raw_params() -> dict[str, Any]:
+    value: dict[str, Any] = params.read_yaml(ROOT / "params.yaml")
+    return value
+
+
+def make_plan(device: Device, **studies: Any) -> plan.Plan:
+    read = {name: params.validate(Study, value, f"studies/{name}.yaml") for name, value in studies.items()}
+    return plan.make_plan(params.load_params(raw_params()), read, {"key": "here"}, device)
+
+
+def is_generated(target: str) -> bool:
+    """A file that the default study's report makes, whether or not it was rendered here."""
+    if target in ("reports/report.md", "reports/metrics.json"):
+        return True
+    figure = re.fullmatch(r"reports/figures/(\w+)--([\w-]+)\.svg", target)
+    return bool(figure) and figure[1] in raw_params()["studies"] and figure[2] in studied_experiments(figure[1])
+
+
+def studied_experiments(study: str) -> list[str]:
+    return [*params.load_studies((study,), ROOT / "studies")[study].experiments]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_relative_link_leads_to_a_file_of_the_project(name: str) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", DOCUMENTS[name])
+    relative = [target for target in targets if "://" not in target]
+    assert relative
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    tracked = set(listed) | {str(parent) for path in listed for parent in Path(path).parents}
+    assert [target for target in relative if target.rstrip("/") not in tracked and not is_generated(target)] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_make_target_that_is_named_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", DOCUMENTS[name], flags=re.MULTILINE))
+    assert named
+    assert named <= targets
+
+
+def test_every_make_target_is_explained_and_no_other() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = set(re.findall(r"^\.PHONY:(.*)$", makefile, flags=re.MULTILINE)[0].split()) - {"help"}
+    assert set(re.findall(r'@echo "make ([a-z-]+) ', makefile)) == phony
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_subcommand_that_is_named_exists(name: str) -> None:
+    named = set(re.findall(r"python -m claimbench ([a-z]+)", DOCUMENTS[name]))
+    assert named
+    for stage in named:
+        done = subprocess.run(
+            [sys.executable, "-m", "claimbench", stage, "--help"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_parameter_that_is_named_exists() -> None:
+    """`measure.blocks=5`, `limits.batch`, ... in commands and in text."""
+    named = re.findall(r"\b(measure|limits|shard)\.([a-z_]+)\b(?!\.py)", README)
+    models = {"measure": params.Measure, "limits": params.Limits, "shard": params.Shard}
+    assert named
+    assert [(group, key) for group, key in named if key not in models[group].model_fields] == []
+
+
+def test_the_table_of_what_runs_where_names_every_technique_and_every_system() -> None:
+    rows = re.findall(r"^\| `(\w+)`", section(README, "What runs where"), flags=re.MULTILINE)
+    assert sorted(rows) == sorted([*backends.names(), *optimizations.names()])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_table_of_what_runs_where_agrees_with_the_code(device: Device) -> None:
+    """A technique that refuses a device is not said to run there, and the other way round."""
+    table = section(README, "What runs where")
+    for name in optimizations.names():
+        found = re.search(rf"^\| `{name}` \|[^|]*\|([^|]*)\|([^|]*)\|", table, flags=re.MULTILINE)
+        assert found, name
+        said = found[1 if device == "cpu" else 2].strip()
+        assert said.startswith("no") == refuses(name, device), f"{name} on {device}: README says '{said}'"
+
+
+def refuses(name: str, device: Device) -> bool:
+    """Whether the device itself is what the technique refuses: the best case, with every package installed."""
+    module: Any = optimizations.find(name)
+    cell = example_cell("transformers", device=device, dtype="bfloat16", architecture="llama-2-7b", draft=True)
+    settings = {"assisted": {"draft": "draft"}, "early_exit": {"layers": 2}}.get(name, {})
+    reason = module.unavailable(cell, module.Settings(**settings))
+    return bool(reason) and "not installed" not in reason
+
+
+def example_cell(backend: str, device: Device, dtype: str, architecture: str, draft: bool = False, **work: Any) -> Cell:
+    checkpoint = Checkpoint(name="tiny", source=f"random://{architecture}?seed=0", architecture=architecture)
+    return Cell.model_validate(
+        {
+            "checkpoint": checkpoint,
+            "draft": checkpoint if draft else None,
+            "backend": backend,
+            "dtype": dtype,
+            "device": device,
+            "workload": Workload(**({"prompt": "a b c", "new_tokens": 4} | work)),
+        }
+    )
+
+
+def test_the_readme_names_every_study() -> None:
+    assert [name for name in STUDIES if f"`{name}`" not in README] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 260
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_study_of_the_readme_plans(device: Device) -> None:
+    (text,) = blocks(section(README, "Ask your own question"), "yaml")
+    made = make_plan(device, mine=yaml.safe_load(text))
+    rows = [row for experiment in made.studies["mine"].rows.values() for row in experiment.values()]
+    assert len(rows) > 1
+    assert all(row.cell for row in rows)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_experiment_of_contributing_fits_into_the_quickstart(device: Device) -> None:
+    (text,) = blocks(section(CONTRIBUTING, "An experiment"), "yaml")
+    added = yaml.safe_load(text)
+    study = params.read_yaml(ROOT / "studies/quickstart.yaml")
+    study["experiments"] |= added["experiments"]
+    study["claims"] += added["claims"]
+    made = make_plan(device, quickstart=study)
+    (experiment,) = added["experiments"]
+    rows = made.studies["quickstart"].rows[experiment]
+    assert set(rows) == set(added["experiments"][experiment]["cells"])
+    assert all(row.cell for row in rows.values())
+
+
+def copy_with(folder: Path, kind: str, name: str) -> Path:
+    """A copy of the package and of its contract tests, with the example of `kind` as a file."""
+    (text,) = blocks(section(CONTRIBUTING, f"An {kind}" if kind == "optimization" else f"A {kind}"), "python")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=ignored)
+    shutil.copytree(ROOT / "tests/contract", folder / "tests/contract", ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    file = folder / f"src/claimbench/{kind}s/{name}.py"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def run_contract(folder: Path, name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/contract", "-k", name],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_optimization_of_contributing_keeps_the_contract(tmp_path: Path) -> None:
+    copy_with(tmp_path, "optimization", "chunked_prefill")
+    passed = re.search(r"(\d+) passed", run_contract(tmp_path, "chunked_prefill"))
+    assert passed
+    assert int(passed[1]) > 10, "alone, and with every technique that it fits"
+
+
+@pytest.mark.model
+def test_the_backend_of_contributing_keeps_the_contract_and_is_measured(tmp_path: Path) -> None:
+    copy_with(tmp_path, "backend", "congruence")
+    assert "2 passed" in run_contract(tmp_path, "congruence")
+    program = (
+        "import sys; from pathlib import Path; from claimbench.cell import Cell; from claimbench.measure import measure\n"
+        "from claimbench.result import Key; key = Key(code='c', libraries={}, machine='m')\n"
+        "measure(Cell.model_validate_json(sys.argv[1]), 0, key, Path(sys.argv[2]), checkpoint=None)\n"
+    )
+    cell = example_cell("congruence", "cpu", "float32", "tiny-llama", batch=2)
+    output = tmp_path / "0.json"
+    subprocess.run(
+        [sys.executable, "-c", program, cell.model_dump_json(), str(output)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "src")},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    record = result.read(output)
+    assert record.outcome == "ok", record.reason
+    assert record.tokens == (16, 81, 150, 239)  # from 3 words, by 5 x + 1 modulo 256
+    assert record.proof == {"tokens": 4}
+
+
+def test_the_changelog_and_the_citation_know_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(__version__)}\]", changelog, flags=re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+
+
+def test_the_licence_is_the_whole_apache_licence() -> None:
+    lines = (ROOT / "LICENSE").read_text(encoding="utf-8").splitlines()
+    assert lines[1].strip() == "Apache License"
+    assert [line.strip().split(".")[0] for line in lines if re.match(r"   \d\. ", line)] == [*"123456789"]
+    assert "END OF TERMS AND CONDITIONS" in "\n".join(lines)
