@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-all check format lock schema clean
+.PHONY: help reproduce forecast test check format lock schema clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -12,6 +12,7 @@ help:
 	@echo "make test        set up, run the tests"
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
+	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
 	@echo "make lock        write envs/*.lock from the environment at hand (maintainers)"
 	@echo "make clean       remove what can be made again; results and checkpoints stay"
 
