@@ -15,6 +15,7 @@ from claimbench.cell import DTYPE_BYTES, Cell
 from claimbench.errors import ResultError
 from claimbench.model import cost, roofline
 from claimbench.plan import RESULTS, Plan, PlannedCell
+from claimbench.workflow import CHECKPOINTS, folder_of
 
 # Guesses for a machine whose ceilings are not measured yet.
 CAUTIOUS = {
@@ -23,6 +24,8 @@ CAUTIOUS = {
 }
 START_S = {"cpu": 8.0, "cuda": 15.0}
 COMPILE_S = 45.0
+LIBRARIES_BYTES = 0.45e9
+"""A process that has loaded torch and Transformers and nothing else."""
 BELOW_CEILING = 2.0
 """Plain implementations take about twice their ceiling's time."""
 
@@ -84,7 +87,7 @@ def peak_bytes(cell: Cell) -> float:
     load = cell.workload
     length = (load.prompt_tokens or 64) + load.new_tokens
     arch = cost.architecture(cell.checkpoint.architecture)
-    return cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
+    return LIBRARIES_BYTES + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
 
 
 def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forecast:
@@ -113,7 +116,7 @@ def _disk_bytes(plan: Plan, missing: dict[str, int], root: Path) -> float:
     for id in missing:
         cell = plan.cells[id].cell
         for checkpoint in filter(None, (cell.checkpoint, cell.draft)):
-            if not (root / "resources" / "checkpoints" / checkpoint.name / "manifest.json").exists():
+            if not (root / CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
                 wanted[checkpoint.name] = checkpoint
     # A download is kept beside its shards, so twice; random weights are only written once, as 16-bit numbers.
     return sum(

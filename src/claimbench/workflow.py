@@ -14,6 +14,7 @@ from claimbench import backends, machine
 from claimbench.cell import Checkpoint, canonical_json, digest
 from claimbench.errors import ClaimbenchError, SourceError
 from claimbench.fetch import local_identity
+from claimbench.keys import stage_hash
 from claimbench.params import CheckpointParams, load_params, load_studies
 from claimbench.plan import RESULTS, Plan, PlannedCell, make_plan, order
 
@@ -71,6 +72,12 @@ def labels(plan: Plan) -> dict[str, str]:
     return names
 
 
+def folder_of(plan: Plan, checkpoint: Checkpoint) -> str:
+    """A folder's name holds all that its content follows from, so that a change never rewrites one in use."""
+    settings = [checkpoint.model_dump(mode="json"), plan.params.shard.model_dump(mode="json")]
+    return f"{checkpoint.name}-{digest(settings, length=8)}"
+
+
 def as_json(checkpoint: Checkpoint) -> str:
     return canonical_json(checkpoint.model_dump(mode="json"))
 
@@ -92,13 +99,8 @@ class Workflow:
         for planned in self.plan.cells.values():
             if backends.find(planned.cell.backend).LIBRARIES:
                 for checkpoint in filter(None, (planned.cell.checkpoint, planned.cell.draft)):
-                    found[self.folder(checkpoint)] = checkpoint
+                    found[folder_of(self.plan, checkpoint)] = checkpoint
         return found
-
-    def folder(self, checkpoint: Checkpoint) -> str:
-        """A folder's name holds all that its content follows from, so that a change never rewrites one in use."""
-        settings = [checkpoint.model_dump(mode="json"), self.plan.params.shard.model_dump(mode="json")]
-        return f"{checkpoint.name}-{digest(settings, length=8)}"
 
     def fetched(self, folder: str) -> str:
         """Where the files of a checkpoint are fetched to; two checkpoints cut from one source share a download."""
@@ -124,6 +126,11 @@ class Workflow:
         """Snakemake runs what has the highest priority first; everything that is not timed comes before (0)."""
         return {job: -1 - place for place, job in enumerate(order(self.plan))}
 
+    @staticmethod
+    def code(stage: str, *libraries: str) -> str:
+        """A parameter that changes with the code of a stage: Snakemake does not see edits to imported modules."""
+        return stage_hash(stage, *libraries)
+
     def cell(self, id: str) -> PlannedCell:
         return self.plan.cells[id]
 
@@ -135,9 +142,9 @@ class Workflow:
         planned = self.cell(id)
         needed = {}
         if backends.find(planned.cell.backend).LIBRARIES:
-            needed["checkpoint"] = str(CHECKPOINTS / self.folder(planned.cell.checkpoint) / "manifest.json")
+            needed["checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.checkpoint) / "manifest.json")
         if planned.cell.draft:
-            needed["draft"] = str(CHECKPOINTS / self.folder(planned.cell.draft) / "manifest.json")
+            needed["draft"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.draft) / "manifest.json")
         if planned.smaller:
             paths = self.cell(planned.smaller).paths()
             needed["smaller"] = paths[min(block, len(paths) - 1)]
