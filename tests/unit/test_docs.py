@@ -219,7 +219,8 @@ def test_the_backend_of_contributing_keeps_the_contract_and_is_measured(tmp_path
     assert "2 passed" in run_contract(tmp_path, "congruence")
     program = (
         "import sys; from pathlib import Path; from claimbench.cell import Cell\n"
-        "from claimbench.measure import measure; from claimbench.result import Key; key = Key(code='c', libraries={}, machine='m')\n"
+        "from claimbench.measure import measure; from claimbench.result import Key\n"
+        "key = Key(code='c', libraries={}, machine='m')\n"
         "measure(Cell.model_validate_json(sys.argv[1]), 0, key, Path(sys.argv[2]), checkpoint=None)\n"
     )
     cell = example_cell("congruence", "cpu", "float32", "tiny-llama", batch=2)
