@@ -148,6 +148,20 @@ def example_cell(backend: str, device: Device, dtype: str, architecture: str, dr
     )
 
 
+def test_params_survive_how_dvc_writes_them(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes params.yaml anew, without quotes that it thinks are needless: it must still be readable."""
+    from dvc.utils.serialize import modify_yaml
+
+    assert "dvc exp run -S measure.blocks=5" in README
+    copy = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", copy)
+    with modify_yaml(str(copy)) as written:
+        written["measure"]["blocks"] = 5
+    expected = raw_params()
+    expected["measure"]["blocks"] = 5
+    assert params.read_yaml(copy) == expected
+
+
 def test_the_readme_names_every_study() -> None:
     assert [name for name in STUDIES if f"`{name}`" not in README] == []
 
