@@ -149,7 +149,7 @@ def example_cell(backend: str, device: Device, dtype: str, architecture: str, dr
 
 
 def test_params_survive_how_dvc_writes_them(tmp_path: Path) -> None:
-    """`dvc exp run -S` writes params.yaml anew, without quotes that it thinks are needless: it must still be readable."""
+    """`dvc exp run -S` writes params.yaml anew and drops quotes; what it leaves must still be readable."""
     from dvc.utils.serialize import modify_yaml
 
     assert "dvc exp run -S measure.blocks=5" in README
