@@ -207,7 +207,7 @@ def copy_with(folder: Path, kind: str, name: str) -> Path:
 
 def run_contract(folder: Path, name: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/contract", "-k", name],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not network", "tests/contract", "-k", name],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
