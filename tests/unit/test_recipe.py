@@ -39,6 +39,7 @@ def test_two_recipes_share_nothing() -> None:
     assert second.around == []
 
 
+@pytest.mark.model
 def test_each_optimization_changes_its_own_part() -> None:
     recipe = write_recipe(cell("sdpa", "static_cache", "forward_loop"))
     assert recipe.load == {"attn_implementation": "sdpa"}
@@ -47,6 +48,7 @@ def test_each_optimization_changes_its_own_part() -> None:
     assert recipe.transforms == []
 
 
+@pytest.mark.model
 def test_a_gradient_mode_is_inside_the_loop_s_own() -> None:
     import torch
 
