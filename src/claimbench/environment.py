@@ -14,11 +14,13 @@ from pathlib import Path
 from claimbench.errors import SourceError
 from claimbench.result import write_json
 
-PACKAGE = Path(__file__).parent.parent.parent
+SOURCE = Path(__file__).parent.parent
 
 
 def build(lock: Path, folder: Path, stamp: Path) -> None:
-    """Create `folder` as a virtual environment with everything in `lock` and this package; `stamp` is written last.
+    """Create `folder` as a virtual environment with everything in `lock` and this very package; `stamp` is written last.
+
+    The lock names what the worker imports as well: pydantic, psutil and what the family's backends need.
 
     Raises:
         SourceError: pip could not install the lock; carries pip's last lines.
@@ -27,7 +29,8 @@ def build(lock: Path, folder: Path, stamp: Path) -> None:
     _run([sys.executable, "-m", "venv", "--clear", str(folder)], "create the environment")
     python = folder / "bin" / "python"
     _run([str(python), "-m", "pip", "install", "--quiet", "-r", str(lock)], f"install {lock}")
-    _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(PACKAGE)], "install claimbench itself")
+    packages = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], "find its packages")
+    (Path(packages.strip()) / "claimbench.pth").write_text(f"{SOURCE.resolve()}\n", encoding="utf-8")
     frozen = _run([str(python), "-m", "pip", "freeze"], "list what was installed").splitlines()
     version = _run([str(python), "--version"], "ask for its version").strip()
     write_json(stamp, {"lock": hashlib.sha256(text).hexdigest(), "python": version, "packages": sorted(frozen)})

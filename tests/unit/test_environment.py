@@ -1,0 +1,35 @@
+"""A backend family's own environment: built from its lock, stamped last, and an error of pip in one message."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from claimbench import environment
+from claimbench.errors import SourceError
+
+
+def test_an_environment_runs_this_package_and_is_stamped_with_its_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "family.lock"
+    lock.write_text("# nothing but Python\n", encoding="utf-8")
+    environment.build(lock, tmp_path / "family", tmp_path / "family/stamp.json")
+    stamp = json.loads((tmp_path / "family/stamp.json").read_text(encoding="utf-8"))
+    assert stamp["lock"] == hashlib.sha256(lock.read_bytes()).hexdigest()
+    assert stamp["python"].startswith("Python 3.")
+    python = tmp_path / "family/bin/python"
+    asked = [str(python), "-I", "-c", "import claimbench, sys; print(claimbench.__version__, sys.prefix)"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path / "family") in told
+
+
+def test_a_lock_that_cannot_be_installed_leaves_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    lock = tmp_path / "family.lock"
+    lock.write_text("no-such-package-of-claimbench==1.0\n", encoding="utf-8")
+    with pytest.raises(SourceError, match="no-such-package-of-claimbench"):
+        environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+    assert not (tmp_path / "stamp.json").exists()
