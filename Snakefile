@@ -33,7 +33,7 @@ rule measured:
     input:
         FLOW.results,
         "results/checkpoints.json",
-        "results/plan.json",
+        FLOW.plan_json,
 
 
 rule judged:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from claimbench import __version__
-from claimbench.errors import ClaimbenchError, ConfigError
+from claimbench.errors import ClaimbenchError, ConfigError, SourceError
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -38,6 +38,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     if workflow.digest_of(plan) != arguments.digest:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
     write_json(arguments.output, plan.model_dump(mode="json"))
+    for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
+        other.unlink()
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -78,6 +80,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     from claimbench.cell import Cell
     from claimbench.result import Key
 
+    for folder in filter(None, (arguments.checkpoint, arguments.draft)):
+        if not folder.is_dir():
+            raise SourceError(f"there is no checkpoint at {folder}: `snakemake fetched` makes it")
     cell = Cell.model_validate_json(arguments.cell)
     line = progress.Line(_load_plan(arguments.plan) if arguments.plan.exists() else None, cell, arguments.block)
     print(line.before(), file=sys.stderr, flush=True)

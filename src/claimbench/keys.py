@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from claimbench import backends, optimizations
-from claimbench.cell import Cell
+from claimbench.cell import Cell, digest
 from claimbench.result import Key
 
 PACKAGE = Path(__file__).parent
@@ -98,6 +98,13 @@ def version_of(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def stage_hash(stage: str, *libraries: str) -> str:
+    """The hash of what a stage executes and reads of this package, and of the libraries that shape what it writes."""
+    data = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".json", ".j2"))
+    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in data]
+    return digest([code_hash(f"claimbench.{stage}"), *contents, *map(version_of, libraries)])
 
 
 def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:

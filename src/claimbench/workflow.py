@@ -91,6 +91,7 @@ class Workflow:
         self.digest = digest_of(self.plan)
         self.params_json = canonical_json(self.plan.params.model_dump(mode="json"))
         self.ceilings = str(ceilings_path(self.plan))
+        self.plan_json = str(RESULTS / "plan" / f"{self.digest[:12]}.json")
 
     @cached_property
     def checkpoints(self) -> dict[str, Checkpoint]:
@@ -138,7 +139,15 @@ class Workflow:
         return backends.find(self.cell(id).cell.backend).ENVIRONMENT
 
     def inputs(self, id: str, block: int) -> dict[str, str]:
-        """Files that a block needs; each is addressed by content or by key, so none of them makes it stale."""
+        """The files that a block waits for: none where its result is there.
+
+        Snakemake 9 runs a job when another job makes its input, even an `ancient` one: a checkpoint that a clone lacks,
+        or a smaller batch that a study adds, would have good results measured again.
+        """
+        return {} if Path(self.cell(id).paths()[block]).exists() else self.needs(id, block)
+
+    def needs(self, id: str, block: int) -> dict[str, str]:
+        """The files that a block reads; each is addressed by content or by key, so none of them makes it stale."""
         planned = self.cell(id)
         needed = {}
         if backends.find(planned.cell.backend).LIBRARIES:
@@ -157,12 +166,12 @@ class Workflow:
         return " ".join(f"--{name} {shlex.quote(value)}" for name, value in self._arguments(id, block).items())
 
     def _arguments(self, id: str, block: int) -> dict[str, str]:
-        planned, needed = self.cell(id), self.inputs(id, block)
+        planned, needed = self.cell(id), self.needs(id, block)
         flags = {
             "cell": canonical_json(planned.cell.model_dump(mode="json")),
             "key": canonical_json(planned.key.model_dump(mode="json")),
             "block": str(block),
-            "plan": str(RESULTS / "plan.json"),
+            "plan": self.plan_json,
         }
         for name in ("checkpoint", "draft"):
             if name in needed:

@@ -57,10 +57,11 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("workflow", "profiles", "src", "envs"):
+        for name in ("workflow", "profiles", "src", "envs", "plots"):
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore"):
+        (folder / ".dvc").mkdir()
+        for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
             shutil.copy(ROOT / name, folder / name)
         self.params = json.loads(json.dumps(PARAMS))
         self.study = json.loads(json.dumps(STUDY))
@@ -83,8 +84,18 @@ class Project:
             "GIT_COMMITTER_NAME": "tests",
             "GIT_COMMITTER_EMAIL": "tests@localhost",
             "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(self.folder.parent / "dvc"),
+            "DVC_SYSTEM_CONFIG_DIR": str(self.folder.parent / "no-config"),
+            "DVC_GLOBAL_CONFIG_DIR": str(self.folder.parent / "no-config"),
             "XDG_CACHE_HOME": str(self.folder.parent / "cache"),
+            "TMPDIR": str(self.scratch),  # the device's lock lies there: tests do not wait for a study that runs
         }
+
+    @property
+    def scratch(self) -> Path:
+        scratch = self.folder.parent / "tmp"
+        scratch.mkdir(exist_ok=True)
+        return scratch
 
     def run(self, *command: str, fails: bool = False, timeout: float = 240) -> str:
         """Run a command in the project; its whole output. `fails` says which exit status is expected."""

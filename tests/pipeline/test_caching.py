@@ -150,6 +150,16 @@ def test_blocks_are_interleaved_in_a_seeded_order(project):
     assert blocks.count(1) == 5
 
 
+def test_a_batch_between_two_others_is_measured_alone(project):
+    project.study["experiments"]["pace"]["sweep"] = {"batch": [1, 4]}
+    project.study["claims"] = []
+    project.write()
+    project.measured_by()
+    project.study["experiments"]["pace"]["sweep"] = {"batch": [1, 2, 4]}
+    project.write()
+    assert {record["cell"]["workload"]["batch"] for record in project.measured_by()} == {2}
+
+
 def test_a_larger_batch_of_a_cell_that_ran_out_of_memory_is_implied_and_not_run(project):
     experiment = project.study["experiments"]["pace"]
     experiment["cells"]["fast"]["options"]["fits_batch"] = 2

@@ -6,8 +6,8 @@
 rule aggregate:
     input:
         results=FLOW.results,
-        plan="results/plan.json",
-        ceilings=ancient(FLOW.ceilings),
+        plan=FLOW.plan_json,
+        ceilings=FLOW.ceilings,
     output:
         parquet="results/table.parquet",
         csv=report(
@@ -21,7 +21,7 @@ rule aggregate:
     conda:
         "../../envs/core.yaml"
     params:
-        plan=FLOW.digest,
+        code=FLOW.code("aggregate", "pandas", "pyarrow"),
     shell:
         "python -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q}"
         " --parquet {output.parquet:q} --csv {output.csv:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -14,6 +14,7 @@ rule ceiling:
     resources:
         bench_slot=1,
     params:
+        code=FLOW.code("ceiling", "torch"),
         device=FLOW.plan.device,
         machine=FLOW.plan.machine["key"],
     shell:

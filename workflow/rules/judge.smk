@@ -6,13 +6,15 @@
 rule judge:
     input:
         table="results/table.parquet",
-        plan="results/plan.json",
+        plan=FLOW.plan_json,
     output:
         "results/verdicts.json",
     log:
         "logs/judge.log",
     conda:
         "../../envs/core.yaml"
+    params:
+        code=FLOW.code("judge", "numpy", "scipy"),
     shell:
         "python -m claimbench judge --plan {input.plan:q} --table {input.table:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -2,22 +2,15 @@
 # output: results/measure/<cell>/<key>/<block>.json
 # steps: one block of one cell in a fresh process, alone on the device, whatever its outcome
 #
-# Inputs are `ancient`: cell and key say by content all that a result depends on, so a newer file is not a newer result.
-# That is sound only while no rule rewrites a file that is there (Snakemake 9 then forgets what lies behind an ancient
-# input), which is why checkpoints live in folders named after their content.
+# Cell and key say by content all that a result depends on. So a result that is there waits for no input (see
+# `Workflow.inputs`), and `input` in the signature of the flags' function keeps Snakemake from comparing the flags with
+# those of the last run.
 # Priorities put every cell's block 0 before any block 1, in a seeded shuffle.
 
 
 rule measure:
     input:
-        unpack(
-            lambda wildcards: {
-                name: ancient(path)
-                for name, path in FLOW.inputs(
-                    wildcards.cell, int(wildcards.block)
-                ).items()
-            }
-        ),
+        unpack(lambda wildcards: FLOW.inputs(wildcards.cell, int(wildcards.block))),
     output:
         "results/measure/{cell}/{key}/{block}.json",
     log:
@@ -30,6 +23,6 @@ rule measure:
         bench_slot=1,
         gpu=1 if FLOW.plan.device == "cuda" else 0,
     params:
-        flags=lambda wildcards: FLOW.flags(wildcards.cell, int(wildcards.block)),
+        flags=lambda wildcards, input: FLOW.flags(wildcards.cell, int(wildcards.block)),
     shell:
         "python -m claimbench measure {params.flags} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -1,11 +1,14 @@
 # input: nothing but parameters (the digest is of the whole plan, studies and machine included)
-# output: results/plan.json
+# output: results/plan/<digest>.json, and no other plan beside it
 # steps: write every cell, its key, the files of its results, and the claims about it
+#
+# The digest in the name tells a plan that a clone brought along, of another machine say, from the one to report on:
+# Snakemake compares parameters only with those of a run that was here.
 
 
 rule plan:
     output:
-        "results/plan.json",
+        FLOW.plan_json,
     log:
         "logs/plan.log",
     conda:

@@ -5,10 +5,10 @@
 
 rule report:
     input:
-        plan="results/plan.json",
+        plan=FLOW.plan_json,
         table="results/table.parquet",
         verdicts="results/verdicts.json",
-        ceilings=ancient(FLOW.ceilings),
+        ceilings=FLOW.ceilings,
     output:
         markdown=report(
             "reports/report.md",
@@ -39,6 +39,7 @@ rule report:
     conda:
         "../../envs/core.yaml"
     params:
+        code=FLOW.code("report", "jinja2", "matplotlib"),
         folder=lambda wildcards, output: str(Path(output.markdown).parent),
     shell:
         "python -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"
