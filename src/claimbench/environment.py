@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent.parent
 
 
 def build(lock: Path, folder: Path, stamp: Path) -> None:
-    """Create `folder` as a virtual environment with everything in `lock` and this very package; `stamp` is written last.
+    """Create `folder` as a virtual environment with what `lock` names and this very package; `stamp` comes last.
 
     The lock names what the worker imports as well: pydantic, psutil and what the family's backends need.
 

@@ -100,6 +100,12 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
+def locked(family: str) -> dict[str, str | None]:
+    """What stands for the libraries of an environment that may not be built yet: the hash of its lock."""
+    lock = Path("envs") / f"{family}.lock"
+    return {str(lock): hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else None}
+
+
 def stage_hash(stage: str, *libraries: str) -> str:
     """The hash of what a stage executes and reads of this package, and of the libraries that shape what it writes."""
     data = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".json", ".j2"))
@@ -113,9 +119,11 @@ def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
     wanted = set(backends.find(cell.backend).LIBRARIES)
     for name in used:
         wanted |= set(optimizations.find(name).LIBRARIES)
+    family = backends.find(cell.backend).ENVIRONMENT
+    own = family == "core"
     return Key(
         code=code_hash(*EXECUTED, *roots),
-        libraries={name: version_of(name) for name in sorted(wanted)},
+        libraries={name: version_of(name) for name in sorted(wanted)} if own else locked(family),
         machine=machine_key,
         series=series,
     )
