@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +54,33 @@ STUDY: dict[str, Any] = {
 }
 
 
-class Project:
-    """A folder with everything that a clone has, and the means to run it."""
+def lay_out(folder: Path) -> Project:
+    """Put everything that a clone has into `folder`, with the study of paces in place of the documents'."""
+    for name in ("workflow", "profiles", "src", "envs", "plots"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    (folder / ".dvc").mkdir()
+    for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    project = Project(folder, json.loads(json.dumps(PARAMS)), json.loads(json.dumps(STUDY)))
+    project.write()
+    return project
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("workflow", "profiles", "src", "envs", "plots"):
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        (folder / ".dvc").mkdir()
-        for name in ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
-            shutil.copy(ROOT / name, folder / name)
-        self.params = json.loads(json.dumps(PARAMS))
-        self.study = json.loads(json.dumps(STUDY))
-        self.write()
+
+class Project:
+    """A folder with a workflow, and the means to run it."""
+
+    def __init__(self, folder: Path, params: dict[str, Any], study: dict[str, Any]) -> None:
+        self.folder, self.params, self.study = folder, params, study
+
+    def copy(self, folder: Path) -> Project:
+        """The project in another folder, results, history and all."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return self.at(folder)
+
+    def at(self, folder: Path) -> Project:
+        """The project as a clone in `folder` holds it."""
+        return Project(folder, json.loads(json.dumps(self.params)), json.loads(json.dumps(self.study)))
 
     def write(self) -> None:
         (self.folder / "studies").mkdir(exist_ok=True)
@@ -115,20 +130,24 @@ class Project:
     def snakemake(self, *arguments: str, fails: bool = False) -> str:
         return self.run("snakemake", "--cores", "all", *(arguments or ("measured",)), fails=fails)
 
-    def results(self) -> dict[str, tuple[int, int]]:
-        """Every result file with its time and inode: a file that was measured again has another of both."""
+    def jobs(self, target: str = "all") -> dict[str, int]:
+        """The job table of `snakemake -n`."""
+        return {job: int(count) for job, count in re.findall(r"^(\w+) +(\d+)$", self.snakemake("-n", target), re.M)}
+
+    def results(self) -> dict[str, bytes]:
+        """Every result file with its content: no block takes the same nanoseconds twice."""
         found = sorted((self.folder / "results/measure").glob("*/*/*.json"))
-        return {
-            str(path.relative_to(self.folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
-            for path in found
-            if path.is_file()
-        }
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 
     def measured_by(self, *arguments: str) -> list[dict[str, Any]]:
         """Run Snakemake; the records that this run wrote anew."""
+        return self.measured_while(lambda: self.snakemake(*arguments))
+
+    def measured_while(self, happens: Callable[[], object]) -> list[dict[str, Any]]:
+        """The records that are new or other after `happens`."""
         before = self.results()
-        self.snakemake(*arguments)
-        return [self.record(path) for path, stamp in self.results().items() if before.get(path) != stamp]
+        happens()
+        return [self.record(path) for path, content in self.results().items() if before.get(path) != content]
 
     def record(self, path: str) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((self.folder / path).read_text(encoding="utf-8"))["result"]
@@ -142,4 +161,10 @@ class Project:
 def project(tmp_path: Path) -> Project:
     folder = tmp_path / "project"
     folder.mkdir()
-    return Project(folder)
+    return lay_out(folder)
+
+
+@pytest.fixture(scope="session")
+def project_in() -> Callable[[Path], Project]:
+    """For fixtures of a wider scope than a test."""
+    return lay_out

@@ -144,8 +144,8 @@ def test_blocks_are_interleaved_in_a_seeded_order(project):
     project.study["experiments"]["pace"]["cells"] |= {f"c{n}": {"options": {"step_ms": n}} for n in (5, 7, 9)}
     project.write()
     project.measured_by()
-    in_time = sorted(project.results().items(), key=lambda item: item[1][0])
-    blocks = [project.record(path)["block"] for path, _ in in_time]
+    in_time = sorted(project.results(), key=lambda path: (project.folder / path).stat().st_mtime_ns)
+    blocks = [project.record(path)["block"] for path in in_time]
     assert blocks == sorted(blocks)
     assert blocks.count(1) == 5
 

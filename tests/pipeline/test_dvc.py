@@ -1,0 +1,144 @@
+"""DVC around Snakemake, for real: what a change measures, and what comes back from a remote or an older revision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.pipeline
+
+
+def commit(project: Any, message: str) -> None:
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", message)
+
+
+def step_times(records: list[dict[str, Any]]) -> list[float]:
+    return sorted(record["cell"]["options"]["step_ms"] for record in records)
+
+
+def table(printed: str) -> list[list[str]]:
+    return [line.split() for line in printed.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory, project_in):
+    """A project after its first `dvc repro`, and what that printed. Its backend needs a checkpoint, as most do."""
+    folder = tmp_path_factory.mktemp("reproduced") / "project"
+    folder.mkdir()
+    project = project_in(folder)
+    backends = folder / "src/claimbench/backends"
+    code = (backends / "null_model.py").read_text(encoding="utf-8")
+    for old, new in (("LIBRARIES: tuple[str, ...] = ()", 'LIBRARIES = ("numpy",)'), ('"null_model"', '"weighty"')):
+        assert old in code
+        code = code.replace(old, new)
+    (backends / "weighty.py").write_text(code, encoding="utf-8")
+    project.study["defaults"]["backend"] = "weighty"
+    project.write()
+    project.run("git", "init", "--quiet")
+    commit(project, "A project")
+    printed = project.run("dvc", "repro")
+    return project, printed
+
+
+@pytest.fixture
+def tracked(reproduced, tmp_path):
+    project = reproduced[0].copy(tmp_path / "project")
+    commit(project, "Its results")
+    return project
+
+
+def test_the_first_reproduction_measures_every_block_once_and_git_sees_the_report_and_the_lock_alone(reproduced):
+    project, printed = reproduced
+    assert printed.count("· block 0 ·") == len(project.results()) == 3
+    untracked = project.run("git", "status", "--porcelain", "--untracked-files=all").split()[1::2]
+    assert {path.split("/")[0] for path in untracked} == {"dvc.lock", "reports"}
+
+
+def test_a_second_reproduction_runs_nothing_and_says_so(tracked):
+    printed = tracked.run("dvc", "repro")
+    assert "Data and pipelines are up to date" in printed
+    assert "snakemake" not in printed
+    assert tracked.run("git", "status", "--porcelain") == ""
+
+
+def test_a_cell_that_a_study_changes_is_measured_alone_and_the_older_revision_comes_back_with_its_results(tracked):
+    older = (tracked.folder / "reports/report.md").read_bytes()
+    tracked.study["experiments"]["pace"]["cells"]["slow"]["options"]["step_ms"] = 5
+    tracked.write()
+    assert step_times(tracked.measured_while(lambda: tracked.run("dvc", "repro"))) == [5]
+    commit(tracked, "A slower pace")
+    newer = (tracked.folder / "reports/report.md").read_bytes()
+    assert newer != older
+    for revision, report in (("HEAD~", older), ("-", newer)):
+        tracked.run("git", "checkout", "--quiet", revision)
+        tracked.run("dvc", "checkout")
+        assert tracked.measured_by("all") == []
+        assert (tracked.folder / "reports/report.md").read_bytes() == report
+        assert "up to date" in tracked.run("dvc", "status")
+
+
+def test_an_experiment_with_more_blocks_measures_those_alone_and_dvc_shows_what_changed(tracked):
+    added = tracked.measured_while(lambda: tracked.run("dvc", "exp", "run", "-S", "measure.blocks=2"))
+    assert step_times(added) == [1, 3]
+    assert {record["block"] for record in added} == {1}
+    assert "measure.blocks" in tracked.run("dvc", "exp", "show", "--csv").splitlines()[0]
+    assert ["params.yaml", "measure.blocks", "1", "2"] in table(tracked.run("dvc", "params", "diff"))
+    metrics = table(tracked.run("dvc", "metrics", "diff", "--all"))
+    assert ["reports/metrics.json", "verdicts.supported", "0", "1", "1"] in metrics
+    assert "studies.paces.pace/slow.decode_tok_s" in {row[1] for row in metrics}
+    tracked.run("dvc", "plots", "diff", "HEAD")
+    page = (tracked.folder / "dvc_plots/index.html").read_text(encoding="utf-8")
+    for title in ("Decode speed", "Speed end to end", "Time to the first token", "Peak memory", "Verdicts"):
+        assert f'"title": "{title}"' in page
+    assert '"rev": "workspace"' in page
+    assert '"rev": "HEAD"' in page
+    assert '"cell": "paces: pace/slow"' in page
+    assert "<DVC_METRIC" not in page
+
+
+@pytest.fixture
+def clone(tracked, tmp_path):
+    """A fresh clone, without what git ignores; the remote has the results."""
+    tracked.run("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
+    commit(tracked, "A remote")
+    tracked.run("dvc", "push")
+    tracked.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    return tracked.at(tmp_path / "clone")
+
+
+def test_a_clone_that_pulls_measures_nothing_and_writes_the_same_report(tracked, clone):
+    clone.run("dvc", "pull")
+    assert clone.results() == tracked.results()
+    assert clone.measured_by("all") == []
+    for path in ("reports/report.md", "reports/metrics.json", "reports/plots/decode.csv"):
+        assert (clone.folder / path).read_bytes() == (tracked.folder / path).read_bytes()
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert not (clone.folder / "resources").exists()
+
+
+def test_a_clone_that_pulls_and_changes_a_cell_fetches_the_checkpoint_and_measures_that_cell_alone(clone):
+    clone.run("dvc", "pull")
+    clone.study["experiments"]["pace"]["cells"]["slow"]["options"]["step_ms"] = 5
+    clone.write()
+    before = clone.results()
+    assert step_times(clone.measured_by("judged")) == [5]
+    (added,) = clone.results().keys() - before.keys()
+    assert added in (clone.folder / "results/table.csv").read_text(encoding="utf-8")
+    assert list((clone.folder / "resources/checkpoints").glob("*/manifest.json"))
+
+
+def test_a_clone_that_pulls_on_another_machine_measures_everything_and_plans_and_reports_anew(clone):
+    clone.run("dvc", "pull")
+    machine = clone.folder / "src/claimbench/machine.py"
+    text = machine.read_text(encoding="utf-8")
+    assert "platform.machine()" in text
+    machine.write_text(text.replace("platform.machine()", '"another"'), encoding="utf-8")
+    jobs = clone.jobs()
+    assert [jobs[rule] for rule in ("plan", "ceiling", "measure", "aggregate", "judge", "report")] == [1, 1, 3, 1, 1, 1]
+
+
+def test_a_clone_that_does_not_pull_measures_everything_though_git_has_the_report(clone):
+    assert (clone.folder / "reports/report.md").exists()
+    assert clone.jobs()["measure"] == 3
