@@ -91,14 +91,17 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
     planned: dict[str, PlannedStudy] = {}
     machine_key = str(machine["key"])
 
-    def add(cell: Cell, blocks: int, reference: str | None) -> None:
-        known = cells.get(cell.id)
+    def add(cell: Cell, blocks: int, reference: str | None = None) -> str:
+        """The cell's id; a cell without a reference is its own."""
+        id = cell.id
+        known = cells.get(id)
         if known is None:
             key = key_of(cell, machine_key, params.measure.series)
             exact = optimizations.is_exact(cell)
-            cells[cell.id] = PlannedCell(cell=cell, key=key, blocks=blocks, reference=reference, exact=exact)
+            cells[id] = PlannedCell(cell=cell, key=key, blocks=blocks, reference=reference or id, exact=exact)
         elif known.blocks < blocks:
-            cells[cell.id] = known.model_copy(update={"blocks": blocks})
+            cells[id] = known.model_copy(update={"blocks": blocks})
+        return id
 
     for name, study in studies.items():
         where = f"studies/{name}.yaml"
@@ -113,15 +116,15 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
                     first, used = asked_for[cell.checkpoint.name], cell.checkpoint.name
                     missing = f"params.yaml swap puts '{used}' in place of '{first}' and of '{asked}': the same cell"
                     cell = None
+                id = None
                 if cell is not None:
-                    reference = reference_of(cell)
-                    add(reference, 1, reference.id)
-                    add(cell, study.measure.blocks or params.measure.blocks, reference.id)
+                    reference = add(reference_of(cell), blocks=1)
+                    id = add(cell, study.measure.blocks or params.measure.blocks, reference)
                 rows[experiment_name][point.label + sweep_suffix(point.sweep)] = Row(
                     label=point.label,
                     title=point.study_cell.title or point.label.replace("_", " "),
                     sweep=point.sweep,
-                    cell=cell.id if cell else None,
+                    cell=id,
                     unavailable=missing,
                     published=point.published(),
                     deviations=deviations,
