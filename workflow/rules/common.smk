@@ -19,7 +19,7 @@ configfile: "params.yaml"
 
 
 with in_one_message():
-    FLOW = Workflow(config, Path(workflow.basedir) / "studies")
+    FLOW = Workflow(config, Path(os.path.relpath(Path(workflow.basedir) / "studies")))
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is activated or not.
 os.environ.update(

@@ -1,0 +1,164 @@
+"""What a person meets who runs Snakemake: its words, its report, its mistakes told, and its end at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from claimbench import result
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, project_in):
+    """A project after `snakemake`, and what that printed."""
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    folder.mkdir()
+    project = project_in(folder)
+    return project, project.snakemake("all")
+
+
+@pytest.fixture
+def rendered(finished, tmp_path):
+    return finished[0].copy(tmp_path / "project")
+
+
+def test_the_workflow_passes_snakemakes_own_lint(project):
+    assert "in a good condition" in project.snakemake("--lint")
+
+
+def test_the_rules_are_formatted(project):
+    project.run("snakefmt", "--check", "Snakefile", "workflow/rules")
+
+
+def test_a_dry_run_says_how_many_jobs_of_each_stage_there_will_be(project):
+    project.params["measure"]["blocks"] = 3
+    project.write()
+    expected = {"plan": 1, "ceiling": 1, "measure": 7, "aggregate": 1, "judge": 1, "report": 1, "all": 1}
+    assert project.jobs() == {**expected, "total": sum(expected.values())}
+    assert not (project.folder / "results").exists()
+
+
+def test_a_run_prints_a_job_table_and_then_two_lines_per_block(finished):
+    lines = finished[1].splitlines()
+    started = [line for line in lines if re.fullmatch(r"\[[123]/3\] .+ · block 0 · about \d+ s left", line)]
+    assert [line[:5] for line in started] == ["[1/3]", "[2/3]", "[3/3]"]
+    assert sum(bool(re.fullmatch(r"    ok: [\d.]+ tok/s end to end, \d+ s", line)) for line in lines) == 3
+    assert "measure          3" in lines
+    noise = ("Select jobs", "Execute", "Finished jobid", "rule ", "Traceback")
+    assert not [line for line in lines if line.startswith(noise)]
+
+
+def test_the_html_report_holds_figures_tables_and_their_captions(rendered):
+    rendered.snakemake("--report", "report.html")
+    page = (rendered.folder / "report.html").read_text(encoding="utf-8")
+    assert "Whiskers and vertical strokes are 95 % intervals over blocks" in page
+    assert "every claim with its verdict" in page
+    for name in ("paces--pace.svg", "report.md", "metrics.json", "verdicts.csv", "table.csv"):
+        assert f'"name": "{name}"' in page
+    assert page.count('"data_uri": "data:image/svg+xml') == 2
+    assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
+
+
+def test_new_code_of_a_later_stage_runs_from_there_and_measures_nothing(rendered):
+    assert rendered.jobs() == {}
+    with (rendered.folder / "src/claimbench/judge.py").open("a", encoding="utf-8") as file:
+        file.write("\nNEW = 1\n")
+    assert rendered.jobs() == {"judge": 1, "report": 1, "all": 1, "total": 3}
+    template = rendered.folder / "src/claimbench/rendering/templates/report.md.j2"
+    template.write_text(template.read_text(encoding="utf-8") + "\nA new last line.\n", encoding="utf-8")
+    assert rendered.measured_by("all") == []
+    assert "A new last line." in (rendered.folder / "reports/report.md").read_text(encoding="utf-8")
+
+
+def mistaken(project) -> list[str]:
+    """What a run prints that ends with a mistake of the user's, without the line that every run begins with."""
+    lines = project.snakemake("all", fails=True).splitlines()
+    return [line for line in lines if line and not line.startswith("Using workflow specific profile")]
+
+
+def test_a_misspelled_parameter_is_one_line_with_the_nearest_name(project):
+    project.params["measure"]["blokcs"] = 2
+    project.write()
+    assert mistaken(project) == [
+        "claimbench: params.yaml: measure.blokcs: unknown key 'blokcs'. Did you mean 'blocks'?"
+    ]
+
+
+def test_a_misspelled_name_in_a_study_is_one_line_with_the_nearest_name(project):
+    project.study["defaults"]["backend"] = "nul_model"
+    project.write()
+    (line,) = mistaken(project)
+    assert line.startswith("claimbench: studies/paces.yaml: experiments.pace.cells.fast.backend: unknown backend")
+    assert line.endswith("Did you mean 'null_model'?")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("measure: {blocks: 1}\nstudies: [paces]\nmeasure: {blocks: 2}\n", "line 3: the key 'measure' is there twice"),
+        ("studies: [paces\n", "params.yaml, line 2: "),
+        (None, "params.yaml: cannot be read"),
+    ],
+)
+def test_parameters_that_cannot_be_read_are_one_line(project, text, told):
+    path = project.folder / "params.yaml"
+    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+    (line,) = mistaken(project)
+    assert told in line
+
+
+def test_an_edited_result_is_one_message_that_names_the_file_and_what_to_do(rendered):
+    path = sorted(rendered.results())[0]
+    file = rendered.folder / path
+    envelope = json.loads(file.read_text(encoding="utf-8"))
+    envelope["result"]["samples"][0]["wall_ns"] //= 2
+    file.write_text(json.dumps(envelope), encoding="utf-8")
+    printed = rendered.snakemake("all", fails=True)
+    (message,) = [line for line in printed.splitlines() if line.startswith("claimbench: ")]
+    assert message.endswith(f"Delete it and run again to measure that block anew: {path}")
+    assert "Traceback" not in printed
+    file.unlink()
+    assert len(rendered.measured_by("all")) == 1
+
+
+@pytest.mark.parametrize("killed", ["snakemake alone", "its jobs as well"])
+def test_after_a_kill_at_any_moment_the_next_run_resumes(project, killed):
+    for cell in project.study["experiments"]["pace"]["cells"].values():
+        cell["options"]["step_ms"] += 150
+    project.params["measure"]["blocks"] = 2
+    project.write()
+    first = subprocess.Popen(
+        ["snakemake", "--cores", "all", "measured"],
+        cwd=project.folder,
+        env=project.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert first.stderr
+    next(line for line in first.stderr if line.startswith("[3/5]"))
+    time.sleep(0.3)
+    if killed == "snakemake alone":
+        first.kill()
+    else:
+        os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = project.results()
+    assert len(kept) == 2
+    project.snakemake("measured")
+    results = project.results()
+    assert len(results) == 5
+    assert {path: results[path] for path in kept} == kept
+    assert {result.read(project.folder / path).outcome for path in results} == {"ok"}
+    assert project.measured_by() == []
+    left = [path.name for path in Path(project.folder / "results").rglob("*") if path.is_file()]
+    assert [name for name in left if not re.fullmatch(r"\d+\.json|[0-9a-f]{12}\.json|checkpoints\.json", name)] == []
