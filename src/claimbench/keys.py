@@ -108,9 +108,16 @@ def locked(family: str) -> dict[str, str | None]:
 
 def stage_hash(stage: str, *libraries: str) -> str:
     """The hash of what a stage executes and reads of this package, and of the libraries that shape what it writes."""
-    data = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".json", ".j2"))
-    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in data]
-    return digest([code_hash(f"claimbench.{stage}"), *contents, *map(version_of, libraries)])
+    root = f"claimbench.{stage}"
+    data = [hashlib.sha256(path.read_bytes()).hexdigest() for path in _data_of(import_closure(root))]
+    return digest([code_hash(root), *data, *map(version_of, libraries)])
+
+
+def _data_of(modules: tuple[str, ...]) -> list[Path]:
+    """Data files of the packages of `modules`: `rendering/templates/report.md.j2` is one of `claimbench.rendering`."""
+    packages = {module.rpartition(".")[0] for module in modules}
+    files = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".json", ".j2"))
+    return [path for path in files if ".".join((PACKAGE.name, *path.relative_to(PACKAGE).parts[:-2])) in packages]
 
 
 def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
