@@ -21,8 +21,8 @@ class Metric(NamedTuple):
     """As it stands in a sentence: `1.2x of plain in <title>`."""
     unit: str
     better: Literal["higher", "lower", "none"] = "lower"
-    is_count: bool = False
-    """A count of events: its largest block is judged, as it stands, without an interval."""
+    is_certain: bool = False
+    """A count, or a comparison of fixed tokens: without noise, so its worst block is judged, and one is enough."""
 
 
 METRICS: dict[str, Metric] = {
@@ -49,11 +49,13 @@ METRICS: dict[str, Metric] = {
     "device_allocated_peak_bytes": Metric("peak device memory allocated", "B"),
     "device_reserved_peak_bytes": Metric("peak device memory reserved", "B"),
     "device_used_bytes": Metric("device memory in use", "B"),
-    "recompiles": Metric("recompilations", "", "lower", is_count=True),
-    "graphs": Metric("captured graphs", "", "none", is_count=True),
+    "recompiles": Metric("recompilations", "", "lower", is_certain=True),
+    "graphs": Metric("captured graphs", "", "none", is_certain=True),
     "token_agreement": Metric("share of tokens equal to the reference's", "", "higher"),
-    "kl_mean_nats": Metric("mean divergence from the reference", "nats"),
-    "top1_agreement": Metric("share of positions that rank the reference's first token first", "", "higher"),
+    "kl_mean_nats": Metric("mean divergence from the reference", "nats", is_certain=True),
+    "top1_agreement": Metric(
+        "share of positions that rank the reference's first token first", "", "higher", is_certain=True
+    ),
     "ceiling_ms": Metric("physical limit of a decode step", "ms", "none"),
     "ceiling_fraction": Metric("fraction of the decode ceiling", "", "higher"),
     "prefill_ceiling_ms": Metric("physical limit of prefill", "ms", "none"),

@@ -27,6 +27,7 @@ class CheckpointParams(Frozen):
     architecture: str
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     keep_layers: Whole | None = Field(default=None, ge=1)
+    content: str | None = Field(default=None, description="what the source does not pin; found when planning")
 
 
 class Measure(Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from claimbench.cell import Checkpoint, canonical_json, digest
 from claimbench.errors import ClaimbenchError, SourceError
 from claimbench.fetch import local_identity
 from claimbench.keys import stage_hash
+from claimbench.model import cost
 from claimbench.params import CheckpointParams, load_params, load_studies
 from claimbench.plan import RESULTS, Plan, PlannedCell, make_plan, order
 
@@ -42,14 +43,20 @@ def plan_for(config: dict[str, Any], studies: Path) -> Plan:
 
 
 def _with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
-    """Local sources with a hash of their files; one that is missing is told of when it is fetched."""
+    """What no source pins by itself: a local folder's files, and the architecture that random weights are drawn for.
+
+    A folder that is missing is told of when it is fetched, an unknown architecture when it is used.
+    """
     known = dict(checkpoints)
     for name, checkpoint in checkpoints.items():
+        content = None
         if checkpoint.source.startswith("file://"):
-            try:
-                known[name] = checkpoint.model_copy(update={"content": local_identity(checkpoint.source)})
-            except SourceError:
-                continue
+            with suppress(SourceError):
+                content = local_identity(checkpoint.source)
+        elif checkpoint.source.startswith("random://") and checkpoint.architecture in cost.architecture_names():
+            content = digest(cost.config(checkpoint.architecture))
+        if content:
+            known[name] = checkpoint.model_copy(update={"content": content})
     return known
 
 

@@ -189,15 +189,16 @@ def _shape(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
 def _value(check: ValueCheck, study: str, evidence: Evidence) -> CheckVerdict:
     side = side_at(study, check.of, evidence)
     blocks, metric = evidence.blocks(side.cell, check.metric), METRICS[check.metric]
-    if metric.is_count:
-        values = [max(block) for block in blocks if block]
-        found = Interval(max(values), max(values), max(values), max(2, len(values))) if values else None
+    if metric.is_certain:
+        worst = min if metric.better == "higher" else max
+        values = [worst(block) for block in blocks if block]
+        found = Interval(worst(values), worst(values), worst(values), max(2, len(values))) if values else None
     else:
         found = stats.interval(blocks)
 
     def say(interval: Interval) -> str:
         amount = number(interval.estimate, metric.unit)
-        spread = "" if metric.is_count else f" ({range_text(interval, metric.unit)})"
+        spread = "" if metric.is_certain else f" ({range_text(interval, metric.unit)})"
         return f"{side.title} has {amount} {'' if metric.unit else metric.title}".rstrip() + (
             f" of {metric.title}{spread}." if metric.unit else f"{spread}."
         )

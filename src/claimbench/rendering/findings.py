@@ -59,8 +59,8 @@ def shown(metric: str, estimate: Estimate) -> str:
     if metric in FRACTIONS:
         return percent(estimate.value)
     known = METRICS.get(metric)
-    if known is not None and known.is_count:
-        return f"{estimate.value:g}"
+    if known is not None and known.is_certain:
+        return f"{estimate.value:.4g}"
     return interval(in_unit(metric, estimate))
 
 

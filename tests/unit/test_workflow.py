@@ -1,0 +1,65 @@
+"""What the Snakefile asks: content that no source pins is part of a cell and of its checkpoint's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from claimbench import workflow
+from claimbench.model import cost
+
+STUDY = {
+    "title": "t",
+    "document": {"title": "d"},
+    "prompts": {"hello": "Hello"},
+    "defaults": {"checkpoint": "tiny", "prompt": "hello", "new_tokens": 4},
+    "experiments": {"one": {"question": "q", "cells": {"only": {}}}},
+}
+
+
+@pytest.fixture
+def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (folder / "s.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
+    return folder
+
+
+def folder_for(source: str, studies: Path) -> tuple[str, str]:
+    """The checkpoint's folder and the cell's id."""
+    checkpoint = {"source": source, "architecture": "tiny-llama"}
+    params: dict[str, Any] = {"studies": ["s"], "device": "cpu", "checkpoints": {"tiny": checkpoint}}
+    plan = workflow.plan_for(params, studies)
+    (planned,) = plan.cells.values()
+    return workflow.folder_of(plan, planned.cell.checkpoint), planned.cell.id
+
+
+def test_another_file_in_a_local_folder_is_another_checkpoint(studies: Path, tmp_path: Path) -> None:
+    local = tmp_path / "weights"
+    local.mkdir()
+    (local / "config.json").write_text(json.dumps(cost.config("tiny-llama")), encoding="utf-8")
+    (local / "tokenizer.json").write_text("{}", encoding="utf-8")
+    weights = local / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = folder_for(f"file://{local}", studies)
+    weights.touch()
+    assert folder_for(f"file://{local}", studies) == first
+    weights.write_bytes(b"two")
+    second = folder_for(f"file://{local}", studies)
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+
+
+def test_random_weights_of_a_changed_architecture_are_another_checkpoint(
+    studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = folder_for("random://tiny-llama?seed=0", studies)
+    assert folder_for("random://tiny-llama?seed=0", studies) == first
+    changed = {**cost.config("tiny-llama"), "rope_theta": 12345.0}
+    monkeypatch.setattr(cost, "config", lambda _: changed)
+    assert folder_for("random://tiny-llama?seed=0", studies) != first
