@@ -19,11 +19,11 @@ from claimbench.workflow import CHECKPOINTS, folder_of
 
 # Guesses for a machine whose ceilings are not measured yet.
 CAUTIOUS = {
-    "cpu": {"read_bytes_per_s": 10e9, "flops_per_s": 5e10},
+    "cpu": {"read_bytes_per_s": 20e9, "flops_per_s": 1.2e11},
     "cuda": {"read_bytes_per_s": 500e9, "flops_per_s": 3e13},
 }
-START_S = {"cpu": 8.0, "cuda": 15.0}
-COMPILE_S = 45.0
+START_S = {"cpu": 6.0, "cuda": 15.0}
+COMPILE_S = 15.0
 LIBRARIES_BYTES = 0.45e9
 """A process that has loaded torch and Transformers and nothing else."""
 BELOW_CEILING = 2.0
