@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -44,20 +44,39 @@ class Sampling(Frozen):
     temperature: Real = Field(default=1.0, gt=0)
     top_k: Whole = Field(default=0, ge=0, description="0 keeps all")
     top_p: Real = Field(default=1.0, gt=0, le=1)
+    typical_p: Real = Field(default=1.0, gt=0, le=1, description="locally typical sampling; 1 keeps all")
+    repetition_penalty: Real = Field(default=1.0, gt=0, description="of tokens that the row holds already; 1 is none")
     seed: Whole = Field(default=0, ge=0)
 
 
 class Workload(Frozen):
     """What is asked of the model: one prompt, `batch` rows of it, exactly `new_tokens` each.
 
-    The end-of-sequence token is an ordinary token here: every row runs to its full length.
+    The end-of-sequence token is an ordinary token here: every row runs to its full length. With `shortest`, row 0 is
+    the whole prompt and the others are its ends, so that all rows end alike; see `row_lengths` in prompt.py.
     """
 
     prompt: str = Field(min_length=1, description="the prompt's text")
     prompt_tokens: int | None = Field(default=None, ge=1, description="repeat or cut the prompt to exactly this length")
+    shortest: int | None = Field(
+        default=None,
+        ge=1,
+        description="prompt tokens of the shortest row; rows are cut to lengths spread evenly from it up to the full "
+        "prompt. Absent: all rows are equal",
+    )
     new_tokens: int = Field(ge=1)
     batch: int = Field(default=1, ge=1)
     sampling: Sampling | None = Field(default=None, description="absent: greedy")
+
+    @model_validator(mode="after")
+    def _shortest_row_fits(self) -> Workload:
+        if self.shortest is None:
+            return self
+        if self.batch < 2:
+            raise ValueError(f"shortest: rows of several lengths need a batch of at least 2 (got {self.batch})")
+        if self.prompt_tokens is not None and self.shortest > self.prompt_tokens:
+            raise ValueError(f"shortest: expected at most prompt_tokens ({self.prompt_tokens}), got {self.shortest}")
+        return self
 
 
 class Protocol(Frozen):
@@ -80,7 +99,10 @@ class Checkpoint(Frozen):
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, where it is one"
     )
-    content: str | None = Field(default=None, description="hash of a local source's files, taken when planning")
+    content: str | None = Field(
+        default=None,
+        description="of a local source's files or a random source's architecture: a hash, taken when planning",
+    )
     keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
 
 

@@ -121,9 +121,36 @@ class Point:
         if name not in prompts:
             raise ConfigError(f"{self.path}.prompt: unknown prompt '{name}'.{did_you_mean(name, prompts)}")
         asked = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
+        shortest = self._shortest(asked)
         sizes, cut, too_large = _cut(self.params, self.experiment, asked)
+        if shortest is not None and too_large is None:
+            shortest, too_large = self._cut_shortest(shortest, sizes, cut)
         settings = {"prompt": prompts[name], "sampling": self.setting("sampling"), **sizes}
-        return Workload.model_validate(settings), cut, too_large
+        return Workload.model_validate(settings | {"shortest": None if too_large else shortest}), cut, too_large
+
+    def _shortest(self, asked: dict[str, int | None]) -> int | None:
+        """Prompt tokens of the shortest row as the study asks for them, which its own sizes must allow."""
+        shortest: int | None = self.setting("shortest")
+        batch, prompt_tokens = asked["batch"] or 1, asked["prompt_tokens"]
+        if shortest is not None and batch < 2:
+            raise ConfigError(f"{self.path}.shortest: rows of several lengths need a batch of at least 2 (got {batch})")
+        if shortest is not None and prompt_tokens is not None and shortest > prompt_tokens:
+            raise ConfigError(f"{self.path}.shortest: expected at most prompt_tokens ({prompt_tokens}), got {shortest}")
+        return shortest
+
+    def _cut_shortest(
+        self, shortest: int, sizes: dict[str, int | None], cut: list[str]
+    ) -> tuple[int | None, str | None]:
+        """The shortest row of a workload that was cut, or why its row is to be left out; what is cut joins `cut`."""
+        limits, batch, longest = self.params.limits, sizes["batch"] or 1, sizes["prompt_tokens"]
+        if batch < 2:
+            return None, f"rows of several lengths: capped by params.yaml limits.batch={limits.batch}"
+        if longest is None or shortest <= longest:
+            return shortest, None
+        if _compares(self.experiment, "shortest"):
+            return None, f"capped by params.yaml limits.prompt_tokens={limits.prompt_tokens}"
+        cut.append(f"shortest {shortest} cut to {longest} by params.yaml limits.prompt_tokens")
+        return longest, None
 
     def _backend(self) -> str | None:
         """The backend's name, or None for one that the study plans for and this version does not have."""
@@ -173,6 +200,11 @@ def points(params: Params, study: Study, experiment: Experiment, device: Device,
             yield Point(params, study, experiment, label, study_cell, sweep, device, f"{path}.cells.{label}")
 
 
+def _compares(experiment: Experiment, key: str) -> bool:
+    """Whether its rows differ in this setting."""
+    return key in experiment.sweep or any(getattr(cell, key) is not None for cell in experiment.cells.values())
+
+
 def _cut(
     params: Params, experiment: Experiment, asked: dict[str, int | None]
 ) -> tuple[dict[str, int | None], list[str], str | None]:
@@ -186,7 +218,7 @@ def _cut(
         limit = getattr(params.limits, key)
         if limit is None or value is None or value <= limit:
             continue
-        if key in experiment.sweep or any(getattr(cell, key) is not None for cell in experiment.cells.values()):
+        if _compares(experiment, key):
             return kept, cut, f"capped by params.yaml limits.{key}={limit}"
         kept[key] = limit
         cut.append(f"{key} {value} cut to {limit} by params.yaml limits.{key}")

@@ -1,10 +1,10 @@
-"""A workload's prompt as token ids: one row, exactly as long as asked for."""
+"""A workload's prompt as token ids: one row, exactly as long as asked for, and how much of it each row has."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from claimbench.cell import Cell
+from claimbench.cell import Cell, Workload
 from claimbench.errors import SourceError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -39,3 +39,22 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
         )
     length = workload.prompt_tokens or len(ids)
     return (ids * -(-length // len(ids)))[:length]
+
+
+def row_lengths(workload: Workload, prompt_tokens: int) -> list[int]:
+    """Prompt tokens of each row of the batch, row 0 the full prompt, the last one `shortest`, evenly spaced in between.
+
+    Row r has the last `row_lengths(...)[r]` tokens of the prompt: shorter rows begin later and all end alike.
+
+    Raises:
+        SourceError: the prompt has fewer tokens than the shortest row is to have.
+    """
+    shortest, batch = workload.shortest, workload.batch
+    if shortest is None:
+        return [prompt_tokens] * batch
+    if shortest > prompt_tokens:
+        raise SourceError(
+            f"the prompt has {prompt_tokens} tokens, and its shortest row is to have {shortest}: "
+            f"set prompt_tokens, or a smaller shortest"
+        )
+    return [prompt_tokens - row * (prompt_tokens - shortest) // (batch - 1) for row in range(batch)]

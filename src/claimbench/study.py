@@ -15,7 +15,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Scalar = float | int | str
 Published = dict[str, Scalar | dict[Scalar, Scalar]]
 
-SWEEPABLE = ("checkpoint", "dtype", "prompt", "prompt_tokens", "new_tokens", "batch")
+SWEEPABLE = ("checkpoint", "dtype", "prompt", "prompt_tokens", "shortest", "new_tokens", "batch")
 
 
 class Hold(Frozen):
@@ -30,6 +30,9 @@ class Hold(Frozen):
     dtype: Dtype | None = None
     prompt: str | None = Field(default=None, description="a name in `prompts`")
     prompt_tokens: Whole | None = Field(default=None, ge=1)
+    shortest: Whole | None = Field(
+        default=None, ge=1, description="prompt tokens of the shortest row of a batch; absent: all rows are equal"
+    )
     new_tokens: Whole | None = Field(default=None, ge=1)
     batch: Whole | None = Field(default=None, ge=1)
     sampling: Sampling | None = None

@@ -162,6 +162,39 @@ def test_sampling_repeats_itself_and_both_loops_draw_the_same(load: Load, plain_
 
 
 @pytest.mark.model
+def test_both_loops_draw_the_same_with_every_way_of_choosing(load: Load) -> None:
+    greedy = Sampling(top_k=1)
+    for sampling in (Sampling(typical_p=0.3, seed=3), Sampling(repetition_penalty=5.0, seed=3)):
+        rows = rows_of(load(sampling=sampling))
+        assert rows_of(load("forward_loop", sampling=sampling)) == rows
+        assert rows != rows_of(load(sampling=Sampling(seed=3)))
+    (row,) = rows_of(load(sampling=greedy.model_copy(update={"repetition_penalty": 1e6})))
+    assert len(set(row)) == len(row), "a token came again in spite of the penalty"
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("uses", [(), ("static_cache",), ("sdpa",), ("no_cache",)])
+def test_each_of_several_lengths_says_what_it_says_alone(uses: tuple[str, ...], load: Load) -> None:
+    session = load(*uses, batch=3, shortest=5)
+    rows = rows_of(session)
+    assert session.prompt_tokens == 17
+    assert session.mask.sum(1).tolist() == [17, 11, 5]
+    alone = [rows_of(load(prompt="hello hello hello"[-length:]))[0] for length in (17, 11, 5)]
+    assert rows == alone
+    assert rows[0] != rows[2]
+    assert session.log_probs(rows[0]).argmax(-1).tolist() == rows[0]
+    session.prove()
+
+
+@pytest.mark.model
+def test_a_repetition_penalty_does_not_see_the_padding(load: Load) -> None:
+    """With the likeliest token alone to draw from, nothing but the penalty could tell the padded row apart."""
+    sampling = Sampling(top_k=1, repetition_penalty=5.0)
+    padded = rows_of(load(batch=2, shortest=5, sampling=sampling))[1]
+    assert padded == rows_of(load(prompt="hello", sampling=sampling))[0]
+
+
+@pytest.mark.model
 def test_the_prompt_is_cut_or_repeated_to_length(load: Load) -> None:
     short, long = load(prompt_tokens=5), load(prompt_tokens=40)
     assert short.prompt_tokens == 5

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from claimbench import params, plan
+from claimbench.cell import Workload
 from claimbench.errors import ConfigError
 from claimbench.study import Study
 
@@ -169,7 +170,7 @@ CELL = "experiments.speed.cells.cached"
         (
             put("experiments.batching.sweep", {"batches": [1]}),
             "experiments.batching: cannot sweep over 'batches': expected one of "
-            "checkpoint, dtype, prompt, prompt_tokens, new_tokens, batch",
+            "checkpoint, dtype, prompt, prompt_tokens, shortest, new_tokens, batch",
         ),
         (
             put("experiments.batching.sweep", {"batch": [1, 1]}),
@@ -349,6 +350,63 @@ def test_a_size_that_cells_set_differently_is_compared_and_so_never_cut() -> Non
     rows = planned(put("limits", {"new_tokens": 4}), study).studies["small"].rows["speed"]
     assert rows["plain"].cell is not None
     assert rows["cached"].unavailable == "capped by params.yaml limits.new_tokens=4"
+
+
+def ragged(shortest: int, prompt_tokens: int | None = None) -> Change:
+    """The batches of 8 and 64 with rows from `shortest` prompt tokens up."""
+
+    def change(study: dict[str, Any]) -> None:
+        study["experiments"]["batching"]["sweep"]["batch"] = [8, 64]
+        study["experiments"]["batching"]["hold"] = {"shortest": shortest, "prompt_tokens": prompt_tokens}
+
+    return change
+
+
+def workloads(made: plan.Plan, experiment: str) -> list[Workload | None]:
+    rows = made.studies["small"].rows[experiment].values()
+    return [made.cells[row.cell].cell.workload if row.cell else None for row in rows]
+
+
+def test_a_study_can_ask_for_rows_of_several_lengths() -> None:
+    found = workloads(planned(of_study=ragged(5, 100)), "batching")
+    assert [work and (work.batch, work.shortest, work.prompt_tokens) for work in found] == [(8, 5, 100), (64, 5, 100)]
+
+
+def test_the_shortest_row_can_be_swept_over() -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["claims"] = []
+        study["experiments"]["batching"]["sweep"] = {"shortest": [2, 4]}
+        study["experiments"]["batching"]["hold"] = {"batch": 8}
+
+    assert [work and work.shortest for work in workloads(planned(of_study=change), "batching")] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("experiments.batching.hold", {"shortest": 5}), "need a batch of at least 2 (got 1)"),
+        (ragged(200, 100), "shortest: expected at most prompt_tokens (100), got 200"),
+    ],
+)
+def test_rows_of_several_lengths_that_cannot_be_are_an_error_of_the_study(change: Change, message: str) -> None:
+    assert message in error_of(lambda: planned(of_study=change))
+
+
+def test_a_prompt_that_is_cut_below_its_shortest_row_cuts_that_too() -> None:
+    made = planned(put("limits", {"prompt_tokens": 40}), ragged(60, 100))
+    assert [work and (work.shortest, work.prompt_tokens) for work in workloads(made, "batching")] == [(40, 40)] * 2
+    rows = made.studies["small"].rows["batching"].values()
+    assert "shortest 60 cut to 40 by params.yaml limits.prompt_tokens" in next(iter(rows)).deviations
+
+
+def test_a_batch_that_is_cut_to_one_row_has_no_several_lengths() -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["experiments"]["speed"]["hold"] = {"shortest": 3, "batch": 4}
+
+    rows = planned(put("limits", {"batch": 1}), change).studies["small"].rows["speed"]
+    assert {row.unavailable for row in rows.values()} == {
+        "rows of several lengths: capped by params.yaml limits.batch=1"
+    }
 
 
 def test_rows_times_prompt_above_the_limit_are_left_out() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from claimbench.cell import Cell, Checkpoint, Workload
 from claimbench.errors import SourceError
-from claimbench.prompt import prompt_ids
+from claimbench.prompt import prompt_ids, row_lengths
 
 
 def cell(prompt: str, length: int | None, source: str = "random://tiny-llama") -> Cell:
@@ -34,3 +35,40 @@ def test_every_byte_is_a_token_that_the_model_knows(tmp_path: Path) -> None:
 def test_a_real_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no tokenizer"):
         prompt_ids(cell("abc", None, "hf://org/model@main"), tmp_path, 320)
+
+
+@pytest.mark.parametrize(
+    ("batch", "shortest", "lengths"),
+    [
+        (1, None, [10]),
+        (3, None, [10, 10, 10]),
+        (2, 4, [10, 4]),
+        (4, 4, [10, 8, 6, 4]),
+        (3, 1, [10, 6, 1]),
+        (5, 10, [10] * 5),
+        (4, 9, [10, 10, 10, 9]),
+    ],
+)
+def test_rows_are_spread_evenly_from_the_full_prompt_to_the_shortest(
+    batch: int, shortest: int | None, lengths: list[int]
+) -> None:
+    assert row_lengths(Workload(prompt="a", shortest=shortest, batch=batch, new_tokens=1), 10) == lengths
+
+
+def test_a_prompt_that_is_shorter_than_its_shortest_row_is_refused() -> None:
+    workload = Workload(prompt="a", shortest=11, batch=2, new_tokens=1)
+    with pytest.raises(SourceError, match=r"the prompt has 10 tokens, and its shortest row is to have 11"):
+        row_lengths(workload, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shortest": 3}, "a batch of at least 2"),
+        ({"shortest": 9, "batch": 2, "prompt_tokens": 8}, r"at most prompt_tokens \(8\), got 9"),
+        ({"shortest": 0, "batch": 2}, "greater than or equal to 1"),
+    ],
+)
+def test_rows_of_several_lengths_must_be_possible(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Workload.model_validate({"prompt": "a", "new_tokens": 1, **settings})

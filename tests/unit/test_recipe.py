@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from claimbench.backends.transformers import write_recipe
@@ -11,13 +13,13 @@ from claimbench.optimizations.forward_loop import forward_loop
 from claimbench.recipe import Recipe
 
 
-def cell(*names: str, new_tokens: int = 4, **settings: object) -> Cell:
+def cell(*names: str, new_tokens: int = 4, workload: dict[str, Any] | None = None, **settings: object) -> Cell:
     return Cell(
         checkpoint=Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama"),
         backend="transformers",
         optimizations=tuple(OptimizationUse(name=name, settings=settings) for name in names),
         dtype="bfloat16",
-        workload=Workload(prompt="a", new_tokens=new_tokens),
+        workload=Workload(prompt="a", new_tokens=new_tokens, **workload or {}),
         device="cpu",
     )
 
@@ -70,3 +72,13 @@ def test_what_cannot_run_here_is_refused_by_name() -> None:
         write_recipe(cell("compile_model", new_tokens=1))
     with pytest.raises(Unavailable, match=r"early_exit: .* 2 layers of a model of 2"):
         write_recipe(cell("early_exit", layers=2))
+
+
+@pytest.mark.model
+def test_what_takes_rows_of_one_length_refuses_others() -> None:
+    rows = {"batch": 2, "shortest": 3}
+    assert write_recipe(cell("sdpa", "static_cache", workload=rows)).loop is None
+    with pytest.raises(Unavailable, match="the hand-written loop takes rows of one length"):
+        write_recipe(cell("forward_loop", workload=rows))
+    with pytest.raises(Unavailable, match="drafts take rows of one length"):
+        write_recipe(cell("prompt_lookup", workload=rows))

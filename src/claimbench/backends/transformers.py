@@ -20,7 +20,7 @@ from claimbench import optimizations, proof
 from claimbench.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model import cost
-from claimbench.prompt import prompt_ids
+from claimbench.prompt import prompt_ids, row_lengths
 from claimbench.recipe import Generation, Recipe
 from claimbench.stepwise import Emit, Run, StepTap
 
@@ -70,6 +70,10 @@ def write_recipe(cell: Cell) -> Recipe:
         if reason:
             raise Unavailable(f"{use.name}: {reason}")
         technique.apply(recipe, settings)
+    if cell.workload.shortest is not None and recipe.loop is not None:
+        raise Unavailable("the hand-written loop takes rows of one length")
+    if cell.workload.shortest is not None and recipe.drafts:
+        raise Unavailable("drafts take rows of one length")
     return recipe
 
 
@@ -114,7 +118,11 @@ class TransformersSession:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         self.architecture = cost.parse(config)
         row = prompt_ids(cell, checkpoint, self.architecture.vocabulary)
-        self.prompt = torch.tensor([row] * cell.workload.batch, device=model.device)  # [batch, prompt tokens]
+        lengths = row_lengths(cell.workload, len(row))
+        rows = [_padded(row, length) for length in lengths]
+        self.prompt = torch.tensor(rows, device=model.device)  # [batch, prompt tokens]
+        starts = self.prompt.new_tensor([len(row) - length for length in lengths])
+        self.mask = (torch.arange(len(row), device=model.device) >= starts[:, None]).long()  # [batch, prompt tokens]
         self._forget_generation_defaults()
         self.compilations = proof.Compilations()
         self.driven = model
@@ -169,12 +177,12 @@ class TransformersSession:
             **recipe.generate,
         }
         if workload.sampling:
-            settings |= workload.sampling.model_dump(include={"temperature", "top_k", "top_p"})
+            settings |= workload.sampling.model_dump(exclude={"seed"})
         tap = StepTap(self.prompt, emit)
         with tap.beside_drafts(self.model) if recipe.drafts else nullcontext():
             self.driven.generate(
                 self.prompt,
-                attention_mask=self.prompt.new_ones(self.prompt.shape),
+                attention_mask=self.mask,
                 generation_config=GenerationConfig(**settings),
                 stopping_criteria=StoppingCriteriaList([tap]),
                 assistant_model=self.assistant,
@@ -257,21 +265,41 @@ class TransformersSession:
             torch.cuda.empty_cache()
 
 
+def _padded(row: list[int], length: int) -> list[int]:
+    """The last `length` tokens of `row`, padded on the left to the whole row's length.
+
+    Padding is masked, but a repetition penalty may look at it: the row's own first token tells it nothing new.
+    """
+    kept = row[len(row) - length :]
+    return kept[:1] * (len(row) - length) + kept
+
+
 def _chooser(cell: Cell) -> Callable[[Any, Any], Any]:
     """How a hand-written loop picks the next tokens: as `generate` does, in float32."""
     import torch
-    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    from transformers import (
+        LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+        TypicalLogitsWarper,
+    )
 
     sampling = cell.workload.sampling
     if sampling is None:
         return lambda _, logits: logits.float().argmax(-1)
     warpers = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        warpers.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if sampling.temperature != 1:
         warpers.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.typical_p < 1:
+        warpers.append(TypicalLogitsWarper(sampling.typical_p))
 
     def draw(sequence: Any, logits: Any) -> Any:
         return torch.multinomial(warpers(sequence, logits.float()).softmax(-1), 1)[:, 0]
