@@ -16,7 +16,8 @@ from claimbench.cell import Frozen
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.recipe import Recipe
 
-NAMES = optimizations.names()
+ALL = optimizations.names()
+NAMES = [name for name in ALL if optimizations.find(name).SEAM in backends.find("transformers").SEAMS]
 CPU = [name for name in NAMES if name not in ("flash_attention_2", "torchao_int4")]
 EXACT = [name for name in CPU if optimizations.find(name).EXACT]
 LOSSY = [name for name in CPU if not optimizations.find(name).EXACT]
@@ -26,7 +27,7 @@ def settings(name: str) -> Any:
     return optimizations.settings_of(name, use(name)[1] or ({"layers": 1} if name == "early_exit" else {}))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_it_holds_what_the_contract_asks(name: str) -> None:
     module: Any = optimizations.find(name)
     assert isinstance(module.SEAM, str)
@@ -35,12 +36,12 @@ def test_it_holds_what_the_contract_asks(name: str) -> None:
     assert issubclass(module.Settings, Frozen)
     for function in (module.unavailable, module.apply, module.prove):
         assert callable(function)
-    assert getattr(module, "NEEDS", frozenset()) <= set(NAMES)
-    assert getattr(module, "CLASHES", frozenset()) <= set(NAMES)
+    assert getattr(module, "NEEDS", frozenset()) <= set(ALL)
+    assert getattr(module, "CLASHES", frozenset()) <= set(ALL)
     assert any(module.SEAM in backends.find(backend).SEAMS for backend in backends.names())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_its_docstring_opens_with_its_physics(name: str) -> None:
     text = optimizations.find(name).__doc__
     assert text is not None
@@ -50,7 +51,7 @@ def test_its_docstring_opens_with_its_physics(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_it_names_no_backend(name: str) -> None:
     file = Path(optimizations.__file__).parent / f"{name}.py"
     imported = {
@@ -61,7 +62,7 @@ def test_it_names_no_backend(name: str) -> None:
     assert not [module for module in imported if module.startswith("claimbench.backends")]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_it_says_why_it_is_unavailable_in_one_line(name: str, device: str) -> None:
     module: Any = optimizations.find(name)
@@ -237,3 +238,25 @@ def test_nothing_may_run_that_was_not_asked_for(name: str, load: Load) -> None:
     seen = load(use(name)).watch()
     with pytest.raises(WrongOutput):
         proof.check_plain(seen, Recipe(dtype="float32"))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("uses", [("static_cache",), ("forward_loop", "static_cache")])
+@pytest.mark.parametrize(("of", "earlier"), [("new_tokens", [(4, 3), (4, 6)]), ("batch", [(1, 10), (2, 10)])])
+def test_smaller_generations_come_first_and_once(
+    of: str, earlier: list[tuple[int, int]], uses: tuple[str, ...], load: Load, plain_rows: list[list[int]]
+) -> None:
+    session = load(*uses, ("growing", {"of": of, "calls": 2}), batch=4)
+    assert session.earlier == []
+    assert rows_of(session) == plain_rows * 4
+    assert session.earlier == earlier
+    assert rows_of(session) == plain_rows * 4
+    assert session.earlier == earlier
+    assert session.prove()["optimizations"]["growing"]["earlier"] == earlier
+
+
+@pytest.mark.model
+def test_a_compiled_layer_is_compiled_anew_for_a_larger_cache(load: Load, plain_rows: list[list[int]]) -> None:
+    session = load("sdpa", "static_cache", "compile_layer", ("growing", {"calls": 1}))
+    assert rows_of(session) == plain_rows
+    assert session.prove()["recompiles"] >= 1

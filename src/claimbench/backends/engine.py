@@ -1,0 +1,152 @@
+"""Claimbench's own engine: the reference transformer behind a decode loop in which every part can be exchanged.
+
+Its plain run is document B's `causal`. It reads the safetensors shards directly, and its tokens are compared with
+Transformers' own.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from claimbench import optimizations
+from claimbench.cell import Cell, Frozen
+from claimbench.errors import OutOfMemory, Unavailable
+from claimbench.model.spec import Spec, read_spec
+from claimbench.prompt import prompt_ids, row_lengths
+
+REFERENCE = "transformers"
+ENVIRONMENT = "core"
+LIBRARIES = ("safetensors", "tokenizers", "torch", "transformers")
+SEAMS = frozenset(
+    {
+        "flash", "softmax", "norm", "gelu", "linear", "rows", "kv", "keys", "mask", "head", "details", "processing",
+        "draw", "surgery", "step", "speculation",
+    }
+)  # fmt: skip
+
+PROOF_STEPS = 4
+
+
+class Options(Frozen):
+    """None: everything that can be changed is an optimization."""
+
+
+def unavailable(cell: Cell) -> str | None:
+    absent = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def load(cell: Cell, checkpoint: Path, draft: Path | None) -> EngineSession:
+    """The cell's model, ready to generate.
+
+    Raises:
+        Unavailable: this machine or installation lacks what a technique needs.
+        OutOfMemory: the weights do not fit.
+    """
+    import torch
+
+    if cell.device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("torch sees no CUDA device")
+    for use in cell.optimizations:
+        reason = optimizations.find(use.name).unavailable(cell, optimizations.settings_of(use.name, use.settings))
+        if reason:
+            raise Unavailable(f"{use.name}: {reason}")
+    try:
+        return EngineSession(cell, checkpoint, draft)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(str(error)) from error
+
+
+class EngineSession:
+    def __init__(self, cell: Cell, checkpoint: Path, draft: Path | None) -> None:
+        import torch
+
+        from claimbench.engine import Decoder, Engine, compose
+        from claimbench.model.weights import read_weights
+        from claimbench.proof import Compilations
+
+        self.cell = cell
+        dtype, device = getattr(torch, cell.dtype), torch.device(cell.device)
+        spec = _spec_in(checkpoint)
+        longest = prompt_ids(cell, checkpoint, spec.arch.vocabulary)
+        rows = [longest[len(longest) - length :] for length in row_lengths(cell.workload, len(longest))]
+        if spec.window and len(longest) + cell.workload.new_tokens > spec.window:
+            raise Unavailable(f"a sequence over the sliding window of {spec.window} tokens: the engine has no window")
+        self.compilations = Compilations()
+
+        def decoder(engine: Engine, folder: Path, drafter: Decoder | None = None) -> Decoder:
+            own = _spec_in(folder)
+            weights = read_weights(folder, own, dtype, cell.device)
+            return Decoder(engine, own, weights, rows, cell.workload.new_tokens, drafter)
+
+        with torch.inference_mode():
+            drafter = decoder(Engine(dtype, device), draft) if draft else None
+            self.decoder = decoder(compose(Engine(dtype, device), cell.optimizations), checkpoint, drafter)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return int(self.decoder.prompt.shape[1])
+
+    def generate(self) -> Iterator[Any]:
+        import torch
+
+        run: Iterator[Any] = torch.inference_mode()(self.decoder.generate)(self.cell.workload.sampling)
+        return run
+
+    def memory(self) -> dict[str, int]:
+        return self.decoder.memory()
+
+    def prove(self) -> dict[str, Any]:
+        """What was seen to run in a few more steps.
+
+        Raises:
+            WrongOutput: a technique that was asked for did not run, or the logits are not finite.
+        """
+        from claimbench import proof
+        from claimbench.witness import watch
+
+        seen = watch(self.decoder, self.generate, PROOF_STEPS, self.compilations.so_far())
+        proof.check_finite(self.log_probs([0]))
+        return {
+            "graphs": seen.compiled.graphs,
+            "recompiles": seen.compiled.recompiles,
+            "graph_breaks": seen.compiled.graph_breaks,
+            "cache": seen.cache,
+            "cache_bytes": [step.cache_bytes for step in seen.steps],
+            "python_calls_per_step": [sum(step.calls.values()) for step in seen.steps],
+            "operators_per_step": [sum(step.operators.values()) for step in seen.steps],
+            "graph_launches": sum(step.graph_launches for step in seen.steps),
+            "step_tokens": [seen.prefill.columns, *(step.columns for step in seen.steps)],
+            "weights": seen.weights,
+            "optimizations": {
+                use.name: optimizations.find(use.name).prove(seen, optimizations.settings_of(use.name, use.settings))
+                for use in self.cell.optimizations
+            },
+        }
+
+    def log_probs(self, tokens: list[int]) -> Any:
+        """By the very steps that are timed, forced along `tokens`: what a technique rounds, this sees."""
+        import torch
+
+        with torch.inference_mode():
+            return torch.stack([logits.log_softmax(-1) for logits in self.decoder.force(tokens)])
+
+    def close(self) -> None:
+        import torch
+
+        del self.decoder
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _spec_in(folder: Path) -> Spec:
+    return read_spec(json.loads((folder / "config.json").read_text(encoding="utf-8")))

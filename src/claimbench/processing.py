@@ -1,0 +1,77 @@
+"""From logits to tokens: temperature, top-k, top-p, typical, repetition penalty, the draw, and stopping.
+
+The plain way serves one request after the other, as text-generation-inference did when document B was written: the
+cost of a step grows with the batch, because every request brings its own handful of small operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from claimbench.cell import Sampling
+
+STOP_TOKENS: frozenset[int] = frozenset()
+"""The end of sequence is an ordinary token here; what is compared with is empty, and compared with all the same."""
+
+
+def warp(logits: Tensor, sequence: Tensor, sampling: Sampling) -> Tensor:
+    """Logits [rows, vocabulary] after the request's settings, in Transformers' own order; all rows at once."""
+    if sampling.repetition_penalty != 1:
+        said = logits.gather(1, sequence)
+        logits = logits.scatter(
+            1, sequence, torch.where(said < 0, said * sampling.repetition_penalty, said / sampling.repetition_penalty)
+        )
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    if sampling.top_k:
+        least = logits.topk(min(sampling.top_k, logits.shape[-1]))[0][..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(descending=False)
+        beyond = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
+        beyond[..., -1:] = False
+        logits = logits.masked_fill(beyond.scatter(1, order, beyond), -torch.inf)
+    if sampling.typical_p < 1:
+        logs = logits.log_softmax(-1)
+        entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
+        surprise, order = (-logs - entropy).abs().sort(descending=False)
+        mass = logits.gather(-1, order).softmax(-1).cumsum(-1)
+        last = (mass < sampling.typical_p).sum(-1).clamp(max=logits.shape[-1] - 1)
+        dull = surprise > surprise.gather(1, last[:, None])
+        dull[..., :1] = False
+        logits = logits.masked_fill(dull.scatter(1, order, dull), -torch.inf)
+    return logits
+
+
+def choose_one_by_one(
+    logits: Tensor, sequence: Tensor, sampling: Sampling | None, draw: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Next tokens [batch]: every request's logits are warped, and its end looked for, by itself."""
+    rows = []
+    for row in range(len(logits)):
+        own = logits[row : row + 1].float()
+        rows.append(own if sampling is None else warp(own, sequence[row : row + 1], sampling))
+    tokens = torch.cat([row.argmax(-1) for row in rows]) if draw is None else draw(torch.cat(rows))
+    for token in tokens:
+        if int(token) in STOP_TOKENS:  # one read back from the device per request
+            break
+    return tokens
+
+
+def draw_seeded(sampling: Sampling, batch: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A generator per request, so that a request says the same in any company: PyTorch draws from one at a time."""
+    generators = [torch.Generator(device).manual_seed(sampling.seed + row) for row in range(batch)]
+
+    def draw(logits: Tensor) -> Tensor:
+        odds = logits.softmax(-1)
+        return torch.cat(
+            [
+                torch.multinomial(odds[row : row + 1], 1, generator=generator)[:, 0]
+                for row, generator in enumerate(generators)
+            ]
+        )
+
+    return draw

@@ -1,0 +1,176 @@
+"""What is seen to run inside the engine: Python functions, operators and their shapes, caches, weights, launches.
+
+Evidence comes from places that an optimization does not write to: the interpreter's call events, the profiler's record
+of operators, the tensors that are held. Two short generations are watched, one for each instrument, since they slow
+each other.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled
+
+if TYPE_CHECKING:
+    from claimbench.engine import Decoder
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What was recorded while one column of tokens came to be."""
+
+    calls: dict[str, int]
+    """Python functions of PyTorch and of this package, as "module:qualified name", and how often each was called."""
+    operators: dict[str, int]
+    """Operators, compiled regions and launches by the profiler's names."""
+    shapes: dict[str, list[Shapes]]
+    """Operator -> the shapes of its tensor arguments at each call, in order."""
+    cache_bytes: int
+    cache_length: int
+    columns: int
+    """Tokens a row that the pass gave."""
+
+    def called(self, name: str) -> int:
+        """Calls of the functions whose qualified name is `name`, whatever their module."""
+        return sum(count for known, count in self.calls.items() if known.partition(":")[2] == name)
+
+    @property
+    def compiled_regions(self) -> int:
+        return sum(count for name, count in self.operators.items() if name.startswith(COMPILED_REGION))
+
+    @property
+    def graph_launches(self) -> int:
+        return self.operators.get(GRAPH_LAUNCH, 0)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The first passes of one generation."""
+
+    device: str
+    layers: int
+    batch: int
+    prefill: Pass
+    steps: tuple[Pass, ...]
+    """Decode passes, in order."""
+    cache: str
+    """Class of the live key-value cache."""
+    cache_allocations: int | None
+    modules: dict[str, int]
+    """How many modules of each class the model has."""
+    weights: dict[str, int]
+    """How many tensors of weights are of each class and storage type."""
+    details: int
+    """Log-probabilities that were kept of the prompt and of the new tokens, per row."""
+    compiled: Compiled
+
+    def calls(self, name: str) -> int:
+        """Calls of `name` in all decode passes."""
+        return sum(step.called(name) for step in self.steps)
+
+    def operators(self, name: str) -> int:
+        """Times that operator `name` ran in all decode passes."""
+        return sum(step.operators.get(name, 0) for step in self.steps)
+
+
+@contextmanager
+def _calls_counted(counts: Counter[str]) -> Iterator[None]:
+    """Counts the calls of Python functions of this package and of PyTorch while it lasts."""
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            module = frame.f_globals.get("__name__", "")
+            if module.startswith(("claimbench.", "torch.")):
+                counts[f"{module}:{frame.f_code.co_qualname}"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
+@contextmanager
+def _operators_recorded(found: list[Any]) -> Iterator[None]:
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities, record_shapes=True) as profiler:
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    found.extend(profiler.events())
+
+
+def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> Seen:
+    """Evidence from the prefill and up to `steps` decode passes of two more generations."""
+    called = [calls for calls, _, _, _ in _passes(decoder, generate, steps, _count_calls)]
+    recorded = list(_passes(decoder, generate, steps, _record_operators))
+    passes = []
+    for calls, (events, held, length, columns) in zip(called, recorded, strict=True):
+        shapes: dict[str, list[Shapes]] = {}
+        for event in events:
+            shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
+        operators = dict(Counter(event.name for event in events))
+        passes.append(Pass(calls, operators, shapes, held, length, columns))
+    details = decoder.details
+    return Seen(
+        device=decoder.device.type,
+        layers=decoder.spec.arch.layers,
+        batch=len(decoder.prompt),
+        prefill=passes[0],
+        steps=tuple(passes[1:]),
+        cache=type(decoder.cache).__name__,
+        cache_allocations=getattr(decoder.cache, "allocations", None),
+        modules=dict(Counter(type(module).__name__ for module in decoder.model.modules())),
+        weights=dict(Counter(map(_storage_type, [*decoder.model.parameters(), *decoder.model.buffers()]))),
+        details=len(details.tokens) + (0 if details.prompt is None else details.prompt.shape[1]),
+        compiled=compiled,
+    )
+
+
+def _count_calls(advance: Callable[[], Any]) -> tuple[Any, dict[str, int]]:
+    counts: Counter[str] = Counter()
+    with _calls_counted(counts):
+        columns = advance()
+    return columns, dict(counts)
+
+
+def _record_operators(advance: Callable[[], Any]) -> tuple[Any, list[Any]]:
+    events: list[Any] = []
+    with _operators_recorded(events):
+        columns = advance()
+    return columns, events
+
+
+def _passes(
+    decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, instrument: Callable[..., tuple[Any, Any]]
+) -> Iterator[tuple[Any, int, int, int]]:
+    """(what the instrument saw, bytes in the cache, slots filled, tokens a row) for each pass."""
+    generation = generate()
+    try:
+        for _ in range(1 + steps):
+            columns, found = instrument(lambda: next(generation, None))
+            if columns is None:
+                return
+            held = sum(tensor.nbytes for tensor in decoder.cache.tensors())
+            yield found, held, decoder.cache.length, int(columns.shape[1])
+    finally:
+        generation.close()  # type: ignore[attr-defined]
+
+
+def _storage_type(tensor: Any) -> str:
+    return f"{type(tensor).__name__} {str(tensor.dtype).removeprefix('torch.')}"

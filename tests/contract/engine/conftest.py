@@ -1,0 +1,80 @@
+"""Tiny random models of each family that the engine serves, and sessions of the engine and of Transformers on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claimbench import backends, optimizations
+from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
+from claimbench.model import cost
+
+Use = str | tuple[str, dict[str, Any]]
+FAMILIES = ("tiny-llama", "tiny-bigcode", "tiny-bloom")
+
+
+def save_family(folder: Path, architecture: str, **changed: Any) -> Path:
+    """Random weights that vary enough for an argmax to be well apart from the rest; biases and scales as well."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**cost.config(architecture) | changed)
+    config.initializer_range = 0.2
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 0.0 if name.endswith("bias") else 1.0, 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: save_family(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
+
+
+def engine_cell(*uses: Use, architecture: str = "tiny-llama", backend: str = "engine", **workload: Any) -> Cell:
+    named = [(use, {}) if isinstance(use, str) else use for use in uses]
+    dtype, device = workload.pop("dtype", "float32"), workload.pop("device", "cpu")
+    workload = {"prompt": "hello hello hello", "new_tokens": 10, **workload}
+    return Cell(
+        checkpoint=Checkpoint(name="tiny", source=f"random://{architecture}", architecture=architecture),
+        backend=backend,
+        optimizations=tuple(
+            OptimizationUse(name=name, settings=optimizations.settings_of(name, raw).model_dump(mode="json"))
+            for name, raw in sorted(named, key=lambda pair: pair[0])
+        ),
+        dtype=dtype,
+        workload=Workload(**workload),
+        device=device,
+    )
+
+
+LoadEngine = Callable[..., Any]
+
+
+@pytest.fixture
+def load_engine(families: dict[str, Path]) -> Iterator[LoadEngine]:
+    """`load_engine(*techniques, architecture=..., backend=..., draft=..., **workload)` -> a session."""
+    sessions = []
+
+    def open_session(*uses: Use, draft: Path | None = None, **workload: Any) -> Any:
+        cell = engine_cell(*uses, **workload)
+        session = backends.find(cell.backend).load(cell, families[cell.checkpoint.architecture], draft)
+        sessions.append(session)
+        return session
+
+    yield open_session
+    for session in sessions:
+        session.close()
+
+
+def rows_of(session: Any) -> list[list[int]]:
+    import torch
+
+    rows: list[list[int]] = torch.cat(list(session.generate()), dim=1).tolist()
+    return rows

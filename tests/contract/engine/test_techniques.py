@@ -1,0 +1,133 @@
+"""Every technique of the engine keeps the contract: the same tokens, alone and in pairs, and proof."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, engine_cell, rows_of, save_family
+
+from claimbench import backends, optimizations
+from claimbench.cell import Sampling
+from claimbench.errors import WrongOutput
+
+pytestmark = pytest.mark.model
+
+SEAMS = backends.find("engine").SEAMS
+NAMES = [name for name in optimizations.names() if optimizations.find(name).SEAM in SEAMS]
+
+SHOWN_BY: dict[str, dict[str, Any]] = {}
+"""Settings and workloads by which a technique can be seen to act, where its defaults on one greedy row cannot."""
+
+
+def module(name: str) -> Any:
+    return optimizations.find(name)
+
+
+def shown(name: str) -> tuple[list[Use], dict[str, Any]]:
+    """The technique with what it needs, and the workload that shows it."""
+    asked = SHOWN_BY.get(name, {})
+    uses: list[Use] = [(name, asked.get("settings", {})), *sorted(getattr(module(name), "NEEDS", frozenset()))]
+    return uses + asked.get("with", []), asked.get("workload", {})
+
+
+def fits(name: str, architecture: str) -> bool:
+    """A fused GELU has nothing to do in a model that gates with SiLU."""
+    uses, workload = shown(name)
+    return fits_all(uses, architecture, workload)
+
+
+def fits_all(uses: list[Use], architecture: str, workload: dict[str, Any]) -> bool:
+    cell = engine_cell(*uses, architecture=architecture, **workload)
+    return all(
+        module(use.name).unavailable(cell, optimizations.settings_of(use.name, use.settings)) is None
+        for use in cell.optimizations
+    )
+
+
+HERE = [name for name in NAMES if any(fits(name, architecture) for architecture in FAMILIES)]
+EXACT = [name for name in HERE if module(name).EXACT]
+
+
+def clash(one: str, other: str) -> bool:
+    clashes = getattr(module(one), "CLASHES", frozenset()) | getattr(module(other), "CLASHES", frozenset())
+    needs = getattr(module(one), "NEEDS", frozenset()) | getattr(module(other), "NEEDS", frozenset())
+    everybody = {one, other} | needs
+    taken = [module(name).SEAM for name in everybody]
+    return bool(clashes & everybody) or len(set(taken)) < len(taken)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [(name, family) for name in EXACT for family in FAMILIES if fits(name, family)],
+)
+def test_it_says_the_same_in_every_family(name: str, architecture: str, load_engine: LoadEngine, draft_of: Any) -> None:
+    uses, workload = shown(name)
+    plain = load_engine(architecture=architecture, **workload)
+    session = load_engine(*uses, architecture=architecture, draft=draft_of(name, architecture), **workload)
+    rows = rows_of(plain)
+    assert rows_of(session) == rows
+    assert rows_of(session) == rows, "the second generation differs from the first"
+    assert name in session.prove()["optimizations"]
+    assert rows_of(session) == rows, "the proof changed the session"
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_proof_fails_when_it_did_not_run(
+    name: str, load_engine: LoadEngine, draft_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = next(family for family in FAMILIES if fits(name, family))
+    uses, workload = shown(name)
+    monkeypatch.setattr(module(name), "apply", lambda *_: None)
+    session = load_engine(*uses, architecture=architecture, draft=draft_of(name, architecture), **workload)
+    rows_of(session)
+    with pytest.raises(WrongOutput, match=f"{name} did not run"):
+        session.prove()
+
+
+PAIRS = [pair for pair in combinations(EXACT, 2) if not clash(*pair)]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_it_goes_together_with_every_other_seam(name: str, load_engine: LoadEngine, draft_of: Any) -> None:
+    """One session for each pair of techniques in float32, in a family that both can serve."""
+    for one, other in PAIRS:
+        if one != name:
+            continue
+        uses_one, workload_one = shown(one)
+        uses_other, workload_other = shown(other)
+        workload = workload_one | workload_other
+        uses = {use if isinstance(use, str) else use[0]: use for use in [*uses_one, *uses_other]}.values()
+        together = [family for family in FAMILIES if fits_all(list(uses), family, workload)]
+        if not together:
+            continue
+        family = together[0]
+        draft = draft_of(one, family) or draft_of(other, family)
+        plain = load_engine(architecture=family, **workload)
+        session = load_engine(*uses, architecture=family, draft=draft, **workload)
+        assert rows_of(session) == rows_of(plain), f"{one} with {other} on {family}"
+        assert {one, other} <= set(session.prove()["optimizations"]), f"{one} with {other} on {family}"
+
+
+@pytest.fixture(scope="session")
+def drafts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same shapes with one layer: a draft that is often wrong."""
+    depth = {"tiny-llama": "num_hidden_layers", "tiny-bigcode": "n_layer", "tiny-bloom": "n_layer"}
+    return {
+        family: save_family(tmp_path_factory.mktemp(f"draft-{family}"), family, **{depth[family]: 1})
+        for family in FAMILIES
+    }
+
+
+@pytest.fixture
+def draft_of(drafts: dict[str, Path]) -> Any:
+    def find(name: str, architecture: str) -> Path | None:
+        return drafts[architecture] if hasattr(module(name), "CHECKPOINT_SETTING") else None
+
+    return find
+
+
+def sampled(**settings: Any) -> dict[str, Any]:
+    return {"sampling": Sampling(**settings), "batch": 3}
