@@ -1,0 +1,85 @@
+"""vLLM on a CPU, its engine stepped in this process, so that no server and no socket stands between it and the clock.
+
+Prefix caching is off: a prompt that was kept from the last generation is not a prefill.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from serve import Emit, serve
+
+
+class VLLM:
+    def __init__(self, request: dict[str, Any]) -> None:
+        cores = sorted(os.sched_getaffinity(0))[: request["threads"]]
+        os.environ |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CACHE_ROOT": str(Path(request["work"]) / "vllm"),
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+        import vllm
+
+        self.vllm = vllm
+        self.prompt = request["prompt"]
+        self.llm = vllm.LLM(
+            request["checkpoint"],
+            dtype=request["settings"]["dtype"],
+            max_model_len=len(self.prompt) + request["new_tokens"] + 1,
+            max_num_seqs=1,
+            enable_prefix_caching=False,
+            disable_log_stats=True,
+            enforce_eager=request["settings"].get("enforce_eager", False),
+        )
+        import torch
+        import transformers
+
+        self.about = {
+            "versions": {
+                "vllm": vllm.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "dtype": request["settings"]["dtype"],
+            "threads": torch.get_num_threads(),
+        }
+        self.asked = 0
+
+    def _run(self, ids: list[int], new_tokens: int, emit: Emit) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.llm.llm_engine
+        parameters = self.vllm.SamplingParams(
+            temperature=0.0,
+            max_tokens=new_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        self.asked += 1
+        engine.add_request(str(self.asked), {"prompt_token_ids": ids}, parameters)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                for token in output.outputs[0].token_ids:
+                    emit(int(token))
+
+    def generate(self, new_tokens: int, emit: Emit) -> None:
+        self._run(self.prompt, new_tokens, emit)
+
+    def force(self, tokens: list[int]) -> list[int]:
+        found: list[int] = []
+        for length in range(len(tokens)):
+            self._run(self.prompt + tokens[:length], 1, found.append)
+        return found
+
+    def close(self) -> dict[str, Any]:
+        return {}
+
+
+if __name__ == "__main__":
+    serve(VLLM)
