@@ -76,6 +76,10 @@ class Evidence:
     step_tokens: list[int]
     """New tokens per row at each step."""
     compiled: Compiled
+    whole: tuple[int, int]
+    """Rows and new tokens of the generation, at its full length."""
+    earlier: list[tuple[int, int]]
+    """Rows and new tokens that came out of each other generation that the session made before its first whole one."""
 
     @property
     def decode_steps(self) -> int:
@@ -134,7 +138,15 @@ class Compilations:
         )
 
 
-def watch(run: Run, steps: int, model: Any, driven: Any, compiled: Compiled) -> Evidence:
+def watch(
+    run: Run,
+    steps: int,
+    model: Any,
+    driven: Any,
+    compiled: Compiled,
+    whole: tuple[int, int],
+    earlier: list[tuple[int, int]],
+) -> Evidence:
     """Run the first `steps` steps of a generation under the profiler, and look around while it is paused."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -175,6 +187,8 @@ def watch(run: Run, steps: int, model: Any, driven: Any, compiled: Compiled) -> 
         inference_mode=run.inference_mode,
         step_tokens=widths,
         compiled=compiled,
+        whole=whole,
+        earlier=list(earlier),
     )
 
 
@@ -284,6 +298,8 @@ def check_plain(seen: Evidence, recipe: Recipe) -> dict[str, Any]:
         expect("plain decoding", not seen.candidate_generators, "no drafts", seen.candidate_generators)
     if not recipe.transforms:
         expect("uncompiled code", seen.compiled_regions == 0, "no compiled region", seen.compiled_regions)
+    if recipe.earlier is None:
+        expect("a fresh process", not seen.earlier, "no generation of another shape before", seen.earlier)
     if recipe.cache == "dynamic":
         expect("the dynamic cache", list(seen.caches) == ["DynamicCache"], "DynamicCache alone", seen.caches)
     return {

@@ -11,6 +11,7 @@ The plain recipe is eager attention, a dynamic key-value cache and `model.genera
     draft       drafts, uses_draft, drafting, generate
     grad        around
     loop        loop
+    history     earlier
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from claimbench.cell import Workload
 
 CacheKind = Literal["dynamic", "static", "none"]
 
@@ -72,6 +75,8 @@ class Recipe:
     """Contexts that a whole generation runs in."""
     loop: Loop | None = None
     """Drives the model in place of its own `generate`."""
+    earlier: Callable[[Workload], list[Workload]] | None = None
+    """The cell's workload -> others that are generated once each, in the same process, before its first generation."""
     unsupported: list[str] = field(default_factory=list)
     """Texts of the library's errors by which it says that it does not support what was asked for."""
     phase: Phase = field(default_factory=Phase)

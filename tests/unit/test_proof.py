@@ -29,6 +29,8 @@ PLAIN = Evidence(
     inference_mode=False,
     step_tokens=[1, 1, 1, 1],
     compiled=Compiled(),
+    whole=(1, 10),
+    earlier=[],
 )
 
 
@@ -63,6 +65,7 @@ def test_a_plain_run_is_plain() -> None:
         ({"candidate_generators": ["PromptLookupCandidateGenerator"]}, "plain decoding"),
         ({"operators": {"Torch-Compiled Region": 1}}, "uncompiled code"),
         ({"caches": {"StaticCache": ["StaticLayer"]}}, "the dynamic cache"),
+        ({"earlier": [(1, 5)]}, "a fresh process"),
     ],
 )
 def test_a_run_that_is_not_plain_is_found_out(change: dict[str, Any], complaint: str) -> None:
@@ -108,3 +111,11 @@ def test_one_layer_left_in_full_precision_is_found_out() -> None:
     seen = replace(PLAIN, modules={"Linear8bitLt": 14}, weights={"Int8Params int8": 13})
     with pytest.raises(WrongOutput, match="bitsandbytes_int8"):
         prove("bitsandbytes_int8", seen)
+
+
+def test_growth_is_read_from_what_came_out_of_each_generation() -> None:
+    grown = replace(PLAIN, whole=(4, 10), earlier=[(1, 10), (2, 10)], compiled=Compiled(recompiles=1))
+    assert prove("growing", grown, of="batch", calls=2) == {"earlier": [(1, 10), (2, 10)], "recompiles": 1}
+    for earlier in ([], [(1, 10)], [(2, 10), (1, 10)], [(1, 5), (2, 10)], [(2, 10), (4, 10)]):
+        with pytest.raises(WrongOutput, match="2 generations before, each with a larger batch"):
+            prove("growing", replace(grown, earlier=earlier), of="batch", calls=2)

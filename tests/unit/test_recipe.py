@@ -74,6 +74,27 @@ def test_what_cannot_run_here_is_refused_by_name() -> None:
         write_recipe(cell("early_exit", layers=2))
 
 
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({"of": "new_tokens", "calls": 3}, [(8, 10), (8, 20), (8, 30)]),
+        ({"of": "batch", "calls": 2}, [(2, 40), (5, 40)]),
+    ],
+)
+def test_what_grows_gets_evenly_to_the_whole_workload(settings: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
+    asked = cell("growing", new_tokens=40, workload={"batch": 8}, **settings)
+    earlier = write_recipe(asked).earlier
+    assert earlier
+    assert [(work.batch, work.new_tokens) for work in earlier(asked.workload)] == sizes
+
+
+def test_what_has_no_room_to_grow_is_refused() -> None:
+    with pytest.raises(Unavailable, match="growing: 2 smaller calls before one of batch 2 need at least 3"):
+        write_recipe(cell("growing", of="batch", calls=2, workload={"batch": 2}))
+    with pytest.raises(Unavailable, match="growing: 3 smaller calls before one of new_tokens 7 need at least 8"):
+        write_recipe(cell("growing", new_tokens=7))
+
+
 @pytest.mark.model
 def test_what_takes_rows_of_one_length_refuses_others() -> None:
     rows = {"batch": 2, "shortest": 3}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from claimbench import optimizations, proof
-from claimbench.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.cell import DTYPE_BYTES, Cell, Frozen, Workload
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model import cost
 from claimbench.prompt import prompt_ids, row_lengths
@@ -27,7 +27,7 @@ from claimbench.stepwise import Emit, Run, StepTap
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("accelerate", "greenlet", "safetensors", "tokenizers", "torch", "transformers")
-SEAMS = frozenset({"attention", "cache", "compile", "draft", "grad", "loop", "weights"})
+SEAMS = frozenset({"attention", "cache", "compile", "draft", "grad", "history", "loop", "weights"})
 
 PROOF_STEPS = 4
 
@@ -130,6 +130,9 @@ class TransformersSession:
             self.driven = transform(self.driven)
         self._choose = _chooser(cell)
         self._static_cache: Any = None
+        self._static_shape = (0, 0)
+        self.earlier: list[tuple[int, int]] = []
+        """Rows and new tokens that came out of each generation of another shape, before the first whole one."""
 
     def _forget_generation_defaults(self) -> None:
         """A checkpoint may ask for sampling, penalties or an end of sequence; here, the workload alone decides."""
@@ -151,23 +154,33 @@ class TransformersSession:
         return Run(self._generation, [partial(refusals, self.recipe), *self.recipe.around])
 
     def _generation(self, emit: Emit) -> None:
+        if self.recipe.earlier is not None and not self.earlier:
+            self.earlier += [self._shape_of(workload) for workload in self.recipe.earlier(self.cell.workload)]
+        self._generate(self.cell.workload, emit)
+
+    def _shape_of(self, workload: Workload) -> tuple[int, int]:
+        """Generate `workload` to its end: rows and new tokens, counted as they come."""
+        shapes: list[Any] = []
+        self._generate(workload, lambda columns: shapes.append(columns.shape))
+        return int(shapes[0][0]), sum(int(shape[1]) for shape in shapes)
+
+    def _generate(self, workload: Workload, emit: Emit) -> None:
+        """One generation of the cell's workload, or of a smaller one: fewer tokens, or its first rows alone."""
         import torch
 
-        workload = self.cell.workload
         self.recipe.phase.prefill = True
         if workload.sampling:
             torch.manual_seed(workload.sampling.seed)
         if self.recipe.loop is None:
-            self._call_generate(emit)
+            self._call_generate(workload, emit)
         else:
-            self.recipe.loop(
-                Generation(self.driven, self.prompt, workload.new_tokens, self._empty_cache(), self._choose, emit)
-            )
+            prompt, cache = self.prompt[: workload.batch], self._empty_cache(workload)
+            self.recipe.loop(Generation(self.driven, prompt, workload.new_tokens, cache, self._choose, emit))
 
-    def _call_generate(self, emit: Emit) -> None:
+    def _call_generate(self, workload: Workload, emit: Emit) -> None:
         from transformers import GenerationConfig, StoppingCriteriaList
 
-        workload, recipe = self.cell.workload, self.recipe
+        recipe, prompt = self.recipe, self.prompt[: workload.batch]
         settings: dict[str, Any] = {
             "max_new_tokens": workload.new_tokens,
             "do_sample": workload.sampling is not None,
@@ -178,18 +191,18 @@ class TransformersSession:
         }
         if workload.sampling:
             settings |= workload.sampling.model_dump(exclude={"seed"})
-        tap = StepTap(self.prompt, emit)
+        tap = StepTap(prompt, emit)
         with tap.beside_drafts(self.model) if recipe.drafts else nullcontext():
             self.driven.generate(
-                self.prompt,
-                attention_mask=self.mask,
+                prompt,
+                attention_mask=self.mask[: workload.batch],
                 generation_config=GenerationConfig(**settings),
                 stopping_criteria=StoppingCriteriaList([tap]),
                 assistant_model=self.assistant,
             )
 
-    def _empty_cache(self) -> Any:
-        """For the hand-written loop. A static cache is allocated once and emptied, as its documentation asks."""
+    def _empty_cache(self, workload: Workload) -> Any:
+        """For the hand-written loop. A static cache is allocated once a shape and emptied, as its documentation asks."""
         from transformers import DynamicCache, StaticCache
 
         config = self.model.config.get_text_config(decoder=True)
@@ -197,9 +210,9 @@ class TransformersSession:
             return DynamicCache(config=config)
         if self.recipe.cache == "none":
             return None
-        if self._static_cache is None:
-            length = self.prompt_tokens + self.cell.workload.new_tokens - 1  # the last token is never read again
-            self._static_cache = StaticCache(config=config, max_cache_len=length)
+        shape = workload.batch, self.prompt_tokens + workload.new_tokens - 1  # the last token is never read again
+        if self._static_cache is None or self._static_shape != shape:
+            self._static_cache, self._static_shape = StaticCache(config=config, max_cache_len=shape[1]), shape
         else:
             self._static_cache.reset()
         return self._static_cache
@@ -237,7 +250,8 @@ class TransformersSession:
     def watch(self) -> proof.Evidence:
         """Evidence from the first steps of one more generation; compilations are counted before it."""
         compiled = self.compilations.so_far()
-        return proof.watch(self._run(), PROOF_STEPS, self.model, self.driven, compiled)
+        whole = self.cell.workload.batch, self.cell.workload.new_tokens
+        return proof.watch(self._run(), PROOF_STEPS, self.model, self.driven, compiled, whole, self.earlier)
 
     def log_probs(self, tokens: list[int]) -> Any:
         import torch
