@@ -119,7 +119,8 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
                 id = None
                 if cell is not None:
                     reference = add(reference_of(cell), blocks=1)
-                    id = add(cell, study.measure.blocks or params.measure.blocks, reference)
+                    blocks = experiment.blocks or study.measure.blocks or params.measure.blocks
+                    id = add(cell, blocks, reference)
                 rows[experiment_name][point.label + sweep_suffix(point.sweep)] = Row(
                     label=point.label,
                     title=point.study_cell.title or point.label.replace("_", " "),

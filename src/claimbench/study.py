@@ -58,6 +58,9 @@ class Experiment(Frozen):
     question: str
     show: Shape = "bars"
     device: Device | None = Field(default=None, description="the kind of device that it is about; absent: any")
+    blocks: Whole | None = Field(
+        default=None, ge=1, description="fresh processes per cell; absent: the study's. One gives a curve, no interval"
+    )
     hold: Hold = Hold()
     cells: dict[Name, StudyCell] = Field(min_length=1)
     sweep: dict[str, tuple[Scalar, ...]] = {}

@@ -10,6 +10,7 @@ from claimbench.model import cost
 
 NormKind = Literal["rms", "layer"]
 PositionKind = Literal["rotary", "learned", "alibi"]
+Activation = Literal["silu", "tanh_gelu", "gelu"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,16 @@ class Spec:
     arch: cost.Architecture
     norm: NormKind
     positions: PositionKind
-    gated: bool
-    """The feed-forward is down(silu(gate(x)) * up(x)); else down(gelu(up(x))), with the tanh form of GELU."""
+    activation: Activation
+    """With SiLU the feed-forward is gated, down(silu(gate(x)) * up(x)); else it is down(activation(up(x)))."""
     eps: float
     rope_theta: float = 0.0
     window: int | None = None
     """A token attends to at most this many before it; the engine serves only sequences that are not longer."""
+
+    @property
+    def gated(self) -> bool:
+        return self.activation == "silu"
 
 
 def read_spec(config: dict[str, Any]) -> Spec:
@@ -40,11 +45,12 @@ def read_spec(config: dict[str, Any]) -> Spec:
     if arch.family == "llama":
         return _llama(config, arch)
     if arch.family == "gpt_bigcode":
-        _expect(config, "activation_function", "gelu_pytorch_tanh", "gelu_new")
+        _expect(config, "activation_function", "gelu_pytorch_tanh", "gelu_new", "gelu")
         _expect(config, "scale_attn_weights", True)
-        return Spec(arch, "layer", "learned", gated=False, eps=float(config.get("layer_norm_epsilon", 1e-5)))
+        activation: Activation = "gelu" if config.get("activation_function") == "gelu" else "tanh_gelu"
+        return Spec(arch, "layer", "learned", activation, eps=float(config.get("layer_norm_epsilon", 1e-5)))
     _expect(config, "apply_residual_connection_post_layernorm", False)
-    return Spec(arch, "layer", "alibi", gated=False, eps=float(config.get("layer_norm_epsilon", 1e-5)))
+    return Spec(arch, "layer", "alibi", "tanh_gelu", eps=float(config.get("layer_norm_epsilon", 1e-5)))
 
 
 def _llama(config: dict[str, Any], arch: cost.Architecture) -> Spec:
@@ -56,7 +62,7 @@ def _llama(config: dict[str, Any], arch: cost.Architecture) -> Spec:
         raise Unavailable(f"the engine knows plain rotary positions only, and this model scales them: {kind}")
     theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
     eps, window = float(config.get("rms_norm_eps", 1e-6)), config.get("sliding_window")
-    return Spec(arch, "rms", "rotary", gated=True, eps=eps, rope_theta=float(theta), window=window)
+    return Spec(arch, "rms", "rotary", "silu", eps=eps, rope_theta=float(theta), window=window)
 
 
 def _expect(config: dict[str, Any], key: str, *known: Any) -> None:

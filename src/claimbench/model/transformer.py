@@ -83,14 +83,16 @@ class PlainNorm(nn.Module):
 
 
 class PlainGelu(nn.Module):
-    """The tanh form of GELU after a matrix, operation by operation."""
+    """GELU after a matrix, operation by operation: in its tanh form, or with the error function."""
 
-    def __init__(self, dense: Linear) -> None:
+    def __init__(self, dense: Linear, spec: Spec) -> None:
         super().__init__()
-        self.dense = dense
+        self.dense, self.by_tanh = dense, spec.activation == "tanh_gelu"
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.dense(x)
+        if not self.by_tanh:
+            return 0.5 * y * (1.0 + torch.erf(y * math.sqrt(0.5)))
         return 0.5 * y * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y * y * y)))
 
 
@@ -121,7 +123,7 @@ class Parts:
 
     linear: Callable[[Affine], Linear] = PlainLinear
     norm: Callable[[Affine, Spec], Norm] = PlainNorm
-    gelu: Callable[[Linear], Linear] = PlainGelu
+    gelu: Callable[[Linear, Spec], Linear] = PlainGelu
     softmax: Softmax = plain_softmax
     attend_prompt: Attend = attend_by_scores
     attend_step: Attend = attend_by_scores
@@ -156,7 +158,7 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = parts.norm(weights.norm1, spec), parts.norm(weights.norm2, spec)
         self.qkv, self.out = parts.linear(weights.qkv), parts.linear(weights.out)
         up = parts.linear(weights.up)
-        self.up = up if spec.gated else parts.gelu(up)
+        self.up = up if spec.gated else parts.gelu(up, spec)
         self.down = parts.linear(weights.down)
         self.scale = spec.arch.head_dim**-0.5
 

@@ -78,7 +78,8 @@ def metrics_of(study: Study, name: str, rows: dict[str, Row]) -> list[str]:
     if show == "bars":
         main = [metric for metric, _ in ratios.most_common(1)] or published[:1] or ["decode_tok_s"]
     elif show == "curves":
-        main = [] if judged or published else ["step_ms", "prefill_ms"]
+        phases = ["step_ms", "prefill_ms"]  # every cell times both, so one experiment draws both curves
+        main = phases if not published and set(judged) <= set(phases) else []
     else:
         main = published[:1] or [{"rates": "tok_s", "grid": "ms_per_token"}[show]]
     return [metric for metric in dict.fromkeys([*main, *published, *judged]) if metric in METRICS]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.engine.conftest import FAMILIES, LoadEngine, rows_of
+from tests.contract.engine.conftest import FAMILIES, LoadEngine, engine_cell, rows_of, save_family
+
+from claimbench import backends
 
 pytestmark = pytest.mark.model
 
@@ -21,6 +24,16 @@ def test_it_says_what_transformers_says(architecture: str, workload: dict[str, A
     assert rows_of(ours) == rows
     assert rows_of(ours) == rows, "the second generation differs from the first"
     assert float((ours.log_probs(rows[0]) - theirs.log_probs(rows[0])).abs().max()) < 1e-4
+
+
+def test_it_knows_the_error_function_form_of_gelu(tmp_path: Path) -> None:
+    """StarCoder's config asks for it; SantaCoder's and BLOOM's for the tanh form."""
+    folder = save_family(tmp_path, "tiny-bigcode", activation_function="gelu")
+    cells = [engine_cell(architecture="tiny-bigcode", backend=name) for name in ("engine", "transformers")]
+    ours, theirs = (backends.find(cell.backend).load(cell, folder, None) for cell in cells)
+    rows = rows_of(theirs)
+    assert rows_of(ours) == rows
+    assert float((ours.log_probs(rows[0]) - theirs.log_probs(rows[0])).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
