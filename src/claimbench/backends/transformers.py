@@ -202,7 +202,7 @@ class TransformersSession:
             )
 
     def _empty_cache(self, workload: Workload) -> Any:
-        """For the hand-written loop. A static cache is allocated once a shape and emptied, as its documentation asks."""
+        """For the hand-written loop. A static cache is allocated once a shape and then emptied, as its makers ask."""
         from transformers import DynamicCache, StaticCache
 
         config = self.model.config.get_text_config(decoder=True)
