@@ -88,8 +88,16 @@ def import_closure(*roots: str) -> tuple[str, ...]:
 
 @cache
 def code_hash(*roots: str) -> str:
-    text = "\n".join(f"{module} {_read(module)[0]}" for module in import_closure(*roots))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    closure = import_closure(*roots)
+    lines = [f"{module} {_read(module)[0]}" for module in closure]
+    lines += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in _sources_in_c(closure)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _sources_in_c(modules: tuple[str, ...]) -> list[Path]:
+    """C files that lie beside the files of `modules`: what a native module compiles is part of what it executes."""
+    folders = sorted({file.parent for module in modules if (file := _file_of(module)) is not None} - {PACKAGE})
+    return [path for folder in folders for path in sorted(folder.glob("*.[ch]"))]
 
 
 @cache

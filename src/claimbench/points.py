@@ -255,16 +255,13 @@ def _optimizations(
 ) -> tuple[tuple[OptimizationUse, ...], str | None]:
     uses: list[OptimizationUse] = []
     owner: dict[str, str] = {}
-    for entry in asked:
-        if isinstance(entry, dict) and len(entry) != 1:
-            raise ConfigError(f"{path}.optimizations: expected a name or one {{name: settings}}, got {entry!r}")
-        name, raw = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    for name, raw in _expanded(asked, study, path):
         if name in study.planned.optimizations:
             if name in optimizations.names():
                 raise ConfigError(f"{path}: the optimization '{name}' is there now: take it out of `planned`")
             return (), f"this version has no optimization '{name}' yet"
         if name not in optimizations.names():
-            hint = did_you_mean(name, optimizations.names())
+            hint = did_you_mean(name, [*optimizations.names(), *study.presets])
             raise ConfigError(f"{path}.optimizations: unknown optimization '{name}'.{hint}")
         module = optimizations.find(name)
         settings = validate(module.Settings, raw, f"{path}.optimizations.{name}").model_dump(mode="json")
@@ -278,6 +275,24 @@ def _optimizations(
         uses.append(OptimizationUse(name=name, settings=settings))
     _check_company({use.name for use in uses}, path)
     return tuple(sorted(uses, key=lambda use: use.name)), None
+
+
+def _expanded(
+    asked: tuple[str | dict[str, dict[str, Any]], ...], study: Study, path: str, inside: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(technique, settings) of every entry; a preset's name stands for what it lists."""
+    for entry in asked:
+        if isinstance(entry, dict) and len(entry) != 1:
+            raise ConfigError(f"{path}.optimizations: expected a name or one {{name: settings}}, got {entry!r}")
+        name, raw = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+        if name not in study.presets:
+            yield name, raw
+        elif name in inside:
+            raise ConfigError(f"{path}: the preset '{name}' contains itself: {' > '.join((*inside, name))}")
+        elif raw:
+            raise ConfigError(f"{path}: the preset '{name}' takes no settings, got {raw!r}")
+        else:
+            yield from _expanded(study.presets[name], study, path, (*inside, name))
 
 
 def _check_company(names: set[str], path: str) -> None:

@@ -254,6 +254,9 @@ class Study(Frozen):
     prompts: dict[Name, str] = Field(min_length=1)
     defaults: Hold
     measure: MeasureOverrides = MeasureOverrides()
+    presets: dict[Name, tuple[str | dict[str, dict[str, Any]], ...]] = Field(
+        default={}, description="named sets of optimizations; a set may name another"
+    )
     planned: Planned = Planned()
     experiments: dict[Name, Experiment] = Field(min_length=1)
     claims: tuple[Claim, ...] = ()

@@ -43,3 +43,19 @@ def test_another_lock_is_another_key(cell: Cell, tmp_path: Path, monkeypatch: py
 def test_the_machine_and_the_series_are_part_of_the_key(cell: Cell) -> None:
     ids = {keys.key_of(cell, machine, series).id for machine in ("one", "other") for series in (0, 1)}
     assert len(ids) == 4
+
+
+def test_c_sources_are_part_of_what_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "PACKAGE", tmp_path / "claimbench")
+    folder = tmp_path / "claimbench/native"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    hashes = set()
+    for text in ("int one;", "int two;"):
+        (folder / "step.c").write_text(text, encoding="utf-8")
+        for cached in (keys._file_of, keys._read, keys.import_closure, keys.code_hash):
+            cached.cache_clear()
+        hashes.add(keys.code_hash("claimbench.native"))
+    for cached in (keys._file_of, keys._read, keys.import_closure, keys.code_hash):
+        cached.cache_clear()
+    assert len(hashes) == 2

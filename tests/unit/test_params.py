@@ -431,13 +431,13 @@ def test_an_experiment_about_another_kind_of_device_is_left_out() -> None:
 
 def test_what_is_planned_is_a_row_without_a_cell() -> None:
     def change(study: dict[str, Any]) -> None:
-        study["planned"] = {"backends": ["engine"], "optimizations": ["cuda_graphs"]}
-        study["experiments"]["speed"]["cells"]["engine"] = {"backend": "engine"}
-        study["experiments"]["speed"]["cells"]["graphs"] = {"optimizations": ["cuda_graphs"]}
+        study["planned"] = {"backends": ["future_system"], "optimizations": ["future_technique"]}
+        study["experiments"]["speed"]["cells"]["future_system"] = {"backend": "future_system"}
+        study["experiments"]["speed"]["cells"]["graphs"] = {"optimizations": ["future_technique"]}
 
     rows = planned(of_study=change).studies["small"].rows["speed"]
-    assert rows["engine"].unavailable == "this version has no backend 'engine' yet"
-    assert rows["graphs"].unavailable == "this version has no optimization 'cuda_graphs' yet"
+    assert rows["future_system"].unavailable == "this version has no backend 'future_system' yet"
+    assert rows["graphs"].unavailable == "this version has no optimization 'future_technique' yet"
 
 
 def test_what_exists_may_not_be_called_planned() -> None:
@@ -451,3 +451,36 @@ def test_schemas_for_editors_describe_both_files() -> None:
     schemas = params.json_schemas()
     assert "limits" in schemas["params.schema.json"]["properties"]
     assert "claims" in schemas["study.schema.json"]["properties"]
+
+
+def test_a_preset_stands_for_what_it_lists() -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["presets"] = {"still": ["static_cache"], "fast": ["still", {"sdpa": {"kernel": "math"}}]}
+        study["experiments"]["speed"]["cells"]["cached"]["optimizations"] = ["fast"]
+
+    plan = planned(of_study=change)
+    cell = plan.cells[plan.row("small", "speed/cached").cell or ""].cell
+    assert [use.name for use in cell.optimizations] == ["sdpa", "static_cache"]
+    assert cell.optimizations[0].settings["kernel"] == "math"
+
+
+@pytest.mark.parametrize(
+    ("presets", "asked", "sentence"),
+    [
+        ({"one": ["two"], "two": ["one"]}, ["one"], "the preset 'one' contains itself: one > two > one"),
+        ({"one": ["static_cache"]}, [{"one": {"a": 1}}], "the preset 'one' takes no settings, got {'a': 1}"),
+        (
+            {"one": ["static_cache"]},
+            ["one", "no_cache"],
+            "'static_cache' and 'no_cache' both change the cache: keep one",
+        ),
+    ],
+)
+def test_a_preset_that_cannot_be_is_an_error(presets: dict[str, Any], asked: list[Any], sentence: str) -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["presets"] = presets
+        study["experiments"]["speed"]["cells"]["cached"]["optimizations"] = asked
+
+    assert (
+        error_of(lambda: planned(of_study=change)) == f"studies/small.yaml: experiments.speed.cells.cached: {sentence}"
+    )
