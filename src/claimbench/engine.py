@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from claimbench import optimizations
 from claimbench.cell import OptimizationUse, Sampling
+from claimbench.errors import Unavailable
 from claimbench.model import cost
 from claimbench.model.kv_cache import Cache, ConcatenatedCache, Room
 from claimbench.model.spec import Spec
@@ -81,17 +82,21 @@ def details_always(details: Details, prompt: Tensor | None, logits: Tensor, toke
 
 def mask_in_full(decoder: Decoder, past: int, new: int, keys: int) -> Tensor | None:
     """What each new token must not see, as a number to add to its scores: [batch, 1 or heads, new, keys]."""
-    key = torch.arange(keys, device=decoder.device)
-    query = torch.arange(past, past + new, device=decoder.device)
-    seen = (key[None] <= query[:, None]) & (key >= decoder.padding[:, None, None])  # [batch, new, keys]
-    hidden = torch.zeros(seen.shape, dtype=decoder.dtype, device=decoder.device)
+    return hide(decoder.padding, decoder.model.slopes, decoder.dtype, past, new, keys)
+
+
+def hide(padding: Tensor, slopes: Tensor | None, dtype: torch.dtype, past: int, new: int, keys: int) -> Tensor:
+    """The future and the `padding` [batch], hidden from each new token; with `slopes` [heads], distance counts too."""
+    key = torch.arange(keys, device=padding.device)
+    query = torch.arange(past, past + new, device=padding.device)
+    seen = (key[None] <= query[:, None]) & (key >= padding[:, None, None])  # [batch, new, keys]
+    hidden = torch.zeros(seen.shape, dtype=dtype, device=padding.device)
     # the type's least number, not infinity: a row of padding sees nothing, and its softmax must stay finite
-    hidden = hidden.masked_fill(~seen, torch.finfo(decoder.dtype).min)[:, None]
-    slopes = decoder.model.slopes
+    hidden = hidden.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
     if slopes is None:
         return hidden
-    distance = (key - decoder.padding[:, None]).float()[:, None, None]  # [batch, 1, 1, keys]
-    return hidden + (slopes[None, :, None, None] * distance).to(decoder.dtype)
+    distance = (key - padding[:, None]).float()[:, None, None]  # [batch, 1, 1, keys]
+    return hidden + (slopes[None, :, None, None] * distance).to(dtype)
 
 
 def leave_batch(decoder: Decoder, cache: Cache, tokens: Tensor) -> Cache:
@@ -161,6 +166,9 @@ class Decoder:
     ) -> None:
         self.engine, self.spec, self.draft = engine, spec, draft
         self.dtype, self.device = engine.dtype, engine.device
+        if draft is not None and draft.spec.arch.vocabulary != spec.arch.vocabulary:
+            sizes = f"{draft.spec.arch.vocabulary} tokens and {spec.arch.vocabulary}"
+            raise Unavailable(f"draft and model must share a vocabulary, and these have {sizes}")
         for change in engine.weights:
             weights = change(weights)
         self.model = Transformer(spec, weights, engine.parts)
@@ -185,7 +193,8 @@ class Decoder:
         """The pass that adds `new` tokens to `cache`."""
         past, keys = cache.length, cache.keys_after(new)
         positions = torch.arange(past, past + new, device=self.device) - self.padding[:, None]
-        return Span(past, positions.clamp(min=0), self.engine.mask(self, past, new, keys))
+        only_causal = not self.ragged and self.model.slopes is None and self.engine.parts.causal(past, new, keys)
+        return Span(past, positions.clamp(min=0), None if only_causal else self.engine.mask(self, past, new, keys))
 
     def generate(self, sampling: Sampling | None) -> Iterator[Tensor]:
         """New columns [batch, n] as they appear, `wanted` tokens a row in all."""
@@ -196,10 +205,14 @@ class Decoder:
     def take(self, logits: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Choose every row's next token by the last of `logits` [batch, positions, vocabulary], and note it."""
         tokens = self.engine.choose(logits[:, -1], self.sequence, self.sampling, self.draw)  # [batch]
+        self.keep(tokens, logits, prompt)
+        return tokens
+
+    def keep(self, tokens: Tensor, logits: Tensor, prompt: Tensor | None = None) -> None:
+        """Note every row's next token, [batch], which the last of `logits` [batch, positions, vocabulary] gave."""
         if self.engine.details is not None:
             self.engine.details(self.details, prompt, logits, tokens)
         self.sequence = torch.cat((self.sequence, tokens[:, None]), 1)
-        return tokens
 
     def start(self, sampling: Sampling | None) -> Tensor:
         """Prefill with an empty cache; logits [batch, positions, vocabulary]."""
@@ -208,6 +221,8 @@ class Decoder:
         self.details = Details()
         self.sequence = self.prompt
         self.cache = self.engine.cache(self.room)
+        if self.draft is not None:
+            self.draft.start(sampling)
         return self.engine.head(self, self.engine.prefill(self, self.cache))
 
     def force(self, tokens: list[int]) -> Iterator[Tensor]:

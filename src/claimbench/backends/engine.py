@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from claimbench import optimizations
-from claimbench.cell import Cell, Frozen
+from claimbench.cell import Cell, Frozen, OptimizationUse
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model.spec import Spec, read_spec
 from claimbench.prompt import prompt_ids, row_lengths
@@ -85,7 +85,8 @@ class EngineSession:
             return Decoder(engine, own, weights, rows, cell.workload.new_tokens, drafter)
 
         with torch.inference_mode():
-            drafter = decoder(Engine(dtype, device), draft) if draft else None
+            alone = [use for use in cell.optimizations if not drafts(use)]
+            drafter = decoder(compose(Engine(dtype, device), alone), draft) if draft else None
             self.decoder = decoder(compose(Engine(dtype, device), cell.optimizations), checkpoint, drafter)
         # importing the compiler takes seconds: where no technique has, there is nothing to count
         self.compilations = Compilations() if "torch._dynamo" in sys.modules else None
@@ -148,6 +149,11 @@ class EngineSession:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def drafts(use: OptimizationUse) -> bool:
+    """Whether the technique is about a draft checkpoint, which is then served by all the other ones too."""
+    return hasattr(optimizations.find(use.name), "CHECKPOINT_SETTING")
 
 
 def _spec_in(folder: Path) -> Spec:

@@ -33,10 +33,23 @@ class Span:
     """Of the new tokens in their rows, int64 [batch, new]; slots of padding have some valid position."""
     bias: Tensor | None = None
     """Added to the scores: [batch or 1, heads or 1, new, keys]. None: nothing but causality."""
+    packed: Packed | None = None
+    """What the new tokens are made of, where they are several requests' in one row."""
 
     @property
     def new(self) -> int:
         return int(self.positions.shape[1])
+
+
+@dataclass
+class Packed:
+    """Requests one after the other in one row, none of which sees another: a prompt without padding."""
+
+    spans: list[Span]
+    """Each request's own pass."""
+    starts: Tensor
+    """Where each begins, and where the last ends: int32 [requests + 1]."""
+    longest: int
 
 
 class Slot(Protocol):
@@ -117,6 +130,22 @@ def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, 
     return (weights @ v).view(batch, heads, new, head_dim)
 
 
+def attend_one_by_one(attend: Attend) -> Attend:
+    """`attend`, over the requests of a packed row, one after the other."""
+
+    def attend_each(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
+        assert span.packed is not None
+        lengths = [own.new for own in span.packed.spans]
+        parts = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), span.packed.spans, strict=True)
+        return torch.cat([attend(*part, scale, softmax) for part in parts], 2)
+
+    return attend_each
+
+
+def never(past: int, new: int, keys: int) -> bool:
+    return False
+
+
 @dataclass
 class Parts:
     """How the operations of a layer are done: the plain way, until an optimization puts another in its place."""
@@ -126,7 +155,16 @@ class Parts:
     gelu: Callable[[Linear, Spec], Linear] = PlainGelu
     softmax: Softmax = plain_softmax
     attend_prompt: Attend = attend_by_scores
+    attend_packed: Attend | None = None
+    """Over a packed row; None: `attend_prompt` over each request."""
     attend_step: Attend = attend_by_scores
+    causal: Callable[[int, int, int], bool] = never
+    """(past, new, keys) -> whether attention hides the future itself: where nothing else is hidden, it needs no bias."""
+
+    def attend(self, span: Span) -> Attend:
+        if span.packed is not None:
+            return self.attend_packed or attend_one_by_one(self.attend_prompt)
+        return self.attend_prompt if span.past == 0 else self.attend_step
 
 
 class Rotary(nn.Module):
@@ -174,8 +212,7 @@ class Layer(nn.Module):
         if self.rotary is not None:
             q, k = self.rotary(q, span.positions), self.rotary(k, span.positions)
         keys, values = slot.write(k, v, span)
-        attend = self.parts.attend_prompt if span.past == 0 else self.parts.attend_step
-        mixed = attend(q, keys, values, span, self.scale, self.parts.softmax)
+        mixed = self.parts.attend(span)(q, keys, values, span, self.scale, self.parts.softmax)
         return self.out(mixed.transpose(1, 2).reshape(batch, new, arch.heads * arch.head_dim))
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -205,7 +242,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, span: Span, slots: list[Slot]) -> Tensor:
         """Token ids [batch, new] -> hidden states [batch, new, hidden], before the head."""
         x = self.embed(tokens, span.positions)
-        for layer, slot in zip(self.layers, slots, strict=True):
+        for layer, slot in zip(self.layers, slots, strict=False):  # a draft of fewer layers leaves the last slots alone
             x = layer(x, span, slot)
         return self.norm(x)
 
