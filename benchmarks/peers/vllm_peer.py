@@ -1,6 +1,8 @@
-"""vLLM on a CPU, its engine stepped in this process, so that no server and no socket stands between it and the clock.
+"""vLLM on a CPU, in the processes that it starts by default; they are asked for a step at a time, without a server.
 
-Prefix caching is off: a prompt that was kept from the last generation is not a prefill.
+Its worker must be a process of its own: only there does vLLM preload the OpenMP library that binding threads needs. It
+computes on as many cores as there are threads, none kept back for the engine, which it would do by default. Prefix
+caching is off: a prompt that was kept from the last generation is not a prefill.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from serve import Emit, serve
 
 class VLLM:
     def __init__(self, request: dict[str, Any]) -> None:
+        os.environ.pop("OMP_NUM_THREADS", None)  # given, it would also hold for the engine's own process
         cores = sorted(os.sched_getaffinity(0))[: request["threads"]]
         os.environ |= {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
             "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -46,7 +48,7 @@ class VLLM:
                 "transformers": transformers.__version__,
             },
             "dtype": request["settings"]["dtype"],
-            "threads": torch.get_num_threads(),
+            "threads": len(cores),
         }
         self.asked = 0
 
