@@ -2,8 +2,13 @@
 
 A pass takes at least as long as its bytes at the machine's measured read bandwidth, and at least as long as its
 operations at the measured rate of a large matrix product (the roofline of Williams, Waterman and Patterson, 2009).
-Everything counted here is a lower bound, so that only a mistake can beat it: activations, cache writes and a draft
-model's weights are left out, and a cache that holds fewer bytes than the dtype says counts with its own.
+Everything counted here is a lower bound, so that only a mistake can beat it: activations and cache writes are left out,
+padding is not counted, a cache that holds fewer bytes than the dtype says counts with its own, and a technique that
+multiplies in another type is held to the faster of both rates, since some of its products stay in the cell's.
+
+A draft model reads the whole prompt before the first token, so prefill counts its weights and operations. Decode steps
+do not: a step drafts only where at least two tokens are still to come, a generation may end after one step, and how
+many passes a draft takes follows from how many tokens were accepted. That is known after the run, not from the cell.
 
 `ceilings` is what was measured here: {"read_bytes_per_s": 1.7e10, "matmul_flops_per_s": {"float32": 2e11}}.
 """
@@ -13,13 +18,18 @@ from __future__ import annotations
 from typing import Any
 
 from claimbench import optimizations
-from claimbench.cell import DTYPE_BYTES, Cell
+from claimbench.cell import DTYPE_BYTES, Cell, Checkpoint
 from claimbench.model import cost
+from claimbench.prompt import row_lengths
 
 
 def architecture_of(cell: Cell) -> cost.Architecture:
-    arch = cost.architecture(cell.checkpoint.architecture)
-    kept = cell.checkpoint.keep_layers
+    return _architecture(cell.checkpoint)
+
+
+def _architecture(checkpoint: Checkpoint) -> cost.Architecture:
+    arch = cost.architecture(checkpoint.architecture)
+    kept = checkpoint.keep_layers
     return arch if kept is None else arch._replace(layers=min(kept, arch.layers))
 
 
@@ -30,17 +40,21 @@ def recomputes(cell: Cell) -> bool:
 
 def step_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: dict[str, int]) -> float | None:
     """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known."""
-    arch, batch = architecture_of(cell), cell.workload.batch
-    length = prompt_tokens + cell.workload.new_tokens // 2
+    arch = architecture_of(cell)
     weights = _step_weight_bytes(cell, arch, memory)
     if weights is None:
         return None
+    new_tokens = cell.workload.new_tokens
+    lengths = [row + new_tokens // 2 for row in row_lengths(cell.workload, prompt_tokens)]
     if recomputes(cell):
-        return _limit_ms(ceilings, cell, weights, cost.pass_flops(arch, batch, new=length, past=0, heads_at=1))
-    cached = cost.kv_bytes(arch, batch, length, DTYPE_BYTES[cell.dtype])
+        flops = sum(cost.pass_flops(arch, 1, new=length, past=0, heads_at=1) for length in lengths)
+        return _limit_ms(ceilings, cell, weights, flops)
+    cached = cost.kv_bytes(arch, 1, sum(lengths), DTYPE_BYTES[cell.dtype])
     if "kv_cache" in memory:
-        cached = min(cached, memory["kv_cache"] * length / (prompt_tokens + cell.workload.new_tokens))
-    return _limit_ms(ceilings, cell, weights + cached, cost.pass_flops(arch, batch, new=1, past=length))
+        held = len(lengths) * (prompt_tokens + new_tokens)  # positions, padding included
+        cached = min(cached, memory["kv_cache"] * sum(lengths) / held)
+    flops = sum(cost.pass_flops(arch, 1, new=1, past=length) for length in lengths)
+    return _limit_ms(ceilings, cell, weights + cached, flops)
 
 
 def prefill_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: dict[str, int]) -> float | None:
@@ -49,8 +63,13 @@ def prefill_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory:
     weights = _step_weight_bytes(cell, arch, memory)
     if weights is None:
         return None
-    flops = cost.pass_flops(arch, cell.workload.batch, new=prompt_tokens, past=0, heads_at=1)
-    return _limit_ms(ceilings, cell, weights, flops)
+    rows = row_lengths(cell.workload, prompt_tokens)
+    read, models = weights, [arch]
+    if cell.draft is not None and cell.workload.new_tokens > 1:
+        models.append(_architecture(cell.draft))
+        read += models[-1].step_weights * DTYPE_BYTES[cell.dtype]
+    flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
+    return _limit_ms(ceilings, cell, read, flops)
 
 
 def _step_weight_bytes(cell: Cell, arch: cost.Architecture, memory: dict[str, int]) -> float | None:
@@ -64,8 +83,10 @@ def _step_weight_bytes(cell: Cell, arch: cost.Architecture, memory: dict[str, in
 
 
 def _limit_ms(ceilings: dict[str, Any], cell: Cell, read_bytes: float, flops: float) -> float | None:
-    bandwidth = ceilings.get("read_bytes_per_s")
-    rate = ceilings.get("matmul_flops_per_s", {}).get(cell.dtype)
-    if not bandwidth or not rate:
+    bandwidth, rates = ceilings.get("read_bytes_per_s"), ceilings.get("matmul_flops_per_s", {})
+    if not bandwidth or not rates.get(cell.dtype):
         return None
-    return float(max(read_bytes / bandwidth, flops / rate)) * 1e3
+    named = {getattr(optimizations.find(use.name), "COMPUTE_DTYPE", None) for use in cell.optimizations}
+    used = [rates.get(dtype) for dtype in (named - {None}) | {cell.dtype}]
+    computing = flops / max(used) if all(used) else 0.0  # a rate that was not measured limits nothing
+    return float(max(read_bytes / bandwidth, computing)) * 1e3

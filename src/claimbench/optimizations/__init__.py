@@ -16,6 +16,8 @@ and, where they apply:
     CLASHES: frozenset[str]             optimizations on other seams that cannot be on as well
     CHECKPOINT_SETTING                  names the setting that holds a draft checkpoint's name
     RECOMPUTES: bool                    every step processes the whole sequence again (the ceiling counts it)
+    COMPUTE_DTYPE: str                  the type that it multiplies in, whatever the cell's, on some machine at least
+                                        (the ceiling is of the faster of the two; a type without a rate has none)
 
 Which backends an optimization fits follows from its seam: a backend lists the seams that it has.
 """

@@ -1,7 +1,8 @@
 """Physics: saves bytes. The linear layers' weights are 4-bit codes with one scale per block of 64: about 4.5 bits a
 weight, 4.13 where the scales are quantized as well. Embeddings, norms and the output head stay. Every use looks the
-codes up and multiplies in `compute_dtype`. A decode step reads a quarter of the bytes, if the kernel that decodes
-them keeps up; It cannot help prefill, which is bound by operations and only gets the extra work.
+codes up and multiplies in `compute_dtype`; on a CPU that has bfloat16 products, always in those. A decode step reads a
+quarter of the bytes, if the kernel that decodes them keeps up. It cannot help prefill, which is bound by operations and
+only gets the extra work, unless 16-bit products are faster than the cell's own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from claimbench.recipe import Recipe
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("bitsandbytes",)
+COMPUTE_DTYPE = "bfloat16"
 
 
 class Settings(Frozen):

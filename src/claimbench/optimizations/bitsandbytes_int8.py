@@ -18,6 +18,7 @@ from claimbench.recipe import Recipe
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("bitsandbytes",)
+COMPUTE_DTYPE = "int8"
 
 
 class Settings(Frozen):
