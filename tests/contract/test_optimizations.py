@@ -12,7 +12,7 @@ import pytest
 from tests.contract.conftest import COMPILED, SLOW, Load, Use, companions, make_cell, pairs, rows_of, use
 
 from claimbench import backends, optimizations, proof
-from claimbench.cell import Frozen
+from claimbench.cell import DTYPE_BYTES, Frozen
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.recipe import Recipe
 
@@ -36,6 +36,7 @@ def test_it_holds_what_the_contract_asks(name: str) -> None:
     assert issubclass(module.Settings, Frozen)
     for function in (module.unavailable, module.apply, module.prove):
         assert callable(function)
+    assert getattr(module, "COMPUTE_DTYPE", "float32") in DTYPE_BYTES
     assert getattr(module, "NEEDS", frozenset()) <= set(ALL)
     assert getattr(module, "CLASHES", frozenset()) <= set(ALL)
     assert any(module.SEAM in backends.find(backend).SEAMS for backend in backends.names())
