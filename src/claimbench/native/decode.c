@@ -1,0 +1,1040 @@
+/* One decode step of a decoder-only transformer, all layers and the head, in a single call.
+ *
+ * At batch 1 every weight is read once per token and used once, so the step takes as long as memory takes to give the
+ * weights. All else has to fit beside that: one fork and one join per token, barriers that spin, each thread reading
+ * one contiguous stream per matrix, normalisation and activation done on values that are in the first-level cache.
+ *
+ * A matrix [rows, columns] is stored in panels of 16 rows. Within a panel the 16 rows' values of one column (float32),
+ * two columns (bfloat16), four (int8) or eight (int4) make one line of 64 bytes, so a panel is read front to back, sums
+ * stay in the 16 lanes of a vector and no sum over lanes is needed. Layouts are written by packing.py.
+ *
+ * Integer weights are multiplied with integer activations. Activations are rounded to 16 bits per group of 32 (one part
+ * in 65024 of the group's largest), as a high and a low byte, so that byte-wise dot products do the work: what is lost
+ * is in the weights. All sums of products are exact integers, so every build gives the same ones.
+ *
+ * Built for any CPU with the vector extensions of GCC and Clang; AVX-512 VNNI and AVX2 have paths of their own.
+ */
+
+#define _GNU_SOURCE
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+#define ALWAYS static inline __attribute__((always_inline))
+#define LANES 16
+#define GROUP 32  /* columns that share a scale */
+#define PAD 64    /* columns of an activation are padded with zeros to a multiple of this */
+#define MOST_ROWS 4  /* rows of the batch that one reading of a panel serves */
+#define ATTENTION_TILE 16
+#define SHORTEST_CHUNK 32
+#define LONGEST_CHUNK 128
+#define SPINS_BEFORE_YIELD 4096
+#define PREFETCH_BYTES 4096
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef int32_t v16i __attribute__((vector_size(64)));
+typedef uint32_t v16u __attribute__((vector_size(64)));
+typedef int16_t v16h __attribute__((vector_size(32)));
+typedef uint16_t v16uh __attribute__((vector_size(32)));
+typedef int8_t v16b __attribute__((vector_size(16)));
+
+enum { FLOAT32, BFLOAT16, INT8, INT4 };
+enum { RMS_NORM, LAYER_NORM };
+enum { ROPE, LEARNED, ALIBI };
+enum { SWIGLU, GELU_BY_TANH, GELU_BY_ERF };
+
+typedef struct {
+    const char *data;    /* panels */
+    const float *bias;   /* [rows padded to 16], or null */
+    int64_t rows, columns, format;
+} Matrix;
+
+typedef struct {
+    const float *weight, *bias;  /* [hidden]; no bias: null */
+} Norm;
+
+typedef struct {
+    Norm before_attention;
+    Matrix qkv, out;
+    Norm before_mlp;
+    Matrix up, down;  /* up: panels of gate and up take turns where the MLP is gated */
+} Layer;
+
+typedef struct {
+    int64_t vocabulary, hidden, heads, kv_heads, head_dim, intermediate, layers;
+    int64_t norm, positions, mlp, window, threads, idle_spin_ns;
+    float norm_epsilon, attention_scale;
+    const float *inverse_frequencies;  /* [head_dim / 2] */
+    const float *slopes;               /* [heads] of ALiBi */
+    const void *embedding;             /* [vocabulary, hidden] */
+    const float *position_embedding;   /* [position_rows, hidden] */
+    int64_t embedding_bfloat16, position_rows;
+    Norm embedding_norm, final_norm;
+    const Layer *layer;
+    Matrix head;
+} Model;
+
+typedef struct {
+    int64_t batch, length, capacity, cache_bfloat16;
+    const int64_t *tokens, *positions, *starts;  /* [batch] */
+    void *const *keys, *const *values;           /* per layer [batch, kv_heads, capacity, head_dim] */
+    float *logits;                               /* [batch, vocabulary] */
+} Step;
+
+/* An activation as a product reads it: floats, or 16-bit integers with a scale for each group of 32. */
+typedef struct {
+    float *x;          /* [batch, stride] */
+    int8_t *high, *low; /* [batch, stride]: value = 256 * high + low */
+    int16_t *pairs;    /* [batch, stride] as columns 0, 2, 1, 3 of every four */
+    float *scale;      /* [batch, stride / 32] */
+    float *sum;        /* [batch, stride / 32]: of the rounded activations */
+    int32_t *offset;   /* [batch, stride / 32]: -128 times the integers' sum, since int8 codes are stored plus 128 */
+    int64_t stride;
+} Input;
+
+typedef struct {
+    struct Decoder *decoder;
+    int index;
+    uint64_t turn;
+    Input input;
+    float *queries;  /* [heads per kv head, head_dim] */
+    float *scores;   /* [heads per kv head, LONGEST_CHUNK] */
+    pthread_t thread;
+} Worker;
+
+typedef struct Decoder {
+    Model model;
+    Step step;
+    int64_t batch;  /* that the buffers below have room for */
+    int64_t widest; /* padded columns of the widest activation */
+    float *residual, *qkv, *middle, *angles;
+    int64_t hidden_stride, qkv_stride, middle_stride;
+    float *partial;  /* [unit, heads per kv head, head_dim + 2]: sum of weighted values, then largest score, then sum */
+    int64_t units, chunk, chunks, partial_room;
+    Worker *workers;
+    pid_t process;
+    int started;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    _Alignas(128) _Atomic uint64_t epoch;
+    _Alignas(128) _Atomic uint64_t arrived;
+    _Alignas(128) _Atomic uint64_t turn;
+    _Alignas(128) _Atomic int sleepers;
+    _Atomic int stop;
+#ifdef PHASES
+    double phase_ns[16];
+    double phase_began;
+#endif
+} Decoder;
+
+static double now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
+}
+
+ALWAYS void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* ---- vectors ---- */
+
+ALWAYS v16 load(const float *p) {
+    v16 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+ALWAYS void store(float *p, v16 v) { memcpy(p, &v, sizeof v); }
+ALWAYS v16u load_bits(const void *p) {
+    v16u v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+ALWAYS v16 spread(float f) { return (v16){f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f}; }
+ALWAYS v16i spread_int(int32_t i) { return (v16i){i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i}; }
+ALWAYS v16 choose(v16i mask, v16 yes, v16 no) { return (v16)(((v16i)yes & mask) | ((v16i)no & ~mask)); }
+ALWAYS v16 larger(v16 a, v16 b) { return choose(a > b, a, b); }
+
+ALWAYS float total(v16 v) {
+    float s[LANES];
+    memcpy(s, &v, sizeof v);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) s[i] += s[i + width];
+    return s[0];
+}
+ALWAYS float largest(v16 v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float s[LANES];
+    memcpy(s, &v, sizeof v);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
+    return s[0];
+#endif
+}
+
+/* 16 half-precision floats; the multiplication puts the exponent's bias right, subnormals included. */
+ALWAYS v16 load_half(const void *p) {
+#ifdef __AVX512F__
+    return (v16)_mm512_cvtph_ps(_mm256_loadu_si256(p));
+#else
+    v16uh narrow;
+    memcpy(&narrow, p, sizeof narrow);
+    v16u wide = __builtin_convertvector(narrow, v16u);
+    v16 magnitude = (v16)((wide & 0x7fff) << 13) * 0x1p112f;
+    return (v16)((v16u)magnitude | ((wide & 0x8000) << 16));
+#endif
+}
+
+ALWAYS v16 load_bfloat16(const void *p) {
+    v16uh narrow;
+    memcpy(&narrow, p, sizeof narrow);
+    return (v16)(__builtin_convertvector(narrow, v16u) << 16);
+}
+
+ALWAYS void store_bfloat16(void *p, v16 v) {
+    v16u bits = (v16u)v;
+    v16uh narrow = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, v16uh);  /* to nearest even */
+    memcpy(p, &narrow, sizeof narrow);
+}
+
+ALWAYS v16 nearest(v16 v) { return (v + 12582912.0f) - 12582912.0f; }  /* to an integer, for |v| < 2^22 */
+
+ALWAYS v16 exponential(v16 x) {
+    x = larger(x, spread(-87.0f));
+    x = choose(x < 88.0f, x, spread(88.0f));
+    v16 n = nearest(x * 1.44269504f);
+    v16 r = x - n * 0.693145752f - n * 1.42860677e-6f;
+    v16 p = r * 1.98412698e-4f + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    v16i exponent = (__builtin_convertvector(n, v16i) + 127) << 23;
+    return p * (v16)exponent;
+}
+
+ALWAYS v16 silu(v16 x) { return x / (1.0f + exponential(-x)); }
+ALWAYS v16 gelu(v16 x, int64_t kind) {
+    if (kind == GELU_BY_ERF) {
+        float f[LANES];
+        store(f, x);
+        for (int i = 0; i < LANES; i++) f[i] = 0.5f * f[i] * (1.0f + erff(f[i] * 0.7071067812f));
+        return load(f);
+    }
+    /* 0.5 (1 + tanh u) is the logistic function of 2u */
+    return x / (1.0f + exponential(-2.0f * 0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+/* Lane i of the result is the sum over the lanes of p[i]. */
+ALWAYS v16 sums(v16 *p) {
+#ifdef __AVX512F__
+    for (int i = 0; i < 8; i++) {
+        __m512 a = (__m512)p[i], b = (__m512)p[i + 8];
+        p[i] = (v16)_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512 a = (__m512)p[i], b = (__m512)p[i + 4];
+        p[i] = (v16)_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    }
+    __m512 a = (__m512)p[0], b = (__m512)p[1], c = (__m512)p[2], d = (__m512)p[3];
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 all = _mm512_add_ps(
+        (__m512)_mm512_unpacklo_pd((__m512d)ab, (__m512d)cd), (__m512)_mm512_unpackhi_pd((__m512d)ab, (__m512d)cd));
+    /* 128-bit lane l, place s holds the sum of vector ORDER[4 l + s] */
+    const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15);
+    return (v16)_mm512_permutexvar_ps(places, all);
+#else
+    float s[LANES];
+    for (int i = 0; i < LANES; i++) s[i] = total(p[i]);
+    return load(s);
+#endif
+}
+
+/* ---- products: y[b] = panel . x[b], for `rows` rows of the batch, a constant once inlined ---- */
+
+ALWAYS void panel_float32(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
+    const int ways = rows == 1 ? 4 : rows == 2 ? 2 : 1;  /* independent sums hide the latency of an addition */
+    const float *x = in->x + first * in->stride;
+    v16 acc[MOST_ROWS][4];
+    for (int b = 0; b < rows; b++)
+        for (int k = 0; k < ways; k++) acc[b][k] = spread(0);
+    for (int64_t c = 0; c < columns; c += 4, w += 256)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            v16 line = load((const float *)w + LANES * k);
+#pragma GCC unroll 4
+            for (int b = 0; b < rows; b++) acc[b][k % ways] += line * x[b * in->stride + c + k];
+        }
+    for (int b = 0; b < rows; b++) {
+        for (int k = 1; k < ways; k++) acc[b][0] += acc[b][k];
+        y[b] = acc[b][0];
+    }
+}
+
+ALWAYS void panel_bfloat16(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
+    const int ways = rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    const float *x = in->x + first * in->stride;
+    v16 acc[MOST_ROWS][4];
+    for (int b = 0; b < rows; b++)
+        for (int k = 0; k < ways; k++) acc[b][k] = spread(0);
+    for (int64_t c = 0; c < columns; c += 4, w += 128)
+#pragma GCC unroll 2
+        for (int k = 0; k < 4; k += 2) {
+            v16u line = load_bits(w + 32 * k);
+            v16 even = (v16)(line << 16), odd = (v16)(line & 0xffff0000u);
+#pragma GCC unroll 4
+            for (int b = 0; b < rows; b++) {
+                acc[b][k % ways] += even * x[b * in->stride + c + k];
+                acc[b][(k + 1) % ways] += odd * x[b * in->stride + c + k + 1];
+            }
+        }
+    for (int b = 0; b < rows; b++) {
+        for (int k = 1; k < ways; k++) acc[b][0] += acc[b][k];
+        y[b] = acc[b][0];
+    }
+}
+
+/* Sums over columns of code (unsigned byte) times activation (16 bits); `quad` counts columns in fours. */
+#if defined(__AVX512VNNI__)
+typedef struct {
+    __m512i high, low;
+} Dots;
+ALWAYS Dots no_dots(void) { return (Dots){_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+ALWAYS void add_dots(Dots *d, v16u codes, const Input *in, int64_t quad) {
+    int32_t high, low;
+    memcpy(&high, in->high + 4 * quad, 4);
+    memcpy(&low, in->low + 4 * quad, 4);
+    d->high = _mm512_dpbusd_epi32(d->high, (__m512i)codes, _mm512_set1_epi32(high));
+    d->low = _mm512_dpbusd_epi32(d->low, (__m512i)codes, _mm512_set1_epi32(low));
+}
+ALWAYS v16i dots_total(Dots d) { return (v16i)_mm512_add_epi32(_mm512_slli_epi32(d.high, 8), d.low); }
+#elif defined(__AVX2__)
+typedef struct {
+    __m256i half[2];
+} Dots;
+ALWAYS Dots no_dots(void) { return (Dots){{_mm256_setzero_si256(), _mm256_setzero_si256()}}; }
+ALWAYS void add_dots(Dots *d, v16u codes, const Input *in, int64_t quad) {
+    const __m256i even = _mm256_set1_epi16(0xff);
+    int32_t pair[2];  /* columns 0 and 2, columns 1 and 3 */
+    memcpy(pair, in->pairs + 4 * quad, 8);
+    __m256i first = _mm256_set1_epi32(pair[0]), second = _mm256_set1_epi32(pair[1]), half[2];
+    memcpy(half, &codes, sizeof codes);
+    for (int i = 0; i < 2; i++) {
+        d->half[i] = _mm256_add_epi32(d->half[i], _mm256_madd_epi16(_mm256_and_si256(half[i], even), first));
+        d->half[i] = _mm256_add_epi32(d->half[i], _mm256_madd_epi16(_mm256_srli_epi16(half[i], 8), second));
+    }
+}
+ALWAYS v16i dots_total(Dots d) {
+    v16i t;
+    memcpy(&t, d.half, sizeof t);
+    return t;
+}
+#else
+typedef struct {
+    v16i all;
+} Dots;
+ALWAYS Dots no_dots(void) { return (Dots){spread_int(0)}; }
+ALWAYS void add_dots(Dots *d, v16u codes, const Input *in, int64_t quad) {
+    const int16_t *x = in->pairs + 4 * quad;
+    d->all += (v16i)(codes & 255) * x[0];
+    d->all += (v16i)((codes >> 8) & 255) * x[2];
+    d->all += (v16i)((codes >> 16) & 255) * x[1];
+    d->all += (v16i)(codes >> 24) * x[3];
+}
+ALWAYS v16i dots_total(Dots d) { return d.all; }
+#endif
+
+/* 64 columns: 2 x 16 scales (half precision), then 16 lines of 4 columns. */
+ALWAYS void panel_int8(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
+    for (int b = 0; b < rows; b++) y[b] = spread(0);
+    for (int64_t c = 0; c < columns; c += 2 * GROUP, w += 64 + 2 * GROUP * LANES)
+#pragma GCC unroll 2
+        for (int g = 0; g < 2; g++) {
+            Dots dots[MOST_ROWS];
+            for (int b = 0; b < rows; b++) dots[b] = no_dots();
+#pragma GCC unroll 8
+            for (int k = 0; k < GROUP / 4; k++) {
+                v16u codes = load_bits(w + 64 + 64 * (g * (GROUP / 4) + k));
+#pragma GCC unroll 4
+                for (int b = 0; b < rows; b++)
+                    add_dots(&dots[b], codes, in, ((first + b) * in->stride + c + GROUP * g) / 4 + k);
+            }
+            v16 scale = load_half(w + 32 * g);
+            for (int b = 0; b < rows; b++) {
+                int64_t at = ((first + b) * in->stride + c) / GROUP + g;
+                v16i product = dots_total(dots[b]) + in->offset[at];
+                y[b] += __builtin_convertvector(product, v16) * (scale * in->scale[at]);
+            }
+        }
+}
+
+/* 32 columns: 16 scales and 16 minima (half precision), then 4 lines of 8 columns: low nibbles 0-3, high nibbles 4-7. */
+ALWAYS void panel_int4(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
+    for (int b = 0; b < rows; b++) y[b] = spread(0);
+    for (int64_t c = 0; c < columns; c += GROUP, w += 64 + GROUP * LANES / 2) {
+        Dots dots[MOST_ROWS];
+        for (int b = 0; b < rows; b++) dots[b] = no_dots();
+#pragma GCC unroll 4
+        for (int k = 0; k < GROUP / 8; k++) {
+            v16u codes = load_bits(w + 64 + 64 * k);
+            v16u low = codes & 0x0f0f0f0fu, high = (codes >> 4) & 0x0f0f0f0fu;
+#pragma GCC unroll 4
+            for (int b = 0; b < rows; b++) {
+                int64_t quad = ((first + b) * in->stride + c) / 4 + 2 * k;
+                add_dots(&dots[b], low, in, quad);
+                add_dots(&dots[b], high, in, quad + 1);
+            }
+        }
+        v16 scale = load_half(w), minimum = load_half(w + 32);
+        for (int b = 0; b < rows; b++) {
+            int64_t at = ((first + b) * in->stride + c) / GROUP;
+            y[b] += __builtin_convertvector(dots_total(dots[b]), v16) * (scale * in->scale[at]) + minimum * in->sum[at];
+        }
+    }
+}
+
+#define BY_ROWS(kernel)                                                                                      \
+    static void kernel##_rows(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, int rows) { \
+        switch (rows) {                                                                                       \
+            case 1: kernel(w, columns, in, first, y, 1); break;                                               \
+            case 2: kernel(w, columns, in, first, y, 2); break;                                               \
+            case 3: kernel(w, columns, in, first, y, 3); break;                                               \
+            default: kernel(w, columns, in, first, y, 4); break;                                              \
+        }                                                                                                     \
+    }
+BY_ROWS(panel_float32)
+BY_ROWS(panel_bfloat16)
+BY_ROWS(panel_int8)
+BY_ROWS(panel_int4)
+
+static int64_t panel_bytes(const Matrix *m) {
+    switch (m->format) {
+        case FLOAT32: return m->columns * LANES * 4;
+        case BFLOAT16: return m->columns * LANES * 2;
+        case INT8: return m->columns / (2 * GROUP) * (64 + 2 * GROUP * LANES);
+        default: return m->columns / GROUP * (64 + GROUP * LANES / 2);
+    }
+}
+
+ALWAYS void panel(const Matrix *m, int64_t index, int64_t bytes, const Input *in, int64_t first, v16 *y, int rows) {
+    const char *w = m->data + index * bytes;
+    switch (m->format) {
+        case FLOAT32: panel_float32_rows(w, m->columns, in, first, y, rows); break;
+        case BFLOAT16: panel_bfloat16_rows(w, m->columns, in, first, y, rows); break;
+        case INT8: panel_int8_rows(w, m->columns, in, first, y, rows); break;
+        default: panel_int4_rows(w, m->columns, in, first, y, rows); break;
+    }
+    if (m->bias)
+        for (int b = 0; b < rows; b++) y[b] += load(m->bias + LANES * index);
+}
+
+/* ---- what a product reads ---- */
+
+ALWAYS int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* Round x[b] to integers with a scale per group of 32. */
+static void round_input(Input *in, int64_t batch, int64_t columns) {
+    int64_t width = padded(columns, PAD);
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t c = 0; c < width; c += GROUP) {
+            const float *x = in->x + b * in->stride + c;
+            v16 part[2] = {load(x), load(x + LANES)};
+            v16 size = larger(larger(part[0], -part[0]), larger(part[1], -part[1]));
+            float most = largest(size), scale = most / 32512.0f;  /* 127 * 256: the high byte stays within 127 */
+            float inverse = most > 0 ? 32512.0f / most : 0;
+            int64_t at = (b * in->stride + c) / GROUP;
+            v16i all = spread_int(0);
+            for (int i = 0; i < 2; i++) {
+                v16i q = __builtin_convertvector(nearest(part[i] * inverse), v16i);
+                all += q;
+#ifdef __AVX512VNNI__
+                v16i low = (v16i)((v16u)q << 24) >> 24;
+                v16b bytes = __builtin_convertvector(low, v16b);
+                memcpy(in->low + b * in->stride + c + LANES * i, &bytes, sizeof bytes);
+                bytes = __builtin_convertvector((q - low) >> 8, v16b);
+                memcpy(in->high + b * in->stride + c + LANES * i, &bytes, sizeof bytes);
+#else
+                for (int k = 0; k < LANES; k++)  /* columns 0, 2, 1, 3 */
+                    in->pairs[b * in->stride + c + LANES * i + (k & ~3) + ((k & 1) << 1 | (k & 3) >> 1)] = (int16_t)q[k];
+#endif
+            }
+            int32_t sum = 0;
+            for (int k = 0; k < LANES; k++) sum += all[k];
+            in->scale[at] = scale;
+            in->sum[at] = scale * (float)sum;
+            in->offset[at] = -128 * sum;
+        }
+}
+
+static void normalise(const Model *m, Norm norm, const float *x, float *y) {
+    int64_t n = m->hidden, whole = n / LANES * LANES;
+    v16 sum = spread(0), squares = spread(0);
+    float rest = 0, rest_squares = 0, mean = 0;
+    if (m->norm == LAYER_NORM) {
+        for (int64_t c = 0; c < whole; c += LANES) sum += load(x + c);
+        for (int64_t c = whole; c < n; c++) rest += x[c];
+        mean = (total(sum) + rest) / (float)n;
+    }
+    for (int64_t c = 0; c < whole; c += LANES) {
+        v16 v = load(x + c) - mean;
+        squares += v * v;
+    }
+    for (int64_t c = whole; c < n; c++) rest_squares += (x[c] - mean) * (x[c] - mean);
+    float factor = 1.0f / sqrtf((total(squares) + rest_squares) / (float)n + m->norm_epsilon);
+    for (int64_t c = 0; c < whole; c += LANES) {
+        v16 v = (load(x + c) - mean) * factor * load(norm.weight + c);
+        store(y + c, norm.bias ? v + load(norm.bias + c) : v);
+    }
+    for (int64_t c = whole; c < n; c++)
+        y[c] = (x[c] - mean) * factor * norm.weight[c] + (norm.bias ? norm.bias[c] : 0);
+}
+
+static void read_normalised(Worker *w, Norm norm, int64_t format) {
+    const Decoder *d = w->decoder;
+    for (int64_t b = 0; b < d->step.batch; b++) {
+        float *y = w->input.x + b * w->input.stride;
+        normalise(&d->model, norm, d->residual + b * d->hidden_stride, y);
+        memset(y + d->model.hidden, 0, sizeof(float) * (size_t)(padded(d->model.hidden, PAD) - d->model.hidden));
+    }
+    if (format >= INT8) round_input(&w->input, d->step.batch, d->model.hidden);
+}
+
+static void read_plain(Worker *w, const float *from, int64_t stride, int64_t columns, int64_t format) {
+    const Decoder *d = w->decoder;
+    for (int64_t b = 0; b < d->step.batch; b++)
+        memcpy(w->input.x + b * w->input.stride, from + b * stride, sizeof(float) * (size_t)padded(columns, PAD));
+    if (format >= INT8) round_input(&w->input, d->step.batch, columns);
+}
+
+/* ---- the phases of a step; a thread does its share of each ---- */
+
+ALWAYS void share(const Worker *w, int64_t units, int64_t *begin, int64_t *end) {
+    int64_t threads = w->decoder->model.threads;
+    *begin = units * w->index / threads;
+    *end = units * (w->index + 1) / threads;
+}
+
+/* Weights that this thread reads next are asked for before it waits, so that memory is not idle while it does. */
+static void prefetch(const Worker *w, const Matrix *m, int64_t panels_per_unit) {
+    int64_t begin, end, bytes = panel_bytes(m) * panels_per_unit;
+    share(w, padded(m->rows, LANES) / LANES / panels_per_unit, &begin, &end);
+    const char *p = m->data + begin * bytes;
+    int64_t ahead = (end - begin) * bytes < PREFETCH_BYTES ? (end - begin) * bytes : PREFETCH_BYTES;
+    for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+static void project_to(Worker *w, const Matrix *m, float *to, int64_t stride, int64_t columns) {
+    int64_t begin, end, bytes = panel_bytes(m);
+    share(w, padded(m->rows, LANES) / LANES, &begin, &end);
+    for (int64_t p = begin; p < end; p++)
+        for (int64_t b = 0; b < w->decoder->step.batch; b += MOST_ROWS) {
+            v16 y[MOST_ROWS];
+            int rows = (int)(w->decoder->step.batch - b < MOST_ROWS ? w->decoder->step.batch - b : MOST_ROWS);
+            panel(m, p, bytes, &w->input, b, y, rows);
+            int64_t width = columns - p * LANES < LANES ? columns - p * LANES : LANES;
+            for (int i = 0; i < rows; i++)
+                memcpy(to + (b + i) * stride + p * LANES, &y[i], sizeof(float) * (size_t)width);
+        }
+}
+
+static void add_to_residual(Worker *w, const Matrix *m) {
+    Decoder *d = w->decoder;
+    int64_t begin, end, bytes = panel_bytes(m);
+    share(w, padded(m->rows, LANES) / LANES, &begin, &end);
+    for (int64_t p = begin; p < end; p++)
+        for (int64_t b = 0; b < d->step.batch; b += MOST_ROWS) {
+            v16 y[MOST_ROWS];
+            int rows = (int)(d->step.batch - b < MOST_ROWS ? d->step.batch - b : MOST_ROWS);
+            panel(m, p, bytes, &w->input, b, y, rows);
+            for (int i = 0; i < rows; i++) {
+                float *to = d->residual + (b + i) * d->hidden_stride + p * LANES;
+                store(to, load(to) + y[i]);
+            }
+        }
+}
+
+static void expand(Worker *w, const Matrix *m) {
+    Decoder *d = w->decoder;
+    int gated = d->model.mlp == SWIGLU;
+    int64_t begin, end, bytes = panel_bytes(m);
+    share(w, padded(d->model.intermediate, LANES) / LANES, &begin, &end);
+    for (int64_t p = begin; p < end; p++)
+        for (int64_t b = 0; b < d->step.batch; b += MOST_ROWS) {
+            v16 y[MOST_ROWS], up[MOST_ROWS];
+            int rows = (int)(d->step.batch - b < MOST_ROWS ? d->step.batch - b : MOST_ROWS);
+            if (gated) {
+                panel(m, 2 * p, bytes, &w->input, b, y, rows);
+                panel(m, 2 * p + 1, bytes, &w->input, b, up, rows);
+            } else {
+                panel(m, p, bytes, &w->input, b, y, rows);
+            }
+            for (int i = 0; i < rows; i++)
+                store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? silu(y[i]) * up[i] : gelu(y[i], d->model.mlp));
+        }
+}
+
+static void rotate(float *to, const float *from, const float *angles, int64_t head_dim, float scale) {
+    int64_t half = head_dim / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float c = angles[i], s = angles[half + i], a = from[i], b = from[half + i];
+        to[i] = (a * c - b * s) * scale;
+        to[half + i] = (b * c + a * s) * scale;
+    }
+}
+
+ALWAYS v16 load_cached(const char *p, int64_t index, int bfloat16) {
+    return bfloat16 ? load_bfloat16(p + 2 * index) : load((const float *)p + index);
+}
+
+/* One row, one key/value head, positions [begin, end): all queries of that head. */
+ALWAYS void attend(Worker *w, const char *keys, const char *values, int64_t begin, int64_t end, int64_t start,
+                   const float *slopes, float *partial, int64_t vectors, const int bfloat16) {
+    const Model *m = &w->decoder->model;
+    int64_t head_dim = LANES * vectors, queries = m->heads / m->kv_heads;
+    for (int64_t tile = begin; tile < end; tile += ATTENTION_TILE)
+        for (int64_t q = 0; q < queries; q++) {
+            v16 dots[ATTENTION_TILE];
+            const float *query = w->queries + q * head_dim;
+            for (int64_t i = 0; i < ATTENTION_TILE; i++) {
+                int64_t at = (tile + i < end ? tile + i : end - 1) * head_dim;
+                dots[i] = load(query) * load_cached(keys, at, bfloat16);
+                for (int64_t v = 1; v < vectors; v++)
+                    dots[i] += load(query + LANES * v) * load_cached(keys, at + LANES * v, bfloat16);
+            }
+            v16 score = sums(dots);
+            v16i position = (v16i){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (int32_t)tile;
+            if (slopes) score += slopes[q] * __builtin_convertvector(position - (int32_t)start, v16);
+            score = choose(position < (int32_t)end, score, spread(-INFINITY));
+            store(w->scores + q * LONGEST_CHUNK + (tile - begin), score);
+        }
+    for (int64_t q = 0; q < queries; q++, partial += head_dim + 2) {
+        float *score = w->scores + q * LONGEST_CHUNK;
+        v16 most = spread(-INFINITY), sum = spread(0);
+        for (int64_t i = 0; i < end - begin; i += LANES) most = larger(most, load(score + i));
+        float peak = largest(most);
+        for (int64_t i = 0; i < end - begin; i += LANES) {
+            v16 p = exponential(load(score + i) - peak);
+            sum += p;
+            store(score + i, p);
+        }
+        v16 out[16];
+        for (int64_t v = 0; v < vectors; v++) out[v] = spread(0);
+        for (int64_t i = 0; i < end - begin; i++)
+            for (int64_t v = 0; v < vectors; v++)
+                out[v] += score[i] * load_cached(values, (begin + i) * head_dim + LANES * v, bfloat16);
+        for (int64_t v = 0; v < vectors; v++) store(partial + LANES * v, out[v]);
+        partial[head_dim] = peak;
+        partial[head_dim + 1] = total(sum);
+    }
+}
+
+static void attend_share(Worker *w, int64_t layer) {
+    Decoder *d = w->decoder;
+    const Model *m = &d->model;
+    const Step *s = &d->step;
+    int64_t begin, end, queries = m->heads / m->kv_heads, head_dim = m->head_dim;
+    int64_t size = s->cache_bfloat16 ? 2 : 4;
+    share(w, d->units, &begin, &end);
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t chunk = unit % d->chunks, head = unit / d->chunks % m->kv_heads, row = unit / d->chunks / m->kv_heads;
+        int64_t start = s->starts[row];
+        if (m->window > 0 && s->length + 1 - m->window > start) start = s->length + 1 - m->window;
+        int64_t from = chunk * d->chunk, to = from + d->chunk;
+        if (from < start) from = start;
+        if (to > s->length + 1) to = s->length + 1;
+        float *partial = d->partial + unit * queries * (head_dim + 2);
+        if (from >= to) {
+            for (int64_t q = 0; q < queries; q++, partial += head_dim + 2) {
+                memset(partial, 0, sizeof(float) * (size_t)(head_dim + 2));
+                partial[head_dim] = -INFINITY;
+            }
+            continue;
+        }
+        const float *qkv = d->qkv + row * d->qkv_stride, *angles = d->angles + row * head_dim;
+        int64_t plane = (row * m->kv_heads + head) * s->capacity * head_dim;
+        char *keys = (char *)s->keys[layer] + plane * size, *values = (char *)s->values[layer] + plane * size;
+        for (int64_t q = 0; q < queries; q++) {
+            const float *query = qkv + (head * queries + q) * head_dim;
+            if (m->positions == ROPE)
+                rotate(w->queries + q * head_dim, query, angles, head_dim, m->attention_scale);
+            else
+                for (int64_t i = 0; i < head_dim; i++) w->queries[q * head_dim + i] = query[i] * m->attention_scale;
+        }
+        if (to == s->length + 1) {  /* this unit has the new position, and nobody else reads it in this step */
+            const float *key = qkv + (m->heads + head) * head_dim, *value = key + m->kv_heads * head_dim;
+            float rotated[256];
+            if (m->positions == ROPE) {
+                rotate(rotated, key, angles, head_dim, 1.0f);
+                key = rotated;
+            }
+            for (int64_t i = 0; i < head_dim; i += LANES) {
+                int64_t at = s->length * head_dim + i;
+                if (s->cache_bfloat16) {
+                    store_bfloat16(keys + 2 * at, load(key + i));
+                    store_bfloat16(values + 2 * at, load(value + i));
+                } else {
+                    store((float *)keys + at, load(key + i));
+                    store((float *)values + at, load(value + i));
+                }
+            }
+        }
+        const float *slopes = m->positions == ALIBI ? m->slopes + head * queries : NULL;
+        int64_t vectors = head_dim / LANES, base = s->starts[row];
+        if (s->cache_bfloat16)
+            attend(w, keys, values, from, to, base, slopes, partial, vectors, 1);
+        else if (vectors == 4)
+            attend(w, keys, values, from, to, base, slopes, partial, 4, 0);
+        else if (vectors == 8)
+            attend(w, keys, values, from, to, base, slopes, partial, 8, 0);
+        else
+            attend(w, keys, values, from, to, base, slopes, partial, vectors, 0);
+    }
+}
+
+/* The chunks' partial sums, brought to one scale: what the output projection reads. */
+static void read_attended(Worker *w, int64_t format) {
+    const Decoder *d = w->decoder;
+    const Model *m = &d->model;
+    int64_t queries = m->heads / m->kv_heads, width = m->head_dim + 2, columns = m->heads * m->head_dim;
+    for (int64_t row = 0; row < d->step.batch; row++) {
+        float *to = w->input.x + row * w->input.stride;
+        for (int64_t head = 0; head < m->heads; head++, to += m->head_dim) {
+            int64_t unit = (row * m->kv_heads + head / queries) * d->chunks;
+            const float *first = d->partial + (unit * queries + head % queries) * width;
+            int64_t next = queries * width;
+            float peak = -INFINITY, sum = 0;
+            for (int64_t c = 0; c < d->chunks; c++)
+                if (first[c * next + m->head_dim] > peak) peak = first[c * next + m->head_dim];
+            for (int64_t i = 0; i < m->head_dim; i += LANES) store(to + i, spread(0));
+            for (int64_t c = 0; c < d->chunks; c++) {
+                const float *part = first + c * next;
+                float factor = expf(part[m->head_dim] - peak);
+                sum += factor * part[m->head_dim + 1];
+                for (int64_t i = 0; i < m->head_dim; i += LANES) store(to + i, load(to + i) + factor * load(part + i));
+            }
+            for (int64_t i = 0; i < m->head_dim; i += LANES) store(to + i, load(to + i) * (1.0f / sum));
+        }
+        memset(to, 0, sizeof(float) * (size_t)(padded(columns, PAD) - columns));
+    }
+    if (format >= INT8) round_input(&w->input, d->step.batch, columns);
+}
+
+/* ---- threads ---- */
+
+/* Neighbours may hold a core: after a short spin the core is offered to whoever waits for it. */
+static void barrier(Worker *w) {
+    Decoder *d = w->decoder;
+    if (d->model.threads == 1) return;
+    uint64_t turn = ++w->turn;
+    if (atomic_fetch_add_explicit(&d->arrived, 1, memory_order_acq_rel) + 1 == turn * (uint64_t)d->model.threads) {
+        atomic_store_explicit(&d->turn, turn, memory_order_release);
+        return;
+    }
+    for (int spins = 0; atomic_load_explicit(&d->turn, memory_order_acquire) < turn; spins++) {
+        if (spins < SPINS_BEFORE_YIELD)
+            relax();
+        else
+            sched_yield();
+    }
+}
+
+#ifdef PHASES
+#define PHASE(i)                                                   \
+    if (w->index == 0) {                                           \
+        double now = now_ns();                                     \
+        w->decoder->phase_ns[i] += now - w->decoder->phase_began;  \
+        w->decoder->phase_began = now;                             \
+    }
+#else
+#define PHASE(i)
+#endif
+
+static void work(Worker *w) {
+    Decoder *d = w->decoder;
+    const Model *m = &d->model;
+    int64_t gate = m->mlp == SWIGLU ? 2 : 1;
+    for (int64_t i = 0; i < m->layers; i++) {
+        const Layer *layer = &m->layer[i];
+        read_normalised(w, layer->before_attention, layer->qkv.format);
+        PHASE(0)
+        project_to(w, &layer->qkv, d->qkv, d->qkv_stride, layer->qkv.rows);
+        PHASE(1)
+        prefetch(w, &layer->out, 1);
+        barrier(w);
+        PHASE(2)
+        attend_share(w, i);
+        PHASE(3)
+        barrier(w);
+        PHASE(4)
+        read_attended(w, layer->out.format);
+        PHASE(5)
+        add_to_residual(w, &layer->out);
+        PHASE(6)
+        prefetch(w, &layer->up, gate);
+        barrier(w);
+        PHASE(7)
+        read_normalised(w, layer->before_mlp, layer->up.format);
+        PHASE(8)
+        expand(w, &layer->up);
+        PHASE(9)
+        prefetch(w, &layer->down, 1);
+        barrier(w);
+        PHASE(10)
+        read_plain(w, d->middle, d->middle_stride, m->intermediate, layer->down.format);
+        PHASE(11)
+        add_to_residual(w, &layer->down);
+        PHASE(12)
+        prefetch(w, i + 1 < m->layers ? &m->layer[i + 1].qkv : &m->head, 1);
+        barrier(w);
+        PHASE(13)
+    }
+    read_normalised(w, m->final_norm, m->head.format);
+    project_to(w, &m->head, d->step.logits, m->vocabulary, m->vocabulary);
+    PHASE(14)
+    barrier(w);
+    PHASE(15)
+}
+
+/* Between tokens a thread looks for the next one for a moment, then sleeps: an idle decoder takes no core. */
+static void *serve(void *argument) {
+    Worker *w = argument;
+    Decoder *d = w->decoder;
+    uint64_t seen = 0;
+    for (;;) {
+        double until = now_ns() + (double)d->model.idle_spin_ns;
+        for (int spins = 1; atomic_load_explicit(&d->epoch, memory_order_acquire) == seen; spins++) {
+            relax();
+            if (spins % 256 == 0) {
+                if (now_ns() > until) break;
+                sched_yield();
+            }
+        }
+        if (atomic_load(&d->epoch) == seen) {
+            pthread_mutex_lock(&d->mutex);
+            atomic_fetch_add(&d->sleepers, 1);
+            while (atomic_load(&d->epoch) == seen) pthread_cond_wait(&d->wake, &d->mutex);
+            atomic_fetch_sub(&d->sleepers, 1);
+            pthread_mutex_unlock(&d->mutex);
+        }
+        seen++;
+        if (atomic_load(&d->stop)) return NULL;
+        work(w);
+    }
+}
+
+static void announce(Decoder *d) {
+    atomic_fetch_add(&d->epoch, 1);
+    if (atomic_load(&d->sleepers)) {
+        pthread_mutex_lock(&d->mutex);
+        pthread_cond_broadcast(&d->wake);
+        pthread_mutex_unlock(&d->mutex);
+    }
+}
+
+static void stop_threads(Decoder *d) {
+    if (d->started && d->process == getpid()) {  /* a forked child has none of them */
+        atomic_store(&d->stop, 1);
+        announce(d);
+        for (int i = 1; i <= d->started; i++) pthread_join(d->workers[i].thread, NULL);
+    }
+    d->started = 0;
+}
+
+/* Threads inherit the caller's cores. Signals are Python's business. */
+static int start_threads(Decoder *d) {
+    sigset_t all, before;
+    pthread_mutex_init(&d->mutex, NULL);
+    pthread_cond_init(&d->wake, NULL);
+    atomic_store(&d->epoch, 0);
+    atomic_store(&d->arrived, 0);
+    atomic_store(&d->turn, 0);
+    atomic_store(&d->sleepers, 0);
+    atomic_store(&d->stop, 0);
+    d->process = getpid();
+    d->started = 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int i = 0; i < d->model.threads; i++) {
+        d->workers[i].turn = 0;
+        if (i && pthread_create(&d->workers[i].thread, NULL, serve, &d->workers[i])) break;
+        d->started = i;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (d->started == d->model.threads - 1) return 0;
+    stop_threads(d);
+    return -1;
+}
+
+/* ---- what Python calls ---- */
+
+static void *aligned_zeros(int64_t bytes) {
+    void *p = NULL;
+    bytes = padded(bytes > 0 ? bytes : 1, 128);
+    if (posix_memalign(&p, 128, (size_t)bytes)) return NULL;
+    return memset(p, 0, (size_t)bytes);
+}
+
+static void free_input(Input *in) {
+    free(in->x), free(in->high), free(in->low), free(in->pairs), free(in->scale), free(in->sum), free(in->offset);
+    memset(in, 0, sizeof *in);
+}
+
+/* Room for `batch` rows. Returns 0, or -1 where memory is exhausted. */
+static int make_room(Decoder *d, int64_t batch) {
+    if (batch <= d->batch) return 0;
+    d->batch = 0;
+    free(d->residual), free(d->qkv), free(d->middle), free(d->angles);
+    d->residual = aligned_zeros(4 * batch * d->hidden_stride);
+    d->qkv = aligned_zeros(4 * batch * d->qkv_stride);
+    d->middle = aligned_zeros(4 * batch * d->middle_stride);
+    d->angles = aligned_zeros(4 * batch * d->model.head_dim);
+    int short_of = !d->residual || !d->qkv || !d->middle || !d->angles;
+    for (int64_t i = 0; i < d->model.threads; i++) {
+        Input *in = &d->workers[i].input;
+        free_input(in);
+        in->stride = d->widest;
+        in->x = aligned_zeros(4 * batch * in->stride);
+        in->high = aligned_zeros(batch * in->stride);
+        in->low = aligned_zeros(batch * in->stride);
+        in->pairs = aligned_zeros(2 * batch * in->stride);
+        in->scale = aligned_zeros(4 * batch * in->stride / GROUP);
+        in->sum = aligned_zeros(4 * batch * in->stride / GROUP);
+        in->offset = aligned_zeros(4 * batch * in->stride / GROUP);
+        short_of |= !in->x || !in->high || !in->low || !in->pairs || !in->scale || !in->sum || !in->offset;
+    }
+    if (short_of) return -1;
+    d->batch = batch;
+    return 0;
+}
+
+/* How the attention of a step is cut into units: enough of them to share, none shorter than pays. */
+static int cut_attention(Decoder *d) {
+    const Model *m = &d->model;
+    int64_t positions = d->step.length + 1, planes = d->step.batch * m->kv_heads;
+    int64_t chunk = padded((positions * planes + 4 * m->threads - 1) / (4 * m->threads), ATTENTION_TILE);
+    d->chunk = chunk < SHORTEST_CHUNK ? SHORTEST_CHUNK : chunk > LONGEST_CHUNK ? LONGEST_CHUNK : chunk;
+    d->chunks = (positions + d->chunk - 1) / d->chunk;
+    d->units = planes * d->chunks;
+    if (d->units <= d->partial_room) return 0;
+    free(d->partial);
+    d->partial_room = 2 * d->units;  /* so that memory is not asked for at every step */
+    d->partial = aligned_zeros(4 * d->partial_room * (m->heads / m->kv_heads) * (m->head_dim + 2));
+    if (!d->partial) d->partial_room = 0;
+    return d->partial ? 0 : -1;
+}
+
+int64_t model_bytes(void) { return (int64_t)sizeof(Model); }
+
+void decoder_close(Decoder *d) {
+    if (!d) return;
+    stop_threads(d);
+    for (int64_t i = 0; d->workers && i < d->model.threads; i++) {
+        free_input(&d->workers[i].input);
+        free(d->workers[i].queries), free(d->workers[i].scores);
+    }
+    free(d->residual), free(d->qkv), free(d->middle), free(d->angles), free(d->partial), free(d->workers);
+    free((void *)d->model.layer);
+    free(d);
+}
+
+/* Null where memory or threads are exhausted. What `model` points to must stay, except its array of layers. */
+Decoder *decoder_open(const Model *model) {
+    Decoder *d = aligned_zeros(sizeof(Decoder));
+    if (!d) return NULL;
+    d->model = *model;
+    Layer *layers = aligned_zeros((int64_t)sizeof(Layer) * model->layers);
+    d->workers = aligned_zeros((int64_t)sizeof(Worker) * model->threads);
+    d->model.layer = layers;
+    if (!layers || !d->workers) return decoder_close(d), NULL;
+    memcpy(layers, model->layer, sizeof(Layer) * (size_t)model->layers);
+    int64_t attended = model->heads * model->head_dim, queries = model->heads / model->kv_heads;
+    d->hidden_stride = padded(model->hidden, PAD);
+    d->qkv_stride = padded(attended + 2 * model->kv_heads * model->head_dim, PAD);
+    d->middle_stride = padded(model->intermediate, PAD);
+    d->widest = padded(attended, PAD);
+    if (d->hidden_stride > d->widest) d->widest = d->hidden_stride;
+    if (d->middle_stride > d->widest) d->widest = d->middle_stride;
+    int short_of = 0;
+    for (int64_t i = 0; i < model->threads; i++) {
+        Worker *w = &d->workers[i];
+        w->decoder = d;
+        w->index = (int)i;
+        w->queries = aligned_zeros(4 * queries * model->head_dim);
+        w->scores = aligned_zeros(4 * queries * LONGEST_CHUNK);
+        short_of |= !w->queries || !w->scores;
+    }
+    if (short_of || start_threads(d)) return decoder_close(d), NULL;
+    return d;
+}
+
+static void embed(Decoder *d) {
+    const Model *m = &d->model;
+    for (int64_t b = 0; b < d->step.batch; b++) {
+        float *h = d->residual + b * d->hidden_stride;
+        int64_t token = d->step.tokens[b] * m->hidden, place = d->step.positions[b];
+        for (int64_t c = 0; c < m->hidden; c++) {
+            if (m->embedding_bfloat16) {
+                uint32_t bits = (uint32_t)((const uint16_t *)m->embedding)[token + c] << 16;
+                memcpy(h + c, &bits, 4);
+            } else {
+                h[c] = ((const float *)m->embedding)[token + c];
+            }
+        }
+        if (m->positions == LEARNED)
+            for (int64_t c = 0; c < m->hidden; c++)
+                h[c] += m->position_embedding[place * m->hidden + c];
+        if (m->embedding_norm.weight) normalise(m, m->embedding_norm, h, h);
+        if (m->positions == ROPE)
+            for (int64_t i = 0; i < m->head_dim / 2; i++) {
+                float angle = (float)place * m->inverse_frequencies[i];
+                d->angles[b * m->head_dim + i] = cosf(angle);
+                d->angles[b * m->head_dim + m->head_dim / 2 + i] = sinf(angle);
+            }
+    }
+}
+
+/* One token for each row. Returns 0, -1 where memory or threads are exhausted, -2 where a number is out of range. */
+int decoder_step(Decoder *d, const Step *step) {
+    if (step->length < 0 || step->length >= step->capacity) return -2;
+    for (int64_t b = 0; b < step->batch; b++) {
+        if (step->tokens[b] < 0 || step->tokens[b] >= d->model.vocabulary) return -2;
+        if (step->starts[b] < 0 || step->starts[b] > step->length) return -2;
+        if (step->positions[b] < 0) return -2;
+        if (d->model.positions == LEARNED && step->positions[b] >= d->model.position_rows) return -2;
+    }
+    if (d->process != getpid() && start_threads(d)) return -1;
+    d->step = *step;
+    if (make_room(d, step->batch) || cut_attention(d)) return -1;
+    embed(d);
+#ifdef PHASES
+    d->phase_began = now_ns();
+#endif
+    if (d->model.threads > 1) announce(d);
+    work(&d->workers[0]);
+    return 0;
+}
+
+#ifdef PHASES
+void decoder_phases(Decoder *d, double *ns) {
+    memcpy(ns, d->phase_ns, sizeof d->phase_ns);
+    memset(d->phase_ns, 0, sizeof d->phase_ns);
+}
+#endif
