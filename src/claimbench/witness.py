@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from claimbench.model.kv_cache import Room
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled
 
 if TYPE_CHECKING:
     from claimbench.engine import Decoder
 
 Shapes = tuple[tuple[int, ...], ...]
+
+PRODUCTS = ("aten::bmm", "aten::baddbmm")
+FUSED_ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,12 @@ class Seen:
     prefill: Pass
     steps: tuple[Pass, ...]
     """Decode passes, in order."""
+    room: Room
+    """What the key-value cache was to have room for."""
     cache: str
     """Class of the live key-value cache."""
     cache_allocations: int | None
+    """Times that the live cache was allocated in its life, where it is allocated ahead."""
     modules: dict[str, int]
     """How many modules of each class the model has."""
     weights: dict[str, int]
@@ -77,6 +84,19 @@ class Seen:
     def calls(self, name: str) -> int:
         """Calls of `name` in all decode passes."""
         return sum(step.called(name) for step in self.steps)
+
+    def keys_attended(self, seen: Pass) -> set[int]:
+        """Lengths of the keys that attention multiplied with."""
+        head_dim, found = self.room.arch.head_dim, set()
+        for name in PRODUCTS:
+            for *_, first, second in seen.shapes.get(name, []):
+                if first[-1] == head_dim:  # queries by keys
+                    found.add(second[-1])
+                elif second[-1] == head_dim:  # weights by values
+                    found.add(second[-2])
+        for name in FUSED_ATTENTION:
+            found |= {shapes[1][-2] for shapes in seen.shapes.get(name, [])}
+        return found
 
     def operators(self, name: str) -> int:
         """Times that operator `name` ran in all decode passes."""
@@ -133,6 +153,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         batch=len(decoder.prompt),
         prefill=passes[0],
         steps=tuple(passes[1:]),
+        room=decoder.room,
         cache=type(decoder.cache).__name__,
         cache_allocations=getattr(decoder.cache, "allocations", None),
         modules=dict(Counter(type(module).__name__ for module in decoder.model.modules())),

@@ -6,13 +6,14 @@ later, behind padding that is never attended to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from claimbench.model.cost import Architecture
+from claimbench.model import cost
 from claimbench.model.transformer import Slot, Span
 
 
@@ -20,7 +21,7 @@ from claimbench.model.transformer import Slot, Span
 class Room:
     """What a cache must have room for."""
 
-    arch: Architecture
+    arch: cost.Architecture
     batch: int
     length: int
     """Slots that a whole generation fills."""
@@ -33,6 +34,14 @@ class Room:
         """[batch, kv_heads, length, head_dim], zeroed: masked slots must hold numbers, since 0 x NaN is NaN."""
         shape = self.batch, self.arch.kv_heads, length, self.arch.head_dim
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    @property
+    def column_bytes(self) -> int:
+        """Of one slot, in all layers and rows."""
+        return int(cost.kv_bytes(self.arch, self.batch, 1, self.dtype.itemsize))
+
+    def of_rows(self, batch: int) -> Room:
+        return replace(self, batch=batch)
 
 
 class Cache(Protocol):
@@ -49,24 +58,29 @@ class Cache(Protocol):
     def tensors(self) -> list[Tensor]:
         """Every tensor that is held."""
 
+    def filter(self, rows: Tensor) -> Self:
+        """A cache of its own for `rows`, int64 [kept]: their keys and values are copied."""
+
+    def concatenate(self, other: Self) -> Self:
+        """A cache of its own for these rows and then those of `other`, which is as long: both are copied."""
+
 
 class ConcatenatedSlot:
     """Grown by copying everything at every token: reads and writes the whole cache to add one column."""
 
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
 
     def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        if self.keys is not None and self.values is not None:
-            keys, values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
-        self.keys, self.values = keys, values
-        return keys, values
+        # a copy even of the first keys, which are a view of all the heads: that would keep the queries alive
+        self.keys, self.values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
+        return self.keys, self.values
 
 
 class ConcatenatedCache:
     def __init__(self, room: Room) -> None:
-        self.grown = [ConcatenatedSlot() for _ in range(room.arch.layers)]
+        self.room = room
+        self.grown = [ConcatenatedSlot(room.empty(0), room.empty(0)) for _ in range(room.arch.layers)]
         self.slots: list[Slot] = list(self.grown)
         self.length = 0
 
@@ -76,11 +90,25 @@ class ConcatenatedCache:
     def truncate(self, length: int) -> None:
         self.length = length
         for slot in self.grown:
-            if slot.keys is not None and slot.values is not None:
-                slot.keys, slot.values = slot.keys[:, :, :length], slot.values[:, :, :length]
+            slot.keys, slot.values = slot.keys[:, :, :length], slot.values[:, :, :length]
 
     def tensors(self) -> list[Tensor]:
-        return [tensor for slot in self.grown for tensor in (slot.keys, slot.values) if tensor is not None]
+        return [tensor for slot in self.grown for tensor in (slot.keys, slot.values)]
+
+    def filter(self, rows: Tensor) -> ConcatenatedCache:
+        kept = ConcatenatedCache(self.room.of_rows(len(rows)))
+        kept.length = self.length
+        for slot, whole in zip(kept.grown, self.grown, strict=True):
+            slot.keys, slot.values = whole.keys.index_select(0, rows), whole.values.index_select(0, rows)
+        return kept
+
+    def concatenate(self, other: ConcatenatedCache) -> ConcatenatedCache:
+        joined = ConcatenatedCache(self.room.of_rows(self.room.batch + other.room.batch))
+        joined.length = self.length
+        for slot, first, second in zip(joined.grown, self.grown, other.grown, strict=True):
+            slot.keys = torch.cat((first.keys, second.keys))
+            slot.values = torch.cat((first.values, second.values))
+        return joined
 
 
 class AllocatedSlot:
@@ -128,6 +156,49 @@ class AllocatedCache:
 
     def tensors(self) -> list[Tensor]:
         return [tensor for slot in self.allocated for tensor in (slot.keys, slot.values)]
+
+    def filter(self, rows: Tensor) -> AllocatedCache:
+        kept = self._same_shape(len(rows))
+        for slot, whole in zip(kept.allocated, self.allocated, strict=True):
+            slot.keys, slot.values = whole.keys.index_select(0, rows), whole.values.index_select(0, rows)
+        return kept
+
+    def concatenate(self, other: AllocatedCache) -> AllocatedCache:
+        joined = self._same_shape(self.room.batch + other.room.batch)
+        for slot, first, second in zip(joined.allocated, self.allocated, other.allocated, strict=True):
+            slot.keys = torch.cat((first.keys, second.keys))
+            slot.values = torch.cat((first.values, second.values))
+        return joined
+
+    def replace(self, rows: Tensor, other: AllocatedCache) -> None:
+        """Write the rows of `other`, which is as long, over `rows`, int64: the rest stays where it is."""
+        end = self.length
+        for slot, joining in zip(self.allocated, other.allocated, strict=True):
+            slot.keys[:, :, :end].index_copy_(0, rows, joining.keys[:, :, :end])
+            slot.values[:, :, :end].index_copy_(0, rows, joining.values[:, :, :end])
+
+    def _same_shape(self, batch: int) -> AllocatedCache:
+        other = AllocatedCache(self.room.of_rows(batch), self.ahead)
+        other.length, other.capacity, other.allocations = self.length, self.capacity, self.allocations
+        return other
+
+
+class Reused:
+    """Makes a cache for the first generation and hands the same one, emptied, to every later one.
+
+    What the earlier generation left is overwritten, or masked. One generation at a time.
+    """
+
+    def __init__(self, make: Callable[[Room], AllocatedCache]) -> None:
+        self.make = make
+        self.made: dict[Room, AllocatedCache] = {}
+
+    def __call__(self, room: Room) -> AllocatedCache:
+        cache = self.made.get(room)
+        if cache is None:
+            cache = self.made[room] = self.make(room)
+        cache.truncate(0)
+        return cache
 
 
 def _round_up(length: int, multiple: int) -> int:
