@@ -1,0 +1,53 @@
+"""Physics: saves all Python and all operators of a decode step: one native call a token, in which threads read the
+weights front to back, each once, and keep activations in cache. What is left is the bytes over the bandwidth.
+
+It cannot help prefill, which stays PyTorch's and keeps its own copy of the weights, nor a GPU. Document B asks for it
+as "the cpu-intensive part (Block) in cpp"; here it is the whole step, on the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from claimbench.cell import Cell, Frozen
+from claimbench.proof import expect
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.witness import Seen
+
+SEAM = "step"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+NEEDS = frozenset({"cache_static"})
+
+
+class Settings(Frozen):
+    """None: it takes the weights in the type or the codes that the cell asks for."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    from claimbench.model import cost
+    from claimbench.model.spec import read_spec
+    from claimbench.native import decoder
+
+    if cell.device != "cpu":
+        return "the native step runs on a CPU"
+    if cell.dtype == "float16":
+        return "the native step knows float32 and bfloat16, not float16"
+    return decoder.unavailable(read_spec(cost.config(cell.checkpoint.architecture)))
+
+
+def apply(engine: Engine, settings: Settings) -> None:
+    from claimbench.native.engine_step import step_in_c
+
+    engine.step = step_in_c
+
+
+def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+    """A native call a step, and none of the modules that it stands for."""
+    calls = evidence.calls("NativeDecoder.step")
+    expect("cpp_block", calls >= len(evidence.steps) > 0, "a native call a step", calls)
+    modules = evidence.calls("Layer.forward")
+    expect("cpp_block", modules == 0, "no layer called as a module", modules)
+    return {"native_calls_per_step": calls / len(evidence.steps)}
