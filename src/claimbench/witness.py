@@ -3,6 +3,10 @@
 Evidence comes from places that an optimization does not write to: the interpreter's call events, the profiler's record
 of operators, the tensors that are held. Two short generations are watched, one for each instrument, since they slow
 each other.
+
+Code that is compiled, or captured in a graph, hides what it consists of. Where some ran, two more generations are
+watched in the open, with the same code run as Python and nothing replayed: a technique inside a compiled step is seen
+there.
 """
 
 from __future__ import annotations
@@ -11,13 +15,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from claimbench.model.kv_cache import Room
+from claimbench.model.static_step import in_the_open
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled
 
 if TYPE_CHECKING:
@@ -34,11 +39,16 @@ class Pass:
     """What was recorded while one column of tokens came to be."""
 
     calls: dict[str, int]
-    """Python functions of PyTorch and of this package, as "module:qualified name", and how often each was called."""
+    """Python functions of PyTorch and of this package, as "module:qualified name", and how often each was called: in
+    the open, as are the next two."""
     operators: dict[str, int]
-    """Operators, compiled regions and launches by the profiler's names."""
+    """Operators by the profiler's names."""
     shapes: dict[str, list[Shapes]]
     """Operator -> the shapes of its tensor arguments at each call, in order."""
+    timed_calls: dict[str, int]
+    """Python functions as they are called when timed; the same as `calls` where nothing is compiled or captured."""
+    launched: dict[str, int]
+    """Operators, compiled regions and launches as they run when timed."""
     cache_bytes: int
     cache_length: int
     columns: int
@@ -50,11 +60,16 @@ class Pass:
 
     @property
     def compiled_regions(self) -> int:
-        return sum(count for name, count in self.operators.items() if name.startswith(COMPILED_REGION))
+        return sum(count for name, count in self.launched.items() if name.startswith(COMPILED_REGION))
 
     @property
     def graph_launches(self) -> int:
-        return self.operators.get(GRAPH_LAUNCH, 0)
+        return self.launched.get(GRAPH_LAUNCH, 0)
+
+    @property
+    def widest_lookup(self) -> int:
+        """Tokens a row of the widest look-up in an embedding: several where a pass judges drafts."""
+        return max((shapes[1][-1] for shapes in self.shapes.get("aten::embedding", ()) if len(shapes) > 1), default=0)
 
 
 @dataclass(frozen=True)
@@ -137,15 +152,14 @@ def _operators_recorded(found: list[Any]) -> Iterator[None]:
 
 def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> Seen:
     """Evidence from the prefill and up to `steps` decode passes of two more generations."""
-    called = [calls for calls, _, _, _ in _passes(decoder, generate, steps, _count_calls)]
-    recorded = list(_passes(decoder, generate, steps, _record_operators))
-    passes = []
-    for calls, (events, held, length, columns) in zip(called, recorded, strict=True):
-        shapes: dict[str, list[Shapes]] = {}
-        for event in events:
-            shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
-        operators = dict(Counter(event.name for event in events))
-        passes.append(Pass(calls, operators, shapes, held, length, columns))
+    passes = _timed_passes(decoder, generate, steps)
+    if any(step.compiled_regions or step.graph_launches for step in passes):
+        with in_the_open():
+            opened = _timed_passes(decoder, generate, steps)
+        passes = [
+            replace(step, calls=open_step.calls, operators=open_step.operators, shapes=open_step.shapes)
+            for step, open_step in zip(passes, opened, strict=True)
+        ]
     details = decoder.details
     return Seen(
         device=decoder.device.type,
@@ -161,6 +175,30 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         details=len(details.tokens) + (0 if details.prompt is None else details.prompt.shape[1]),
         compiled=compiled,
     )
+
+
+def _timed_passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int) -> list[Pass]:
+    called = [calls for calls, _, _, _ in _passes(decoder, generate, steps, _count_calls)]
+    recorded = list(_passes(decoder, generate, steps, _record_operators))
+    passes = []
+    for calls, (events, held, length, columns) in zip(called, recorded, strict=True):
+        shapes: dict[str, list[Shapes]] = {}
+        for event in events:
+            shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
+        operators = dict(Counter(event.name for event in events))
+        passes.append(
+            Pass(
+                calls=calls,
+                operators=operators,
+                shapes=shapes,
+                timed_calls=calls,
+                launched=operators,
+                cache_bytes=held,
+                cache_length=length,
+                columns=columns,
+            )
+        )
+    return passes
 
 
 def _count_calls(advance: Callable[[], Any]) -> tuple[Any, dict[str, int]]:

@@ -41,8 +41,11 @@ def engine_cell(*uses: Use, architecture: str = "tiny-llama", backend: str = "en
     named = [(use, {}) if isinstance(use, str) else use for use in uses]
     dtype, device = workload.pop("dtype", "float32"), workload.pop("device", "cpu")
     workload = {"prompt": "hello hello hello", "new_tokens": 10, **workload}
+    checkpoint = Checkpoint(name="tiny", source=f"random://{architecture}", architecture=architecture)
+    drafts = any(hasattr(optimizations.find(name), "CHECKPOINT_SETTING") for name, _ in named)
     return Cell(
-        checkpoint=Checkpoint(name="tiny", source=f"random://{architecture}", architecture=architecture),
+        checkpoint=checkpoint,
+        draft=checkpoint.model_copy(update={"name": "tiny-draft"}) if drafts else None,
         backend=backend,
         optimizations=tuple(
             OptimizationUse(name=name, settings=optimizations.settings_of(name, raw).model_dump(mode="json"))
