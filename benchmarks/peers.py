@@ -59,7 +59,9 @@ LOAD_S, ANSWER_S = 1800.0, 600.0
 WAKE_TOKENS = 8
 SETTLE_S, QUIET = 5.0, 0.05
 """A peer that just worked may spin for a while: the next one waits until the others use less than this of a core."""
-IDLE_LIMIT, FOREIGN_LIMIT = 0.05, 0.05
+IDLE_LIMIT, FOREIGN_LIMIT, STEAL_LIMIT = 0.05, 0.1, 0.05
+"""In cores: what idle peers, others and the hypervisor may use during a turn before it is doubted."""
+SLACK_S = 0.03  # the kernel counts CPU time in ticks of 10 ms
 
 
 @dataclass(frozen=True)
@@ -355,6 +357,18 @@ def judge_tokens(measured: Measured, reference: Sequence[int], least: float) -> 
     return None
 
 
+def strays(measured: Measured, reference: Sequence[int]) -> int | None:
+    """The first position at which a peer, given the same past, generates one token and is forced to rank another first.
+
+    A tie may do that. Otherwise what was compared with the reference is not what was timed.
+    """
+    if measured.forced is None:
+        return None
+    comparable = same_prefix(measured.tokens, reference) + 1  # at the first difference the past is still the same
+    seen = zip(measured.tokens[:comparable], measured.forced[:comparable], strict=True)
+    return next((number for number, (generated, forced) in enumerate(seen) if generated != forced), None)
+
+
 def take_turns(plan: Plan, rows: Sequence[Row], rounds: int, repeats: int, seed: int, least: float) -> Report:
     """Load every peer, check its tokens, then time all of them in each round."""
     report = Report(plan, {row.name: Measured(row) for row in rows})
@@ -415,6 +429,9 @@ def start(row: Row, plan: Plan, report: Report, least: float) -> Process:
         wrong = judge_tokens(measured, reference, least)
         if wrong:
             raise PeerFailed(wrong)
+        stray = strays(measured, reference)
+        if stray is not None:
+            report.doubts.append(f"{row.name}: token {stray + 1} is another when generated than when forced")
         return process
     except PeerFailed:
         process.end()
@@ -428,7 +445,7 @@ def turn(name: str, running: dict[str, Process], report: Report, repeats: int) -
     if not settle(list(running.values())):
         report.doubts.append(f"{where}: before it, the peers had not come to rest within {SETTLE_S:g} s")
     process = running[name]
-    own, idle, busy, start_s = process.cpu_s(), total_cpu_s(others), machine.cpu_ticks()["busy"], time.monotonic()
+    ticks, own_s, idle_s, start_s = machine.cpu_ticks(), process.cpu_s(), total_cpu_s(others), time.monotonic()
     if name == BANDWIDTH.name:
         report.bandwidth[-1] = process.ask({"bandwidth": True})["bytes_per_s"]
     else:
@@ -436,13 +453,18 @@ def turn(name: str, running: dict[str, Process], report: Report, repeats: int) -
         for _ in range(repeats):
             report.measured[name].rounds[-1].append(process.generate(report.plan.new_tokens))
     wall_s = time.monotonic() - start_s
-    idle = total_cpu_s(others) - idle
-    foreign = machine.cpu_ticks()["busy"] - busy - (process.cpu_s() - own) - idle
-    if idle > IDLE_LIMIT * wall_s + 0.02:  # the kernel counts in ticks of 10 ms
-        report.doubts.append(f"{where}: idle peers took {idle / wall_s:.0%} of a core")
-    capacity_s = wall_s * machine.usable_cores()
-    if wall_s > 0.5 and foreign > FOREIGN_LIMIT * capacity_s:
-        report.doubts.append(f"{where}: processes outside this benchmark took {foreign / capacity_s:.0%} of the cores")
+    own_s, idle_s = process.cpu_s() - own_s, total_cpu_s(others) - idle_s
+    spent = {kind: value - ticks[kind] for kind, value in machine.cpu_ticks().items()}
+    used_s = {
+        "idle peers": (idle_s, IDLE_LIMIT),
+        "processes outside this benchmark": (spent["busy"] - own_s - idle_s, FOREIGN_LIMIT),
+        "the hypervisor": (spent["steal"], STEAL_LIMIT),
+    }
+    report.doubts += [
+        f"{where}: {who} took {seconds / wall_s:.2f} cores"
+        for who, (seconds, limit) in used_s.items()
+        if seconds > limit * wall_s + SLACK_S
+    ]
 
 
 def total_cpu_s(processes: Sequence[Process]) -> float:
@@ -498,6 +520,8 @@ def render(report: Report) -> str:
     ]
     for measured in timed:
         samples = [sample for samples in measured.rounds for sample in samples]
+        if not samples:
+            continue
         found = ratio(measured, reference)
         share = of_bandwidth(measured, report.bandwidth)
         cells = [
@@ -529,8 +553,19 @@ def render(report: Report) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     absent = [f"- {measured.row.name}: {measured.reason}" for measured in report.measured.values() if measured.reason]
     lines += ["", "Not in the table:", *absent] if absent else []
-    lines += ["", "Doubts:", *(f"- {doubt}" for doubt in report.doubts)] if report.doubts else []
+    doubts = [*report.doubts, *above_ceiling(report)]
+    lines += ["", "Doubts:", *(f"- {doubt}" for doubt in doubts)] if doubts else []
     return "\n".join(lines)
+
+
+def above_ceiling(report: Report) -> list[str]:
+    """Nothing reads faster than memory gives: such a number is a mistake, or the bandwidth had a bad moment."""
+    shares = {name: of_bandwidth(measured, report.bandwidth) for name, measured in report.measured.items()}
+    return [
+        f"{name}: {share:.0%} of the bandwidth: above its ceiling"
+        for name, share in shares.items()
+        if share and share > 1
+    ]
 
 
 def interval_text(found: Interval) -> str:
