@@ -136,8 +136,9 @@ def attend_one_by_one(attend: Attend) -> Attend:
     def attend_each(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
         assert span.packed is not None
         lengths = [own.new for own in span.packed.spans]
-        parts = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), span.packed.spans, strict=True)
-        return torch.cat([attend(*part, scale, softmax) for part in parts], 2)
+        queries, keys, values = (torch.split(each, lengths, dim=2) for each in (q, k, v))
+        rows = zip(queries, keys, values, span.packed.spans, strict=True)
+        return torch.cat([attend(q, k, v, own, scale, softmax) for q, k, v, own in rows], 2)
 
     return attend_each
 
@@ -159,7 +160,7 @@ class Parts:
     """Over a packed row; None: `attend_prompt` over each request."""
     attend_step: Attend = attend_by_scores
     causal: Callable[[int, int, int], bool] = never
-    """(past, new, keys) -> whether attention hides the future itself: where nothing else is hidden, it needs no bias."""
+    """(past, new, keys) -> whether attention hides the future by itself; then it needs no bias to do so."""
 
     def attend(self, span: Span) -> Attend:
         if span.packed is not None:
