@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.contract.engine.conftest import FAMILIES, LoadEngine, engine_cell, rows_of, save_family
 
 from claimbench import backends
+from claimbench.errors import CorruptCheckpoint, Unavailable
 
 pytestmark = pytest.mark.model
 
@@ -26,14 +28,24 @@ def test_it_says_what_transformers_says(architecture: str, workload: dict[str, A
     assert float((ours.log_probs(rows[0]) - theirs.log_probs(rows[0])).abs().max()) < 1e-4
 
 
-def test_it_knows_the_error_function_form_of_gelu(tmp_path: Path) -> None:
-    """StarCoder's config asks for it; SantaCoder's and BLOOM's for the tanh form."""
-    folder = save_family(tmp_path, "tiny-bigcode", activation_function="gelu")
-    cells = [engine_cell(architecture="tiny-bigcode", backend=name) for name in ("engine", "transformers")]
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "the error function's GELU, as StarCoder": ("tiny-bigcode", {"activation_function": "gelu"}),
+    "a key-value head for every head": ("tiny-bigcode", {"multi_query": False}),
+    "heads that are no power of two": ("tiny-bloom", {"hidden_size": 96, "n_head": 6}),
+    "a head of its own": ("tiny-bloom", {"tie_word_embeddings": False}),
+    "a tied head": ("tiny-llama", {"tie_word_embeddings": True}),
+    "wide heads and another theta": ("tiny-llama", {"head_dim": 32, "rope_theta": 100000.0}),
+}
+
+
+@pytest.mark.parametrize(("architecture", "changed"), VARIANTS.values(), ids=VARIANTS)
+def test_it_knows_the_variants_of_its_families(architecture: str, changed: dict[str, Any], tmp_path: Path) -> None:
+    folder = save_family(tmp_path, architecture, **changed)
+    cells = [engine_cell(architecture=architecture, backend=name) for name in ("engine", "transformers")]
     ours, theirs = (backends.find(cell.backend).load(cell, folder, None) for cell in cells)
     rows = rows_of(theirs)
     assert rows_of(ours) == rows
-    assert float((ours.log_probs(rows[0]) - theirs.log_probs(rows[0])).abs().max()) < 1e-5
+    assert float((ours.log_probs(rows[0]) - theirs.log_probs(rows[0])).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -56,3 +68,38 @@ def test_the_plain_cache_grows_by_a_token_a_step(load_engine: LoadEngine) -> Non
     arch = session.decoder.spec.arch
     column = 2 * arch.layers * 2 * arch.kv_heads * arch.head_dim * 4
     assert held == [(session.prompt_tokens + step) * column for step in range(1, len(held) + 1)]
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    folder = save_family(tmp_path, "tiny-llama")
+    (file,) = folder.glob("*.safetensors")
+    tensors = safetensors.torch.load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(tensors, file)
+    with pytest.raises(CorruptCheckpoint, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        backends.find("engine").load(engine_cell(), folder, None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changed", "words"),
+    [
+        ("tiny-llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "scales them: linear"),
+        ("tiny-llama", {"hidden_act": "relu"}, "hidden_act: expected silu"),
+        ("tiny-llama", {"sliding_window": 8}, "over the sliding window of 8 tokens"),
+        ("tiny-bigcode", {"activation_function": "relu"}, "activation_function: expected gelu_pytorch_tanh"),
+        ("tiny-bloom", {"apply_residual_connection_post_layernorm": True}, "post_layernorm: expected False"),
+        ("tiny-llama", {"model_type": "gpt_neox"}, "does not know this architecture"),
+    ],
+)
+def test_a_variant_that_it_does_not_have_is_unavailable(
+    architecture: str, changed: dict[str, Any], words: str, families: dict[str, Path], tmp_path: Path
+) -> None:
+    for file in families[architecture].iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config | changed), encoding="utf-8")
+    with pytest.raises(Unavailable, match=words):
+        backends.find("engine").load(engine_cell(architecture=architecture), tmp_path, None)
