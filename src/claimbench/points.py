@@ -259,7 +259,7 @@ def _optimizations(
         if name in study.planned.optimizations:
             if name in optimizations.names():
                 raise ConfigError(f"{path}: the optimization '{name}' is there now: take it out of `planned`")
-            return (), f"this version has no optimization '{name}' yet"
+            return (), study.planned.reason(name)
         if name not in optimizations.names():
             hint = did_you_mean(name, [*optimizations.names(), *study.presets])
             raise ConfigError(f"{path}.optimizations: unknown optimization '{name}'.{hint}")

@@ -237,7 +237,13 @@ class Planned(Frozen):
     """Names that this study uses and this version does not have yet; their cells are `unavailable`."""
 
     backends: tuple[str, ...] = ()
-    optimizations: tuple[str, ...] = ()
+    optimizations: tuple[str, ...] | dict[str, str] = Field(
+        default=(), description="names, or {name: why it is not there}, as a reader of its row should know it"
+    )
+
+    def reason(self, optimization: str) -> str:
+        reasons = self.optimizations if isinstance(self.optimizations, dict) else {}
+        return reasons.get(optimization, f"this version has no optimization '{optimization}' yet")
 
 
 class MeasureOverrides(Frozen):

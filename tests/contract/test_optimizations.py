@@ -122,9 +122,16 @@ def test_an_exact_technique_emits_the_same_tokens_and_proves_itself(
     assert rows_of(session) == plain_rows, "the proof changed the session"
 
 
+def skip_where_not_installed(name: str) -> None:
+    reason = optimizations.find(name).unavailable(make_cell(), settings(name))
+    if reason and "not installed" in reason:
+        pytest.skip(reason)
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_lossy_technique_generates_and_can_be_compared(name: str, load: Load, plain_rows: list[list[int]]) -> None:
+    skip_where_not_installed(name)
     session, plain = load(use(name)), load()
     rows = rows_of(session)
     assert [len(row) for row in rows] == [len(row) for row in plain_rows]
@@ -207,6 +214,7 @@ def test_speculation_gives_several_tokens_a_step(name: str, load: Load) -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("name", CPU)
 def test_the_proof_fails_when_the_technique_did_not_run(name: str, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_where_not_installed(name)
     monkeypatch.setattr(optimizations.find(name), "apply", lambda *_: None)
     session = load(*companions(name))
     rows_of(session)

@@ -440,6 +440,14 @@ def test_what_is_planned_is_a_row_without_a_cell() -> None:
     assert rows["graphs"].unavailable == "this version has no optimization 'future_technique' yet"
 
 
+def test_what_is_planned_can_say_why_it_is_not_there() -> None:
+    def change(study: dict[str, Any]) -> None:
+        study["planned"] = {"optimizations": {"magic": "needs a wand"}}
+        study["experiments"]["speed"]["cells"]["magic"] = {"optimizations": ["magic"]}
+
+    assert planned(of_study=change).studies["small"].rows["speed"]["magic"].unavailable == "needs a wand"
+
+
 def test_what_exists_may_not_be_called_planned() -> None:
     def change(study: dict[str, Any]) -> None:
         study["planned"] = {"optimizations": ["static_cache"]}
