@@ -141,8 +141,8 @@ class Engine:
     between: Callable[[Decoder, Cache, Tensor], Cache] = leave_batch
     step: Callable[[Decoder], Step] = step_modules
     loop: Callable[[Decoder, Tensor, Cache, int], Iterator[Tensor]] = one_token_a_step
-    weights: list[Callable[[Weights], Weights]] = field(default_factory=list)
-    """Weights -> weights, in order, after reading."""
+    weight_bits: int | None = None
+    """Of the matrices' codes, where they are quantized: a step that keeps matrices of its own rounds them likewise."""
 
 
 def compose(engine: Engine, uses: Iterable[OptimizationUse]) -> Engine:
@@ -169,15 +169,14 @@ class Decoder:
         if draft is not None and draft.spec.arch.vocabulary != spec.arch.vocabulary:
             sizes = f"{draft.spec.arch.vocabulary} tokens and {spec.arch.vocabulary}"
             raise Unavailable(f"draft and model must share a vocabulary, and these have {sizes}")
-        for change in engine.weights:
-            weights = change(weights)
         self.model = Transformer(spec, weights, engine.parts)
         self.wanted = wanted
-        longest = max(map(len, rows))
+        self.lengths = [len(row) for row in rows]
+        longest = max(self.lengths)
         padded = [row[:1] * (longest - len(row)) + row for row in rows]
         self.prompt = torch.tensor(padded, device=engine.device)  # [batch, longest]
         self.padding = torch.tensor([longest - len(row) for row in rows], device=engine.device)  # [batch]
-        self.ragged = len({len(row) for row in rows}) > 1
+        self.ragged = min(self.lengths) < longest
         self.room = Room(
             arch=spec.arch,
             batch=len(rows),
@@ -187,7 +186,9 @@ class Decoder:
             key_multiple=engine.key_multiple,
         )
         self.sequence = self.prompt  # [batch, tokens so far]
+        self.weights: Weights | None = weights  # for steps that keep matrices of their own; let go of afterwards
         self.step = engine.step(self)
+        self.weights = None
 
     def span(self, cache: Cache, new: int) -> Span:
         """The pass that adds `new` tokens to `cache`."""

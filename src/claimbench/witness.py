@@ -79,6 +79,8 @@ class Seen:
     device: str
     layers: int
     batch: int
+    prompt_tokens: int
+    """Of all rows together, without padding."""
     prefill: Pass
     steps: tuple[Pass, ...]
     """Decode passes, in order."""
@@ -165,6 +167,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         device=decoder.device.type,
         layers=decoder.spec.arch.layers,
         batch=len(decoder.prompt),
+        prompt_tokens=sum(decoder.lengths),
         prefill=passes[0],
         steps=tuple(passes[1:]),
         room=decoder.room,

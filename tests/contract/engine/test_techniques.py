@@ -19,6 +19,8 @@ SEAMS = backends.find("engine").SEAMS
 NAMES = [name for name in optimizations.names() if optimizations.find(name).SEAM in SEAMS]
 
 SHOWN_BY: dict[str, dict[str, Any]] = {
+    "packed_rows": {"workload": {"batch": 3, "shortest": 4}},
+    "key_padding": {"with": ["cache_preallocated"]},
     "draft_decoding": {"settings": {"draft": "tiny-draft"}},
 }
 """Settings and workloads by which a technique can be seen to act, where its defaults on one greedy row cannot."""
