@@ -236,7 +236,7 @@ class NativeDecoder:
         spec, arch = self.spec, self.spec.arch
         matrices = list(self._matrices(weights))
         sizes = [packed_bytes(len(weight), weight.shape[1], form) for weight, _, form in matrices]
-        self._block = _large_pages(sum(sizes))
+        self._block = large_pages(sum(sizes))
         places = torch.split(self._block, sizes)
         packed = [pack(weight, form, into) for (weight, _, form), into in zip(matrices, places, strict=True)]
         described = [self._matrix(part, bias) for part, (_, bias, _) in zip(packed, matrices, strict=True)]
@@ -325,7 +325,7 @@ def _take_turns(up: Affine) -> tuple[torch.Tensor, torch.Tensor | None]:
     return turns(up.weight), bias
 
 
-def _large_pages(size: int) -> torch.Tensor:
+def large_pages(size: int) -> torch.Tensor:
     """uint8 [size] at the start of a large page, and on large pages where the system has them."""
     import torch
 
