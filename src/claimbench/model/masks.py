@@ -1,0 +1,63 @@
+"""Masks that are made once for a batch: a decode step takes a view of them, where it needs one at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from claimbench.engine import hide
+
+if TYPE_CHECKING:
+    from claimbench.engine import Decoder
+
+
+class Tables:
+    """What hides the future and the padding from any token of one batch, up to `length` keys."""
+
+    def __init__(self, decoder: Decoder, length: int) -> None:
+        self.padding, self.length = decoder.padding, length
+        least = torch.finfo(decoder.dtype).min
+        steps = torch.zeros(2 * length, dtype=decoder.dtype, device=decoder.device)
+        steps[length:] = least
+        self.future = steps
+        """Zeros, then as many hidden: the token at p sees the window that has p + 1 zeros left."""
+        self.rows: Tensor | None = None
+        """Of padding and distance, what the last token of all would see: [batch or 1, heads or 1, 1, length]."""
+        if decoder.ragged or decoder.model.slopes is not None:
+            padding = decoder.padding if decoder.ragged else decoder.padding[:1]
+            self.rows = hide(padding, decoder.model.slopes, decoder.dtype, length - 1, 1, length)
+
+    def bias(self, past: int, new: int, keys: int) -> Tensor:
+        """[batch or 1, heads or 1, new, keys]; for one token it is a view wherever one of the tables says it all."""
+        first = self.length - past - new
+        if new > 1:
+            windows = self.future.unfold(0, keys, 1)[first : first + new]
+            future = windows.flip(0)[None, None]  # the first token sees the least
+        elif self.rows is not None and keys == past + 1:
+            return self.rows[..., :keys]
+        else:
+            future = self.future[first : first + keys].view(1, 1, 1, keys)
+        return future if self.rows is None else self.rows[..., :keys] + future
+
+
+class KeptMask:
+    """The mask of an engine: none where nothing is hidden, else out of tables that outlive the pass."""
+
+    def __init__(self) -> None:
+        self.tables: Tables | None = None
+        self.prompt: tuple[tuple[int, int], Tensor] | None = None
+        """(tokens, keys) of the last prompt, and its bias, which the next generation asks for again."""
+
+    def __call__(self, decoder: Decoder, past: int, new: int, keys: int) -> Tensor | None:
+        if new == 1 and keys == past + 1 and not decoder.ragged and decoder.model.slopes is None:
+            return None
+        if self.tables is None or self.tables.padding is not decoder.padding or self.tables.length < keys:
+            self.tables = Tables(decoder, max(keys, decoder.room.length))
+            self.prompt = None
+        if past:
+            return self.tables.bias(past, new, keys)
+        if self.prompt is None or self.prompt[0] != (new, keys):
+            self.prompt = (new, keys), self.tables.bias(past, new, keys)
+        return self.prompt[1]
