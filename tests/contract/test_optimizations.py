@@ -14,6 +14,7 @@ from tests.contract.conftest import COMPILED, SLOW, Load, Use, companions, make_
 from claimbench import backends, optimizations, proof
 from claimbench.cell import DTYPE_BYTES, Frozen
 from claimbench.errors import Unavailable, WrongOutput
+from claimbench.model import cost
 from claimbench.recipe import Recipe
 
 ALL = optimizations.names()
@@ -269,3 +270,14 @@ def test_a_compiled_layer_is_compiled_anew_for_a_larger_cache(load: Load, plain_
     session = load("sdpa", "static_cache", "compile_layer", ("growing", {"calls": 1}))
     assert rows_of(session) == plain_rows
     assert session.prove()["recompiles"] >= 1
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("bitsandbytes_4bit", cost.stored_bits(4, 64, 32)), ("torchao_int8", cost.stored_bits(8, 64, 32))],
+)
+def test_quantized_weights_take_the_bytes_of_the_cost_model(name: str, bits: float, load: Load) -> None:
+    session = load(use(name))
+    expected = cost.held_weight_bytes(session.architecture, cost.Precision(value_bytes=4, layer_bits=bits))
+    assert session.memory()["weights"] == pytest.approx(expected, rel=0.02)

@@ -36,14 +36,20 @@ class Architecture(NamedTuple):
         return self.vocabulary * self.hidden
 
     @property
-    def layer_weights(self) -> int:
-        """Parameters of one layer, norms and biases included."""
+    def layer_matrices(self) -> int:
+        """Parameters of one layer's matrices: what is multiplied, and what quantization makes smaller."""
         attention_in = self.hidden * (self.heads + 2 * self.kv_heads) * self.head_dim
         attention_out = self.heads * self.head_dim * self.hidden
+        feed_forward = (3 if self.family == "llama" else 2) * self.hidden * self.intermediate
+        return attention_in + attention_out + feed_forward
+
+    @property
+    def layer_weights(self) -> int:
+        """Parameters of one layer, norms and biases included."""
         if self.family == "llama":
-            return attention_in + attention_out + 3 * self.hidden * self.intermediate + 2 * self.hidden
+            return self.layer_matrices + 2 * self.hidden
         biases = (self.heads + 2 * self.kv_heads) * self.head_dim + self.hidden + self.intermediate + self.hidden
-        return attention_in + attention_out + 2 * self.hidden * self.intermediate + biases + 4 * self.hidden
+        return self.layer_matrices + biases + 4 * self.hidden
 
     @property
     def other_weights(self) -> int:
@@ -180,8 +186,93 @@ def pass_flops(arch: Architecture, batch: int, new: int, past: int, heads_at: in
 
     `heads_at` is the number of positions a row at which the output head is computed; all of them by default.
     """
-    matrices = arch.layers * (arch.layer_weights - 2 * arch.hidden)
+    matrices = arch.layers * arch.layer_matrices
     head = arch.embedding_weights * (new if heads_at is None else heads_at) / new
     attended = new * past + new * (new + 1) / 2
     attention = arch.layers * 2 * attended * arch.heads * arch.head_dim
     return 2 * batch * (new * (matrices + head) + attention)
+
+
+class Precision(NamedTuple):
+    """In how many bytes and bits numbers are kept. Norms, biases, embedding and positions are never quantized."""
+
+    value_bytes: float = 4
+    """Of an activation, a cached key or value, and every weight that is not quantized."""
+    layer_bits: float | None = None
+    """Per weight of the layers' matrices, scales and all (see `stored_bits`); None: not quantized."""
+    head_bits: float | None = None
+    """Per weight of the output head. A tied head that is quantized is a copy: rows are looked up in the embedding."""
+
+
+def stored_bits(code_bits: float, group: int, scale_bits: float, zero_bits: float = 0) -> float:
+    """Bits per weight of codes that share a scale, and perhaps a zero point, in groups: bitsandbytes' 4 bits are 4.5."""
+    return code_bits + (scale_bits + zero_bits) / group
+
+
+def device_share(arch: Architecture, devices: int) -> Architecture:
+    """What each of `devices` tensor-parallel devices holds and computes, as an architecture of its own.
+
+    Heads and the feed-forward's width are split, and the vocabulary's rows, the last device's padded. The residual
+    stream with its norms, the biases that are added to it and the table of positions are on every device; so are keys
+    and values whose heads do not divide, as the single one of multi-query attention.
+
+    Raises:
+        ValueError: heads or the feed-forward's width cannot be split into so many equal parts.
+    """
+    for name, size in (("heads", arch.heads), ("intermediate", arch.intermediate)):
+        if size % devices:
+            raise ValueError(f"{name}: expected a multiple of {devices} devices, got {size}")
+    return arch._replace(
+        heads=arch.heads // devices,
+        kv_heads=arch.kv_heads if arch.kv_heads % devices else arch.kv_heads // devices,
+        intermediate=arch.intermediate // devices,
+        vocabulary=-(-arch.vocabulary // devices),
+    )
+
+
+def held_weight_bytes(arch: Architecture, precision: Precision) -> float:
+    """Bytes of all weights."""
+    copied_head = arch.tied and precision.head_bits is not None
+    looked_up = arch.position_weights + (arch.embedding_weights if copied_head or not arch.tied else 0)
+    return read_weight_bytes(arch, precision) + looked_up * precision.value_bytes
+
+
+def read_weight_bytes(arch: Architecture, precision: Precision) -> float:
+    """Bytes of weights that one pass must read: all but what is looked up by row."""
+    wide = 8 * precision.value_bytes
+    matrices, head = arch.layers * arch.layer_matrices, arch.embedding_weights
+    vectors = arch.step_weights - matrices - head
+    layer_bits = wide if precision.layer_bits is None else precision.layer_bits
+    head_bits = wide if precision.head_bits is None else precision.head_bits
+    return (matrices * layer_bits + head * head_bits + vectors * wide) / 8
+
+
+class PassCost(NamedTuple):
+    """What one pass costs on each device."""
+
+    weight_bytes: float
+    """Read, once for the whole batch."""
+    kv_bytes: float
+    """Of keys and values that are in the cache after it, all of which it reads or writes."""
+    activation_bytes: float
+    """Held beside weights and cache, at its widest point."""
+    flops: float
+
+
+def prefill_cost(arch: Architecture, batch: int, length: int, precision: Precision, devices: int = 1) -> PassCost:
+    """The pass over a prompt of `length` tokens a row, with the head at its last position alone."""
+    return _pass_cost(device_share(arch, devices), batch, length, 0, precision)
+
+
+def step_cost(arch: Architecture, batch: int, length: int, precision: Precision, devices: int = 1) -> PassCost:
+    """The decode step that makes rows of `length` tokens from rows that are one shorter."""
+    return _pass_cost(device_share(arch, devices), batch, 1, length - 1, precision)
+
+
+def _pass_cost(share: Architecture, batch: int, new: int, past: int, precision: Precision) -> PassCost:
+    return PassCost(
+        weight_bytes=read_weight_bytes(share, precision),
+        kv_bytes=kv_bytes(share, batch, past + new, precision.value_bytes),
+        activation_bytes=activation_bytes(share, batch, new, precision.value_bytes),
+        flops=pass_flops(share, batch, new, past, heads_at=1),
+    )
