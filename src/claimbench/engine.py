@@ -85,10 +85,10 @@ def mask_in_full(decoder: Decoder, past: int, new: int, keys: int) -> Tensor | N
     return hide(decoder.padding, decoder.model.slopes, decoder.dtype, past, new, keys)
 
 
-def hide(padding: Tensor, slopes: Tensor | None, dtype: torch.dtype, past: int, new: int, keys: int) -> Tensor:
+def hide(padding: Tensor, slopes: Tensor | None, dtype: torch.dtype, past: int | Tensor, new: int, keys: int) -> Tensor:
     """The future and the `padding` [batch], hidden from each new token; with `slopes` [heads], distance counts too."""
     key = torch.arange(keys, device=padding.device)
-    query = torch.arange(past, past + new, device=padding.device)
+    query = past + torch.arange(new, device=padding.device)  # the past may be a number on the device
     seen = (key[None] <= query[:, None]) & (key >= padding[:, None, None])  # [batch, new, keys]
     hidden = torch.zeros(seen.shape, dtype=dtype, device=padding.device)
     # the type's least number, not infinity: a row of padding sees nothing, and its softmax must stay finite

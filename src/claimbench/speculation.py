@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -184,6 +184,9 @@ def first_layers(decoder: Decoder, layers: int) -> Decoder:
     shallow.model = copy.copy(decoder.model)
     shallow.model._modules = dict(decoder.model._modules)
     shallow.model.layers = decoder.model.layers[:layers]
+    shallow.spec = replace(decoder.spec, arch=decoder.spec.arch._replace(layers=layers))
+    if decoder.weights is not None:
+        shallow.weights = replace(decoder.weights, layers=decoder.weights.layers[:layers])
     shallow.step = decoder.engine.step(shallow)
     return shallow
 

@@ -22,6 +22,8 @@ SHOWN_BY: dict[str, dict[str, Any]] = {
     "packed_rows": {"workload": {"batch": 3, "shortest": 4}},
     "key_padding": {"with": ["cache_preallocated"]},
     "draft_decoding": {"settings": {"draft": "tiny-draft"}},
+    "compiled_block": {"settings": {"code": "traced"}},
+    "compiled_step": {"settings": {"code": "traced"}},
 }
 """Settings and workloads by which a technique can be seen to act, where its defaults on one greedy row cannot."""
 

@@ -1,0 +1,58 @@
+"""Physics: saves launches and round trips through memory inside a layer, and most of the time to compile. The layers of
+a decoder are one piece of code with different weights: compiled once, it serves all of them, so compiling costs one
+layer instead of all. Fusion stops at the layer's edge, and the host still calls each layer: less is saved than by one
+graph for the whole step. It cannot help where reading the weights already fills the time.
+
+One graph serves every layer at every length, since no length is a number in Python: the cache is static, and attention
+goes over all of its slots, which costs most at short lengths. The prompt is not compiled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from claimbench.cell import Cell, Frozen
+from claimbench.compilers import no_compiler
+from claimbench.proof import expect
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.witness import Seen
+
+SEAM = "step"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ("triton",)
+NEEDS = frozenset({"cache_static"})
+
+
+class Settings(Frozen):
+    mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
+    code: Literal["fused", "traced"] = Field(
+        default="fused", description="fused kernels, or the traced operators one by one: what losing the Python saves"
+    )
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    if cell.workload.new_tokens < 2:
+        return "compiles decode steps, and a workload of one new token has none"
+    if cell.device == "cuda" and cell.uses("flash_everywhere"):
+        return "a static cache is masked, and the flash kernel on a GPU takes no mask"
+    return no_compiler(cell.device) if settings.code == "fused" else None
+
+
+def apply(engine: Engine, settings: Settings) -> None:
+    from functools import partial
+
+    from claimbench.model.static_step import how_to_compile, step_of_compiled_layers
+
+    engine.step = partial(step_of_compiled_layers, **how_to_compile(settings.mode, settings.code))
+
+
+def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+    steps, wanted = len(evidence.steps), evidence.layers
+    regions = [step.compiled_regions for step in evidence.steps]
+    held = steps > 0 and min(regions) >= wanted
+    expect("compiled_block", held, f"{wanted} compiled regions in each of {steps} decode steps", regions)
+    return {"compiled_regions": regions, "graphs": evidence.compiled.graphs, "recompiles": evidence.compiled.recompiles}
