@@ -205,7 +205,7 @@ class Precision(NamedTuple):
 
 
 def stored_bits(code_bits: float, group: int, scale_bits: float, zero_bits: float = 0) -> float:
-    """Bits per weight of codes that share a scale, and perhaps a zero point, in groups: bitsandbytes' 4 bits are 4.5."""
+    """Bits per weight of codes that share a scale, and perhaps a zero point, by group: bitsandbytes' 4 bits are 4.5."""
     return code_bits + (scale_bits + zero_bits) / group
 
 
