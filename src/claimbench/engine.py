@@ -71,6 +71,12 @@ def head_everywhere(decoder: Decoder, hidden: Tensor) -> Tensor:
     return decoder.model.head(hidden)
 
 
+def head_at_last(decoder: Decoder, hidden: Tensor) -> Tensor:
+    """Logits at the last position alone, [batch, 1, vocabulary]."""
+    # rows that do not lie together would be multiplied one by one, each reading the whole head
+    return decoder.model.head(hidden[:, -1:].contiguous())
+
+
 def details_always(details: Details, prompt: Tensor | None, logits: Tensor, tokens: Tensor) -> None:
     """`prompt` [batch, positions] comes once, with the logits [batch, positions, vocabulary] of the prefill."""
     logs = logits.float().log_softmax(-1)

@@ -7,10 +7,12 @@ cost of a step grows with the batch, because every request brings its own handfu
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from claimbench import noise
 from claimbench.cell import Sampling
 
 STOP_TOKENS: frozenset[int] = frozenset()
@@ -61,6 +63,28 @@ def choose_one_by_one(
     return tokens
 
 
+def choose_together(
+    logits: Tensor, sequence: Tensor, sampling: Sampling | None, draw: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Next tokens [batch]: the same operations for one request and for many, and nothing is waited for."""
+    wide = logits.float()
+    if sampling is not None:
+        wide = warp(wide, sequence, sampling)
+    tokens = wide.argmax(-1) if draw is None else draw(wide)
+    have_ended(tokens)
+    return tokens
+
+
+def have_ended(tokens: Tensor) -> Tensor:
+    """Which rows said a stop token, bool [batch]: a server reads it when it likes, this one never has to."""
+    return torch.isin(tokens, _stop_tokens(tokens.device))
+
+
+@cache
+def _stop_tokens(device: torch.device) -> Tensor:
+    return torch.tensor(sorted(STOP_TOKENS), dtype=torch.int64, device=device)
+
+
 def draw_seeded(sampling: Sampling, batch: int, device: torch.device) -> Callable[[Tensor], Tensor]:
     """A generator per request, so that a request says the same in any company: PyTorch draws from one at a time."""
     generators = [torch.Generator(device).manual_seed(sampling.seed + row) for row in range(batch)]
@@ -73,5 +97,33 @@ def draw_seeded(sampling: Sampling, batch: int, device: torch.device) -> Callabl
                 for row, generator in enumerate(generators)
             ]
         )
+
+    return draw
+
+
+def draw_together(sampling: Sampling, batch: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """One generator and one draw for all rows: what a row says depends on its company."""
+    generator = torch.Generator(device).manual_seed(sampling.seed)
+
+    def draw(logits: Tensor) -> Tensor:
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+    return draw
+
+
+def draw_by_counter(sampling: Sampling, batch: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A seed per request, and one draw for all: noise by a hash of the row's seed and the token's number.
+
+    The token that wins a race of exponential clocks, each as fast as its token is likely, is drawn from the softmax;
+    in logarithms, that is the largest logit after Gumbel noise.
+    """
+    seeds = torch.arange(sampling.seed, sampling.seed + batch, device=device)
+    number = 0
+
+    def draw(logits: Tensor) -> Tensor:
+        nonlocal number
+        clocks = noise.exponential(noise.keys_of(seeds, number), logits.shape[-1])
+        number += 1
+        return (logits - clocks.log_()).argmax(-1)
 
     return draw

@@ -11,6 +11,7 @@ there.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 Shapes = tuple[tuple[int, ...], ...]
 
-PRODUCTS = ("aten::bmm", "aten::baddbmm")
+BATCHED_PRODUCTS = ("aten::bmm", "aten::baddbmm")
+PRODUCTS = ("aten::linear", "aten::mm", "aten::addmm", *BATCHED_PRODUCTS)
 FUSED_ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
 
 
@@ -105,7 +107,7 @@ class Seen:
     def keys_attended(self, seen: Pass) -> set[int]:
         """Lengths of the keys that attention multiplied with."""
         head_dim, found = self.room.arch.head_dim, set()
-        for name in PRODUCTS:
+        for name in BATCHED_PRODUCTS:
             for *_, first, second in seen.shapes.get(name, []):
                 if first[-1] == head_dim:  # queries by keys
                     found.add(second[-1])
@@ -113,6 +115,17 @@ class Seen:
                     found.add(second[-2])
         for name in FUSED_ATTENTION:
             found |= {shapes[1][-2] for shapes in seen.shapes.get(name, [])}
+        return found
+
+    def head_rows(self, seen: Pass) -> set[int]:
+        """Rows of what was multiplied with matrices of the head's shape, [vocabulary, hidden] or its transpose."""
+        arch, found = self.room.arch, set()
+        matrix = {(arch.vocabulary, arch.hidden), (arch.hidden, arch.vocabulary)}
+        for name in PRODUCTS:
+            for shapes in seen.shapes.get(name, []):
+                if matrix & {shape[-2:] for shape in shapes}:
+                    factors = [shape for shape in shapes if shape[-2:] not in matrix and shape[-1] == arch.hidden]
+                    found |= {math.prod(shape[:-1]) for shape in factors if len(shape) > 1}
         return found
 
     def operators(self, name: str) -> int:

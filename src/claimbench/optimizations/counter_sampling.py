@@ -1,0 +1,49 @@
+"""Physics: saves launches and keeps the promise. PyTorch draws from one generator at a time, so a seed per request
+makes the draw a loop. Noise that is a hash of (the request's seed, the token's number, the place in the vocabulary)
+needs no generator: all rows are drawn at once, and a request says the same in any company, in any batch and on any
+device, as far as its logits are the same. The odds are those of the softmax, the numbers are not those of PyTorch's
+generators: EXACT is about greedy tokens here. The hash costs some 40 operations on batch x vocabulary / 2 integers a
+step: at batch 1 it is slower than one draw, and it cannot help where tokens are not drawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from claimbench.cell import Cell, Frozen
+from claimbench.proof import expect
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.witness import Seen
+
+SEAM = "draw"
+EXACT = True
+REDRAWS = True
+LIBRARIES: tuple[str, ...] = ()
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(engine: Engine, settings: Settings) -> None:
+    from claimbench.processing import draw_by_counter
+
+    engine.draw = draw_by_counter
+
+
+def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+    passes = (evidence.prefill, *evidence.steps)
+    single = sum(seen.called("draw_seeded.<locals>.draw") for seen in passes)
+    together = sum(seen.called("draw_by_counter.<locals>.draw") for seen in passes)
+    drawn = sum(seen.operators.get("aten::multinomial", 0) for seen in passes)
+    held = single == 0 and drawn == 0
+    expect("counter_sampling", held, "no generator and no multinomial", f"{single} and {drawn}")
+    hashed = sum(seen.called("keys_of") for seen in passes)
+    expect("counter_sampling", hashed == together, f"noise hashed for each of {together} draws", f"{hashed}")
+    return {"draws": together}

@@ -1,0 +1,42 @@
+"""Physics: saves arithmetic and memory in prefill. The head is the widest matrix, vocabulary x hidden, and only the
+last position's logits choose a token: at every position it costs 2 x hidden x vocabulary operations more per prompt
+token, and batch x length x vocabulary numbers that are written and thrown away. It cannot help decode steps, which
+have one position anyway, and the log-probabilities of the prompt are gone where somebody wants them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from claimbench.cell import Cell, Frozen
+from claimbench.proof import expect
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.witness import Seen
+
+SEAM = "head"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(engine: Engine, settings: Settings) -> None:
+    from claimbench.engine import head_at_last
+
+    engine.head = head_at_last
+
+
+def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+    # the least, since a layer's matrix can have the head's shape: all others have a row for each token of the prompt
+    rows = min(evidence.head_rows(evidence.prefill), default=None)
+    expected = f"a product of {evidence.batch} rows with the head in prefill"
+    expect("last_token_head", rows == evidence.batch, expected, f"{rows} rows")
+    return {"head_rows": rows}

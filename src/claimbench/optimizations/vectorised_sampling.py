@@ -1,0 +1,45 @@
+"""Physics: saves launches. PyTorch draws from one generator at a time, so a seed per request makes the draw a loop:
+batch x (a generator, a draw). One generator serves all rows in one draw. In exchange a row's tokens depend on its
+company: no seed promises equal tokens in another batch. So EXACT is about greedy tokens here, and about a batch of 1,
+where the one seed is the request's own. It cannot help where tokens are not drawn, nor at batch 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from claimbench.cell import Cell, Frozen
+from claimbench.proof import expect
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.witness import Seen
+
+SEAM = "draw"
+EXACT = True
+REDRAWS = True
+LIBRARIES: tuple[str, ...] = ()
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(engine: Engine, settings: Settings) -> None:
+    from claimbench.processing import draw_together
+
+    engine.draw = draw_together
+
+
+def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+    passes = (evidence.prefill, *evidence.steps)
+    single = sum(seen.called("draw_seeded.<locals>.draw") for seen in passes)
+    together = sum(seen.called("draw_together.<locals>.draw") for seen in passes)
+    expect("vectorised_sampling", single == 0, "no draw from a request's own generator", f"{single}")
+    drawn = sum(seen.operators.get("aten::multinomial", 0) for seen in passes)
+    expect("vectorised_sampling", drawn == together, f"one multinomial for each of {together} draws", f"{drawn}")
+    return {"draws": together}
