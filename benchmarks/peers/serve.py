@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 Emit = Callable[[int], None]
@@ -62,7 +63,9 @@ def serve(load: Callable[[dict[str, Any]], Peer]) -> None:
                 break
     except Exception as error:  # whatever the system says is the row's reason
         traceback.print_exc()
-        answer(refused=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:400])
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        words = (str(error).strip().splitlines() or [f"{Path(at.filename).name}, line {at.lineno}: {at.line}"])[0]
+        answer(refused=f"{type(error).__name__}: {words}"[:400])
     channel.flush()
     os._exit(0)  # some systems hang in their own clean-up, and nothing is left to save
 

@@ -39,7 +39,12 @@ def checkpoint(folder: Path, tensors: dict[str, list[int]]) -> Path:
 
 
 def plan_for(folder: Path, **changed: Any) -> Any:
-    facts = {"checkpoint": checkpoint(folder, {}), "gguf": None, "prompt_text": "Hello", "prompt": PROMPT}
+    facts: dict[str, Any] = {
+        "checkpoint": checkpoint(folder, {}),
+        "gguf": None,
+        "prompt_text": "Hello",
+        "prompt": PROMPT,
+    }
     facts |= {"new_tokens": 8, "threads": 1, "work": folder, "pythons": {}}
     return peers.Plan(**facts | changed)
 
@@ -200,6 +205,7 @@ def test_peers_take_turns_and_whoever_is_absent_or_wrong_gets_no_ratio(tmp_path:
         null("dies", fails="kill"),
         null("too few", token=5, fails="short"),
         null("something else ran", token=5, step_ms=0.1, fails="unproven"),
+        peers.Row("misfit", "claimbench", {"backend": "null_model", "dtype": "float32", "optimizations": ["sdpa"]}),
         peers.Row("not installed", "vllm", {"dtype": "bfloat16"}, "bfloat16"),
     ]
     report = peers.take_turns(plan_for(tmp_path), rows, rounds=2, repeats=2, seed=0, least=0.75)
@@ -210,6 +216,7 @@ def test_peers_take_turns_and_whoever_is_absent_or_wrong_gets_no_ratio(tmp_path:
     assert "it died" in reasons["dies"]
     assert "expected 8 tokens, got 7" in reasons["too few"]
     assert "unproven: WrongOutput" in reasons["something else ran"]
+    assert "'sdpa' changes the attention" in reasons["misfit"]
     assert "--python vllm=PATH" in reasons["not installed"]
 
     faster = report.measured["faster"]
