@@ -151,6 +151,11 @@ def step_of_compiled_layers(decoder: Decoder, **how: Any) -> Step:
 _open = False
 
 
+def is_open() -> bool:
+    """Whether what is captured must run as Python now, to be watched."""
+    return _open
+
+
 @contextmanager
 def in_the_open() -> Iterator[None]:
     """While it lasts, compiled code runs as the Python that it was made from, and no graph is replayed."""

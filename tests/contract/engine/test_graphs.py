@@ -1,0 +1,125 @@
+"""Which graph a step replays, and what it reads: with a capture that runs the function eagerly in place of a GPU's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, rows_of
+
+from claimbench import optimizations
+from claimbench.errors import Unavailable
+
+pytestmark = pytest.mark.model
+
+
+class Recorder:
+    """Captures by keeping the function: a replay runs it and writes to the same place."""
+
+    def __init__(self) -> None:
+        self.captures = self.replays = 0
+
+    def __call__(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        self.captures += 1
+        logits = run().clone()
+
+        def replay() -> None:
+            self.replays += 1
+            logits.copy_(run())
+
+        return replay, logits
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    from claimbench.model import graphs
+
+    recorder, module = Recorder(), optimizations.find("cuda_graphs")
+    monkeypatch.setattr(module, "unavailable", lambda *_: None)
+    monkeypatch.setattr(graphs, "capture_on_gpu", lambda _: recorder)
+    return recorder
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (255, 256)])
+def test_batches_are_padded_to_a_power_of_two(rows: int, bucket: int) -> None:
+    from claimbench.model.graphs import batch_bucket
+
+    assert batch_bucket(rows) == bucket
+
+
+@pytest.mark.parametrize(("keys", "bucket"), [(1, 128), (128, 128), (129, 256), (300, 300)])
+def test_keys_are_padded_to_a_multiple_within_the_slots(keys: int, bucket: int) -> None:
+    from claimbench.model.graphs import key_bucket
+
+    assert key_bucket(keys, 128, slots=300) == bucket
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("workload", [{}, {"batch": 3}, {"batch": 3, "shortest": 4}], ids=["one", "batch", "ragged"])
+def test_replayed_steps_give_the_same_tokens(
+    architecture: str, workload: dict[str, Any], load_engine: LoadEngine, recorder: Recorder
+) -> None:
+    session = load_engine("cuda_graphs", "cache_static", architecture=architecture, **workload)
+    rows = rows_of(load_engine(architecture=architecture, **workload))
+    assert rows_of(session) == rows
+    assert rows_of(session) == rows, "the second generation differs from the first"
+    assert (recorder.captures, recorder.replays) == (1, 18)
+
+
+def test_a_graph_serves_as_many_lengths_as_its_bucket_has(load_engine: LoadEngine, recorder: Recorder) -> None:
+    plain, uses = load_engine(batch=2), ("cache_static", ("cuda_graphs", {"key_multiple": 4}))
+    session = load_engine(*uses, batch=2)
+    assert rows_of(session) == rows_of(plain)
+    prompt = session.prompt_tokens
+    lengths = {min(-(-(prompt + step) // 4) * 4, prompt + 9) for step in range(1, 10)}
+    assert sorted(shape.keys for shape in session.decoder.step.captured) == sorted(lengths)
+    assert recorder.captures == len(lengths)
+    assert {shape.rows for shape in session.decoder.step.captured} == {2}
+
+
+def test_the_cache_moves_in_once_for_all_generations(load_engine: LoadEngine, recorder: Recorder) -> None:
+    session = load_engine("cuda_graphs", "cache_static", batch=3)
+    rows_of(session)
+    homes = session.decoder.step.home.places
+    [(_, place)] = homes.items()
+    assert place[0][0].shape[0] == 4
+    before = [tensor.data_ptr() for pair in place for tensor in pair]
+    rows_of(session)
+    assert [tensor.data_ptr() for tensor in session.decoder.cache.tensors()] == before
+    assert len(homes) == 1
+
+
+WITH: list[list[Use]] = [
+    ["simple_mask"],
+    ["prefill_flash", "last_token_head", "details_on_demand", "vectorised_processing"],
+    [("lookup_decoding", {"tokens": 3})],
+    [("self_speculation", {"tokens": 2})],
+]
+
+
+@pytest.mark.parametrize("workload", [{"batch": 2}, {"batch": 3, "shortest": 4}], ids=["even", "ragged"])
+@pytest.mark.parametrize("others", WITH, ids=str)
+def test_other_techniques_work_inside_of_a_graph(
+    others: list[Use], workload: dict[str, Any], load_engine: LoadEngine, recorder: Recorder
+) -> None:
+    session = load_engine("cuda_graphs", "cache_static", *others, **workload)
+    rows = rows_of(load_engine(**workload))
+    assert rows_of(session) == rows
+    assert rows_of(session) == rows
+    assert recorder.replays >= recorder.captures > 0
+
+
+def test_in_the_open_nothing_is_replayed(load_engine: LoadEngine, recorder: Recorder) -> None:
+    from claimbench.model.static_step import in_the_open
+
+    session = load_engine("cuda_graphs", "cache_static")
+    rows, replays = rows_of(session), recorder.replays
+    with in_the_open():
+        assert rows_of(session) == rows
+    assert recorder.replays == replays
+
+
+def test_without_a_gpu_there_are_no_graphs(load_engine: LoadEngine) -> None:
+    with pytest.raises(Unavailable, match="cuda_graphs: captures CUDA graphs, and a CPU has none"):
+        load_engine("cuda_graphs", "cache_static")
