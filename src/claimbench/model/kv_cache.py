@@ -45,6 +45,7 @@ class Room:
 
 
 class Cache(Protocol):
+    room: Room
     slots: list[Slot]
     length: int
     """Slots filled so far."""

@@ -22,9 +22,9 @@ SAMPLED: dict[str, Any] = {"sampling": Sampling(temperature=1.5), "batch": 3}
 SHOWN_BY: dict[str, dict[str, Any]] = {
     "packed_rows": {"workload": {"batch": 3, "shortest": 4}},
     "key_padding": {"with": ["cache_preallocated"]},
+    "surgery": {"workload": {"batch": 3}},
     "vectorised_sampling": {"workload": SAMPLED},
     "counter_sampling": {"workload": SAMPLED},
-    "draft_decoding": {"settings": {"draft": "tiny-draft"}},
     "compiled_block": {"settings": {"code": "traced"}},
     "compiled_step": {"settings": {"code": "traced"}},
     # the likeliest drafts leave seeded draws as they are, so that tokens can be compared where they are drawn
