@@ -19,6 +19,7 @@ from claimbench.errors import ResultError
 from claimbench.metrics import METRICS
 from claimbench.model import roofline
 from claimbench.plan import Plan, PlannedCell
+from claimbench.prompt import row_lengths
 from claimbench.result import Result, Sample
 
 ABOVE_CEILING = 1.05
@@ -171,7 +172,9 @@ def _rows(
 
 
 def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: dict[str, Any]) -> dict[str, Any]:
-    numbers: dict[str, Any] = dict(metrics.of_sample(sample, record.cell.workload.batch, record.prompt_tokens))
+    workload = record.cell.workload
+    read_tokens = sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None
+    numbers: dict[str, Any] = dict(metrics.of_sample(sample, workload.batch, read_tokens))
     numbers["tokens_sha256"] = sample.tokens_sha256
     if reference is not None and reference.outcome == "ok":
         numbers["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256

@@ -76,14 +76,14 @@ PEAK = {"cuda": "device_allocated_peak", "cpu": "rss_peak"}
 """What `peak_bytes` is: of the device's allocator, or of the process where the device is the host."""
 
 
-def of_sample(sample: Sample, batch: int, prompt_tokens: int | None) -> Numbers:
-    """What one generation says. A generation of one step has no decode metrics."""
+def of_sample(sample: Sample, batch: int, read_tokens: int | None) -> Numbers:
+    """What one generation says; `read_tokens` are those of all rows' prompts. One step alone has no decode metrics."""
     decode_ns, decode_steps = sum(sample.step_ns[1:]), len(sample.step_ns) - 1
     decode_tokens = sum(sample.step_tokens[1:])  # of one row
     row_tokens = sum(sample.step_tokens)
     numbers: Numbers = {
         "prefill_ms": sample.step_ns[0] / 1e6,
-        "prefill_tok_s": _per(batch * prompt_tokens, sample.step_ns[0] / 1e9) if prompt_tokens else None,
+        "prefill_tok_s": _per(read_tokens, sample.step_ns[0] / 1e9) if read_tokens else None,
         "tok_s": _per(batch * row_tokens, sample.wall_ns / 1e9),
         "ms_per_token": sample.wall_ns / 1e6 / (batch * row_tokens),
         "total_ms": sample.wall_ns / 1e6,

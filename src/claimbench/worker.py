@@ -235,4 +235,7 @@ def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # taking the libraries down in order takes a second, and everything has been said

@@ -90,6 +90,13 @@ def test_every_metric_follows_from_the_raw_nanoseconds(lab: Any, made: Made) -> 
     assert all(pd.isna(row[name]) for name in absent), absent
 
 
+def test_prefill_counts_the_tokens_of_short_rows_and_no_padding(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN.replace("batch: 2", "batch: 2, shortest: 1"), blocks=1)
+    table = lab.table(plan, lambda planned, _: by_hand(planned, made))
+    row = table[table["cell"] == cell_of(plan, "speed/plain")].iloc[0]
+    assert row["prefill_tok_s"] == pytest.approx((4 + 1) / 0.040)
+
+
 def test_a_step_of_several_tokens_counts_them_all(lab: Any, made: Made) -> None:
     plan = lab.plan(PLAIN.replace("batch: 2", "batch: 1"), blocks=1)
     sample = Sample(
