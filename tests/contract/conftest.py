@@ -130,6 +130,7 @@ def plain_rows(tiny: Path) -> list[list[int]]:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "assisted": {"draft": "tiny-draft", "num_assistant_tokens": 3, "confidence_threshold": 0},
+    "draft_decoding": {"draft": "tiny-draft"},
     "early_exit": {"layers": 1, "confidence_threshold": 0},
     "compile_wrapped": {"mode": "default"},
 }

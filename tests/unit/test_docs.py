@@ -129,7 +129,8 @@ def refuses(name: str, device: Device) -> bool:
     """Whether the device itself is what the technique refuses: the best case, with every package installed."""
     module: Any = optimizations.find(name)
     cell = example_cell("transformers", device=device, dtype="bfloat16", architecture="llama-2-7b", draft=True)
-    settings = {"assisted": {"draft": "draft"}, "early_exit": {"layers": 2}}.get(name, {})
+    required = {"draft": "draft", "layers": 2}
+    settings = {key: required[key] for key, field in module.Settings.model_fields.items() if field.is_required()}
     reason = module.unavailable(cell, module.Settings(**settings))
     return bool(reason) and "not installed" not in reason
 
