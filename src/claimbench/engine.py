@@ -20,6 +20,7 @@ concatenated at every token, the head and log-probabilities at every position, a
     processing  choose                            a loop over requests
     draw        draw                              a generator per request
     surgery     between                           the batch stays as it is
+    buffers     buffers, parts.add                new tensors at every pass
     step        step                              the modules, called
     speculation loop                              a token a step
 """
@@ -36,6 +37,7 @@ from claimbench import optimizations
 from claimbench.cell import OptimizationUse, Sampling
 from claimbench.errors import Unavailable
 from claimbench.model import cost
+from claimbench.model.buffers import Buffers, Fresh
 from claimbench.model.kv_cache import Cache, ConcatenatedCache, Room
 from claimbench.model.spec import Spec
 from claimbench.model.transformer import Parts, Rotary, Span, Transformer
@@ -145,6 +147,7 @@ class Engine:
     choose: Callable[[Tensor, Tensor, Sampling | None, Draw | None], Tensor] = choose_one_by_one
     draw: Callable[[Sampling, int, torch.device], Draw] = draw_seeded
     between: Callable[[Decoder, Cache, Tensor], Cache] = leave_batch
+    buffers: Callable[[Decoder], Buffers] = Fresh
     step: Callable[[Decoder], Step] = step_modules
     loop: Callable[[Decoder, Tensor, Cache, int], Iterator[Tensor]] = one_token_a_step
     weight_bits: int | None = None
@@ -192,6 +195,7 @@ class Decoder:
             key_multiple=engine.key_multiple,
         )
         self.sequence = self.prompt  # [batch, tokens so far]
+        self.buffers = engine.buffers(self)
         self.weights: Weights | None = weights  # for steps that keep matrices of their own; let go of afterwards
         self.step = engine.step(self)
         self.weights = None
@@ -199,9 +203,9 @@ class Decoder:
     def span(self, cache: Cache, new: int) -> Span:
         """The pass that adds `new` tokens to `cache`."""
         past, keys = cache.length, cache.keys_after(new)
-        positions = torch.arange(past, past + new, device=self.device) - self.padding[:, None]
         only_causal = not self.ragged and self.model.slopes is None and self.engine.parts.causal(past, new, keys)
-        return Span(past, positions.clamp(min=0), None if only_causal else self.engine.mask(self, past, new, keys))
+        bias = None if only_causal else self.engine.mask(self, past, new, keys)
+        return Span(past, self.buffers.positions(past, new), bias)
 
     def generate(self, sampling: Sampling | None) -> Iterator[Tensor]:
         """New columns [batch, n] as they appear, `wanted` tokens a row in all."""
@@ -219,14 +223,14 @@ class Decoder:
         """Note every row's next token, [batch], which the last of `logits` [batch, positions, vocabulary] gave."""
         if self.engine.details is not None:
             self.engine.details(self.details, prompt, logits, tokens)
-        self.sequence = torch.cat((self.sequence, tokens[:, None]), 1)
+        self.sequence = self.buffers.extend(self.sequence, tokens)
 
     def start(self, sampling: Sampling | None) -> Tensor:
         """Prefill with an empty cache; logits [batch, positions, vocabulary]."""
         self.sampling = sampling
         self.draw = self.engine.draw(sampling, len(self.prompt), self.device) if sampling else None
         self.details = Details()
-        self.sequence = self.prompt
+        self.sequence = self.buffers.begin(self.prompt)
         self.cache = self.engine.cache(self.room)
         if self.draft is not None:
             self.draft.start(sampling)

@@ -26,7 +26,7 @@ LIBRARIES = ("safetensors", "tokenizers", "torch", "transformers")
 SEAMS = frozenset(
     {
         "flash", "softmax", "norm", "gelu", "linear", "rows", "kv", "keys", "mask", "head", "details", "processing",
-        "draw", "surgery", "step", "speculation",
+        "draw", "surgery", "buffers", "step", "speculation",
     }
 )  # fmt: skip
 

@@ -161,6 +161,8 @@ class Parts:
     attend_step: Attend = attend_by_scores
     causal: Callable[[int, int, int], bool] = never
     """(past, new, keys) -> whether attention hides the future by itself; then it needs no bias to do so."""
+    add: Callable[[Tensor, Tensor], Tensor] = torch.add
+    """What a layer's half gives, the second, to the residual stream, the first, which nothing else reads afterwards."""
 
     def attend(self, span: Span) -> Attend:
         if span.packed is not None:
@@ -202,8 +204,8 @@ class Layer(nn.Module):
         self.scale = spec.arch.head_dim**-0.5
 
     def forward(self, x: Tensor, span: Span, slot: Slot) -> Tensor:
-        x = x + self.attention(self.norm1(x), span, slot)
-        return x + self.feed_forward(self.norm2(x))
+        x = self.parts.add(x, self.attention(self.norm1(x), span, slot))
+        return self.parts.add(x, self.feed_forward(self.norm2(x)))
 
     def attention(self, x: Tensor, span: Span, slot: Slot) -> Tensor:
         arch = self.spec.arch

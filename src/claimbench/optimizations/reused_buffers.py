@@ -1,0 +1,53 @@
+"""Physics: saves allocations. Every operator of a step asks for memory and gives it back: some 40 times a layer, for
+kilobytes. What a matrix gives, the residual stream, the tokens so far and their positions are allocated once here and
+written over; the sequence is not copied to add a token. An allocator that keeps what is given back takes well under a
+microsecond, so it gains nothing to speak of in small tensors; large ones, as in prefill, come as fresh pages from the
+system on a CPU, which costs a fault for each page. In exchange it holds what the largest pass needs all the time. It
+cannot help what plans its own memory: compiled steps, graphs, native code.
+
+Norms, softmax and products of attention still allocate: their operators are other techniques' seams, and many have no
+`out` argument.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from claimbench.cell import Cell, Frozen
+from claimbench.proof import expect
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.witness import Seen
+
+SEAM = "buffers"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(engine: Engine, settings: Settings) -> None:
+    from claimbench.model.buffers import Reused, add_in_place
+
+    engine.buffers = Reused
+    engine.parts.add = add_in_place
+
+
+def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+    passes = (evidence.prefill, *evidence.steps)
+    fresh, reused = (
+        sum(seen.called(f"{kind}.{method}") for seen in passes for method in ("extend", "positions"))
+        for kind in ("Fresh", "Reused")
+    )
+    tokens = sum(seen.columns for seen in passes)
+    held = fresh == 0 and reused >= tokens
+    expected = f"{tokens} tokens written behind the sequence, and nothing made anew for it"
+    expect("reused_buffers", held, expected, f"{reused} uses of kept tensors and {fresh} of new ones")
+    return {"kept": reused, "matrices": evidence.modules.get("BufferedLinear", 0)}
