@@ -1,12 +1,14 @@
 """Batch-1 decode on a CPU: Claimbench's engine and the systems that people would use instead, in turn on one machine.
 
-    python benchmarks/peers.py --rounds 7 --python ctranslate2=/tmp/peers/ctranslate2/bin/python ...
+    python benchmarks/peers.py --rounds 7 --python ctranslate2=ct2/bin/python ...
 
 Each peer loads once in a process of its own and then waits on its standard input; in every round all of them generate,
 one after another in a seeded shuffle, and memory's read bandwidth takes its turn among them. Only ratios within a
 round are compared. `decode` counts the tokens after the first, from the first one's appearance to the last one's:
 (n - 1) / (t_n - t_1). The first token's time is the prefill's, and is a column of its own. Greedy, batch 1, token ids
-in and out: no tokenizer is timed. Fractions of bandwidth count weights alone, each read once a token.
+in and out: no tokenizer is timed. Fractions of bandwidth count weights alone, each read once a token; a GGUF's are
+counted as they stand in the file. Peers keep their defaults but for three things: as many threads as `--threads`, no
+prompt kept from call to call, and vLLM holds no core back. Claimbench's rows wait passively, as the pipeline's do.
 
 A wrong model must not look fast: each peer is forced along the tokens of eager float32 and must rank the same token
 first at `--least-agreement` of them, or it gets no ratio. A peer that is not there is listed with the reason.
