@@ -5,8 +5,8 @@ its queries leaves most of a GPU idle unless it also splits the keys, so at long
 product, and at short ones all that it saves is launches.
 
 The kernel is PyTorch's own, forced. Queries that share a key-value head read it once: it is never repeated in memory.
-On CUDA it takes no mask: keys cannot be padded, and rows of several lengths need `packed_rows`, by which each one's
-keys are found where they begin.
+On CUDA it takes no mask, so neither keys nor rows can be padded: with rows of several lengths use `prefill_flash` and
+`packed_rows`. The CPU's takes masks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     if cell.device == "cuda" and cell.uses("key_padding"):
         return "FlashAttention takes no mask on CUDA, which padded keys need"
     if cell.device == "cuda" and cell.workload.shortest is not None:
-        return "FlashAttention takes no mask on CUDA, which decode steps of rows of several lengths need"
+        return "FlashAttention takes no mask on CUDA, which steps over rows of several lengths need: use prefill_flash"
     return prefill_flash.no_kernel(cell)
 
 
