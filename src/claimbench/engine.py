@@ -150,8 +150,8 @@ class Engine:
     buffers: Callable[[Decoder], Buffers] = Fresh
     step: Callable[[Decoder], Step] = step_modules
     loop: Callable[[Decoder, Tensor, Cache, int], Iterator[Tensor]] = one_token_a_step
-    weight_bits: int | None = None
-    """Of the matrices' codes, where they are quantized: a step that keeps matrices of its own rounds them likewise."""
+    weight_bits: tuple[int, int] | None = None
+    """Of the codes of the layers' matrices and of the head's, for a step that keeps matrices of its own."""
 
 
 def compose(engine: Engine, uses: Iterable[OptimizationUse]) -> Engine:

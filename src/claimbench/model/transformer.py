@@ -152,6 +152,8 @@ class Parts:
     """How the operations of a layer are done: the plain way, until an optimization puts another in its place."""
 
     linear: Callable[[Affine], Linear] = PlainLinear
+    head: Callable[[Affine], Linear] | None = None
+    """The output head's product, where it is not as the others'."""
     norm: Callable[[Affine, Spec], Norm] = PlainNorm
     gelu: Callable[[Linear, Spec], Linear] = PlainGelu
     softmax: Softmax = plain_softmax
@@ -239,7 +241,7 @@ class Transformer(nn.Module):
         rotary = Rotary(spec, device) if spec.positions == "rotary" else None
         self.layers = nn.ModuleList(Layer(spec, layer, parts, rotary) for layer in weights.layers)
         self.norm = parts.norm(weights.norm, spec)
-        self.head = parts.linear(Affine(weights.head))
+        self.head = (parts.head or parts.linear)(Affine(weights.head))
         self.slopes = alibi_slopes(spec.arch.heads).to(device) if spec.positions == "alibi" else None  # [heads]
 
     def forward(self, tokens: Tensor, span: Span, slots: list[Slot]) -> Tensor:

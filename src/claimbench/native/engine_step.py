@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from claimbench.model.kv_cache import AllocatedCache, Cache
-from claimbench.native.decoder import NativeDecoder
+from claimbench.native.decoder import Formats, NativeDecoder
 from claimbench.native.packing import Format
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ class StepInC:
 
     def __init__(self, decoder: Decoder) -> None:
         assert decoder.weights is not None
-        bits = decoder.engine.weight_bits
-        form = OF_BITS[bits] if bits else OF_TYPE[decoder.dtype]
+        bits, plain = decoder.engine.weight_bits, OF_TYPE.get(decoder.dtype, "float32")
+        layers, head = (OF_BITS[bits[0]], OF_BITS[bits[1]]) if bits else (plain, plain)
         self.decoder = decoder
-        self.native = NativeDecoder(decoder.spec, decoder.weights, form, threads=torch.get_num_threads())
+        self.native = NativeDecoder(decoder.spec, decoder.weights, Formats(layers, layers, head), threads=torch.get_num_threads())
         self.padding: Tensor | None = None
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:

@@ -6,7 +6,7 @@ It costs arithmetic to widen, and more error than 8 bits; a prompt or a large ba
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ BITS = 4
 
 
 class Settings(Frozen):
+    head_bits: Literal[4, 8] = Field(default=8, description="of the output head, which decides between near words")
     compiled: bool = Field(default=True, description="compile the product with one row; else widen, then multiply")
 
 
@@ -35,12 +36,13 @@ def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.model.quantized import GroupLinear
 
     engine.parts.linear = lambda affine: GroupLinear(affine, BITS, settings.compiled)
-    engine.weight_bits = BITS
+    engine.parts.head = lambda affine: GroupLinear(affine, settings.head_bits, settings.compiled)
+    engine.weight_bits = BITS, settings.head_bits
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    """Every matrix of the model is stored as codes."""
-    matrices = 4 * evidence.layers + 1
-    held = evidence.weights.get("Tensor uint8", 0)
-    expect("weight_int4", held == matrices, f"{matrices} matrices of uint8", evidence.weights)
-    return {"matrices": held}
+    """Every matrix of the model is stored as codes; two codes of 4 bits are a byte."""
+    matrices = {"Tensor uint8": 4 * evidence.layers + (settings.head_bits == 4), "Tensor int8": settings.head_bits // 8}
+    held = {kind: evidence.weights.get(kind, 0) for kind in matrices}
+    expect("weight_int4", held == matrices, f"{matrices}", evidence.weights)
+    return {"matrices": sum(held.values())}

@@ -35,7 +35,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.model.quantized import GroupLinear
 
     engine.parts.linear = lambda affine: GroupLinear(affine, BITS, settings.compiled)
-    engine.weight_bits = BITS
+    engine.weight_bits = BITS, BITS
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
