@@ -20,6 +20,7 @@ SEAM = "step"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
 NEEDS = frozenset({"cache_static"})
+CLASHES = frozenset({"flash_everywhere", "key_padding"})  # it attends by itself, to the keys that there are
 
 
 class Settings(Frozen):
