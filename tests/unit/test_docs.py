@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from claimbench import __version__, backends, optimizations, params, plan, result
-from claimbench.cell import Cell, Checkpoint, Device, Workload
+from claimbench.cell import Cell, Checkpoint, Device, OptimizationUse, Workload
 from claimbench.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -128,11 +128,18 @@ def test_the_table_of_what_runs_where_agrees_with_the_code(device: Device) -> No
 def refuses(name: str, device: Device) -> bool:
     """Whether the device itself is what the technique refuses: the best case, with every package installed."""
     module: Any = optimizations.find(name)
-    cell = example_cell("transformers", device=device, dtype="bfloat16", architecture="llama-2-7b", draft=True)
     required = {"draft": "draft", "layers": 2}
     settings = {key: required[key] for key, field in module.Settings.model_fields.items() if field.is_required()}
-    reason = module.unavailable(cell, module.Settings(**settings))
-    return bool(reason) and "not installed" not in reason
+    cells = [
+        example_cell("transformers", device, "bfloat16", architecture, draft=True, **work).model_copy(
+            update={"optimizations": company}
+        )
+        for architecture in ("llama-2-7b", "santacoder")
+        for work in ({}, {"new_tokens": 64}, {"batch": 2, "shortest": 2})
+        for company in ((), (OptimizationUse(name="cache_static"),))
+    ]
+    reasons = [module.unavailable(cell, module.Settings(**settings)) for cell in cells]
+    return all(reason and "not installed" not in reason for reason in reasons)
 
 
 def example_cell(backend: str, device: Device, dtype: str, architecture: str, draft: bool = False, **work: Any) -> Cell:
