@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ def save_family(folder: Path, architecture: str, **changed: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: save_family(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
+    folders = {name: save_family(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
+    gc.collect()
+    gc.freeze()  # the libraries' own objects: every session that closes collects garbage
+    return folders
 
 
 def engine_cell(*uses: Use, architecture: str = "tiny-llama", backend: str = "engine", **workload: Any) -> Cell:
