@@ -53,6 +53,9 @@ class Pass:
     """Operators, compiled regions and launches as they run when timed."""
     cache_bytes: int
     cache_length: int
+    """Slots that are filled afterwards."""
+    cache_filled: int
+    """Slots that were filled at most: those of refused drafts count too."""
     columns: int
     """Tokens a row that the pass gave."""
 
@@ -71,7 +74,7 @@ class Pass:
     @property
     def widest_lookup(self) -> int:
         """Tokens a row of the widest look-up in an embedding: several where a pass judges drafts."""
-        return max((shapes[1][-1] for shapes in self.shapes.get("aten::embedding", ()) if len(shapes) > 1), default=0)
+        return _widest_lookup(self.shapes)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         with in_the_open():
             opened = _timed_passes(decoder, generate, steps)
         passes = [
-            replace(step, calls=open_step.calls, operators=open_step.operators, shapes=open_step.shapes)
+            replace(open_step, timed_calls=step.timed_calls, launched=step.launched)
             for step, open_step in zip(passes, opened, strict=True)
         ]
     details = decoder.details
@@ -196,12 +199,13 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
 def _timed_passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int) -> list[Pass]:
     called = [calls for calls, _, _, _ in _passes(decoder, generate, steps, _count_calls)]
     recorded = list(_passes(decoder, generate, steps, _record_operators))
-    passes = []
+    passes: list[Pass] = []
     for calls, (events, held, length, columns) in zip(called, recorded, strict=True):
         shapes: dict[str, list[Shapes]] = {}
         for event in events:
             shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
         operators = dict(Counter(event.name for event in events))
+        filled = max(length, passes[-1].cache_length + _widest_lookup(shapes) if passes else 0)
         passes.append(
             Pass(
                 calls=calls,
@@ -211,10 +215,15 @@ def _timed_passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps
                 launched=operators,
                 cache_bytes=held,
                 cache_length=length,
+                cache_filled=filled,
                 columns=columns,
             )
         )
     return passes
+
+
+def _widest_lookup(shapes: dict[str, list[Shapes]]) -> int:
+    return max((own[1][-1] for own in shapes.get("aten::embedding", ()) if len(own) > 1), default=0)
 
 
 def _count_calls(advance: Callable[[], Any]) -> tuple[Any, dict[str, int]]:
