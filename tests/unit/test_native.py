@@ -385,6 +385,8 @@ def test_threads_sleep_between_calls_and_end_with_the_decoder(cases: dict[str, C
     run(decoder, told)
     decoder.close()
     assert not ours & {thread.id for thread in psutil.Process().threads()}
+    with pytest.raises(ValueError, match="closed"):
+        run(decoder, told)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

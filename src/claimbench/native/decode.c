@@ -36,10 +36,15 @@
 #define PAD 64    /* columns of an activation are padded with zeros to a multiple of this */
 #define MOST_ROWS 4  /* rows of the batch that one reading of a panel serves */
 #define ATTENTION_TILE 16
+#define MOST_QUERIES 4  /* that one reading of keys and values serves */
+#define MOST_VECTORS 16  /* of a head */
 #define SHORTEST_CHUNK 32
 #define LONGEST_CHUNK 128
-#define SPINS_BEFORE_YIELD 4096
-#define PREFETCH_BYTES 4096
+#define MOST_SPINS 4096
+#define LEAST_SPINS 128
+#define MORE_SPINS 8
+#define PREFETCH_BYTES 8192  /* of a thread's next matrix, asked for before it waits */
+#define AHEAD 8192           /* bytes between what is multiplied and what is asked for */
 
 typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t v16i __attribute__((vector_size(64)));
@@ -106,6 +111,7 @@ typedef struct {
     struct Decoder *decoder;
     int index;
     uint64_t turn;
+    int patience;  /* pauses spent on a barrier before sleeping: fewer where they were in vain */
     Input input;
     float *queries;  /* [heads per kv head, head_dim] */
     float *scores;   /* [heads per kv head, LONGEST_CHUNK] */
@@ -132,8 +138,8 @@ typedef struct Decoder {
     _Alignas(128) _Atomic int sleepers;
     _Atomic int stop;
 #ifdef PHASES
-    double phase_ns[16];
-    double phase_began;
+    double phase_ns[16], fastest_ns[16];
+    double step_began, phase_began, fastest;
 #endif
 } Decoder;
 
@@ -169,12 +175,28 @@ ALWAYS v16i spread_int(int32_t i) { return (v16i){i, i, i, i, i, i, i, i, i, i, 
 ALWAYS v16 choose(v16i mask, v16 yes, v16 no) { return (v16)(((v16i)yes & mask) | ((v16i)no & ~mask)); }
 ALWAYS v16 larger(v16 a, v16 b) { return choose(a > b, a, b); }
 
+/* Integer products do enough per line that the hardware's own prefetching runs dry; floats' do not. */
+ALWAYS void expect_soon(const char *w) { __builtin_prefetch(w + AHEAD, 0, 3); }
+
 ALWAYS float total(v16 v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)v);
+#else
     float s[LANES];
     memcpy(s, &v, sizeof v);
     for (int width = 8; width; width /= 2)
         for (int i = 0; i < width; i++) s[i] += s[i + width];
     return s[0];
+#endif
+}
+ALWAYS int32_t total_int(v16i v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+#endif
 }
 ALWAYS float largest(v16 v) {
 #ifdef __AVX512F__
@@ -373,10 +395,12 @@ ALWAYS void panel_int8(const char *w, int64_t columns, const Input *in, int64_t 
 #pragma GCC unroll 8
             for (int k = 0; k < GROUP / 4; k++) {
                 v16u codes = load_bits(w + 64 + 64 * (g * (GROUP / 4) + k));
+                expect_soon(w + 64 + 64 * (g * (GROUP / 4) + k));
 #pragma GCC unroll 4
                 for (int b = 0; b < rows; b++)
                     add_dots(&dots[b], codes, in, ((first + b) * in->stride + c + GROUP * g) / 4 + k);
             }
+            if (g == 0) expect_soon(w);
             v16 scale = load_half(w + 32 * g);
             for (int b = 0; b < rows; b++) {
                 int64_t at = ((first + b) * in->stride + c) / GROUP + g;
@@ -395,6 +419,7 @@ ALWAYS void panel_int4(const char *w, int64_t columns, const Input *in, int64_t 
 #pragma GCC unroll 4
         for (int k = 0; k < GROUP / 8; k++) {
             v16u codes = load_bits(w + 64 + 64 * k);
+            expect_soon(w + 64 + 64 * k);
             v16u low = codes & 0x0f0f0f0fu, high = (codes >> 4) & 0x0f0f0f0fu;
 #pragma GCC unroll 4
             for (int b = 0; b < rows; b++) {
@@ -403,6 +428,7 @@ ALWAYS void panel_int4(const char *w, int64_t columns, const Input *in, int64_t 
                 add_dots(&dots[b], high, in, quad + 1);
             }
         }
+        expect_soon(w);
         v16 scale = load_half(w), minimum = load_half(w + 32);
         for (int b = 0; b < rows; b++) {
             int64_t at = ((first + b) * in->stride + c) / GROUP;
@@ -476,8 +502,7 @@ static void round_input(Input *in, int64_t batch, int64_t columns) {
                     in->pairs[b * in->stride + c + LANES * i + (k & ~3) + ((k & 1) << 1 | (k & 3) >> 1)] = (int16_t)q[k];
 #endif
             }
-            int32_t sum = 0;
-            for (int k = 0; k < LANES; k++) sum += all[k];
+            int32_t sum = total_int(all);
             in->scale[at] = scale;
             in->sum[at] = scale * (float)sum;
             in->offset[at] = -128 * sum;
@@ -604,46 +629,85 @@ ALWAYS v16 load_cached(const char *p, int64_t index, int bfloat16) {
     return bfloat16 ? load_bfloat16(p + 2 * index) : load((const float *)p + index);
 }
 
-/* One row, one key/value head, positions [begin, end): all queries of that head. */
-ALWAYS void attend(Worker *w, const char *keys, const char *values, int64_t begin, int64_t end, int64_t start,
-                   const float *slopes, float *partial, int64_t vectors, const int bfloat16) {
-    const Model *m = &w->decoder->model;
-    int64_t head_dim = LANES * vectors, queries = m->heads / m->kv_heads;
-    for (int64_t tile = begin; tile < end; tile += ATTENTION_TILE)
-        for (int64_t q = 0; q < queries; q++) {
-            v16 dots[ATTENTION_TILE];
-            const float *query = w->queries + q * head_dim;
-            for (int64_t i = 0; i < ATTENTION_TILE; i++) {
-                int64_t at = (tile + i < end ? tile + i : end - 1) * head_dim;
-                dots[i] = load(query) * load_cached(keys, at, bfloat16);
-                for (int64_t v = 1; v < vectors; v++)
-                    dots[i] += load(query + LANES * v) * load_cached(keys, at + LANES * v, bfloat16);
+/* Scores of `queries` queries, from the first at `q`, over positions [begin, end) of one row's key/value head. The values
+ * of the same positions, and keys further on, are asked for meanwhile. */
+ALWAYS void score(Worker *w, const char *keys, const char *values, int64_t begin, int64_t end, int64_t start,
+                  const float *slopes, int64_t q, const int queries, const int64_t vectors, const int bfloat16) {
+    const int64_t head_dim = LANES * vectors, bytes = head_dim * (bfloat16 ? 2 : 4);
+    v16 query[MOST_QUERIES][MOST_VECTORS];
+    for (int i = 0; i < queries; i++)
+        for (int64_t v = 0; v < vectors; v++) query[i][v] = load(w->queries + (q + i) * head_dim + LANES * v);
+    for (int64_t tile = begin; tile < end; tile += ATTENTION_TILE) {
+        v16 dots[MOST_QUERIES][ATTENTION_TILE];
+        for (int64_t i = 0; i < ATTENTION_TILE; i++) {
+            int64_t at = (tile + i < end ? tile + i : end - 1) * head_dim;
+            if (q == 0)
+                for (int64_t line = 0; line < bytes; line += 64) {
+                    const int64_t place = at * (bfloat16 ? 2 : 4) + line;
+                    __builtin_prefetch(values + place, 0, 3);
+                    __builtin_prefetch(keys + place + AHEAD, 0, 3);
+                }
+            v16 key = load_cached(keys, at, bfloat16);
+            for (int j = 0; j < queries; j++) dots[j][i] = query[j][0] * key;
+            for (int64_t v = 1; v < vectors; v++) {
+                key = load_cached(keys, at + LANES * v, bfloat16);
+                for (int j = 0; j < queries; j++) dots[j][i] += query[j][v] * key;
             }
-            v16 score = sums(dots);
-            v16i position = (v16i){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (int32_t)tile;
-            if (slopes) score += slopes[q] * __builtin_convertvector(position - (int32_t)start, v16);
-            score = choose(position < (int32_t)end, score, spread(-INFINITY));
-            store(w->scores + q * LONGEST_CHUNK + (tile - begin), score);
         }
-    for (int64_t q = 0; q < queries; q++, partial += head_dim + 2) {
-        float *score = w->scores + q * LONGEST_CHUNK;
-        v16 most = spread(-INFINITY), sum = spread(0);
-        for (int64_t i = 0; i < end - begin; i += LANES) most = larger(most, load(score + i));
-        float peak = largest(most);
-        for (int64_t i = 0; i < end - begin; i += LANES) {
-            v16 p = exponential(load(score + i) - peak);
-            sum += p;
-            store(score + i, p);
+        v16i position = (v16i){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (int32_t)tile;
+        for (int j = 0; j < queries; j++) {
+            v16 all = sums(dots[j]);
+            if (slopes) all += slopes[q + j] * __builtin_convertvector(position - (int32_t)start, v16);
+            all = choose(position < (int32_t)end, all, spread(-INFINITY));
+            store(w->scores + (q + j) * LONGEST_CHUNK + (tile - begin), all);
         }
-        v16 out[16];
-        for (int64_t v = 0; v < vectors; v++) out[v] = spread(0);
-        for (int64_t i = 0; i < end - begin; i++)
-            for (int64_t v = 0; v < vectors; v++)
-                out[v] += score[i] * load_cached(values, (begin + i) * head_dim + LANES * v, bfloat16);
-        for (int64_t v = 0; v < vectors; v++) store(partial + LANES * v, out[v]);
-        partial[head_dim] = peak;
-        partial[head_dim + 1] = total(sum);
     }
+}
+
+/* Scores to weights, not yet divided by their sum; returns the largest score and the sum. */
+ALWAYS void soften(float *score, int64_t count, float *peak, float *sum) {
+    v16 most = spread(-INFINITY), all = spread(0);
+    for (int64_t i = 0; i < count; i += LANES) most = larger(most, load(score + i));
+    *peak = largest(most);
+    for (int64_t i = 0; i < count; i += LANES) {
+        v16 weight = exponential(load(score + i) - *peak);
+        all += weight;
+        store(score + i, weight);
+    }
+    *sum = total(all);
+}
+
+/* Values of positions [begin, end), weighted, for `queries` queries from the first at `q`. */
+ALWAYS void mix(Worker *w, const char *values, int64_t begin, int64_t end, float *partial, int64_t q, const int queries,
+                const int64_t vectors, const int bfloat16) {
+    const int64_t head_dim = LANES * vectors;
+    v16 out[MOST_QUERIES][MOST_VECTORS];
+    for (int j = 0; j < queries; j++)
+        for (int64_t v = 0; v < vectors; v++) out[j][v] = spread(0);
+    for (int64_t i = 0; i < end - begin; i++)
+        for (int64_t v = 0; v < vectors; v++) {
+            v16 value = load_cached(values, (begin + i) * head_dim + LANES * v, bfloat16);
+            for (int j = 0; j < queries; j++) out[j][v] += w->scores[(q + j) * LONGEST_CHUNK + i] * value;
+        }
+    for (int j = 0; j < queries; j++)
+        for (int64_t v = 0; v < vectors; v++) store(partial + (q + j) * (head_dim + 2) + LANES * v, out[j][v]);
+}
+
+/* One row, one key/value head, positions [begin, end): all queries of that head, `at_once` with one reading. */
+ALWAYS void attend(Worker *w, const char *keys, const char *values, int64_t begin, int64_t end, int64_t start,
+                   const float *slopes, float *partial, const int64_t vectors, const int bfloat16, const int at_once) {
+    const Model *m = &w->decoder->model;
+    int64_t queries = m->heads / m->kv_heads, q;
+    for (q = 0; q + at_once <= queries; q += at_once)
+        score(w, keys, values, begin, end, start, slopes, q, at_once, vectors, bfloat16);
+    for (; q < queries; q++) score(w, keys, values, begin, end, start, slopes, q, 1, vectors, bfloat16);
+    for (q = 0; q < queries; q++) {
+        float *after = partial + q * (LANES * vectors + 2) + LANES * vectors;
+        soften(w->scores + q * LONGEST_CHUNK, end - begin, after, after + 1);
+    }
+    for (q = 0; q + at_once <= queries; q += at_once)
+        mix(w, values, begin, end, partial, q, at_once, vectors, bfloat16);
+    for (; q < queries; q++) mix(w, values, begin, end, partial, q, 1, vectors, bfloat16);
 }
 
 static void attend_share(Worker *w, int64_t layer) {
@@ -680,7 +744,7 @@ static void attend_share(Worker *w, int64_t layer) {
         }
         if (to == s->length + 1) {  /* this unit has the new position, and nobody else reads it in this step */
             const float *key = qkv + (m->heads + head) * head_dim, *value = key + m->kv_heads * head_dim;
-            float rotated[256];
+            float rotated[LANES * MOST_VECTORS];
             if (m->positions == ROPE) {
                 rotate(rotated, key, angles, head_dim, 1.0f);
                 key = rotated;
@@ -698,14 +762,16 @@ static void attend_share(Worker *w, int64_t layer) {
         }
         const float *slopes = m->positions == ALIBI ? m->slopes + head * queries : NULL;
         int64_t vectors = head_dim / LANES, base = s->starts[row];
-        if (s->cache_bfloat16)
-            attend(w, keys, values, from, to, base, slopes, partial, vectors, 1);
+#define ATTEND(vectors, bfloat16, at_once) \
+    attend(w, keys, values, from, to, base, slopes, partial, vectors, bfloat16, at_once)
+        if (vectors == 4 && queries % 4 && queries % 3 == 0)
+            s->cache_bfloat16 ? ATTEND(4, 1, 3) : ATTEND(4, 0, 3);
         else if (vectors == 4)
-            attend(w, keys, values, from, to, base, slopes, partial, 4, 0);
+            s->cache_bfloat16 ? ATTEND(4, 1, 4) : ATTEND(4, 0, 4);
         else if (vectors == 8)
-            attend(w, keys, values, from, to, base, slopes, partial, 8, 0);
+            s->cache_bfloat16 ? ATTEND(8, 1, 2) : ATTEND(8, 0, 2);
         else
-            attend(w, keys, values, from, to, base, slopes, partial, vectors, 0);
+            s->cache_bfloat16 ? ATTEND(vectors, 1, 1) : ATTEND(vectors, 0, 1);
     }
 }
 
@@ -739,21 +805,42 @@ static void read_attended(Worker *w, int64_t format) {
 
 /* ---- threads ---- */
 
-/* Neighbours may hold a core: after a short spin the core is offered to whoever waits for it. */
+/* Sleep until `value` has reached `target`. */
+static void sleep_until(Decoder *d, _Atomic uint64_t *value, uint64_t target) {
+    pthread_mutex_lock(&d->mutex);
+    atomic_fetch_add(&d->sleepers, 1);
+    while (atomic_load(value) < target) pthread_cond_wait(&d->wake, &d->mutex);
+    atomic_fetch_sub(&d->sleepers, 1);
+    pthread_mutex_unlock(&d->mutex);
+}
+
+static void advance(Decoder *d, _Atomic uint64_t *value, uint64_t target) {
+    atomic_store(value, target);
+    if (atomic_load(&d->sleepers)) {
+        pthread_mutex_lock(&d->mutex);
+        pthread_cond_broadcast(&d->wake);
+        pthread_mutex_unlock(&d->mutex);
+    }
+}
+
+/* Where neighbours hold a core, who waits for long sleeps: the kernel gives a core sooner to who did not use it up. */
 static void barrier(Worker *w) {
     Decoder *d = w->decoder;
     if (d->model.threads == 1) return;
     uint64_t turn = ++w->turn;
     if (atomic_fetch_add_explicit(&d->arrived, 1, memory_order_acq_rel) + 1 == turn * (uint64_t)d->model.threads) {
-        atomic_store_explicit(&d->turn, turn, memory_order_release);
+        advance(d, &d->turn, turn);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&d->turn, memory_order_acquire) < turn; spins++) {
-        if (spins < SPINS_BEFORE_YIELD)
-            relax();
-        else
-            sched_yield();
+    for (int spins = 0; spins < w->patience; spins++) {
+        if (atomic_load_explicit(&d->turn, memory_order_acquire) >= turn) {
+            if (w->patience < MOST_SPINS) w->patience += MORE_SPINS;
+            return;
+        }
+        relax();
     }
+    if (w->patience > LEAST_SPINS) w->patience /= 2;
+    sleep_until(d, &d->turn, turn);
 }
 
 #ifdef PHASES
@@ -817,42 +904,22 @@ static void work(Worker *w) {
 static void *serve(void *argument) {
     Worker *w = argument;
     Decoder *d = w->decoder;
-    uint64_t seen = 0;
-    for (;;) {
+    for (uint64_t epoch = 1;; epoch++) {
         double until = now_ns() + (double)d->model.idle_spin_ns;
-        for (int spins = 1; atomic_load_explicit(&d->epoch, memory_order_acquire) == seen; spins++) {
+        for (int spins = 1; atomic_load_explicit(&d->epoch, memory_order_acquire) < epoch; spins++) {
             relax();
-            if (spins % 256 == 0) {
-                if (now_ns() > until) break;
-                sched_yield();
-            }
+            if (spins % 256 == 0 && now_ns() > until) break;
         }
-        if (atomic_load(&d->epoch) == seen) {
-            pthread_mutex_lock(&d->mutex);
-            atomic_fetch_add(&d->sleepers, 1);
-            while (atomic_load(&d->epoch) == seen) pthread_cond_wait(&d->wake, &d->mutex);
-            atomic_fetch_sub(&d->sleepers, 1);
-            pthread_mutex_unlock(&d->mutex);
-        }
-        seen++;
+        if (atomic_load_explicit(&d->epoch, memory_order_acquire) < epoch) sleep_until(d, &d->epoch, epoch);
         if (atomic_load(&d->stop)) return NULL;
         work(w);
-    }
-}
-
-static void announce(Decoder *d) {
-    atomic_fetch_add(&d->epoch, 1);
-    if (atomic_load(&d->sleepers)) {
-        pthread_mutex_lock(&d->mutex);
-        pthread_cond_broadcast(&d->wake);
-        pthread_mutex_unlock(&d->mutex);
     }
 }
 
 static void stop_threads(Decoder *d) {
     if (d->started && d->process == getpid()) {  /* a forked child has none of them */
         atomic_store(&d->stop, 1);
-        announce(d);
+        advance(d, &d->epoch, d->epoch + 1);
         for (int i = 1; i <= d->started; i++) pthread_join(d->workers[i].thread, NULL);
     }
     d->started = 0;
@@ -874,6 +941,7 @@ static int start_threads(Decoder *d) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = 0; i < d->model.threads; i++) {
         d->workers[i].turn = 0;
+        d->workers[i].patience = MOST_SPINS;
         if (i && pthread_create(&d->workers[i].thread, NULL, serve, &d->workers[i])) break;
         d->started = i;
     }
@@ -1025,16 +1093,22 @@ int decoder_step(Decoder *d, const Step *step) {
     if (make_room(d, step->batch) || cut_attention(d)) return -1;
     embed(d);
 #ifdef PHASES
-    d->phase_began = now_ns();
+    memset(d->phase_ns, 0, sizeof d->phase_ns);
+    d->step_began = d->phase_began = now_ns();
 #endif
-    if (d->model.threads > 1) announce(d);
+    if (d->model.threads > 1) advance(d, &d->epoch, d->epoch + 1);
     work(&d->workers[0]);
+#ifdef PHASES
+    double took = now_ns() - d->step_began;
+    if (!d->fastest || took < d->fastest) {
+        d->fastest = took;
+        memcpy(d->fastest_ns, d->phase_ns, sizeof d->phase_ns);
+    }
+#endif
     return 0;
 }
 
 #ifdef PHASES
-void decoder_phases(Decoder *d, double *ns) {
-    memcpy(ns, d->phase_ns, sizeof d->phase_ns);
-    memset(d->phase_ns, 0, sizeof d->phase_ns);
-}
+/* Nanoseconds of the fastest step by phase, as thread 0 saw them. */
+void decoder_phases(Decoder *d, double *ns) { memcpy(ns, d->fastest_ns, sizeof d->fastest_ns); }
 #endif

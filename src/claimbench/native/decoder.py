@@ -174,6 +174,8 @@ class NativeDecoder:
             ValueError: shapes, types or numbers that do not fit.
         """
         with self._lock:
+            if not self.close.alive:
+                raise ValueError("expected an open decoder, this one was closed")
             step = self._step
             held = len(keys) + len(values) == len(self._bound)
             if not held or not all(map(is_, chain(keys, values), self._bound)):
