@@ -8,6 +8,10 @@ the layouts. What is lost:
     bfloat16   nothing, where the weights are bfloat16
     int8       symmetric, a half-precision scale for 32 columns of a row: a Q8_0 tensor of a GGUF comes back as it was
     int4       16 levels from a minimum, both half precision, for 32 columns: a Q4_1 tensor comes back as it was
+
+Why groups of 32: on SmolLM2-135M, int8 with one scale for 32, 64 and 128 columns and for a whole row is 0.0014, 0.0026,
+0.0029 and 0.0047 nats from float32 (mean divergence over a paragraph), for 6 % of bytes between the first and the last.
+Its head is worth 8 bits: in int4 it is 0.06 nats away, where int4 layers, which were Q4_1, are 0.
 """
 
 from __future__ import annotations
