@@ -95,7 +95,7 @@ def step_trimmed(decoder: Decoder) -> Step:
     attend, softmax, causal, mask = parts.attend_step, parts.softmax, parts.causal, engine.mask
     heads, turning, head_dim = arch.heads, arch.heads + arch.kv_heads, arch.head_dim
     every_head, width, scale = turning + arch.kv_heads, heads * head_dim, head_dim**-0.5
-    unbiased, cat = model.slopes is None, torch.cat
+    unbiased, cat, add = model.slopes is None, torch.cat, parts.add
     rotate, learned = rotary_of(decoder) is not None, model.positions is not None
     places = Places(decoder, decoder.room.length)
 
@@ -130,12 +130,12 @@ def step_trimmed(decoder: Decoder) -> Step:
                 q, k, v = mixed[:, :heads], mixed[:, heads:turning], mixed[:, turning:]
             keys, values = slot.write(k, v, span)
             mixed = attend(q, keys, values, span, scale, softmax)
-            x = x + out(mixed.transpose(1, 2).reshape(batch, new, width))
+            x = add(x, out(mixed.transpose(1, 2).reshape(batch, new, width)))
             if gated:
                 gate, linear = up(norm2(x)).chunk(2, -1)
-                x = x + down(silu(gate) * linear)
+                x = add(x, down(silu(gate) * linear))
             else:
-                x = x + down(up(norm2(x)))
+                x = add(x, down(up(norm2(x))))
         cache.length = end
         logits: Tensor = head(norm(x))
         return logits

@@ -25,6 +25,7 @@ SEAM = "step"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
 NEEDS = frozenset({"cache_static"})
+CLASHES = frozenset({"reused_buffers"})  # a graph has addresses of its own, and would not follow a buffer that grows
 
 
 class Settings(Frozen):
