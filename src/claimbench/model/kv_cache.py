@@ -120,10 +120,10 @@ class AllocatedSlot:
         self.visible = 0
 
     def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        end = span.past + keys.shape[2]
-        self.keys[:, :, span.past : end] = keys
-        self.values[:, :, span.past : end] = values
-        return self.keys[:, :, : self.visible], self.values[:, :, : self.visible]
+        past, new = span.past, keys.shape[2]
+        self.keys.narrow(2, past, new).copy_(keys)  # an index by slices takes Python longer
+        self.values.narrow(2, past, new).copy_(values)
+        return self.keys.narrow(2, 0, self.visible), self.values.narrow(2, 0, self.visible)
 
 
 class AllocatedCache:

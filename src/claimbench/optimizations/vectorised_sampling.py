@@ -1,7 +1,10 @@
 """Physics: saves launches. PyTorch draws from one generator at a time, so a seed per request makes the draw a loop:
-batch x (a generator, a draw). One generator serves all rows in one draw. In exchange a row's tokens depend on its
-company: no seed promises equal tokens in another batch. So EXACT is about greedy tokens here, and about a batch of 1,
-where the one seed is the request's own. It cannot help where tokens are not drawn, nor at batch 1.
+batch x (a generator, a draw). One generator serves all rows in one draw. It cannot help where tokens are not drawn,
+nor at batch 1; and it gains nothing to speak of on a CPU, where a generator gives its numbers one by one in any case,
+and a launch is nothing beside a number for every token of the vocabulary.
+
+In exchange a row's tokens depend on its company: no seed promises equal tokens in another batch. So EXACT is about
+greedy tokens here, and about a batch of 1, whose seed is the request's own.
 """
 
 from __future__ import annotations
