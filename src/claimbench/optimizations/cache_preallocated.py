@@ -7,6 +7,7 @@ where the weights outweigh the cache by far, and a short cache is copied as fast
 
 from __future__ import annotations
 
+from operator import ge
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -40,21 +41,20 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    room, capacity, expected, allocations = evidence.room, 0, [], 0
-    length = 0
-    for seen in (evidence.prefill, *evidence.steps):
+    room, passes = evidence.room, (evidence.prefill, *evidence.steps)
+    capacity, expected = 0, []
+    for seen in passes:
         if seen.cache_length > capacity:  # full: as many slots as there are tokens, and `ahead` more
             capacity = -(-(seen.cache_length + settings.ahead) // room.key_multiple) * room.key_multiple
-            allocations += 1
         expected.append(capacity)
-        length = seen.cache_length
-    held = [seen.cache_bytes / room.column_bytes for seen in (evidence.prefill, *evidence.steps)]
-    expect(
-        "cache_preallocated",
-        evidence.cache == "AllocatedCache" and held == expected,
-        f"an AllocatedCache with room for {expected} tokens after each pass",
-        f"{evidence.cache} with room for {held}",
-    )
-    times = evidence.cache_allocations
-    expect("cache_preallocated", times == allocations, f"{allocations} allocations up to {length} tokens", f"{times}")
-    return {"slots": expected, "allocations": times}
+    slots = [seen.cache_bytes // room.column_bytes for seen in passes]
+    # drafts that are not kept need room as well, so that it may be full sooner
+    drafted = any(step.widest_lookup > 1 for step in evidence.steps)
+    held = slots == expected or (drafted and slots[0] == expected[0] and all(map(ge, slots, expected)))
+    wanted = f"an AllocatedCache with room for {expected} tokens after each pass"
+    found = f"{evidence.cache} with room for {slots}"
+    expect("cache_preallocated", evidence.cache == "AllocatedCache" and held, wanted, found)
+    times, least = evidence.cache_allocations, len(set(slots))
+    held = times is not None and (times == least or (drafted and times > least))
+    expect("cache_preallocated", held, f"{least} allocations so far", f"{times}")
+    return {"slots": slots, "allocations": times}
