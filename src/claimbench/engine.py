@@ -234,7 +234,9 @@ class Decoder:
         self.cache = self.engine.cache(self.room)
         if self.draft is not None:
             self.draft.start(sampling)
-        return self.engine.head(self, self.engine.prefill(self, self.cache))
+        logits = self.engine.head(self, self.engine.prefill(self, self.cache))
+        self.prefill_positions = int(logits.shape[1])
+        return logits
 
     def force(self, tokens: list[int]) -> Iterator[Tensor]:
         """Logits of row 0 before each of `tokens`, float32 [vocabulary], when every row is made to say them."""

@@ -11,7 +11,6 @@ there.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 Shapes = tuple[tuple[int, ...], ...]
 
 BATCHED_PRODUCTS = ("aten::bmm", "aten::baddbmm")
-PRODUCTS = ("aten::linear", "aten::mm", "aten::addmm", *BATCHED_PRODUCTS)
 FUSED_ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
 
 
@@ -84,6 +82,8 @@ class Seen:
     device: str
     layers: int
     batch: int
+    prefill_positions: int
+    """Positions of a row that the prefill gave logits of."""
     prompt_tokens: int
     """Of all rows together, without padding."""
     prefill: Pass
@@ -118,17 +118,6 @@ class Seen:
                     found.add(second[-2])
         for name in FUSED_ATTENTION:
             found |= {shapes[1][-2] for shapes in seen.shapes.get(name, [])}
-        return found
-
-    def head_rows(self, seen: Pass) -> set[int]:
-        """Rows of what was multiplied with matrices of the head's shape, [vocabulary, hidden] or its transpose."""
-        arch, found = self.room.arch, set()
-        matrix = {(arch.vocabulary, arch.hidden), (arch.hidden, arch.vocabulary)}
-        for name in PRODUCTS:
-            for shapes in seen.shapes.get(name, []):
-                if matrix & {shape[-2:] for shape in shapes}:
-                    factors = [shape for shape in shapes if shape[-2:] not in matrix and shape[-1] == arch.hidden]
-                    found |= {math.prod(shape[:-1]) for shape in factors if len(shape) > 1}
         return found
 
     def operators(self, name: str) -> int:
@@ -183,6 +172,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         device=decoder.device.type,
         layers=decoder.spec.arch.layers,
         batch=len(decoder.prompt),
+        prefill_positions=decoder.prefill_positions,
         prompt_tokens=sum(decoder.lengths),
         prefill=passes[0],
         steps=tuple(passes[1:]),

@@ -26,7 +26,9 @@ class StepInC:
         bits, plain = decoder.engine.weight_bits, OF_TYPE.get(decoder.dtype, "float32")
         layers, head = (OF_BITS[bits[0]], OF_BITS[bits[1]]) if bits else (plain, plain)
         self.decoder = decoder
-        self.native = NativeDecoder(decoder.spec, decoder.weights, Formats(layers, layers, head), threads=torch.get_num_threads())
+        self.native = NativeDecoder(
+            decoder.spec, decoder.weights, Formats(layers, layers, head), threads=torch.get_num_threads()
+        )
         self.padding: Tensor | None = None
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:

@@ -35,8 +35,6 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    # the least, since a layer's matrix can have the head's shape: all others have a row for each token of the prompt
-    rows = min(evidence.head_rows(evidence.prefill), default=None)
-    expected = f"a product of {evidence.batch} rows with the head in prefill"
-    expect("last_token_head", rows == evidence.batch, expected, f"{rows} rows")
-    return {"head_rows": rows}
+    positions = evidence.prefill_positions
+    expect("last_token_head", positions == 1, "logits of one position of each prompt", f"{positions} positions")
+    return {"positions": positions}
