@@ -45,4 +45,5 @@ def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
     matrices = {"Tensor uint8": 4 * evidence.layers + (settings.head_bits == 4), "Tensor int8": settings.head_bits // 8}
     held = {kind: evidence.weights.get(kind, 0) for kind in matrices}
     expect("weight_int4", held == matrices, f"{matrices}", evidence.weights)
-    return {"matrices": sum(held.values())}
+    regions = sum(step.compiled_regions for step in evidence.steps)
+    return {"matrices": sum(held.values()), "compiled_regions": regions}

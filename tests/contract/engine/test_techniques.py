@@ -28,6 +28,8 @@ SHOWN_BY: dict[str, dict[str, Any]] = {
     "compiled_block": {"settings": {"code": "traced"}},
     "compiled_step": {"settings": {"code": "traced"}},
     # the likeliest drafts leave seeded draws as they are, so that tokens can be compared where they are drawn
+    "weight_int4": {"settings": {"compiled": False}},  # compiling is a test of its own
+    "weight_int8": {"settings": {"compiled": False}},
     "draft_decoding": {"settings": {"draft": "tiny-draft", "drafts": "likeliest"}},
     "self_speculation": {"settings": {"drafts": "likeliest"}},
 }
@@ -144,6 +146,43 @@ def test_it_goes_together_with_every_other_seam(name: str, load_engine: LoadEngi
         session = load_engine(*uses, architecture=family, draft=draft, **workload)
         assert rows_of(session) == rows_of(reference), f"{one} with {other} on {family}"
         assert {one, other} <= set(session.prove()["optimizations"]), f"{one} with {other} on {family}"
+
+
+LOSSY = [name for name in HERE if name not in EXACT]
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_a_lossy_technique_is_close_to_what_it_rounds(name: str, load_engine: LoadEngine) -> None:
+    uses, workload = shown(name)
+    session, plain = load_engine(*uses, **workload), load_engine(**workload)
+    rows = rows_of(session)
+    assert rows_of(session) == rows
+    ours, theirs = session.log_probs(rows[0]), plain.log_probs(rows[0])
+    assert 0 < float((theirs.exp() * (theirs - ours)).sum(-1).mean()) < 0.5
+    assert session.memory()["step_weights"] < 0.5 * plain.memory()["step_weights"]
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_the_compiled_product_of_codes_is_the_plain_one(name: str, load_engine: LoadEngine) -> None:
+    compiled, plain = (load_engine((name, {"compiled": how})) for how in (True, False))
+    rows = rows_of(plain)
+    assert float((compiled.log_probs(rows[0]) - plain.log_probs(rows[0])).abs().max()) < 1e-4
+    assert compiled.prove()["optimizations"][name]["compiled_regions"] > 0
+    assert plain.prove()["optimizations"][name]["compiled_regions"] == 0
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_a_lossy_technique_is_proven_beside_every_other_seam(name: str, load_engine: LoadEngine, draft_of: Any) -> None:
+    """Tokens may differ in the last bit of a rounding; what runs may not."""
+    for other in EXACT:
+        uses, workload = shown_together(name, other)
+        together = [family for family in FAMILIES if fits_all(uses, family, workload)]
+        if clash(name, other) or not together:
+            continue
+        family = together[0]
+        session = load_engine(*uses, architecture=family, draft=draft_of(other, family), **workload)
+        rows_of(session)
+        assert {name, other} <= set(session.prove()["optimizations"]), f"{name} with {other} on {family}"
 
 
 @pytest.fixture(scope="session")
