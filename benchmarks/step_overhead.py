@@ -106,8 +106,9 @@ def compare(architecture: str, device: str, steps: int, rounds: int) -> list[str
             )
             saved = statistics.median(plain - own for plain, own in zip(taken["plain"], times, strict=True))
             lines.append(
-                f"{way:22} {statistics.median(times):8.1f} us  {found.estimate:5.3f}"
-                f" ({found.low:.3f} to {found.high:.3f})  saves {saved:7.1f} us  {calls:5.0f} Python calls  {operators:5.0f} operators"
+                f"{way:22} {statistics.median(times):8.1f} us"
+                f"  {found.estimate:5.3f} ({found.low:.3f} to {found.high:.3f})"
+                f"  saves {saved:7.1f} us  {calls:5.0f} Python calls  {operators:5.0f} operators"
             )
         for session in sessions.values():
             session.close()
