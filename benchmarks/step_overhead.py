@@ -108,7 +108,8 @@ def compare(architecture: str, device: str, steps: int, rounds: int) -> list[str
             lines.append(
                 f"{way:22} {statistics.median(times):8.1f} us"
                 f"  {found.estimate:5.3f} ({found.low:.3f} to {found.high:.3f})"
-                f"  saves {saved:7.1f} us  {calls:5.0f} Python calls  {operators:5.0f} operators"
+                f"  saves {saved:7.1f} us"
+                f"  {calls:5.0f} Python calls  {operators:5.0f} operators"
             )
         for session in sessions.values():
             session.close()

@@ -1,7 +1,7 @@
 """Physics: saves bytes held. The linear layers' weights are 8-bit integers with one scale per row; embeddings, norms
-and the output head stay. Every use widens the weights, multiplies them by their scales and writes that wide copy before the
-product reads it: a decode step moves more bytes than with wide weights, so alone it cannot help speed. On a CPU in
-bfloat16 there is one kernel that reads the 8-bit weights as they are: there a step can gain from them.
+and the output head stay. Every use widens the weights, multiplies them by their scales and writes that wide copy
+before the product reads it: a decode step moves more bytes than with wide weights, so alone it cannot help speed. On
+a CPU in bfloat16 there is one kernel that reads the 8-bit weights as they are: there a step can gain from them.
 """
 
 from __future__ import annotations
