@@ -7,10 +7,11 @@ that it is given, with those that hold nothing yet masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from claimbench.model.transformer import Layer, Slot, Span, Transformer
 
 if TYPE_CHECKING:
     from claimbench.engine import Decoder, Step
+
+Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 @dataclass
@@ -110,9 +113,19 @@ class Place:
         return kept.copy_(bias)
 
 
+def own_code(function: Run) -> Run:
+    """`function` again, with code of its own.
+
+    Compiled graphs are kept by code and are limited in number: models in one process, such as a draft beside its model,
+    would look through each other's graphs and use up the limit together.
+    """
+    assert isinstance(function, FunctionType)
+    return cast(Run, FunctionType(function.__code__.replace(), function.__globals__, function.__name__))
+
+
 def step_compiled(decoder: Decoder, **how: Any) -> Step:
     """The whole step in one graph, token ids in and logits out."""
-    place, compiled = Place(decoder), torch.compile(static_step, fullgraph=True, **how)
+    place, compiled = Place(decoder), torch.compile(own_code(static_step), fullgraph=True, **how)
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
         new = tokens.shape[1]
@@ -129,7 +142,7 @@ def step_of_compiled_layers(decoder: Decoder, **how: Any) -> Step:
     """One graph, which is run for each layer; positions and mask are made once a step, outside."""
     from claimbench.engine import hide
 
-    place, compiled = Place(decoder), torch.compile(static_layer, fullgraph=True, **how)
+    place, compiled = Place(decoder), torch.compile(own_code(static_layer), fullgraph=True, **how)
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
         new, model = tokens.shape[1], decoder.model
