@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test check format lock schema clean
+.PHONY: help reproduce forecast test test-pairs check format lock schema clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
 	@echo "make forecast    what a run will take, before it runs"
 	@echo "make test        set up, run the tests"
+	@echo "make test-pairs  run each technique of the engine beside each other one"
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
@@ -37,6 +38,9 @@ forecast: .venv/core.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest
+
+test-pairs: .venv/dev.stamp
+	$(BIN)/python -m pytest -m pairs
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

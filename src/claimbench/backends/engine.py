@@ -6,7 +6,6 @@ Transformers' own.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import sys
@@ -89,7 +88,6 @@ class EngineSession:
             alone = [use for use in cell.optimizations if not drafts(use)]
             drafter = decoder(compose(Engine(dtype, device), alone), draft) if draft else None
             self.decoder = decoder(compose(Engine(dtype, device), cell.optimizations), checkpoint, drafter)
-        give_back_memory()
         # importing the compiler takes seconds: where no technique has, there is nothing to count
         self.compilations = Compilations() if "torch._dynamo" in sys.modules else None
 
@@ -151,14 +149,6 @@ class EngineSession:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def give_back_memory() -> None:
-    """Weights that were joined, packed or rounded leave gigabytes that glibc keeps: they are not the technique's."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def drafts(use: OptimizationUse) -> bool:
