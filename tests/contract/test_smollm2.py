@@ -9,8 +9,9 @@ import pytest
 from tests.contract.conftest import companions, make_cell, rows_of
 
 from claimbench import fetch, optimizations, shard
+from claimbench.backends import engine
 from claimbench.backends import transformers as backend
-from claimbench.cell import Checkpoint
+from claimbench.cell import Cell, Checkpoint
 from claimbench.errors import SourceError
 from claimbench.params import load_params, read_yaml
 
@@ -18,7 +19,17 @@ pytestmark = [pytest.mark.model, pytest.mark.network]
 
 ROOT = Path(__file__).parent.parent.parent
 NOT_HERE = {"flash_attention_2": "needs a GPU", "compile_model": "compiles all 30 layers at once: minutes"}
-EXACT = [name for name in optimizations.names() if optimizations.find(name).EXACT and name not in NOT_HERE]
+EXACT = [
+    name
+    for name in optimizations.names()
+    if optimizations.find(name).EXACT and optimizations.find(name).SEAM in backend.SEAMS and name not in NOT_HERE
+]
+ENGINE: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "plain": [],
+    "trimmed": [("trimmed_step", {}), ("simple_mask", {}), ("prefill_flash", {}), ("cache_static", {})],
+    "in C": [("cpp_block", {}), ("cache_static", {}), ("last_token_head", {}), ("details_on_demand", {})],
+    "looking up": [("lookup_decoding", {}), ("vectorised_processing", {})],
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "assisted": {"draft": "smollm2-draft", "num_assistant_tokens": 3, "confidence_threshold": 0},
     "early_exit": {"layers": 6},
@@ -56,10 +67,14 @@ def plain(smollm2: Path) -> list[list[int]]:
     return generated([], smollm2, None)
 
 
-def generated(uses: list[tuple[str, dict[str, Any]]], model: Path, draft: Path | None) -> list[list[int]]:
+def smollm2_cell(uses: list[tuple[str, dict[str, Any]]], draft: Path | None, system: str = "transformers") -> Cell:
     cell = make_cell(*uses, new_tokens=16, draft=draft is not None, prompt=PROMPT)
-    cell = cell.model_copy(update={"checkpoint": Checkpoint(name="smollm2", source="", architecture="smollm2-135m")})
-    session = backend.load(cell, model, draft)
+    checkpoint = Checkpoint(name="smollm2", source="", architecture="smollm2-135m")
+    return cell.model_copy(update={"checkpoint": checkpoint, "backend": system})
+
+
+def generated(uses: list[tuple[str, dict[str, Any]]], model: Path, draft: Path | None) -> list[list[int]]:
+    session = backend.load(smollm2_cell(uses, draft), model, draft)
     try:
         rows = rows_of(session)
         if uses:
@@ -76,3 +91,19 @@ def test_an_exact_technique_gives_the_tokens_of_eager_generate(
     uses = [(other, SETTINGS.get(other, {})) for other, _ in companions(name)]
     draft = sharded("smollm2-draft", folder) if name == "assisted" else None
     assert generated(uses, smollm2, draft) == plain
+
+
+@pytest.mark.parametrize("uses", ENGINE.values(), ids=ENGINE)
+def test_the_engine_is_the_same_model(
+    uses: list[tuple[str, dict[str, Any]]], smollm2: Path, plain: list[list[int]]
+) -> None:
+    """In float32: the same tokens, and log-probabilities within 1e-3 over the whole vocabulary."""
+    ours = engine.load(smollm2_cell(uses, None, "engine"), smollm2, None)
+    theirs = backend.load(smollm2_cell([], None), smollm2, None)
+    try:
+        assert rows_of(ours) == plain
+        assert set(ours.prove()["optimizations"]) == {name for name, _ in uses}
+        assert float((ours.log_probs(plain[0]) - theirs.log_probs(plain[0])).abs().max()) < 1e-3
+    finally:
+        ours.close()
+        theirs.close()
