@@ -38,7 +38,7 @@ def bare_loop(session: Any, new_tokens: int) -> float:
     with torch.no_grad():
         for context in session.recipe.around[1:]:
             context().__enter__()
-        cache = session._empty_cache()
+        cache = session._empty_cache(session.cell.workload)
         token = (
             model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
         )
