@@ -54,9 +54,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TransformersSessio
         raise Unavailable("torch sees no CUDA device")
     recipe = write_recipe(cell)
     with refusals(recipe):
-        model = _load_model(recipe, checkpoint, **recipe.load)
+        model = load_model(recipe, checkpoint, **recipe.load)
         attention = recipe.load["attn_implementation"]
-        assistant = _load_model(recipe, draft, attn_implementation=attention) if draft and recipe.uses_draft else None
+        assistant = load_model(recipe, draft, attn_implementation=attention) if draft and recipe.uses_draft else None
         return TransformersSession(cell, recipe, checkpoint, model, assistant)
 
 
@@ -77,18 +77,18 @@ def write_recipe(cell: Cell) -> Recipe:
     return recipe
 
 
-def _load_model(recipe: Recipe, folder: Path, **arguments: Any) -> Any:
+def load_model(recipe: Recipe, folder: Path, **arguments: Any) -> Any:
+    """The model in `folder` on the recipe's device, unless `arguments` of `from_pretrained` place it elsewhere."""
     import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, recipe.dtype),
-        device_map=recipe.device,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        **arguments,
+        **{"device_map": recipe.device, **arguments},
     ).eval()
 
 
@@ -120,9 +120,9 @@ class TransformersSession:
         row = prompt_ids(cell, checkpoint, self.architecture.vocabulary)
         lengths = row_lengths(cell.workload, len(row))
         rows = [_padded(row, length) for length in lengths]
-        self.prompt = torch.tensor(rows, device=model.device)  # [batch, prompt tokens]
+        self.prompt = torch.tensor(rows, device=recipe.device)  # [batch, prompt tokens]
         starts = self.prompt.new_tensor([len(row) - length for length in lengths])
-        self.mask = (torch.arange(len(row), device=model.device) >= starts[:, None]).long()  # [batch, prompt tokens]
+        self.mask = (torch.arange(len(row), device=recipe.device) >= starts[:, None]).long()  # [batch, prompt tokens]
         self._forget_generation_defaults()
         self.compilations = proof.Compilations()
         self.driven = model
@@ -251,7 +251,8 @@ class TransformersSession:
         """Evidence from the first steps of one more generation; compilations are counted before it."""
         compiled = self.compilations.so_far()
         whole = self.cell.workload.batch, self.cell.workload.new_tokens
-        return proof.watch(self._run(), PROOF_STEPS, self.model, self.driven, compiled, whole, self.earlier)
+        device = self.recipe.device
+        return proof.watch(self._run(), PROOF_STEPS, self.model, self.driven, device, compiled, whole, self.earlier)
 
     def log_probs(self, tokens: list[int]) -> Any:
         import torch
