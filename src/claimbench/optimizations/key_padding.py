@@ -38,12 +38,13 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+    """The widest attention of a step sees all slots that were filled; drafts, with fewer, are padded as well."""
     attended = [sorted(evidence.keys_attended(step)) for step in evidence.steps]
     held = all(
-        keys and all(key % settings.multiple == 0 and key >= step.cache_length for key in keys)
+        keys and keys[-1] >= step.cache_filled and all(key % settings.multiple == 0 for key in keys)
         for keys, step in zip(attended, evidence.steps, strict=True)
     )
-    lengths = [step.cache_length for step in evidence.steps]
-    expected = f"attention over multiples of {settings.multiple} keys where there are {lengths}"
+    filled = [step.cache_filled for step in evidence.steps]
+    expected = f"attention over multiples of {settings.multiple} keys where there are {filled}"
     expect("key_padding", held, expected, f"{attended}")
-    return {"keys": [keys[0] for keys in attended], "tokens": lengths}
+    return {"keys": [keys[-1] for keys in attended], "tokens": filled}
