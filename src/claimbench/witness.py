@@ -23,6 +23,7 @@ import torch
 
 from claimbench.model.kv_cache import Room
 from claimbench.model.static_step import in_the_open
+from claimbench.profiling import recorded
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled
 
 if TYPE_CHECKING:
@@ -103,9 +104,18 @@ class Seen:
     """Log-probabilities that were kept of the prompt and of the new tokens, per row."""
     compiled: Compiled
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        return (self.prefill, *self.steps)
+
     def calls(self, name: str) -> int:
         """Calls of `name` in all decode passes."""
         return sum(step.called(name) for step in self.steps)
+
+    def draws(self, maker: str) -> tuple[int, int]:
+        """How often what `maker` of processing.py made drew tokens, and how often PyTorch's generators did."""
+        made = sum(seen.called(f"{maker}.<locals>.draw") for seen in self.passes)
+        return made, sum(seen.operators.get("aten::multinomial", 0) for seen in self.passes)
 
     def keys_attended(self, seen: Pass) -> set[int]:
         """Lengths of the keys that attention multiplied with."""
@@ -145,16 +155,11 @@ def _calls_counted(counts: Counter[str]) -> Iterator[None]:
 
 @contextmanager
 def _operators_recorded(found: list[Any]) -> Iterator[None]:
-    from torch.profiler import ProfilerActivity, profile
-
-    activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities, record_shapes=True) as profiler:
+    with recorded("cuda" if torch.cuda.is_available() else "cpu", shapes=True) as profiler:
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    found.extend(profiler.events())
+    found.extend(profiler.function_events)
 
 
 def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> Seen:

@@ -41,7 +41,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    room, passes = evidence.room, (evidence.prefill, *evidence.steps)
+    room, passes = evidence.room, evidence.passes
     capacity, expected = 0, []
     for seen in passes:
         if seen.cache_length > capacity:  # full: as many slots as there are tokens, and `ahead` more

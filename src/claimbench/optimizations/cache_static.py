@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
     room = evidence.room
     slots = -(-room.length // room.key_multiple) * room.key_multiple
-    held = [seen.cache_bytes for seen in (evidence.prefill, *evidence.steps)]
+    held = [seen.cache_bytes for seen in evidence.passes]
     expect(
         "cache_static",
         evidence.cache == "AllocatedCache" and set(held) == {slots * room.column_bytes},

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from claimbench.cell import Cell, Frozen
-from claimbench.compilers import no_compiler
+from claimbench.compilers import no_compiled_step
 from claimbench.proof import expect
 
 if TYPE_CHECKING:
@@ -35,11 +35,7 @@ class Settings(Frozen):
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
-    if cell.workload.new_tokens < 2:
-        return "compiles decode steps, and a workload of one new token has none"
-    if cell.device == "cuda" and cell.uses("flash_everywhere"):
-        return "a static cache is masked, and the flash kernel on a GPU takes no mask"
-    return no_compiler(cell.device) if settings.code == "fused" else None
+    return no_compiled_step(cell, machine_code=settings.code == "fused")
 
 
 def apply(engine: Engine, settings: Settings) -> None:

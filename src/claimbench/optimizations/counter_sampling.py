@@ -41,12 +41,8 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    passes = (evidence.prefill, *evidence.steps)
-    single = sum(seen.called("draw_seeded.<locals>.draw") for seen in passes)
-    together = sum(seen.called("draw_by_counter.<locals>.draw") for seen in passes)
-    drawn = sum(seen.operators.get("aten::multinomial", 0) for seen in passes)
-    held = single == 0 and drawn == 0
-    expect("counter_sampling", held, "no generator and no multinomial", f"{single} and {drawn}")
-    hashed = sum(seen.called("keys_of") for seen in passes)
-    expect("counter_sampling", hashed == together, f"noise hashed for each of {together} draws", f"{hashed}")
-    return {"draws": together}
+    draws, drawn = evidence.draws("draw_by_counter")
+    expect("counter_sampling", drawn == 0, "no multinomial", f"{drawn}")
+    hashed = sum(seen.called("keys_of") for seen in evidence.passes)
+    expect("counter_sampling", hashed == draws, f"noise hashed for each of {draws} draws", f"{hashed}")
+    return {"draws": draws}

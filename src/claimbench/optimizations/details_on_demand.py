@@ -33,7 +33,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    passes = (evidence.prefill, *evidence.steps)
+    passes = evidence.passes
     # the warping of typical sampling takes logarithms too, of one position's logits: [batch, vocabulary]
     logs = [shapes[0] for seen in passes for shapes in seen.shapes.get("aten::_log_softmax", []) if len(shapes[0]) == 3]
     expect("details_on_demand", evidence.details == 0, "no log-probabilities kept", f"{evidence.details} a row")

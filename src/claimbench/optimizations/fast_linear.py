@@ -43,6 +43,6 @@ def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
     matrices = 4 * evidence.layers + 1
     held = evidence.modules.get("FastLinear", 0)
     expect("fast_linear", held == matrices, f"{matrices} matrices held as [in, out]", evidence.modules)
-    folded = [each.operators.get("aten::linear", 0) for each in (evidence.prefill, *evidence.steps)]
+    folded = [each.operators.get("aten::linear", 0) for each in evidence.passes]
     expect("fast_linear", not any(folded), "no product that transposes its matrix", folded)
     return {"matrices": held}

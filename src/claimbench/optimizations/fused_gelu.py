@@ -52,7 +52,7 @@ KERNELS = {"native": "aten::gelu", "epilogue": "aten::_addmm_activation"}
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    plain = [each.called("PlainGelu.forward") for each in (evidence.prefill, *evidence.steps)]
+    plain = [each.called("PlainGelu.forward") for each in evidence.passes]
     expect("fused_gelu", not any(plain), "no GELU operation by operation", plain)
     prefill = evidence.prefill
     if settings.how == "compile":

@@ -44,7 +44,7 @@ KERNELS = ("aten::native_layer_norm", "aten::rms_norm")
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
     norms = 2 * evidence.layers + 1
-    plain = [each.called("PlainNorm.forward") for each in (evidence.prefill, *evidence.steps)]
+    plain = [each.called("PlainNorm.forward") for each in evidence.passes]
     expect("fused_layer_norm", not any(plain), "no norm operation by operation", plain)
     prefill = evidence.prefill
     if settings.how == "compile":

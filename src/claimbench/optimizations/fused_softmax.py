@@ -85,7 +85,7 @@ MARKS = {"jit": "_softmax", "compile": COMPILED_REGION, "triton": "softmax_of_ro
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    passes = (evidence.prefill, *evidence.steps)
+    passes = evidence.passes
     plain = [each.called("plain_softmax") for each in passes]
     expect("fused_softmax", not any(plain), "no softmax operation by operation", plain)
     fused = [_fused(each, settings.how) for each in passes]

@@ -41,7 +41,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    passes = (evidence.prefill, *evidence.steps)
+    passes = evidence.passes
     fresh, reused = (
         sum(seen.called(f"{kind}.{method}") for seen in passes for method in ("extend", "positions"))
         for kind in ("Fresh", "Reused")

@@ -38,7 +38,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    built = [each.called("mask_in_full") for each in (evidence.prefill, *evidence.steps)]
+    built = [each.called("mask_in_full") for each in evidence.passes]
     expect("simple_mask", not any(built), "no mask built in full in any pass", built)
     made = evidence.calls("hide")
     expect("simple_mask", made == 0, "no mask made in decode steps", made)

@@ -35,7 +35,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    passes = (evidence.prefill, *evidence.steps)
+    passes = evidence.passes
     single = sum(seen.called("choose_one_by_one") for seen in passes)
     together = sum(seen.called("choose_together") for seen in passes)
     held = single == 0 and together > 0

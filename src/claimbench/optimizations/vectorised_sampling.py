@@ -39,10 +39,6 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    passes = (evidence.prefill, *evidence.steps)
-    single = sum(seen.called("draw_seeded.<locals>.draw") for seen in passes)
-    together = sum(seen.called("draw_together.<locals>.draw") for seen in passes)
-    expect("vectorised_sampling", single == 0, "no draw from a request's own generator", f"{single}")
-    drawn = sum(seen.operators.get("aten::multinomial", 0) for seen in passes)
-    expect("vectorised_sampling", drawn == together, f"one multinomial for each of {together} draws", f"{drawn}")
-    return {"draws": together}
+    draws, drawn = evidence.draws("draw_together")
+    expect("vectorised_sampling", drawn == draws, f"one multinomial for each of {draws} draws", f"{drawn}")
+    return {"draws": draws}
