@@ -7,6 +7,7 @@ module's own. The rest is hoisted out of the loop or out of the step: names, siz
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,63 +82,79 @@ class Places:
         return [table[positions] for table in self.tables]
 
 
+Turn = tuple[Tensor, Tensor] | None
+"""Cosines and sines of the new positions, [batch or 1, 1, new, head_dim] each; None where positions are not rotary."""
+Begin = Callable[[Tensor, "Cache"], tuple[Tensor, Span, Turn]]
+RunLayer = Callable[[Tensor, Slot, Span, Turn], Tensor]
+
+
 def step_trimmed(decoder: Decoder) -> Step:
-    model, engine, parts, arch, gated = (
-        decoder.model, decoder.engine, decoder.engine.parts, decoder.spec.arch, decoder.spec.gated,
-    )  # fmt: skip
-    layers = [
-        tuple(call_of(part) for part in (layer.norm1, layer.qkv, layer.out, layer.norm2, layer.up, layer.down))
-        for layer in model.layers
-    ]
-    embedding, embed = model.embedding, torch.embedding
-    embedding_norm = None if model.embedding_norm is None else call_of(model.embedding_norm)
-    norm, head = call_of(model.norm), call_of(model.head)
-    attend, softmax, causal, mask = parts.attend_step, parts.softmax, parts.causal, engine.mask
-    heads, turning, head_dim = arch.heads, arch.heads + arch.kv_heads, arch.head_dim
-    every_head, width, scale = turning + arch.kv_heads, heads * head_dim, head_dim**-0.5
-    unbiased, cat, add = model.slopes is None, torch.cat, parts.add
-    rotate, learned = rotary_of(decoder) is not None, model.positions is not None
-    places = Places(decoder, decoder.room.length)
+    model = decoder.model
+    begin, norm, head = begin_trimmed(decoder), call_of(model.norm), call_of(model.head)
+    layers = [layer_trimmed(decoder, layer) for layer in model.layers]
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
-        nonlocal places
-        batch, new = tokens.shape
-        past = cache.length
-        end = past + new
-        keys_seen = cache.keys_after(new)
-        if places.padding is not decoder.padding or places.length < end:
-            places = Places(decoder, max(end, decoder.room.length))
-        bias = None
-        if decoder.ragged or not unbiased or not causal(past, new, keys_seen):
-            bias = mask(decoder, past, new, keys_seen)
-        span = Span(past, places.positions[:, past:end], bias)
-        x = embed(embedding, tokens)
-        if rotate:
-            cos, sin = [table.unsqueeze(1) for table in places.at(past, end)]  # [batch or 1, 1, new, head_dim]
-        elif learned:
-            x = x + places.at(past, end)[0]
-        if embedding_norm is not None:
-            x = embedding_norm(x)
-        slot: Slot
-        for (norm1, qkv, out, norm2, up, down), slot in zip(layers, cache.slots, strict=False):
-            mixed = qkv(norm1(x)).view(batch, new, every_head, head_dim).transpose(1, 2)
-            if rotate:  # queries and keys in one go
-                turned = mixed[:, :turning]
-                first, second = turned.chunk(2, -1)
-                turned = turned * cos + cat((second, first), -1) * sin
-                q, k, v = turned[:, :heads], turned[:, heads:], mixed[:, turning:]
-            else:
-                q, k, v = mixed[:, :heads], mixed[:, heads:turning], mixed[:, turning:]
-            keys, values = slot.write(k, v, span)
-            mixed = attend(q, keys, values, span, scale, softmax)
-            x = add(x, out(mixed.transpose(1, 2).reshape(batch, new, width)))
-            if gated:
-                gate, linear = up(norm2(x)).chunk(2, -1)
-                x = add(x, down(silu(gate) * linear))
-            else:
-                x = add(x, down(up(norm2(x))))
-        cache.length = end
+        x, span, turn = begin(tokens, cache)
+        for layer, slot in zip(layers, cache.slots[: len(layers)], strict=True):  # a draft leaves the last slots alone
+            x = layer(x, slot, span, turn)
+        cache.length += tokens.shape[1]
         logits: Tensor = head(norm(x))
         return logits
 
     return step
+
+
+def begin_trimmed(decoder: Decoder) -> Begin:
+    """What comes before the layers: where the tokens stand, what they may see, and their embeddings."""
+    model, parts, mask = decoder.model, decoder.engine.parts, decoder.engine.mask
+    embedding, embed, causal, unbiased = model.embedding, torch.embedding, parts.causal, model.slopes is None
+    embedding_norm = None if model.embedding_norm is None else call_of(model.embedding_norm)
+    rotary, learned = rotary_of(decoder) is not None, model.positions is not None
+    places = Places(decoder, decoder.room.length)
+
+    def begin(tokens: Tensor, cache: Cache) -> tuple[Tensor, Span, Turn]:
+        nonlocal places
+        past, new, turn, bias = cache.length, tokens.shape[1], None, None
+        end, keys_seen = past + new, cache.keys_after(new)
+        if places.padding is not decoder.padding or places.length < end:
+            places = Places(decoder, max(end, decoder.room.length))
+        if decoder.ragged or not unbiased or not causal(past, new, keys_seen):
+            bias = mask(decoder, past, new, keys_seen)
+        x = embed(embedding, tokens)
+        if rotary:
+            cos, sin = places.at(past, end)
+            turn = cos.unsqueeze(1), sin.unsqueeze(1)
+        elif learned:
+            x = x + places.at(past, end)[0]
+        if embedding_norm is not None:
+            x = embedding_norm(x)
+        return x, Span(past, places.positions[:, past:end], bias), turn
+
+    return begin
+
+
+def layer_trimmed(decoder: Decoder, layer: Any) -> RunLayer:
+    """One layer; rotary positions are turned for queries and keys in one go."""
+    parts, arch, gated, cat = decoder.engine.parts, decoder.spec.arch, decoder.spec.gated, torch.cat
+    norm1, qkv, out = call_of(layer.norm1), call_of(layer.qkv), call_of(layer.out)
+    norm2, up, down = call_of(layer.norm2), call_of(layer.up), call_of(layer.down)
+    attend, softmax, add, scale = parts.attend_step, parts.softmax, parts.add, arch.head_dim**-0.5
+    heads, turning, head_dim = arch.heads, arch.heads + arch.kv_heads, arch.head_dim
+    every_head, width = turning + arch.kv_heads, heads * head_dim
+
+    def run(x: Tensor, slot: Slot, span: Span, turn: Turn) -> Tensor:
+        batch, new, _ = x.shape
+        mixed = qkv(norm1(x)).view(batch, new, every_head, head_dim).transpose(1, 2)
+        turned = mixed[:, :turning]
+        if turn is not None:
+            first, second = turned.chunk(2, -1)
+            turned = turned * turn[0] + cat((second, first), -1) * turn[1]
+        keys, values = slot.write(turned[:, heads:], mixed[:, turning:], span)
+        mixed = attend(turned[:, :heads], keys, values, span, scale, softmax)
+        x = add(x, out(mixed.transpose(1, 2).reshape(batch, new, width)))
+        if not gated:
+            return add(x, down(up(norm2(x))))
+        gate, linear = up(norm2(x)).chunk(2, -1)
+        return add(x, down(silu(gate) * linear))
+
+    return run
