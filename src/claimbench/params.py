@@ -55,6 +55,7 @@ class Limits(Frozen):
     batch: Whole | None = Field(default=None, ge=1)
     batch_tokens: Whole | None = Field(default=None, ge=1, description="batch x prompt_tokens; above it, left out")
     samples: Whole | None = Field(default=None, ge=1, description="timed generations per block")
+    devices: Whole | None = Field(default=None, ge=1, description="GPUs, or processes on a CPU, of one cell")
 
 
 class Params(Frozen):

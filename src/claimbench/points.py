@@ -80,7 +80,8 @@ class Point:
             missing = f"this experiment is about a {self.experiment.device} device"
         if missing or too_large:
             return Resolved(None, missing or too_large)
-        options = validate(backend.Options, self.setting("options"), f"{self.path}.options").model_dump(mode="json")
+        asked_options, fewer = _fewer_devices(self.params, self.setting("options"))
+        options = validate(backend.Options, asked_options, f"{self.path}.options").model_dump(mode="json")
         self._check_context(checkpoint, workload)
         cell = Cell(
             checkpoint=checkpoint,
@@ -93,7 +94,7 @@ class Point:
             device=self.device,
             protocol=self._protocol(),
         )
-        return Resolved(cell, None, asked, tuple(deviations))
+        return Resolved(cell, None, asked, (*deviations, *fewer))
 
     def published(self) -> dict[str, float | int | str]:
         """The document's figures of this very point, by metric."""
@@ -226,6 +227,16 @@ def _cut(
     if limit is not None and together > limit:
         return kept, cut, f"capped by params.yaml limits.batch_tokens={limit}"
     return kept, cut, None
+
+
+def _fewer_devices(params: Params, asked: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A backend's options with as many devices, and streams on them, as this machine has; and what was cut."""
+    limit, kept, cut = params.limits.devices, dict(asked), []
+    for key in ("devices", "streams"):
+        if limit is not None and isinstance(asked.get(key), int) and asked[key] > limit:
+            kept[key] = limit
+            cut.append(f"{key} {asked[key]} cut to {limit} by params.yaml limits.devices")
+    return kept, cut
 
 
 def checkpoint_of(params: Params, name: str | None, path: str) -> Checkpoint:

@@ -340,6 +340,16 @@ def test_a_held_size_is_cut_to_the_limit_and_the_row_says_so() -> None:
     assert row.deviations == ("new_tokens 4 cut to 2 by params.yaml limits.new_tokens",)
 
 
+def test_devices_above_the_limit_are_cut_and_the_row_says_so() -> None:
+    asked = put("experiments.speed.cells.plain", {"backend": "accelerate", "options": {"devices": 8}})
+    for limit, devices in ((2, 2), (8, 8), (None, 8)):
+        made = planned(put("limits", {"devices": limit}), asked)
+        row = made.studies["small"].rows["speed"]["plain"]
+        assert row.cell is not None
+        assert made.cells[row.cell].cell.options["devices"] == devices
+        assert row.deviations == (("devices 8 cut to 2 by params.yaml limits.devices",) if devices == 2 else ())
+
+
 def test_a_compared_size_above_the_limit_is_left_out() -> None:
     rows = planned(of_params=put("limits", {"batch": 32})).studies["small"].rows["batching"]
     assert [row.unavailable for row in rows.values()] == [None, None, "capped by params.yaml limits.batch=32"]
