@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from claimbench.cell import Cell, Workload
 from claimbench.errors import SourceError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+SETTINGS_BESIDE = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space"})
+"""Keys of tokenizer_config.json by which Transformers changes what tokenizer.json does."""
 
 
 def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
@@ -20,10 +23,7 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
     """
     workload = cell.workload
     if any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-        ids = [int(token) for token in tokenizer(workload.prompt).input_ids]
+        ids = _encode(checkpoint, workload.prompt)
     elif cell.checkpoint.source.startswith("random://"):
         ids = [byte % vocabulary for byte in workload.prompt.encode()]
     else:
@@ -39,6 +39,23 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
         )
     length = workload.prompt_tokens or len(ids)
     return (ids * -(-length // len(ids)))[:length]
+
+
+def _encode(checkpoint: Path, text: str) -> list[int]:
+    """As `AutoTokenizer` encodes, without it where tokenizer.json says all: importing Transformers takes seconds."""
+    path, config = checkpoint / "tokenizer.json", checkpoint / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if path.is_file() and not SETTINGS_BESIDE & settings.keys():
+        from tokenizers import Tokenizer
+
+        plain = Tokenizer.from_file(str(path))
+        plain.no_truncation()
+        plain.no_padding()
+        return [int(token) for token in plain.encode(text).ids]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    return [int(token) for token in tokenizer(text).input_ids]
 
 
 def row_lengths(workload: Workload, prompt_tokens: int) -> list[int]:

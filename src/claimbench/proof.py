@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from claimbench.errors import WrongOutput
+from claimbench.profiling import recorded
 
 if TYPE_CHECKING:
     from claimbench.recipe import Recipe
@@ -143,18 +144,11 @@ def watch(
     steps: int,
     model: Any,
     driven: Any,
-    device: str,
     compiled: Compiled,
     whole: tuple[int, int],
     earlier: list[tuple[int, int]],
 ) -> Evidence:
-    """Run the first `steps` steps of a generation under the profiler, and look around while it is paused.
-
-    `device` is where it computes: the model's own weights may lie elsewhere.
-    """
-    from torch.profiler import ProfilerActivity, profile
-
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    """Run the first `steps` steps of a generation under the profiler, and look around while it is paused."""
     generation = run.steps()
     widths: list[int] = []
     caches: dict[str, list[str]] = {}
@@ -162,7 +156,7 @@ def watch(
     functions: list[str] = []
     gc.collect()
     try:
-        with profile(activities=activities) as profiler:
+        with recorded(model.device.type) as profiler:
             for columns in generation:
                 widths.append(int(columns.shape[1]))
                 if len(widths) == 1:
@@ -173,7 +167,7 @@ def watch(
     finally:
         generation.close()  # type: ignore[attr-defined]
     return Evidence(
-        device=device,
+        device=model.device.type,
         operators=_operators(profiler),
         caches=caches,
         candidate_generators=generators,
@@ -201,7 +195,7 @@ def _operators(profiler: Any) -> dict[str, int]:
     """
     import torch
 
-    events = profiler.profiler.kineto_results.events()
+    events = profiler.kineto_results.events()
     operators: Counter[str] = Counter()
     for name, count in Counter(event.name() for event in events if not event.is_hidden_event()).items():
         plain: str = torch._C._demangle(name)
@@ -233,18 +227,18 @@ def _quant_types(model: Any) -> Iterator[str]:
 
 def _storage_type(parameter: Any) -> str:
     """Class and type of what is stored: a torchao weight calls itself float32 and holds int8."""
-    inner = list(inner_tensors(parameter))
+    inner = list(_inner_tensors(parameter))
     return f"{type(parameter).__name__} {str(max(inner, key=lambda part: part.nbytes).dtype).removeprefix('torch.')}"
 
 
-def inner_tensors(tensor: Any) -> Iterator[Any]:
+def _inner_tensors(tensor: Any) -> Iterator[Any]:
     """The plain tensors that a weight is stored in: packed values, scales, zero points."""
     import torch
 
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None and type(tensor) is not torch.nn.Parameter:
         for name in flatten()[0]:
-            yield from inner_tensors(getattr(tensor, name))
+            yield from _inner_tensors(getattr(tensor, name))
         return
     yield tensor.data
     for extra in vars(tensor).values():
@@ -263,9 +257,8 @@ def _tensors_in(thing: Any, depth: int = 2) -> Iterator[Any]:
 
 
 def _storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Address -> bytes of each storage, shared ones once; a meta tensor has none."""
-    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta"]
-    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+    """Address -> bytes of each storage, shared ones once."""
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def weight_bytes(model: Any) -> tuple[int, int]:
@@ -279,7 +272,7 @@ def weight_bytes(model: Any) -> tuple[int, int]:
     held: dict[int, int] = {}
     read: dict[int, int] = {}
     for module in model.modules():
-        weights = _storages(part for weight in module.parameters(recurse=False) for part in inner_tensors(weight))
+        weights = _storages(part for weight in module.parameters(recurse=False) for part in _inner_tensors(weight))
         held |= weights | _storages(module.buffers(recurse=False))
         if not isinstance(module, torch.nn.Embedding):
             read |= weights | _storages(_tensors_in(getattr(module, "state", None)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,30 @@ def test_a_prompt_is_repeated_or_cut_to_length(length: int | None, ids: list[int
 
 def test_every_byte_is_a_token_that_the_model_knows(tmp_path: Path) -> None:
     assert prompt_ids(cell("é", None), tmp_path, 100) == [0xC3 % 100, 0xA9 % 100]
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": True}, {"add_bos_token": False}, {"add_eos_token": True}])
+@pytest.mark.parametrize("post_processor", [True, False])
+def test_a_prompt_is_encoded_as_transformers_encodes_it(
+    settings: dict[str, bool], post_processor: bool, tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import AutoTokenizer
+
+    letters = {letter: id for id, letter in enumerate(["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if post_processor:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=20)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", **settings}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")
+
+    expected = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)("hello there").input_ids
+    assert prompt_ids(cell("hello there", None), tmp_path, 320) == expected
+    assert len(expected) >= len("hello there")
 
 
 def test_a_real_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
