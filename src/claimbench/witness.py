@@ -104,9 +104,18 @@ class Seen:
     """Log-probabilities that were kept of the prompt and of the new tokens, per row."""
     compiled: Compiled
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        return (self.prefill, *self.steps)
+
     def calls(self, name: str) -> int:
         """Calls of `name` in all decode passes."""
         return sum(step.called(name) for step in self.steps)
+
+    def draws(self, maker: str) -> tuple[int, int]:
+        """How often what `maker` of processing.py made drew tokens, and how often PyTorch's generators did."""
+        made = sum(seen.called(f"{maker}.<locals>.draw") for seen in self.passes)
+        return made, sum(seen.operators.get("aten::multinomial", 0) for seen in self.passes)
 
     def keys_attended(self, seen: Pass) -> set[int]:
         """Lengths of the keys that attention multiplied with."""
