@@ -8,7 +8,8 @@
     └── Refusal                  a block cannot give an honest number; becomes the result's outcome
         ├── Unavailable          this machine or this installation lacks something (outcome `unavailable`)
         ├── WrongOutput          the outputs or the proof broke the contract (outcome `wrong`)
-        └── OutOfMemory          host or device memory is exhausted (outcome `oom`)
+        ├── OutOfMemory          host or device memory is exhausted (outcome `oom`)
+        └── ServerFailed         a server died, stayed unhealthy, or did not answer as it should (outcome `error`)
 
 A failed experiment is data: a `Refusal` never leaves `measure`. Everything else ends the command.
 """
@@ -55,6 +56,10 @@ class WrongOutput(Refusal):
 
 class OutOfMemory(Refusal):
     outcome = "oom"
+
+
+class ServerFailed(Refusal):
+    pass
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,261 @@
+"""One streaming client for all servers: a request, and every piece of its answer stamped as it arrives.
+
+A `Dialect` says what a server's requests and events look like; what is timed is the same for all. Server-sent events
+are parsed by httpx2. All that can go wrong ends in a `RequestFailed` of a named kind, within the request's deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from claimbench.errors import ServerFailed
+
+Prompt = str | list[int]
+Kind = Literal["refused", "busy", "failed", "cut", "stuck", "late", "gone", "garbled", "length"]
+"""What became of a request that has no whole answer: 4xx, 429, 5xx (or an error inside the stream), half an answer, no
+event for too long, not finished in time, no connection, not what the API says, not as many tokens as asked for."""
+
+KINDS: dict[int, Kind] = {429: "busy"}
+SHOWN = 300
+
+
+class RequestFailed(ServerFailed):
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Usage(NamedTuple):
+    """The server's own count of tokens."""
+
+    prompt: int | None
+    completion: int
+
+
+class Piece(NamedTuple):
+    """What one event holds: `tokens` are ids, none where none are told; `finish` and `usage` come at the end."""
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    finish: str | None = None
+    usage: Usage | None = None
+
+
+class Chunk(NamedTuple):
+    """A piece of the answer as it arrived."""
+
+    at_ns: int
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    prompt: Prompt
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer: when its request was sent, all of its chunks, how it ended and what the server counted."""
+
+    sent_ns: int
+    chunks: tuple[Chunk, ...]
+    finish: str | None
+    usage: Usage | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: without an event (`stall_s`, prefill included), and for the whole answer (`answer_s`)."""
+
+    stall_s: float = 120.0
+    answer_s: float = 1800.0
+
+
+class Dialect(Protocol):
+    """What one kind of server speaks."""
+
+    @property
+    def path(self) -> str:
+        """Where requests go."""
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """The request's JSON body."""
+
+    def read(self, event: dict[str, Any]) -> Piece:
+        """What one event says.
+
+        Raises:
+            RequestFailed: the event is an error.
+        """
+
+
+def open_client(address: str, token: str | None = None, connections: int = 256) -> Any:
+    """A client whose connections stay open between requests; `token` goes into a header and nowhere else."""
+    import httpx2
+
+    return httpx2.AsyncClient(
+        base_url=address,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=httpx2.Timeout(None, connect=10.0),
+        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=600),
+        trust_env=False,
+    )
+
+
+async def ask(
+    client: Any, dialect: Dialect, request: Ask, limits: Limits, on_chunk: Callable[[Chunk], None] | None = None
+) -> Answer:
+    """Send `request` and collect its answer; `on_chunk` sees each piece as it arrives.
+
+    Raises:
+        RequestFailed: there is no whole answer of exactly `new_tokens` tokens; `kind` says what became of it.
+    """
+    import httpx2
+
+    sent_ns = time.perf_counter_ns()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limits.answer_s
+    try:
+        async with asyncio.timeout_at(min(loop.time() + limits.stall_s, end)) as patience:
+            stream = client.stream("POST", dialect.path, json=dialect.body(request))
+            async with stream as response:
+                if response.status_code != 200:
+                    raise _refusal(response.status_code, (await response.aread()).decode("utf-8", "replace"))
+                chunks: list[Chunk] = []
+                finish, usage = None, None
+                async for event in httpx2.EventSource(response):
+                    now = time.perf_counter_ns()
+                    patience.reschedule(min(loop.time() + limits.stall_s, end))
+                    if event.data == "[DONE]":
+                        break
+                    piece = dialect.read(_parsed(event.data))
+                    finish, usage = piece.finish or finish, piece.usage or usage
+                    if piece.text or piece.tokens:
+                        chunks.append(Chunk(now, piece.text, piece.tokens))
+                        if on_chunk:
+                            on_chunk(chunks[-1])
+    except TimeoutError:
+        if loop.time() >= end:
+            raise RequestFailed("late", f"the answer was not whole within {limits.answer_s:g} s") from None
+        raise RequestFailed("stuck", f"the stream stood still for {limits.stall_s:g} s") from None
+    except httpx2.SSEError as error:
+        raise RequestFailed("garbled", f"not a stream of events: {error}") from error
+    except httpx2.ConnectError as error:
+        raise RequestFailed("gone", f"no connection to the server: {error}") from error
+    except httpx2.TransportError as error:
+        raise RequestFailed("cut", f"the answer broke off: {type(error).__name__}: {error}") from error
+    return _whole(Answer(sent_ns, tuple(chunks), finish, usage), request)
+
+
+def _whole(answer: Answer, request: Ask) -> Answer:
+    if answer.finish is None:
+        raise RequestFailed(
+            "cut", f"the stream ended after {len(answer.chunks)} events, without saying that it is done"
+        )
+    if answer.usage is None:
+        raise RequestFailed("garbled", "the server did not say how many tokens it made: its usage is asked for")
+    if answer.usage.completion != request.new_tokens:
+        raise RequestFailed(
+            "length", f"expected {request.new_tokens} new tokens, the server counts {answer.usage.completion}"
+        )
+    return answer
+
+
+def _parsed(data: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise RequestFailed("garbled", f"an event is not a JSON object: {data[:SHOWN]!r}")
+    return value
+
+
+def _refusal(status: int, body: str) -> RequestFailed:
+    kind: Kind = KINDS.get(status, "refused" if status < 500 else "failed")
+    return RequestFailed(kind, f"the server answered {status}: {message_of(body)}")
+
+
+def message_of(body: str) -> str:
+    """The sentence inside an error's body, however the server wraps it."""
+    try:
+        value: Any = json.loads(body)
+    except ValueError:
+        return body.strip()[:SHOWN]
+    for key in ("error", "message", "detail"):
+        while isinstance(value, dict) and key in value:
+            value = value[key]
+    return (value if isinstance(value, str) else json.dumps(value))[:SHOWN]
+
+
+@dataclass(frozen=True)
+class OpenAI:
+    """The OpenAI completions API; `extra` holds what a server adds to it (`ignore_eos`, `return_token_ids`, ...)."""
+
+    model: str
+    extra: dict[str, Any]
+    ids_key: str | None = None
+    """Where in a choice a server tells token ids; None where it does not."""
+    path: str = "/v1/completions"
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "prompt": ask.prompt,
+            "max_tokens": ask.new_tokens,
+            "temperature": 0.0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **self.extra,
+        }
+
+    def read(self, event: dict[str, Any]) -> Piece:
+        if "error" in event:
+            raise RequestFailed("failed", f"the server broke off with: {message_of(json.dumps(event))}")
+        choices = event.get("choices") or [{}]
+        choice = choices[0]
+        tokens = choice.get(self.ids_key) if self.ids_key else None
+        return Piece(choice.get("text") or "", tuple(tokens or ()), choice.get("finish_reason"), usage_of(event))
+
+
+def usage_of(event: dict[str, Any]) -> Usage | None:
+    """The `usage` of an OpenAI event, where it has one."""
+    usage = event.get("usage")
+    if not isinstance(usage, dict) or not isinstance(usage.get("completion_tokens"), int):
+        return None
+    return Usage(usage.get("prompt_tokens"), usage["completion_tokens"])
+
+
+def get_json(address: str, path: str, token: str | None = None, timeout_s: float = 30.0) -> Any:
+    """The JSON at `path`.
+
+    Raises:
+        RequestFailed: no connection, another status than 200, or no JSON.
+    """
+    text = get_text(address, path, token, timeout_s)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RequestFailed("garbled", f"{path} is not JSON: {text[:SHOWN]!r}") from error
+
+
+def get_text(address: str, path: str, token: str | None = None, timeout_s: float = 30.0) -> str:
+    import httpx2
+
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        response = httpx2.get(f"{address}{path}", headers=headers, timeout=timeout_s, trust_env=False)
+    except httpx2.TimeoutException as error:
+        raise RequestFailed("stuck", f"{path} gave nothing within {timeout_s:g} s") from error
+    except httpx2.TransportError as error:
+        raise RequestFailed("gone", f"no connection to the server: {error}") from error
+    if response.status_code != 200:
+        raise _refusal(response.status_code, response.text)
+    return str(response.text)

@@ -1,0 +1,210 @@
+"""A server's process: started on the loopback address, waited for until healthy, ended with all that it started.
+
+Whatever goes wrong is a `Refusal` with one line of reason, and the server's last lines go to standard error, where the
+supervisor of a block picks them up. Secrets are values of variables whose names say so; they reach no line and no
+record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from claimbench.errors import ServerFailed
+
+HOST = "127.0.0.1"
+KEPT_LINES = 60
+GRACE_S = 10.0
+POLL_S = 0.1
+SECRET = re.compile(
+    r"TOKEN(?!S|IZER)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE
+)
+HIDDEN = "<secret>"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started: `environment` is set on top of the inherited one; `after` must run when it has ended."""
+
+    command: tuple[str, ...]
+    port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    health: str = "/health"
+    healthy_s: float = 300.0
+    after: tuple[str, ...] = ()
+
+
+def free_port() -> int:
+    """A port on the loopback address that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(port: int) -> None:
+    """Raises ServerFailed if somebody listens on `port`: requests would reach another server than the one started."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServerFailed(
+                f"port {port} of {HOST} is in use: choose another, or stop what listens there"
+            ) from error
+
+
+def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Values of variables whose names say that they are secret, the longest first."""
+    found = {value for name, value in environment.items() if SECRET.search(name) and len(value) >= 4}
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def redact(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def record_of(launch: Launch) -> dict[str, Any]:
+    """Command and environment as they were given, secrets left out."""
+    secrets = secrets_of({**os.environ, **launch.environment})
+    return {
+        "command": [redact(word, secrets) for word in launch.command],
+        "environment": {name: redact(value, secrets) for name, value in sorted(launch.environment.items())},
+    }
+
+
+class Server:
+    """A running server. `address` is where it listens; `stop` may be called twice."""
+
+    def __init__(self, launch: Launch) -> None:
+        """Start it and wait until it is healthy.
+
+        Raises:
+            ServerFailed: the port is taken, the server ended, or its time to become healthy is over.
+        """
+        check_port(launch.port)
+        self.launch = launch
+        self.address = f"http://{HOST}:{launch.port}"
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        environment = {**os.environ, **launch.environment}
+        self._secrets = secrets_of(environment)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "claimbench.serving.keeper", self._request()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,  # the keeper must survive what ends its parent's group, to end the server
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self._wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _request(self) -> str:
+        launch = self.launch
+        after = list(launch.after) or None
+        request = {"parent": os.getpid(), "command": list(launch.command), "after": after, "grace_s": GRACE_S}
+        return json.dumps(request)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(redact(line.rstrip("\n"), self._secrets))
+
+    def _wait_until_healthy(self) -> None:
+        import httpx2
+
+        end = time.monotonic() + self.launch.healthy_s
+        last = "it did not answer"
+        with httpx2.Client(base_url=self.address, timeout=2.0, trust_env=False) as client:
+            while time.monotonic() < end:
+                self.check()
+                try:
+                    status = client.get(self.launch.health).status_code
+                except httpx2.TransportError as error:
+                    last = f"{self.launch.health} gave {type(error).__name__}"
+                else:
+                    if status == 200:
+                        return
+                    last = f"{self.launch.health} gave status {status}"
+                time.sleep(POLL_S)
+        raise self.failure(f"not healthy within {self.launch.healthy_s:g} s: {last}")
+
+    def check(self) -> None:
+        """Raises ServerFailed if the server has ended."""
+        status = self._process.poll()
+        if status is not None:
+            self._reader.join(timeout=2.0)
+            how = (
+                f"was killed by {signal.Signals(status - 128).name}" if status > 128 else f"ended with status {status}"
+            )
+            raise self.failure(f"it {how}{_said(self.lines)}")
+
+    def wait(self, seconds: float) -> None:
+        """Give a server that may be dying the time to do so."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=seconds)
+
+    def failure(self, what: str) -> ServerFailed:
+        """The refusal that says `what`; the last lines of the server go to standard error on the way."""
+        print("The server's last lines:", *self.lines, sep="\n", file=sys.stderr, flush=True)
+        return ServerFailed(f"the server failed: {what}")
+
+    def descendants(self) -> list[Any]:
+        """psutil processes of the server and of all that it started."""
+        import psutil
+
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the server's processes, pages that they share counted once in each."""
+        import psutil
+
+        total = 0
+        for process in self.descendants():
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def stop(self) -> None:
+        """End the server and everything that it started."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=GRACE_S + 5)
+            except subprocess.TimeoutExpired:
+                for process in self.descendants():
+                    process.kill()
+                self._process.kill()
+                self._process.wait()
+        self._reader.join(timeout=2.0)
+
+
+def _said(lines: deque[str]) -> str:
+    """The last line that says something, as the end of a sentence."""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f": {last[:300]}" if last else ""

@@ -1,0 +1,200 @@
+"""A server as a backend's session: the rows of the workload are concurrent requests, their tokens come as columns.
+
+A column is yielded when every row has its next token, so that today's clock, token check and report work as they do for
+a model in the same process. The client runs on the caller's own thread, between the steps: no thread to wake up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from claimbench.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.errors import Refusal, ServerFailed, WrongOutput
+from claimbench.model import cost
+from claimbench.serving.client import Answer, Ask, Chunk, Dialect, Limits, Prompt, RequestFailed, ask, open_client
+from claimbench.serving.process import Server, record_of
+from claimbench.serving.tokens import UNKNOWN, Tokenizer
+
+TOKEN_VARIABLE = "CLAIMBENCH_SERVER_TOKEN"  # noqa: S105 - the name of a variable, not a secret
+SERVER_DIED_S = 1.0
+
+
+class ServerOptions(Frozen):
+    """What every server takes: where it is, and how long it is waited for."""
+
+    url: str | None = Field(default=None, description="address of a server that runs already; absent: it is started")
+    healthy_s: float = Field(default=600.0, gt=0, description="from its start until it says that it is healthy")
+    stall_s: float = Field(default=300.0, gt=0, description="without an event, before the stream is stuck")
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_secret(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected http://host:port, got {url!r}")
+        if url is not None and "@" in url:
+            raise ValueError(f"a user or a password in an address would be recorded: set {TOKEN_VARIABLE} instead")
+        return url.rstrip("/") if url else None
+
+
+def url_of(options: ServerOptions, variable: str) -> str | None:
+    """The address from the options, else from the environment variable."""
+    address = options.url or os.environ.get(variable)
+    return ServerOptions(url=address).url if address else None
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server that is ready: its address, what it speaks, and what is known of it."""
+
+    address: str
+    dialect: Dialect
+    prompts: list[Prompt]
+    prompt_tokens: list[int]
+    about: dict[str, Any]
+    """For the proof: `version`, `model`, `prefix_cache`, ..."""
+    metrics: Callable[[], dict[str, Any]]
+    """The server's own counters, read for the proof."""
+    server: Server | None = None
+    """None where it runs at an address."""
+    tokenizer: Tokenizer | None = None
+    """Set where the server tells no token ids."""
+    limits: Limits = field(default_factory=Limits)
+
+
+class ServerSession:
+    def __init__(self, cell: Cell, service: Service, checkpoint: Path) -> None:
+        self.cell, self.service, self._checkpoint = cell, service, checkpoint
+        self.hidden = 0
+        """Tokens of the last generation that the server counted and did not show."""
+        if service.tokenizer:
+            service.tokenizer.prepare()
+        self._loop = asyncio.new_event_loop()
+        self._client = open_client(service.address, os.environ.get(TOKEN_VARIABLE))
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.service.prompt_tokens[0]
+
+    def generate(self) -> Iterator[list[list[int]]]:
+        arrivals: asyncio.Queue[tuple[int, Chunk | Answer | Refusal]] = asyncio.Queue()
+        tasks = [self._loop.create_task(self._request(row, arrivals)) for row in range(self.cell.workload.batch)]
+        try:
+            yield from self._columns(arrivals)
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+    async def _request(self, row: int, arrivals: asyncio.Queue[tuple[int, Chunk | Answer | Refusal]]) -> None:
+        service = self.service
+        request = Ask(service.prompts[row], self.cell.workload.new_tokens)
+        ending: Answer | Refusal
+        try:
+            ending = await ask(
+                self._client,
+                service.dialect,
+                request,
+                service.limits,
+                lambda chunk: arrivals.put_nowait((row, chunk)),
+            )
+        except Refusal as refusal:
+            ending = refusal
+        arrivals.put_nowait((row, ending))
+
+    def _columns(self, arrivals: asyncio.Queue[tuple[int, Chunk | Answer | Refusal]]) -> Iterator[list[list[int]]]:
+        """Blocks of tokens that all rows have, [batch][n], as soon as they have them."""
+        rows: list[list[int]] = [[] for _ in range(self.cell.workload.batch)]
+        given, ended, self.hidden = 0, 0, 0
+        while ended < len(rows):
+            row, arrival = self._loop.run_until_complete(arrivals.get())
+            if isinstance(arrival, Refusal):
+                raise self._explained(arrival)
+            if isinstance(arrival, Answer):
+                ended += 1
+                self._complete(rows[row], row, arrival)
+            else:
+                rows[row] += self._ids_of(arrival)
+            ready = min(map(len, rows))
+            if ready > given:
+                yield [tokens[given:ready] for tokens in rows]
+                given = ready
+
+    def _ids_of(self, chunk: Chunk) -> list[int]:
+        tokenizer = self.service.tokenizer
+        return tokenizer.ids_of(chunk.text) if tokenizer else list(chunk.tokens)
+
+    def _complete(self, tokens: list[int], row: int, answer: Answer) -> None:
+        """Compare what came with what the server counts, and add what it counted and did not show.
+
+        Raises:
+            WrongOutput: more came than the server counts, or it read another prompt than it was given.
+        """
+        assert answer.usage is not None
+        missing = answer.usage.completion - len(tokens)
+        if missing < 0 or (missing and self.service.tokenizer is None):
+            raise WrongOutput(f"the server counts {answer.usage.completion} new tokens, and {len(tokens)} came")
+        expected = self.service.prompt_tokens[row]
+        if answer.usage.prompt not in (None, expected):
+            raise WrongOutput(f"the prompt has {expected} tokens, the server read {answer.usage.prompt}")
+        tokens += [UNKNOWN] * missing
+        self.hidden += missing
+
+    def _explained(self, refusal: Refusal) -> Refusal:
+        """A broken answer is told with the reason of the server's death, where it died."""
+        server = self.service.server
+        if server is None or not isinstance(refusal, RequestFailed):
+            return refusal
+        if refusal.kind in ("cut", "gone"):
+            server.wait(SERVER_DIED_S)
+        try:
+            server.check()
+        except ServerFailed as death:
+            return death
+        return server.failure(str(refusal))
+
+    def memory(self) -> dict[str, int]:
+        """Weights and cache are what the architecture needs in the cell's type: a server tells no bytes of its own.
+
+        `server_rss` is the resident memory of the server's processes, where they are on this machine.
+        """
+        config = json.loads((self._checkpoint / "config.json").read_text(encoding="utf-8"))
+        architecture, workload = cost.parse(config), self.cell.workload
+        size = DTYPE_BYTES[self.cell.dtype]
+        length = self.prompt_tokens + workload.new_tokens
+        memory = {
+            "weights": architecture.weights * size,
+            "step_weights": architecture.step_weights * size,
+            "kv_cache": int(cost.kv_bytes(architecture, workload.batch, length, size)),
+        }
+        if self.service.server:
+            memory["server_rss"] = self.service.server.resident_bytes()
+        return memory
+
+    def prove(self) -> dict[str, Any]:
+        """What the server says of itself, how it was started, and how the tokens of the last generation were known."""
+        service = self.service
+        ids = "told by the server" if service.tokenizer is None else "by the text of each event"
+        proof: dict[str, Any] = {"server": service.about, "token_ids": ids, "metrics": service.metrics()}
+        if service.tokenizer is not None:
+            proof["tokens_without_text"] = self.hidden
+        proof["started_by"] = record_of(service.server.launch) if service.server else "somebody else, at an address"
+        return proof
+
+    def log_probs(self, tokens: list[int]) -> Any:
+        """Out of reach: a server tells a few of them at most."""
+        return None
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self._client.aclose())
+            self._loop.close()
+        if self.service.server:
+            self.service.server.stop()
