@@ -12,6 +12,7 @@ The plain recipe is eager attention, a dynamic key-value cache and `model.genera
     grad        around
     loop        loop
     history     earlier
+    injected    inference
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Recipe:
     """Drives the model in place of its own `generate`."""
     earlier: Callable[[Workload], list[Workload]] | None = None
     """The cell's workload -> others that are generated once each, in the same process, before its first generation."""
+    inference: dict[str, Any] = field(default_factory=dict)
+    """Settings of the system that puts its own modules into the model, where the backend has one."""
     unsupported: list[str] = field(default_factory=list)
     """Texts of the library's errors by which it says that it does not support what was asked for."""
     phase: Phase = field(default_factory=Phase)
