@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from claimbench.errors import ServerFailed
+from claimbench.errors import ServerFailed, WrongOutput
 
 Prompt = str | list[int]
 Kind = Literal["refused", "busy", "failed", "cut", "stuck", "late", "gone", "garbled", "length"]
@@ -217,12 +217,24 @@ class OpenAI:
         }
 
     def read(self, event: dict[str, Any]) -> Piece:
-        if "error" in event:
-            raise RequestFailed("failed", f"the server broke off with: {message_of(json.dumps(event))}")
-        choices = event.get("choices") or [{}]
-        choice = choices[0]
-        tokens = choice.get(self.ids_key) if self.ids_key else None
-        return Piece(choice.get("text") or "", tuple(tokens or ()), choice.get("finish_reason"), usage_of(event))
+        return read_completion(event, self.model, self.ids_key)
+
+
+def read_completion(event: dict[str, Any], model: str, ids_key: str | None) -> Piece:
+    """One event of the completions API.
+
+    Raises:
+        RequestFailed: the event is an error.
+        WrongOutput: another model than `model` answers.
+    """
+    if "error" in event:
+        raise RequestFailed("failed", f"the server broke off with: {message_of(json.dumps(event))}")
+    served = str(event.get("model", model)).partition("@")[0]  # some add a revision
+    if served != model:
+        raise WrongOutput(f"asked for the model {model!r}, {served!r} answers")
+    choice = (event.get("choices") or [{}])[0]
+    tokens = choice.get(ids_key) if ids_key else None
+    return Piece(choice.get("text") or "", tuple(tokens or ()), choice.get("finish_reason"), usage_of(event))
 
 
 def usage_of(event: dict[str, Any]) -> Usage | None:

@@ -7,7 +7,6 @@ a model in the same process. The client runs on the caller's own thread, between
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.model import cost
 from claimbench.serving.client import Answer, Ask, Chunk, Dialect, Limits, Prompt, RequestFailed, ask, open_client
 from claimbench.serving.process import Server, record_of
-from claimbench.serving.tokens import UNKNOWN, Tokenizer
+from claimbench.serving.tokens import UNKNOWN, Tokenizer, architecture_of
 
 TOKEN_VARIABLE = "CLAIMBENCH_SERVER_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 SERVER_DIED_S = 1.0
@@ -165,8 +164,7 @@ class ServerSession:
 
         `server_rss` is the resident memory of the server's processes, where they are on this machine.
         """
-        config = json.loads((self._checkpoint / "config.json").read_text(encoding="utf-8"))
-        architecture, workload = cost.parse(config), self.cell.workload
+        architecture, workload = architecture_of(self._checkpoint), self.cell.workload
         size = DTYPE_BYTES[self.cell.dtype]
         length = self.prompt_tokens + workload.new_tokens
         memory = {

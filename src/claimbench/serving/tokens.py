@@ -8,6 +8,7 @@ text, such as an end of sequence that was ignored, are counted by the server alo
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,20 @@ from typing import Any
 
 from claimbench.cell import Cell
 from claimbench.errors import Unavailable
+from claimbench.model import cost
 from claimbench.prompt import TOKENIZER_FILES, prompt_ids, row_lengths
 
 UNKNOWN = -1
 """The id of a token that the server counted and did not show."""
 
 
-def prompt_rows(cell: Cell, checkpoint: Path, vocabulary: int) -> list[list[int]]:
+def architecture_of(checkpoint: Path) -> cost.Architecture:
+    return cost.parse(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
+
+
+def prompt_rows(cell: Cell, checkpoint: Path) -> list[list[int]]:
     """Token ids of each row of the workload: row 0 the whole prompt, the others its ends where they are shorter."""
-    row = prompt_ids(cell, checkpoint, vocabulary)
+    row = prompt_ids(cell, checkpoint, architecture_of(checkpoint).vocabulary)
     return [row[len(row) - length :] for length in row_lengths(cell.workload, len(row))]
 
 

@@ -1,0 +1,135 @@
+"""Real servers, started and asked: the reference's tokens, exact lengths, an honest proof, and no process left.
+
+Transformers' own server is installed wherever Claimbench is. The others run where they are, and say why where not.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.contract.conftest import make_cell, rows_of, save_tiny
+
+from claimbench import backends
+from claimbench.backends import transformers as reference
+from claimbench.cell import Cell
+from claimbench.errors import Refusal, Unavailable
+from claimbench.serving.session import ServerSession
+
+pytestmark = [pytest.mark.model, pytest.mark.servers]
+
+LETTERS = [chr(code) for code in range(33, 127)]
+
+
+def save_letters(folder: Path) -> None:
+    """A tokenizer in which every token of the tiny model has a text of its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [*LETTERS, *(a + b for a in LETTERS for b in LETTERS)][:300]
+    vocabulary = {word: id for id, word in enumerate(words)}
+    merges = [(word[0], word[1]) for word in words if len(word) == 2]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worded")
+    save_tiny(folder, 2)
+    save_letters(folder)
+    gc.collect()
+    return folder
+
+
+def cell_of(name: str, options: dict[str, Any] | None = None, **workload: Any) -> Cell:
+    module: Any = backends.find(name)
+    cell = make_cell(**{"prompt": "Once-upon-a-time", "new_tokens": 12, **workload})
+    told = module.Options.model_validate(options or {}).model_dump(mode="json")
+    return cell.model_copy(update={"backend": name, "options": told})
+
+
+def open_session(name: str, checkpoint: Path, options: dict[str, Any] | None = None, **workload: Any) -> ServerSession:
+    """The backend's session, or a skip with the reason why it cannot run here."""
+    cell = cell_of(name, options, **workload)
+    reason = backends.find(name).unavailable(cell)
+    if reason:
+        pytest.skip(reason)
+    session = backends.find(name).load(cell, checkpoint, None)
+    assert isinstance(session, ServerSession)
+    return session
+
+
+def reference_rows(checkpoint: Path, **workload: Any) -> list[list[int]]:
+    session = reference.load(cell_of("transformers", **workload), checkpoint, None)
+    rows = rows_of(session)
+    session.close()
+    return rows
+
+
+def generated(session: ServerSession) -> list[list[int]]:
+    blocks = list(session.generate())
+    return [[token for block in blocks for token in block[row]] for row in range(len(blocks[0]))]
+
+
+def close_and_check(session: ServerSession) -> None:
+    assert session.service.server is not None
+    started = session.service.server.descendants()
+    assert started
+    session.close()
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+
+
+@pytest.mark.parametrize("options", [{}, {"continuous_batching": True}])
+def test_transformers_server_gives_the_reference_s_tokens_of_rows_of_several_lengths(worded, options):
+    rows = {"batch": 3, "shortest": 5}
+    session = open_session("transformers_server", worded, options, **rows)
+    try:
+        assert generated(session) == reference_rows(worded, **rows)
+        assert generated(session) == generated(session)
+        proof = session.prove()
+        assert proof["token_ids"].startswith("by the text")
+        assert proof["tokens_without_text"] == 0
+        assert proof["server"]["model"] == str(worded.resolve())
+        assert ("--continuous-batching" in proof["started_by"]["command"]) == bool(options)
+        assert "--trust-remote-code" not in proof["started_by"]["command"]
+        assert session.memory()["server_rss"] > 100e6
+    finally:
+        close_and_check(session)
+
+
+def test_a_server_at_an_address_is_asked_and_left_running(worded):
+    first = open_session("transformers_server", worded)
+    try:
+        second = open_session("transformers_server", worded, {"url": first.service.address})
+        assert generated(second) == reference_rows(worded)
+        assert second.prove()["started_by"] == "somebody else, at an address"
+        second.close()
+        assert generated(first) == reference_rows(worded)
+    finally:
+        close_and_check(first)
+
+
+def test_a_server_of_another_model_is_refused(worded, tiny):
+    first = open_session("transformers_server", worded)
+    try:
+        cell = cell_of("transformers_server", {"url": first.service.address}, prompt="hello")
+        other = backends.find("transformers_server").load(cell, tiny, None)
+        with pytest.raises(Refusal, match="the server answered 400: Server is pinned to"):
+            next(other.generate())
+        other.close()
+    finally:
+        close_and_check(first)
+
+
+def test_a_prompt_that_no_text_gives_is_unavailable(tiny):
+    """Half of a character is a token, and no text."""
+    cell = cell_of("transformers_server", prompt="\u00e9", prompt_tokens=1)
+    with pytest.raises(Unavailable, match="no text gives exactly these 1 tokens"):
+        backends.find("transformers_server").load(cell, tiny, None)
