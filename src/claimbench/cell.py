@@ -87,7 +87,7 @@ class Protocol(Frozen):
     warmup_max: int = Field(default=4, ge=1)
     timeout_s: float = Field(default=900.0, gt=0, description="for the whole block, loading included")
     threads: int | None = Field(default=None, ge=1, description="absent: every core that the process may use")
-    memory_limit: int | None = Field(default=None, ge=1, description="bytes of address space the worker may take")
+    memory_limit: int | None = Field(default=None, ge=1, description="bytes of address space each rank may take")
 
 
 class Checkpoint(Frozen):
@@ -127,6 +127,11 @@ class Cell(Frozen):
     @property
     def id(self) -> str:
         return digest(self.model_dump(mode="json"))
+
+    @property
+    def devices(self) -> int:
+        """Ranks that share the work: processes on a CPU, GPUs elsewhere."""
+        return int(self.options.get("devices", 1))
 
     def uses(self, optimization: str) -> bool:
         return any(use.name == optimization for use in self.optimizations)

@@ -28,19 +28,24 @@ def time_generation(steps: Iterator[Any], workload: Workload, device: Device) ->
     """
     sample_clock = _device_clock if device == "cuda" else _host_clock
     wall_ns, step_ns, columns = sample_clock(steps)
-    blocks = [column.tolist() if hasattr(column, "tolist") else column for column in columns]  # each [batch][n]
-    rows = [[token for block in blocks for token in block[row]] for row in range(len(blocks[0]) if blocks else 0)]
+    rows = rows_of(columns)
     if len(rows) != workload.batch or any(len(row) != workload.new_tokens for row in rows):
         got = f"{len(rows)} rows of {sorted({len(row) for row in rows})} tokens"
         raise WrongOutput(f"expected {workload.batch} rows of exactly {workload.new_tokens} new tokens, got {got}")
     sample = Sample(
         wall_ns=wall_ns,
         step_ns=tuple(step_ns),
-        step_tokens=tuple(len(block[0]) for block in blocks),
+        step_tokens=tuple(len(column[0]) for column in columns),
         tokens_sha256=hash_tokens(rows),
         clock="device" if device == "cuda" else "host",
     )
     return sample, rows
+
+
+def rows_of(columns: list[Any]) -> list[list[int]]:
+    """The token ids of each row, from the columns [batch, n] of the steps."""
+    blocks = [column.tolist() if hasattr(column, "tolist") else column for column in columns]
+    return [[token for block in blocks for token in block[row]] for row in range(len(blocks[0]) if blocks else 0)]
 
 
 def hash_tokens(rows: list[list[int]]) -> str:

@@ -16,7 +16,7 @@ from claimbench.cell import Cell, digest
 from claimbench.result import Key
 
 PACKAGE = Path(__file__).parent
-EXECUTED = ("claimbench.measure", "claimbench.worker")
+EXECUTED = ("claimbench.measure", "claimbench.worker", "claimbench.rank")
 
 
 @cache

@@ -5,7 +5,8 @@ failed experiment is a written result and a successful command; only Claimbench'
 
 Names in `Result.memory`, all bytes: `rss_before_load`, `rss_after_load`, `rss_peak` (while generating), `weights`,
 `step_weights` (read by one decode step), `kv_cache` (at full length), and on a GPU `device_allocated_peak`,
-`device_reserved_peak` (the allocator's) and `device_used` (the driver's, everyone's).
+`device_reserved_peak` (the allocator's) and `device_used` (the driver's, everyone's). Where a cell runs in several
+processes they are sums over its ranks, and `Result.ranks` has each one's.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ def measure(
     checkpoint: Path | None,
     draft: Path | None = None,
     reference: Cell | None = None,
+    reference_checkpoint: Path | None = None,
     smaller: Path | None = None,
     python: str = sys.executable,
 ) -> Result:
     """Measure block `block` of `cell` and write it to `output`; a valid result that is there already is kept.
 
-    `checkpoint` and `draft` are folders with a manifest; `reference` is compared with in block 0; `smaller` is the
-    result of the same cell at a smaller batch, which decides whether this one can fit.
+    `checkpoint` and `draft` are folders with a manifest; `reference` is compared with in block 0, and is loaded from
+    `reference_checkpoint` where its layout is another (that of several ranks); `smaller` is the result of the same cell
+    at a smaller batch, which decides whether this one can fit.
     """
     kept = _already_there(output, cell, block, key)
     if kept:
@@ -72,6 +75,7 @@ def measure(
                     "checkpoint": str(checkpoint) if checkpoint else None,
                     "draft": str(draft) if draft else None,
                     "reference": reference.model_dump(mode="json") if reference and block == 0 else None,
+                    "reference_checkpoint": str(reference_checkpoint) if reference_checkpoint else None,
                 }
                 before = machine.telemetry(cell.device)
                 facts |= _supervise(cell, request, python)
@@ -196,7 +200,8 @@ def _supervise(cell: Cell, request: dict[str, Any], python: str) -> dict[str, An
     facts = _facts(messages)
     facts |= _ending(process.returncode, messages, timed_out, cell.protocol.timeout_s, _kernel_oom_kills() - oom_kills)
     if facts["outcome"] != "ok":
-        facts["detail"] = "".join(lines)[-4000:] or None
+        of_its_rank = messages[-1].get("detail") if messages else None
+        facts["detail"] = (of_its_rank or "".join(lines))[-4000:] or None
     return facts
 
 
@@ -258,6 +263,8 @@ def _ending(
             return {"outcome": "wrong", "reason": "samples of one block differ in their tokens"}
         return {"outcome": "ok"}
     if last["event"] == "refused":
+        if last.get("signal") == "SIGKILL" and oom_kills > 0:
+            return {"outcome": "oom", "reason": f"{last['reason']} (by the kernel, for memory)"}
         return {"outcome": last["outcome"], "reason": last["reason"]}
     if timed_out:
         return {"outcome": "timeout", "reason": f"over {limit_s:g} s, during: {phase}"}

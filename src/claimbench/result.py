@@ -72,7 +72,10 @@ class Result(Frozen):
     samples: tuple[Sample, ...] = ()
     prompt_tokens: int | None = None
     tokens: tuple[int, ...] = Field(default=(), description="new token ids of row 0 of the last sample")
-    memory: dict[str, int] = Field(default={}, description="bytes; see measure.py for the names")
+    memory: dict[str, int] = Field(default={}, description="bytes, summed over ranks; see measure.py for the names")
+    ranks: tuple[dict[str, Any], ...] = Field(
+        default=(), description="where a cell ran in several processes: each one's host, pid, threads, load_ns, memory"
+    )
     energy_mj: int | None = Field(default=None, description="device energy over the timed samples, millijoules")
     proof: dict[str, Any] = Field(default={}, description="what was seen to run")
     fidelity: Fidelity | None = None
@@ -112,12 +115,12 @@ def read(path: Path) -> Result:
     try:
         envelope = json.loads(path.read_text(encoding="utf-8"))
         result = Result.model_validate(envelope["result"])
-        seal = envelope["seal"]
+        seal, content = envelope["seal"], digest(envelope["result"], length=64)
     except OSError as error:
         raise ResultError(f"cannot read result {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise ResultError(f"not a result of this version of Claimbench ({first}). {advice}") from error
-    if seal != result.seal():
+    if seal != content:
         raise ResultError(f"a result was edited after it was measured: its seal does not match its content. {advice}")
     return result

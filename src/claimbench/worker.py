@@ -6,11 +6,9 @@ was its standard output; what libraries print goes to standard error. A worker t
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -18,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from claimbench import backends, machine, optimizations
+from claimbench import backends, footprint, launchers, machine, optimizations
 from claimbench.backends import Session
 from claimbench.cell import Cell
 from claimbench.clock import GPU_THROTTLED, time_generation
+from claimbench.conductor import conduct
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
+from claimbench.ranks import Lead, Record
 from claimbench.result import Sample
 
 Say = Callable[..., None]
@@ -38,17 +36,31 @@ def main() -> int:
     """Serve one request. Exit status 0 when a message says how it ended, whatever the outcome."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    _die_with_parent()
+    launchers.die_with_parent()
     request = json.loads(sys.stdin.read())
 
     def say(event: str, **content: Any) -> None:
         channel.write(json.dumps({"event": event, **content}) + "\n")
 
-    try:
+    def work() -> None:
         cell = Cell.model_validate(request["cell"])
+        launch = getattr(backends.find(cell.backend), "launch", None)
+        command = launch(cell) if launch else None
+        if command:
+            conduct(cell, command, request, say)
+            return
         if cell.protocol.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
         run_block(cell, request, say)
+
+    guarded(work, say)
+    return 0
+
+
+def guarded(work: Callable[[], None], say: Say) -> None:
+    """Do `work`; what it raises about the experiment is said, and what is a mistake of Claimbench's own is raised."""
+    try:
+        work()
     except Refusal as refusal:
         say("refused", outcome=refusal.outcome, reason=str(refusal))
     except CorruptCheckpoint as error:
@@ -57,13 +69,6 @@ def main() -> int:
         traceback.print_exc()
         memory = _is_out_of_memory(error)
         say("refused", outcome="oom" if memory else "error", reason=_one_line(error))
-    return 0
-
-
-def _die_with_parent() -> None:
-    """A supervisor that is killed outright must not leave a worker on the device."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
 def _one_line(error: BaseException) -> str:
@@ -82,35 +87,48 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def run_block(cell: Cell, request: dict[str, Any], say: Say) -> None:
-    """Measure one block of `cell`; every finding is said as soon as it is known."""
+def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: Lead | None = None) -> None:
+    """Measure one block of `cell`; every finding is said as soon as it is known. `lead` is of rank 0 among several."""
     checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
     backend = backends.find(cell.backend)
-    memory = {"rss_before_load": _rss()}
     say("phase", name="load")
-    start = time.perf_counter_ns()
+    record = Record()
     session = backend.load(cell, checkpoint or Path(), draft)
-    say("loaded", load_ns=time.perf_counter_ns() - start, prompt_tokens=session.prompt_tokens)
     try:
-        memory["rss_after_load"] = _rss()
-        memory |= session.memory()
-        _reset_peak()
+        record.note_loaded()
+        if lead:
+            session = lead.share(session)
+        say("loaded", load_ns=record.since_begun(), prompt_tokens=session.prompt_tokens)
+        record.memory |= session.memory()
+        footprint.reset_peak()
         _warm_up(cell, session, say)
         rows = _timed_samples(cell, session, say)
-        memory |= _peaks(cell)
-        say("memory", memory=memory)
+        record.memory |= footprint.peaks(cell.device)
+        if lead:
+            everyone = [record.described(), *lead.records()]
+            say("memory", memory=footprint.total(each["memory"] for each in everyone), ranks=everyone)
+        else:
+            say("memory", memory=record.memory)
         say("phase", name="proof")
         say("proof", proof=session.prove())
         if request["reference"] and not optimizations.is_exact(cell):
-            say("phase", name="fidelity")
-            reference = Cell.model_validate(request["reference"])
-            fidelity = _fidelity(session, reference, checkpoint or Path(), rows[0])
-            say("fidelity", fidelity=fidelity)
-            if fidelity is None:
-                say("flag", flag="not compared with the reference model: it does not fit beside this one")
-    finally:
-        session.close()
+            _compare(request, session, rows[0], say)
+    except BaseException:
+        if lead is None:  # the other ranks may be inside a collective call: they are ended, not waited for
+            session.close()
+        raise
+    session.close()
     say("done")
+
+
+def _compare(request: dict[str, Any], session: Session, tokens: list[int], say: Say) -> None:
+    say("phase", name="fidelity")
+    reference = Cell.model_validate(request["reference"])
+    checkpoint = Path(request["reference_checkpoint"] or request["checkpoint"] or "")
+    fidelity = _fidelity(session, reference, checkpoint, tokens)
+    say("fidelity", fidelity=fidelity)
+    if fidelity is None:
+        say("flag", flag="not compared with the reference model: it does not fit beside this one")
 
 
 def _generate(cell: Cell, session: Session) -> tuple[Sample, list[list[int]]]:
@@ -168,42 +186,6 @@ def _doubts(before: dict[str, float], after: dict[str, float], seconds: float) -
     if steal > STEAL:
         doubts.append(f"the hypervisor took {steal:.0%} of the cores")
     return doubts
-
-
-def _rss() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def _reset_peak() -> None:
-    """Make the kernel's high-water mark start anew, so that the peak is of generation and not of loading."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
-
-
-def _peaks(cell: Cell) -> dict[str, int]:
-    peaks = {"rss_peak": _peak_rss()}
-    if cell.device == "cuda":
-        import torch
-
-        cuda: Any = torch.cuda
-        if cuda.is_initialized():
-            free, total = cuda.mem_get_info()
-            peaks["device_allocated_peak"] = cuda.max_memory_allocated()
-            peaks["device_reserved_peak"] = cuda.max_memory_reserved()
-            peaks["device_used"] = total - free
-    return peaks
-
-
-def _peak_rss() -> int:
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> dict[str, Any] | None:

@@ -10,6 +10,13 @@ What a backend module holds (the contract tests hold every file to it):
     unavailable(cell) -> str | None why this machine cannot run the cell; cheap, imports nothing heavy
     load(cell, checkpoint, draft) -> Session
 
+and, where they apply:
+
+    launch(cell) -> list[str] | None  the command that starts one process per rank (see launchers.py), or None for a
+                                    cell that runs in one. Then every rank calls `load` and makes each call that rank 0
+                                    makes; RANK, WORLD_SIZE and LOCAL_RANK are in its environment. `Options.devices` is
+                                    the number of ranks
+
 Nothing heavy is imported at a module's top: planning reads these files without importing torch.
 """
 

@@ -1,6 +1,7 @@
 """A backend without a model: it steps at a set pace with set tokens, or fails in a set way.
 
-Every rule, outcome and verdict is tested with it in seconds; it is also what the clock is checked against.
+Every rule, outcome and verdict is tested with it in seconds; it is also what the clock is checked against. With
+several `devices` it runs as that many processes, as a system with tensor parallelism does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from claimbench import launchers
 from claimbench.cell import Cell, Frozen
 from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
 
@@ -36,10 +38,26 @@ class Options(Frozen):
     token: int = Field(default=1, ge=0, description="the token that every step emits")
     fits_batch: int | None = Field(default=None, description="out of memory above this batch")
     fails: Failure | None = None
+    fails_step: int = Field(default=0, ge=0, description="before which token it fails")
+    devices: int = Field(default=1, ge=1, description="processes")
+    oversubscribe: bool = Field(default=False, description="more processes than cores are fine")
+    fails_rank: int | None = Field(default=None, description="only this one fails; the others wait for it for ever")
+    strays_rank: int | None = Field(default=None, description="this one emits other tokens than the others")
+    launcher: Literal["processes", "torchrun", "missing"] = "processes"
 
 
 def unavailable(cell: Cell) -> str | None:
-    return None
+    options = Options.model_validate(cell.options)
+    return launchers.too_many(options.devices, cell.device, oversubscribe=options.oversubscribe)
+
+
+def launch(cell: Cell) -> list[str] | None:
+    options = Options.model_validate(cell.options)
+    if options.devices == 1:
+        return None
+    if options.launcher == "torchrun":
+        return launchers.torchrun(options.devices)
+    return launchers.processes(options.devices) if options.launcher == "processes" else ["no-such-launcher"]
 
 
 def _pass_time(milliseconds: float) -> None:
@@ -63,13 +81,21 @@ class NullSession:
         self.calls += 1
         if options.fits_batch is not None and workload.batch > options.fits_batch:
             raise OutOfMemory(f"batch {workload.batch} does not fit: at most {options.fits_batch}")
-        self._fail(options.fails)
+        self._fail_at(0)
         _pass_time(options.prefill_ms + (options.first_call_ms if self.calls == 1 else 0))
         count = workload.new_tokens - (1 if options.fails == "short" else 0)
         for step in range(count):
             if step:
+                self._fail_at(step)
                 _pass_time(options.step_ms + options.row_ms * workload.batch)
-            yield [[options.token]] * workload.batch
+            yield [[options.token + (options.strays_rank == launchers.rank())]] * workload.batch
+
+    def _fail_at(self, step: int) -> None:
+        options = self.options
+        if step != options.fails_step or options.fails is None:
+            return
+        elsewhere = options.fails_rank not in (None, launchers.rank())
+        self._fail("hang" if elsewhere else options.fails)
 
     @staticmethod
     def _fail(failure: Failure | None) -> None:
