@@ -36,11 +36,14 @@ reproduce: .venv/core.stamp
 forecast: .venv/core.stamp
 	@$(BIN)/python -m claimbench forecast
 
+# A thread for each process: they share the cores, and whoever spins keeps another one waiting.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-pairs: .venv/dev.stamp
-	$(BIN)/python -m pytest -m pairs
+	$(PYTEST) -m pairs
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
