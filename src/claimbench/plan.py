@@ -16,6 +16,8 @@ from claimbench.errors import ConfigError, did_you_mean
 from claimbench.keys import key_of
 from claimbench.metrics import METRICS
 from claimbench.model import cost
+from claimbench.model.hardware import HARDWARE
+from claimbench.model.spread import Load
 from claimbench.params import Params
 from claimbench.points import points, reference_of
 from claimbench.result import Key
@@ -52,6 +54,8 @@ class Row(Frozen):
     """The document's figures by metric, of this very row."""
     deviations: tuple[str, ...] = ()
     """How the cell departs from what the document asks for: another architecture, a workload cut to this machine."""
+    asked: Load | None = None
+    """What the document asks for, uncut, where its hardware is known and the cost model knows the system."""
 
 
 class PlannedStudy(Frozen):
@@ -105,6 +109,7 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
 
     for name, study in studies.items():
         where = f"studies/{name}.yaml"
+        _check_hardware(study, where)
         rows: dict[str, dict[str, Row]] = {}
         for experiment_name, experiment in study.experiments.items():
             rows[experiment_name] = {}
@@ -129,6 +134,7 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
                     unavailable=missing,
                     published=point.published(),
                     deviations=deviations,
+                    asked=point.asked() if study.document.hardware else None,
                 )
         planned[name] = PlannedStudy(study=study, rows=rows)
     plan = Plan(device=device, machine=machine, params=params, cells=_link_batches(cells), studies=planned)
@@ -159,6 +165,12 @@ def _link_batches(cells: dict[str, PlannedCell]) -> dict[str, PlannedCell]:
         for smaller, larger in pairwise(members):
             linked[larger.cell.id] = larger.model_copy(update={"smaller": smaller.cell.id})
     return linked
+
+
+def _check_hardware(study: Study, where: str) -> None:
+    named = study.document.hardware
+    if named is not None and named not in HARDWARE:
+        raise ConfigError(f"{where}: document.hardware: unknown '{named}'.{did_you_mean(named, HARDWARE)}")
 
 
 def _check_claims(plan: Plan) -> None:

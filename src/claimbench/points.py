@@ -17,6 +17,8 @@ from claimbench.cell import Cell, Checkpoint, Device, OptimizationUse, Protocol,
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.metrics import METRICS
 from claimbench.model import cost
+from claimbench.model.loads import load_of
+from claimbench.model.spread import Load
 from claimbench.params import Params, validate
 from claimbench.study import Experiment, Hold, Study, StudyCell
 
@@ -95,6 +97,29 @@ class Point:
             protocol=self._protocol(),
         )
         return Resolved(cell, None, asked, (*deviations, *fewer))
+
+    def asked(self) -> Load | None:
+        """What the document asks for, uncut and unswapped, where the cost model knows the system."""
+        name, checkpoint = self.setting("backend"), self.setting("checkpoint")
+        if name not in backends.names() or checkpoint not in self.params.checkpoints:
+            return None
+        backend = backends.find(name)
+        uses, missing = _optimizations(self.setting("optimizations"), self.study, backend.SEAMS, name, self.path)
+        if missing:
+            return None
+        sizes = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
+        options = validate(backend.Options, self.setting("options"), f"{self.path}.options")
+        return load_of(
+            Cell(
+                checkpoint=Checkpoint(name=checkpoint, **self.params.checkpoints[checkpoint].model_dump()),
+                backend=name,
+                options=options.model_dump(mode="json"),
+                optimizations=uses,
+                dtype=self.setting("dtype"),
+                workload=Workload(prompt=self.study.prompts[self.setting("prompt")], **sizes),
+                device="cuda",
+            )
+        )
 
     def published(self) -> dict[str, float | int | str]:
         """The document's figures of this very point, by metric."""

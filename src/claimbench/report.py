@@ -19,6 +19,7 @@ from claimbench.plan import Plan, Row
 from claimbench.rendering import advice, illustrate, plots
 from claimbench.rendering.findings import Findings
 from claimbench.rendering.illustrate import Illustration
+from claimbench.rendering.on_paper import paper_tables
 from claimbench.rendering.tables import memory_table, row_title, shared_deviations, tables, tokens_table
 from claimbench.rendering.wording import Estimate, cell_text, count, interval, number, percent, slug
 
@@ -173,6 +174,7 @@ def _study(findings: Findings, name: str, drawn: list[Illustration]) -> dict[str
         "experiments": experiments,
         "figures": own,
         "memory": memory_table(findings, everything),
+        "paper": paper_tables(findings, planned),
     }
 
 

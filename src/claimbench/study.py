@@ -231,6 +231,9 @@ class Document(Frozen):
     title: str
     url: str | None = None
     setting: str | None = Field(default=None, description="the hardware, model and lengths that it measured")
+    hardware: str | None = Field(
+        default=None, description="its accelerator, by a name of model/hardware.py: limits on paper stand in the report"
+    )
 
 
 class Planned(Frozen):

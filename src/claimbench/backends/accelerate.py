@@ -27,6 +27,7 @@ from claimbench.backends.transformers import TransformersSession
 from claimbench.cell import DTYPE_BYTES, Cell, Frozen, Real, Whole
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model import roofline
+from claimbench.model.spread import Layout
 from claimbench.recipe import Recipe
 from claimbench.scratch import Scratch
 
@@ -53,6 +54,10 @@ class Options(Frozen):
     )
     offload: Literal["none", "cpu", "disk"] = "none"
     offload_folder: str | None = Field(default=None, description="a folder on the disk to offload to; it must exist")
+
+
+def spread(options: Options) -> tuple[Layout, int] | None:
+    return ("pipeline", options.devices) if options.offload == "none" else None
 
 
 def unavailable(cell: Cell) -> str | None:

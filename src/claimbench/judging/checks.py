@@ -269,7 +269,8 @@ def _frontier(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerd
     for address, _ in points:
         reason = elsewhere.not_here(check, study, address, evidence.plan)
         if reason:
-            sentence = f"The published frontier ({check.over} {check.published}) cannot be checked here."
+            note = elsewhere.bound(check, study, evidence.plan)
+            sentence = f"The published frontier ({check.over} {check.published}) cannot be checked here. {note}".strip()
             return verdict_on(check, evidence, sentence, NOT_RUNNABLE, reason=reason)
     sides = [side for address, _ in points if (side := any_side_at(study, address, evidence))]
     fits, fails = [], []

@@ -8,20 +8,12 @@ from typing import Any
 import pandas as pd
 
 from claimbench.cell import DTYPE_BYTES
-from claimbench.model import cost
+from claimbench.judging.regions import number
+from claimbench.model import cost, spread
+from claimbench.model.hardware import HARDWARE
 from claimbench.model.roofline import architecture_of
 from claimbench.plan import Plan
 from claimbench.study import AbsoluteCheck, FrontierCheck
-
-BANDWIDTHS: dict[str, float] = {
-    "NVIDIA A10G": 600e9,
-    "NVIDIA L4": 300e9,
-    "NVIDIA A100-SXM4-40GB": 1555e9,
-    "NVIDIA A100-SXM4-80GB": 2039e9,
-    "NVIDIA H100 80GB HBM3": 3350e9,
-    "NVIDIA H200": 4800e9,
-}
-"""Bytes per second of device memory by their makers' data sheets; for notes about machines that are not here."""
 
 
 def device_names(machine: dict[str, Any], device: str) -> list[str]:
@@ -51,15 +43,23 @@ def readable(pattern: str) -> str:
 
 
 def roofline(check: AbsoluteCheck, study: str, plan: Plan, frames: dict[str, pd.DataFrame]) -> str:
-    """The limit of one decode step of this row's cell there and here, where both are known; empty otherwise.
+    """What the physics says of a published figure; empty where the cost model does not know the system.
 
-    Lossy cells are left out: what their weights weigh is known only after they were loaded.
+    Where the study names the document's hardware, it is the floor of what the document ran. Otherwise it is the limit
+    of one decode step of this row's cell there and here. Lossy cells are left out: what their weights weigh is known
+    only after they were loaded.
     """
-    row = plan.row(study, check.of)
+    row, hardware = plan.row(study, check.of), plan.studies[study].study.document.hardware
+    if hardware and (row.asked is None or check.metric != "ms_per_token"):
+        return ""
+    if row.asked and hardware:
+        floor = spread.ms_per_token(row.asked, HARDWARE[hardware])
+        where = f"On {row.asked.devices} x {hardware} it cannot take less than {number(floor, 'ms')} per token"
+        return f"{where}: the published figure is at {floor / check.published:.0%} of that limit."
     if row.cell is None or not plan.cells[row.cell].exact:
         return ""
     cell = plan.cells[row.cell].cell
-    there = next((rate for name, rate in BANDWIDTHS.items() if re.search(check.hardware, name)), None)
+    there = next((known.read_bytes_per_s for name, known in HARDWARE.items() if re.search(check.hardware, name)), None)
     limits = frames[row.cell]["ceiling_ms"].dropna()
     if there is None:
         return ""
@@ -72,3 +72,15 @@ def roofline(check: AbsoluteCheck, study: str, plan: Plan, frames: dict[str, pd.
     note = f"A decode step of {cell.checkpoint.name} in {cell.dtype} moves {step_bytes / 1e9:.3g} GB: at least "
     note += f"{step_bytes / there / check.devices * 1e3:.3g} ms there ({there * check.devices / 1e9:,.0f} GB/s)"
     return note + (f", {float(limits.median()):.3g} ms here." if len(limits) else ".")
+
+
+def bound(check: FrontierCheck, study: str, plan: Plan) -> str:
+    """How many rows of the document's own workload could fit on its hardware at most; empty where it is not known."""
+    planned, (experiment, _, label) = plan.studies[study], check.of.partition("/")
+    asked = next((row.asked for row in planned.rows[experiment].values() if row.label == label), None)
+    hardware = planned.study.document.hardware
+    if asked is None or hardware is None:
+        return ""
+    most = spread.largest_batch(asked, HARDWARE[hardware].memory_bytes)
+    where = f"By weights and cache alone, {most} rows at most could fit on {asked.devices} x {hardware}"
+    return f"{where}, so {check.published} {'could' if check.published <= most else 'could not'}."

@@ -19,6 +19,7 @@ and, where they apply:
     REDRAWS: bool                       where tokens are drawn, draws others from the same odds: EXACT is about greedy
     COMPUTE_DTYPE: str                  the type that it multiplies in, whatever the cell's, on some machine at least
                                         (the ceiling is of the faster of the two; a type without a rate has none)
+    LAYER_BITS: float                   bits per weight of the layers' matrices, for forecasts of a lossy technique
 
 Which backends an optimization fits follows from its seam: a backend lists the seams that it has.
 """

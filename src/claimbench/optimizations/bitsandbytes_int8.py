@@ -19,6 +19,7 @@ SEAM = "weights"
 EXACT = False
 LIBRARIES = ("bitsandbytes",)
 COMPUTE_DTYPE = "int8"
+LAYER_BITS = 8
 
 
 class Settings(Frozen):
