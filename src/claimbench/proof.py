@@ -144,11 +144,15 @@ def watch(
     steps: int,
     model: Any,
     driven: Any,
+    device: str,
     compiled: Compiled,
     whole: tuple[int, int],
     earlier: list[tuple[int, int]],
 ) -> Evidence:
-    """Run the first `steps` steps of a generation under the profiler, and look around while it is paused."""
+    """Run the first `steps` steps of a generation under the profiler, and look around while it is paused.
+
+    `device` is where it computes: the model's own weights may lie elsewhere.
+    """
     generation = run.steps()
     widths: list[int] = []
     caches: dict[str, list[str]] = {}
@@ -156,7 +160,7 @@ def watch(
     functions: list[str] = []
     gc.collect()
     try:
-        with recorded(model.device.type) as profiler:
+        with recorded(device) as profiler:
             for columns in generation:
                 widths.append(int(columns.shape[1]))
                 if len(widths) == 1:
@@ -167,7 +171,7 @@ def watch(
     finally:
         generation.close()  # type: ignore[attr-defined]
     return Evidence(
-        device=model.device.type,
+        device=device,
         operators=_operators(profiler),
         caches=caches,
         candidate_generators=generators,
@@ -227,18 +231,18 @@ def _quant_types(model: Any) -> Iterator[str]:
 
 def _storage_type(parameter: Any) -> str:
     """Class and type of what is stored: a torchao weight calls itself float32 and holds int8."""
-    inner = list(_inner_tensors(parameter))
+    inner = list(inner_tensors(parameter))
     return f"{type(parameter).__name__} {str(max(inner, key=lambda part: part.nbytes).dtype).removeprefix('torch.')}"
 
 
-def _inner_tensors(tensor: Any) -> Iterator[Any]:
+def inner_tensors(tensor: Any) -> Iterator[Any]:
     """The plain tensors that a weight is stored in: packed values, scales, zero points."""
     import torch
 
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None and type(tensor) is not torch.nn.Parameter:
         for name in flatten()[0]:
-            yield from _inner_tensors(getattr(tensor, name))
+            yield from inner_tensors(getattr(tensor, name))
         return
     yield tensor.data
     for extra in vars(tensor).values():
@@ -257,8 +261,9 @@ def _tensors_in(thing: Any, depth: int = 2) -> Iterator[Any]:
 
 
 def _storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Address -> bytes of each storage, shared ones once."""
-    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    """Address -> bytes of each storage, shared ones once; a meta tensor has none."""
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta"]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
 def weight_bytes(model: Any) -> tuple[int, int]:
@@ -272,7 +277,7 @@ def weight_bytes(model: Any) -> tuple[int, int]:
     held: dict[int, int] = {}
     read: dict[int, int] = {}
     for module in model.modules():
-        weights = _storages(part for weight in module.parameters(recurse=False) for part in _inner_tensors(weight))
+        weights = _storages(part for weight in module.parameters(recurse=False) for part in inner_tensors(weight))
         held |= weights | _storages(module.buffers(recurse=False))
         if not isinstance(module, torch.nn.Embedding):
             read |= weights | _storages(_tensors_in(getattr(module, "state", None)))
