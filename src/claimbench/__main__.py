@@ -94,6 +94,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.checkpoint,
         draft=arguments.draft,
         reference=Cell.model_validate_json(arguments.reference) if arguments.reference else None,
+        reference_checkpoint=arguments.reference_checkpoint,
         smaller=arguments.smaller,
         python=arguments.python,
     )
@@ -219,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         checkpoint=maybe_path,
         draft=maybe_path,
         reference={"default": ""},
+        reference_checkpoint=maybe_path,
         smaller=maybe_path,
         python={"default": sys.executable},
     )

@@ -104,6 +104,9 @@ class Checkpoint(Frozen):
         description="of a local source's files or a random source's architecture: a hash, taken when planning",
     )
     keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
+    tensor_parallel: int | None = Field(
+        default=None, ge=1, description="cut for so many ranks ahead of time; set when planning, by the backend's options"
+    )
 
 
 class OptimizationUse(Frozen):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from claimbench import backends, optimizations
 from claimbench.cell import Cell, Checkpoint, Device, OptimizationUse, Protocol, Workload
+from claimbench.checkpoints import cuts
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.metrics import METRICS
 from claimbench.model import cost
@@ -84,6 +85,13 @@ class Point:
             return Resolved(None, missing or too_large)
         asked_options, fewer = _fewer_devices(self.params, self.setting("options"))
         options = validate(backend.Options, asked_options, f"{self.path}.options").model_dump(mode="json")
+        presharded = getattr(backend, "presharded", None)
+        ranks = presharded(options) if presharded else None
+        if ranks is not None:
+            why = cuts.refusal(cost.architecture(checkpoint.architecture), ranks)
+            if why:
+                return Resolved(None, why)
+            checkpoint = checkpoint.model_copy(update={"tensor_parallel": ranks})
         self._check_context(checkpoint, workload)
         cell = Cell(
             checkpoint=checkpoint,
@@ -344,4 +352,6 @@ def reference_of(cell: Cell) -> Cell:
     """The plain cell whose tokens `cell` is compared with."""
     backend_name = backends.find(cell.backend).REFERENCE
     options = backends.find(backend_name).Options().model_dump(mode="json")
-    return cell.model_copy(update={"backend": backend_name, "options": options, "optimizations": (), "draft": None})
+    whole = cell.checkpoint.model_copy(update={"tensor_parallel": None})
+    plain = {"backend": backend_name, "options": options, "optimizations": (), "draft": None, "checkpoint": whole}
+    return cell.model_copy(update=plain)

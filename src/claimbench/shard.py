@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from claimbench import fetch
 from claimbench.cell import Checkpoint
-from claimbench.checkpoints import disk, manifest, model_config, random_weights, safetensors_file, tensors, tokenizer
+from claimbench.checkpoints import (
+    cuts,
+    disk,
+    manifest,
+    model_config,
+    random_weights,
+    safetensors_file,
+    tensors,
+    tokenizer,
+)
 from claimbench.checkpoints.gguf_weights import GgufFile
 from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES
-from claimbench.checkpoints.manifest import File, Manifest
+from claimbench.checkpoints.manifest import File, Layout, Manifest
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.sources import RandomSource, parse
 from claimbench.errors import SourceError
@@ -51,6 +62,9 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
     model_config.require_declared(checkpoint, model.arch)
     layers = model_config.kept_layers(checkpoint, model.arch)
     arch = model.arch._replace(layers=layers)
+    why = cuts.refusal(arch, checkpoint.tensor_parallel or 1)
+    if why:
+        raise SourceError(f"{checkpoint.name}: {why}")
     kept = _select(model, arch, checkpoint)
     disk.require_space(folder, sum(tensor.bytes for tensor in kept) + sum(file.bytes for file in _side_files(record)))
     with disk.explain_full_disk(folder):
@@ -58,8 +72,11 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
         try:
             special = _write_tokenizer(checkpoint, fetched, record, arch, folder)
             _write_config(model.config, layers, kept, special, folder)
-            weights = _write_shards(kept, folder, max_shard_bytes)
-            _write_manifest(checkpoint, record, kept, weights, folder)
+            if checkpoint.tensor_parallel is None:
+                layout, weights = Layout(), _write_shards(kept, folder, max_shard_bytes)
+            else:
+                layout, weights = _write_ranks(kept, arch, checkpoint.tensor_parallel, folder, max_shard_bytes)
+            _write_manifest(checkpoint, record, kept, layout, weights, folder)
         except BaseException:
             _clear(folder)
             raise
@@ -141,16 +158,20 @@ def _write_config(
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def split(kept: Sequence[StreamedTensor], max_shard_bytes: int) -> list[list[StreamedTensor]]:
+def split(
+    kept: Sequence[StreamedTensor],
+    max_shard_bytes: int,
+    size: Callable[[StreamedTensor], int] = lambda tensor: tensor.bytes,
+) -> list[list[StreamedTensor]]:
     """`kept` cut, in order, into groups of at most `max_shard_bytes`; a larger tensor gets a group of its own."""
     groups: list[list[StreamedTensor]] = []
     room = 0
     for tensor in kept:
-        if not groups or tensor.bytes > room:
+        if not groups or size(tensor) > room:
             groups.append([])
             room = max_shard_bytes
         groups[-1].append(tensor)
-        room -= tensor.bytes
+        room -= size(tensor)
     return groups
 
 
@@ -165,8 +186,53 @@ def _write_shards(kept: Sequence[StreamedTensor], folder: Path, max_shard_bytes:
     return files
 
 
+class _Part(NamedTuple):
+    """A rank's part of a tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * safetensors_file.DTYPE_BYTES[self.dtype]
+
+
+def _write_ranks(
+    kept: Sequence[StreamedTensor], arch: Architecture, ranks: int, folder: Path, max_shard_bytes: int
+) -> tuple[Layout, list[File]]:
+    """Each tensor streams by once and falls into the files of all ranks; no rank's file is above the limit."""
+    found = cuts.cuts(arch, ranks)
+    groups = split(kept, max_shard_bytes, lambda tensor: _part(tensor, found[tensor.name], 0).bytes)
+    files: list[File] = []
+    for number, group in enumerate(groups, start=1):
+        with ExitStack() as stack:
+            writers = []
+            for rank in range(ranks):
+                name = f"{manifest.rank_prefix(rank, ranks)}{number:05d}-of-{len(groups):05d}.safetensors"
+                own = [_part(tensor, found[tensor.name], rank) for tensor in group]
+                writers.append(stack.enter_context(safetensors_file.Writer(folder / name, own)))
+            by_name = {tensor.name: tensor for tensor in group}
+            for place, stored in enumerate(writers[0].order):
+                for rank, part in cuts.parts(by_name[stored.name], found[stored.name], ranks):
+                    writers[rank].add(part)
+                for writer in writers:
+                    writer.end(writer.order[place])
+        files += [writer.described() for writer in writers]
+    return Layout(kind="tensor_parallel", ranks=ranks, cuts={name: cut.kind for name, cut in found.items()}), files
+
+
+def _part(tensor: StreamedTensor, cut: cuts.Cut, rank: int) -> _Part:
+    return _Part(tensor.name, tensor.dtype, cut.share(tensor.shape, rank))
+
+
 def _write_manifest(
-    checkpoint: Checkpoint, record: fetch.Fetched, kept: Sequence[StreamedTensor], weights: list[File], folder: Path
+    checkpoint: Checkpoint,
+    record: fetch.Fetched,
+    kept: Sequence[StreamedTensor],
+    layout: Layout,
+    weights: list[File],
+    folder: Path,
 ) -> None:
     written = {file.name for file in weights}
     others = [path for path in sorted(folder.iterdir()) if path.name not in written and not path.name.startswith(".")]
@@ -178,6 +244,7 @@ def _write_manifest(
             revision=record.revision,
             architecture=checkpoint.architecture,
             keep_layers=checkpoint.keep_layers,
+            layout=layout,
             parameters=sum(tensor.values for tensor in kept),
             files=(*(manifest.describe(path) for path in others), *weights),
         ),

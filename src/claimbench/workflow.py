@@ -161,6 +161,9 @@ class Workflow:
             needed["checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.checkpoint) / "manifest.json")
         if planned.cell.draft:
             needed["draft"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.draft) / "manifest.json")
+        if block == 0 and not planned.exact and planned.cell.checkpoint.tensor_parallel and planned.reference:
+            whole = self.cell(planned.reference).cell.checkpoint
+            needed["reference_checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, whole) / "manifest.json")
         if planned.smaller:
             paths = self.cell(planned.smaller).paths()
             needed["smaller"] = paths[min(block, len(paths) - 1)]
@@ -180,9 +183,9 @@ class Workflow:
             "block": str(block),
             "plan": self.plan_json,
         }
-        for name in ("checkpoint", "draft"):
+        for name in ("checkpoint", "draft", "reference_checkpoint"):
             if name in needed:
-                flags[name] = str(Path(needed[name]).parent)
+                flags[name.replace("_", "-")] = str(Path(needed[name]).parent)
         if "smaller" in needed:
             flags["smaller"] = needed["smaller"]
         if planned.reference and planned.reference != id and block == 0:

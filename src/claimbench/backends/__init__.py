@@ -16,6 +16,7 @@ and, where they apply:
                                     cell that runs in one. Then every rank calls `load` and makes each call that rank 0
                                     makes; RANK, WORLD_SIZE and LOCAL_RANK are in its environment. `Options.devices` is
                                     the number of ranks
+    presharded(options) -> int | None   for how many ranks the checkpoint is to be cut ahead of time, or None for whole
 
 Nothing heavy is imported at a module's top: planning reads these files without importing torch.
 """

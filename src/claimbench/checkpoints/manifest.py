@@ -38,12 +38,17 @@ class File(Frozen):
 
 
 class Layout(Frozen):
-    """How tensors are cut over files. `whole`: every tensor lies whole in exactly one file, in layer order.
+    """How tensors are cut over files.
 
-    A tensor-parallel layout will be another `kind` with its own fields (ranks, and the axis each tensor is cut along).
+    `whole`: every tensor lies whole in exactly one file, in layer order. `tensor_parallel`: rank r of n has its part of
+    every tensor in files of its own, `rank-r-of-n-...`, and reads no other; cuts.py says where the cuts are.
     """
 
-    kind: Literal["whole"] = "whole"
+    kind: Literal["whole", "tensor_parallel"] = "whole"
+    ranks: int = Field(default=1, ge=1)
+    cuts: dict[str, Literal["column", "row", "vocabulary", "replicated"]] = Field(
+        default={}, description="how each tensor is cut: along its outputs, its inputs, its rows, or not at all"
+    )
 
 
 class Manifest(Frozen):
@@ -62,6 +67,17 @@ class Manifest(Frozen):
         """Identity of the weights that a result was measured with."""
         return digest(self.model_dump(mode="json"), length=64)
 
+    def require_ranks(self, ranks: int) -> None:
+        """Raises CorruptCheckpoint where the checkpoint is not cut for `ranks`."""
+        if self.layout.kind != "tensor_parallel" or self.layout.ranks != ranks:
+            found = "a whole one" if self.layout.kind == "whole" else f"one for {self.layout.ranks}"
+            raise CorruptCheckpoint(f"{self.checkpoint}: expected a checkpoint cut for {ranks} ranks, found {found}")
+
+    def files_of(self, rank: int) -> tuple[File, ...]:
+        """The weights of one rank of a tensor-parallel layout."""
+        prefix = rank_prefix(rank, self.layout.ranks)
+        return tuple(file for file in self.weight_files if file.name.startswith(prefix))
+
     @property
     def weight_files(self) -> tuple[File, ...]:
         return tuple(file for file in self.files if file.tensors)
@@ -69,6 +85,10 @@ class Manifest(Frozen):
     @property
     def weight_bytes(self) -> int:
         return sum(file.bytes for file in self.weight_files)
+
+
+def rank_prefix(rank: int, ranks: int) -> str:
+    return f"rank-{rank}-of-{ranks}-"
 
 
 def write(folder: Path, manifest: Manifest) -> None:

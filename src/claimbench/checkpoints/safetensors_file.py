@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from claimbench.checkpoints.manifest import File, Tensor
 from claimbench.errors import CorruptCheckpoint
@@ -39,6 +39,22 @@ class StreamedTensor(NamedTuple):
     @property
     def bytes(self) -> int:
         return self.values * DTYPE_BYTES[self.dtype]
+
+
+class Stored(Protocol):
+    """What a header says of a tensor."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def bytes(self) -> int: ...
 
 
 def read(path: Path) -> list[StreamedTensor]:
@@ -88,44 +104,74 @@ def _slice(path: Path, begin: int, length: int) -> Callable[[], Iterator[bytes |
     return chunks
 
 
-def write(path: Path, tensors: Sequence[StreamedTensor]) -> File:
-    """Write `tensors` to `path`, one chunk in memory at a time; the file appears whole or not at all.
+class Writer:
+    """One safetensors file as it is written: `tensors` tells the header, their bytes come in the order of `order`.
 
-    Wider types come first, so that every tensor is aligned to its own type.
+    Wider types come first, so that every tensor is aligned to its own type. The file appears whole or not at all.
     """
-    ordered = sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor in ordered:
-        offsets = [end, end + tensor.bytes]
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
-        end += tensor.bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    sha256 = hashlib.sha256()
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            for chunk in (len(text).to_bytes(8, "little"), text):
-                file.write(chunk)
-                sha256.update(chunk)
-            for tensor in ordered:
-                written = 0
-                for part in tensor.chunks():
-                    file.write(part)
-                    sha256.update(part)
-                    written += len(part)
-                if written != tensor.bytes:
-                    raise CorruptCheckpoint(f"{tensor.name}: expected {tensor.bytes} bytes, its source gave {written}")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return File(
-        name=path.name,
-        bytes=8 + len(text) + end,
-        sha256=sha256.hexdigest(),
-        tensors={tensor.name: Tensor(dtype=tensor.dtype, shape=tensor.shape) for tensor in tensors},
-    )
+
+    def __init__(self, path: Path, tensors: Sequence[Stored]) -> None:
+        self.path, self.tensors = path, tensors
+        self.order = sorted(tensors, key=lambda tensor: -DTYPE_BYTES[tensor.dtype])
+        self.sha256 = hashlib.sha256()
+        self.partial = path.with_name(f".{path.name}.partial")
+        self.written = 0
+        """Bytes of the tensor that is being written."""
+        self.bytes = 0
+
+    def __enter__(self) -> Writer:
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for tensor in self.order:
+            offsets = [end, end + tensor.bytes]
+            header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+            end += tensor.bytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self.file = self.partial.open("wb")
+        self.add(len(text).to_bytes(8, "little"))
+        self.add(text)
+        self.written = 0
+        return self
+
+    def add(self, part: bytes | memoryview) -> None:
+        self.file.write(part)
+        self.sha256.update(part)
+        self.written += len(part)
+        self.bytes += len(part)
+
+    def end(self, tensor: Stored) -> None:
+        """All of `tensor` has been added."""
+        if self.written != tensor.bytes:
+            raise CorruptCheckpoint(f"{tensor.name}: expected {tensor.bytes} bytes, its source gave {self.written}")
+        self.written = 0
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            with self.file:
+                if kind is None:
+                    self.file.flush()
+                    os.fsync(self.file.fileno())
+            if kind is None:
+                self.partial.replace(self.path)
+        finally:
+            self.partial.unlink(missing_ok=True)
+
+    def described(self) -> File:
+        return File(
+            name=self.path.name,
+            bytes=self.bytes,
+            sha256=self.sha256.hexdigest(),
+            tensors={tensor.name: Tensor(dtype=tensor.dtype, shape=tensor.shape) for tensor in self.tensors},
+        )
+
+
+def write(path: Path, tensors: Sequence[StreamedTensor]) -> File:
+    """Write `tensors` to `path`, one chunk in memory at a time."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    with Writer(path, tensors) as writer:
+        for stored in writer.order:
+            for part in by_name[stored.name].chunks():
+                writer.add(part)
+            writer.end(stored)
+    return writer.described()

@@ -1,0 +1,134 @@
+"""A checkpoint cut for tensor parallelism: the parts of all ranks are the whole, heads stay whole, bad degrees end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.test_shard import make, random_checkpoint
+
+from claimbench.checkpoints import cuts, manifest, safetensors_file
+from claimbench.checkpoints.safetensors_file import StreamedTensor
+from claimbench.checkpoints.tensors import shapes
+from claimbench.errors import CorruptCheckpoint, SourceError
+from claimbench.model import cost
+
+TINY = ("tiny-llama", "tiny-bigcode", "tiny-bloom")
+
+
+def arrays(folder: Path, prefix: str = "") -> dict[str, Any]:
+    files = sorted(folder.glob(f"{prefix}*.safetensors"))
+    tensors = [tensor for path in files for tensor in safetensors_file.read(path)]
+    return {
+        tensor.name: np.frombuffer(b"".join(tensor.chunks()), dtype=np.float32).reshape(tensor.shape)
+        for tensor in tensors
+    }
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("architecture", TINY)
+def test_the_parts_of_all_ranks_are_the_whole(architecture: str, ranks: int, tmp_path: Path) -> None:
+    whole = arrays(make(tmp_path, random_checkpoint(architecture, "seed=0&dtype=float32")))
+    checkpoint = random_checkpoint(architecture, "seed=0&dtype=float32", tensor_parallel=ranks)
+    folder = make(tmp_path, checkpoint, 100_000, "cut")
+    parts = [arrays(folder, manifest.rank_prefix(rank, ranks)) for rank in range(ranks)]
+    assert len(list(folder.glob("*.safetensors"))) > ranks, "not more than one file a rank"
+    for name, cut in cuts.cuts(cost.architecture(architecture), ranks).items():
+        assert [set(part) for part in parts] == [set(whole)] * ranks
+        if cut.axis is None:
+            assert all(np.array_equal(part[name], whole[name]) for part in parts)
+            continue
+        joined = np.full_like(whole[name], np.nan)
+        along = joined.swapaxes(0, cut.axis)
+        for rank, part in enumerate(parts):
+            at, mine = 0, part[name].swapaxes(0, cut.axis)
+            for begin, end in cut.ranges[rank]:
+                along[begin:end] = mine[at : at + end - begin]
+                at += end - begin
+            assert at == len(mine)
+        assert np.array_equal(joined, whole[name]), name
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_each_rank_has_about_its_share_and_is_verified(architecture: str, tmp_path: Path) -> None:
+    folder = make(tmp_path, random_checkpoint(architecture, tensor_parallel=2))
+    found = manifest.verify(folder)
+    assert found.layout.ranks == 2
+    assert found.parameters == cost.architecture(architecture).weights
+    assert set(found.layout.cuts) == set(shapes(cost.architecture(architecture)))
+    sizes = [sum(file.bytes for file in found.files_of(rank)) for rank in range(2)]
+    assert sizes[0] == sizes[1]
+    (folder / found.files_of(1)[0].name).unlink()
+    with pytest.raises(CorruptCheckpoint, match=r"rank-1-of-2-00001-of-00001\.safetensors: the file is missing"):
+        manifest.verify(folder)
+
+
+def test_a_fused_matrix_of_bloom_is_cut_between_heads() -> None:
+    """Its rows are [heads, (query, key, value), head_dim]: a rank gets all three of its heads and none of another's."""
+    cut = cuts.cuts(cost.architecture("tiny-bloom"), 2)["transformer.h.0.self_attention.query_key_value.weight"]
+    assert cut.ranges == (((0, 96),), ((96, 192),))
+
+
+def test_the_single_key_value_head_goes_to_every_rank() -> None:
+    cut = cuts.cuts(cost.architecture("tiny-bigcode"), 2)["transformer.h.0.attn.c_attn.bias"]
+    assert cut.ranges == (((0, 32), (64, 96)), ((32, 64), (64, 96)))
+
+
+def test_ranks_that_outnumber_key_value_heads_have_the_one_that_their_queries_read() -> None:
+    cut = cuts.cuts(cost.architecture("tiny-llama"), 4)["model.layers.0.self_attn.k_proj.weight"]
+    assert cut.ranges == (((0, 16),), ((0, 16),), ((16, 32),), ((16, 32),))
+
+
+def test_a_vocabulary_that_does_not_divide_leaves_the_last_rank_less() -> None:
+    arch = cost.architecture("tiny-llama")._replace(vocabulary=301)
+    assert cuts.cuts(arch, 2)["lm_head.weight"].ranges == (((0, 151),), ((151, 301),))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "ranks", "message"),
+    [
+        ("smollm2-135m", 2, "tensor parallelism over 2: 9 heads do not divide; 1 or 3 would do"),
+        ("tiny-llama", 3, "tensor parallelism over 3: 4 heads do not divide; 2 or 4 would do"),
+        ("tiny-bloom", 8, "tensor parallelism over 8: 4 heads do not divide; 2 or 4 would do"),
+    ],
+)
+def test_a_degree_that_does_not_divide_is_one_message_with_those_that_do(
+    architecture: str, ranks: int, message: str, tmp_path: Path
+) -> None:
+    assert cuts.refusal(cost.architecture(architecture), ranks) == message
+    with pytest.raises(SourceError, match=message):
+        make(tmp_path, random_checkpoint(architecture, tensor_parallel=ranks))
+    assert not (tmp_path / "out" / manifest.MANIFEST).exists()
+
+
+def test_a_checkpoint_for_other_ranks_is_refused(tmp_path: Path) -> None:
+    found = manifest.read(make(tmp_path, random_checkpoint("tiny-llama", tensor_parallel=2)))
+    found.require_ranks(2)
+    with pytest.raises(CorruptCheckpoint, match="expected a checkpoint cut for 4 ranks, found one for 2"):
+        found.require_ranks(4)
+    whole = manifest.read(make(tmp_path, random_checkpoint("tiny-llama"), folder="whole"))
+    with pytest.raises(CorruptCheckpoint, match="cut for 2 ranks, found a whole one"):
+        whole.require_ranks(2)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_cuts_do_not_depend_on_where_chunks_end(size: int) -> None:
+    whole = np.arange(12 * 10, dtype=np.float32).reshape(12, 10)
+    data = whole.tobytes()
+
+    def chunks() -> Any:
+        return (data[at : at + size] for at in range(0, len(data), size))
+
+    tensor = StreamedTensor("t", "F32", (12, 10), chunks)
+    rows = cuts.Cut("column", 0, (((0, 3), (9, 12)), ((3, 9),)))
+    columns = cuts.Cut("row", 1, (((0, 5),), ((5, 10),)))
+    for cut, expected in (
+        (rows, [np.concatenate([whole[:3], whole[9:]]), whole[3:9]]),
+        (columns, [whole[:, :5], whole[:, 5:]]),
+    ):
+        got = [b"", b""]
+        for rank, part in cuts.parts(tensor, cut, 2):
+            got[rank] += bytes(part)
+        assert got == [np.ascontiguousarray(each).tobytes() for each in expected]
