@@ -62,7 +62,8 @@ class Native:
         said = []
         for length in range(self.prompt, self.prompt + tokens):
             position = torch.tensor([length])
-            token = self.decoder.step(token, position, self.keys, self.values, self.start, length).argmax(-1)
+            logits = self.decoder.step(token[None], position[None], self.keys, self.values, self.start, length)
+            token = logits[0].argmax(-1)
             said.append(int(token))
         return said
 

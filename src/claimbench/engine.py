@@ -21,7 +21,7 @@ concatenated at every token, the head and log-probabilities at every position, a
     draw        draw                              a generator per request
     surgery     between                           the batch stays as it is
     buffers     buffers, parts.add                new tensors at every pass
-    step        step                              the modules, called
+    step        step, matrices                    the modules, called
     speculation loop                              a token a step
 """
 
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +123,22 @@ def step_modules(decoder: Decoder) -> Step:
     return step
 
 
+class Matrices(Protocol):
+    """A model's matrices in an order of the step's own."""
+
+    @property
+    def held(self) -> dict[str, int]:
+        """How many are stored in each format, as the code that multiplies with them reads it."""
+
+    def parts(self, parts: Parts, weights: Weights) -> Parts:
+        """`parts`, where need be with these matrices instead of others: none is held twice for nothing."""
+
+
+def modules_have_them(decoder: Decoder, weights: Weights) -> Matrices | None:
+    """The step reads the modules' matrices."""
+    return None
+
+
 def one_token_a_step(decoder: Decoder, tokens: Tensor, cache: Cache, wanted: int) -> Iterator[Tensor]:
     """New columns [batch, 1] after the first, which `tokens` [batch] is."""
     for _ in range(wanted - 1):
@@ -150,8 +167,9 @@ class Engine:
     buffers: Callable[[Decoder], Buffers] = Fresh
     step: Callable[[Decoder], Step] = step_modules
     loop: Callable[[Decoder, Tensor, Cache, int], Iterator[Tensor]] = one_token_a_step
+    matrices: Callable[[Decoder, Weights], Matrices | None] = modules_have_them
     weight_bits: tuple[int, int] | None = None
-    """Of the codes of the layers' matrices and of the head's, for a step that keeps matrices of its own."""
+    """Of the codes of the layers' matrices and of the head's, for a step that has matrices of its own."""
 
 
 def compose(engine: Engine, uses: Iterable[OptimizationUse]) -> Engine:
@@ -178,7 +196,9 @@ class Decoder:
         if draft is not None and draft.spec.arch.vocabulary != spec.arch.vocabulary:
             sizes = f"{draft.spec.arch.vocabulary} tokens and {spec.arch.vocabulary}"
             raise Unavailable(f"draft and model must share a vocabulary, and these have {sizes}")
-        self.model = Transformer(spec, weights, engine.parts)
+        self.matrices = engine.matrices(self, weights)
+        parts = engine.parts if self.matrices is None else self.matrices.parts(engine.parts, weights)
+        self.model = Transformer(spec, weights, parts)
         self.wanted = wanted
         self.lengths = [len(row) for row in rows]
         longest = max(self.lengths)
@@ -196,9 +216,7 @@ class Decoder:
         )
         self.sequence = self.prompt  # [batch, tokens so far]
         self.buffers = engine.buffers(self)
-        self.weights: Weights | None = weights  # for steps that keep matrices of their own; let go of afterwards
         self.step = engine.step(self)
-        self.weights = None
 
     def span(self, cache: Cache, new: int) -> Span:
         """The pass that adds `new` tokens to `cache`."""

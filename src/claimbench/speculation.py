@@ -185,8 +185,6 @@ def first_layers(decoder: Decoder, layers: int) -> Decoder:
     shallow.model._modules = dict(decoder.model._modules)
     shallow.model.layers = decoder.model.layers[:layers]
     shallow.spec = replace(decoder.spec, arch=decoder.spec.arch._replace(layers=layers))
-    if decoder.weights is not None:
-        shallow.weights = replace(decoder.weights, layers=decoder.weights.layers[:layers])
     shallow.step = decoder.engine.step(shallow)
     return shallow
 

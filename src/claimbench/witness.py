@@ -33,6 +33,8 @@ Shapes = tuple[tuple[int, ...], ...]
 
 BATCHED_PRODUCTS = ("aten::bmm", "aten::baddbmm")
 FUSED_ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
+READS_TOKENS = {"claimbench.native.decoder:NativeDecoder.step": "tokens"}
+"""Functions that look tokens up without an operator, and their argument that holds them, [batch, new]."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Pass:
     """Slots that were filled at most: those of refused drafts count too."""
     columns: int
     """Tokens a row that the pass gave."""
+    widest_lookup: int
+    """Tokens a row of the widest look-up in an embedding: several where a pass judges drafts."""
 
     def called(self, name: str) -> int:
         """Calls of the functions whose qualified name is `name`, whatever their module."""
@@ -69,11 +73,6 @@ class Pass:
     @property
     def graph_launches(self) -> int:
         return self.launched.get(GRAPH_LAUNCH, 0)
-
-    @property
-    def widest_lookup(self) -> int:
-        """Tokens a row of the widest look-up in an embedding: several where a pass judges drafts."""
-        return _widest_lookup(self.shapes)
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ class Seen:
     """How many modules of each class the model has."""
     weights: dict[str, int]
     """How many tensors of weights are of each class and storage type."""
+    matrices: dict[str, int]
+    """How many matrices of its own the step has in each format; none where it reads the modules'."""
     details: int
     """Log-probabilities that were kept of the prompt and of the new tokens, per row."""
     compiled: Compiled
@@ -136,14 +137,20 @@ class Seen:
 
 
 @contextmanager
-def _calls_counted(counts: Counter[str]) -> Iterator[None]:
-    """Counts the calls of Python functions of this package and of PyTorch while it lasts."""
+def _calls_counted(counts: Counter[str], widths: list[int]) -> Iterator[None]:
+    """Counts the calls of Python functions of this package and of PyTorch while it lasts.
+
+    `widths` are those of the tokens that they read without an operator.
+    """
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
             module = frame.f_globals.get("__name__", "")
             if module.startswith(("claimbench.", "torch.")):
-                counts[f"{module}:{frame.f_code.co_qualname}"] += 1
+                name = f"{module}:{frame.f_code.co_qualname}"
+                counts[name] += 1
+                if name in READS_TOKENS:
+                    widths.append(int(frame.f_locals[READS_TOKENS[name]].shape[1]))
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -186,6 +193,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         cache_allocations=getattr(decoder.cache, "allocations", None),
         modules=dict(Counter(type(module).__name__ for module in decoder.model.modules())),
         weights=dict(Counter(map(_storage_type, [*decoder.model.parameters(), *decoder.model.buffers()]))),
+        matrices={} if decoder.matrices is None else decoder.matrices.held,
         details=len(details.tokens) + (0 if details.prompt is None else details.prompt.shape[1]),
         compiled=compiled,
     )
@@ -195,12 +203,13 @@ def _timed_passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps
     called = [calls for calls, _, _, _ in _passes(decoder, generate, steps, _count_calls)]
     recorded = list(_passes(decoder, generate, steps, _record_operators))
     passes: list[Pass] = []
-    for calls, (events, held, length, columns) in zip(called, recorded, strict=True):
+    for (calls, read), (events, held, length, columns) in zip(called, recorded, strict=True):
         shapes: dict[str, list[Shapes]] = {}
         for event in events:
             shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
         operators = dict(Counter(event.name for event in events))
-        filled = max(length, passes[-1].cache_length + _widest_lookup(shapes) if passes else 0)
+        widest = max([*read, _widest_lookup(shapes)])
+        filled = max(length, passes[-1].cache_length + widest if passes else 0)
         passes.append(
             Pass(
                 calls=calls,
@@ -212,6 +221,7 @@ def _timed_passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps
                 cache_length=length,
                 cache_filled=filled,
                 columns=columns,
+                widest_lookup=widest,
             )
         )
     return passes
@@ -221,11 +231,12 @@ def _widest_lookup(shapes: dict[str, list[Shapes]]) -> int:
     return max((own[1][-1] for own in shapes.get("aten::embedding", ()) if len(own) > 1), default=0)
 
 
-def _count_calls(advance: Callable[[], Any]) -> tuple[Any, dict[str, int]]:
+def _count_calls(advance: Callable[[], Any]) -> tuple[Any, tuple[dict[str, int], list[int]]]:
     counts: Counter[str] = Counter()
-    with _calls_counted(counts):
+    widths: list[int] = []
+    with _calls_counted(counts, widths):
         columns = advance()
-    return columns, dict(counts)
+    return columns, (dict(counts), widths)
 
 
 def _record_operators(advance: Callable[[], Any]) -> tuple[Any, list[Any]]:

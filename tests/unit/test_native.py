@@ -22,9 +22,9 @@ import torch
 from claimbench.errors import Unavailable
 from claimbench.model import cost
 from claimbench.model.spec import Spec, read_spec
-from claimbench.model.weights import Weights, read_weights
+from claimbench.model.weights import Affine, Weights, read_weights
 from claimbench.native import build, packing
-from claimbench.native.decoder import Formats, NativeDecoder, unavailable
+from claimbench.native.decoder import Formats, NativeDecoder, matrices_of, unavailable
 
 pytestmark = [
     pytest.mark.model,
@@ -98,13 +98,14 @@ class Pass(NamedTuple):
 
 
 @torch.inference_mode()
-def reference(case: Case, batch: int, dtype: Any = torch.float32, prompt_tokens: int = PROMPT_TOKENS) -> Pass:
+def reference(case: Case, batch: int, dtype: Any = torch.float32, new_tokens: int = NEW_TOKENS) -> Pass:
     """Prefill by Transformers, then steps; rows of a batch start 0, 7, 14, ... slots late."""
     from transformers import DynamicCache
 
     arch = case.spec.arch
     torch.manual_seed(1)
-    ids = torch.randint(0, arch.vocabulary, (batch, prompt_tokens + NEW_TOKENS))
+    prompt_tokens = PROMPT_TOKENS
+    ids = torch.randint(0, arch.vocabulary, (batch, prompt_tokens + new_tokens))
     starts = 7 * torch.arange(batch)
     mask = (torch.arange(ids.shape[1]) >= starts[:, None]).long()
     positions = (torch.arange(ids.shape[1]) - starts[:, None]).clamp(min=0)
@@ -121,14 +122,16 @@ def reference(case: Case, batch: int, dtype: Any = torch.float32, prompt_tokens:
     return Pass(keys, values, starts, ids[:, prompt_tokens:].T.contiguous(), logits)
 
 
-def run(decoder: NativeDecoder, told: Pass, prompt_tokens: int = PROMPT_TOKENS) -> Any:
-    """Logits of every step, [steps, batch, vocabulary]; the caches of `told` are left as they were."""
+def run(decoder: NativeDecoder, told: Pass, new: int = 1, **asked: Any) -> Any:
+    """Logits after every token, [steps, batch, vocabulary], `new` of them a pass; the caches of `told` stay as they
+    were."""
     keys, values = [t.clone() for t in told.keys], [t.clone() for t in told.values]
     steps = []
-    for number, tokens in enumerate(told.tokens):
-        length = prompt_tokens + number
-        steps.append(decoder.step(tokens, length - told.starts, keys, values, told.starts, length).clone())
-    return torch.stack(steps)
+    for past in range(0, len(told.tokens), new):
+        length, tokens = PROMPT_TOKENS + past, told.tokens[past : past + new].T.contiguous()  # [batch, new]
+        places = (length + torch.arange(tokens.shape[1]) - told.starts[:, None]).contiguous()
+        steps.append(decoder.step(tokens, places, keys, values, told.starts, length, **asked).clone())
+    return torch.cat(steps, 1).transpose(0, 1)
 
 
 def close(ours: Any, theirs: Any, tolerance: float = 1e-4) -> None:
@@ -141,6 +144,74 @@ def test_float32_steps_give_the_logits_of_transformers(cases: dict[str, Case], f
     case = cases[family]
     told = reference(case, batch)
     close(run(NativeDecoder(case.spec, case.weights, threads=2), told), told.logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("batch", "new"), [(1, 2), (3, 3), (1, 14)])
+def test_several_tokens_a_row_in_one_pass_give_what_they_give_one_by_one(
+    cases: dict[str, Case], family: str, batch: int, new: int
+) -> None:
+    """Steps of 14 tokens in passes of `new`, the last one shorter."""
+    case = cases[family]
+    told = reference(case, batch, new_tokens=14)
+    close(run(NativeDecoder(case.spec, case.weights, threads=2), told, new), told.logits)
+    for form in packing.FORMATS:
+        decoder = NativeDecoder(case.spec, case.weights, form, threads=3)
+        close(run(decoder, told, new), run(decoder, told), ROUNDED[form])
+
+
+def test_logits_are_computed_where_they_are_asked_for(cases: dict[str, Case]) -> None:
+    case = cases["tiny-llama"]
+    told = reference(case, 3)
+    decoder = NativeDecoder(case.spec, case.weights, threads=2)
+    every = run(decoder, told, NEW_TOKENS)
+    assert run(decoder, told, NEW_TOKENS, said=0).shape == (0, *every.shape[1:])
+    for said in range(1, NEW_TOKENS + 1):
+        close(run(decoder, told, NEW_TOKENS, said=said), every[NEW_TOKENS - said :], ROUNDED["float32"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_layers_are_a_model_of_their_own(cases: dict[str, Case], family: str) -> None:
+    case = cases[family]
+    told = reference(case, 2)
+    first = replace(case.spec, arch=case.spec.arch._replace(layers=1))
+    alone = NativeDecoder(first, replace(case.weights, layers=case.weights.layers[:1]), threads=2)
+    short = told._replace(keys=told.keys[:1], values=told.values[:1])
+    whole = NativeDecoder(case.spec, case.weights, threads=2)
+    assert torch.equal(run(whole, told, 2, layers=1), run(alone, short, 2))
+    assert not torch.allclose(run(whole, told, 2, layers=1), run(whole, told, 2))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lines", [1, 5, 21])
+def test_a_product_is_that_of_the_matrix_it_unpacks_to(cases: dict[str, Case], family: str, lines: int) -> None:
+    case = cases[family]
+    torch.manual_seed(2)
+    matrices = [affine for layer in case.weights.layers for affine in matrices_of(layer)] + [Affine(case.weights.head)]
+    for form in packing.FORMATS:
+        decoder = NativeDecoder(case.spec, case.weights, form, threads=2)
+        for number, affine in enumerate(matrices):
+            rows, columns = affine.weight.shape
+            x = torch.randn(lines, columns)
+            told = torch.nn.functional.linear(x, packing.unpack(packing.pack(affine.weight, form)), affine.bias)
+            close(decoder.multiply(number, x, rows), told, ROUNDED[form])
+
+
+def test_a_product_with_another_shape_is_refused(cases: dict[str, Case]) -> None:
+    case = cases["tiny-llama"]
+    decoder = NativeDecoder(case.spec, case.weights, threads=1)
+    rows, columns = case.weights.layers[0].qkv.weight.shape
+    for matrix, x, wanted in (
+        (0, torch.zeros(2, columns + 1), rows),
+        (0, torch.zeros(2, columns), rows + 1),
+        (0, torch.zeros(2, columns).bfloat16(), rows),
+        (0, torch.zeros(columns, 2).T, rows),
+        (0, torch.zeros(columns), rows),
+        (4 * case.spec.arch.layers + 1, torch.zeros(2, columns), rows),
+        (-1, torch.zeros(2, columns), rows),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            decoder.multiply(matrix, x, wanted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -257,9 +328,9 @@ def test_the_first_position_attends_to_itself_alone(cases: dict[str, Case]) -> N
     decoder = NativeDecoder(case.spec, case.weights, threads=2)
     room = [torch.full((1, arch.kv_heads, 8, arch.head_dim), torch.nan) for _ in range(2 * arch.layers)]
     token, zero = torch.tensor([5]), torch.tensor([0])
-    logits = decoder.step(token, zero, room[: arch.layers], room[arch.layers :], zero, 0)
+    logits = decoder.step(token[None], zero[None], room[: arch.layers], room[arch.layers :], zero, 0)
     with torch.inference_mode():
-        close(logits[0], case.model(token[None]).logits[0, 0])
+        close(logits[0], case.model(token[None]).logits[0])
 
 
 # ---- formats
@@ -318,19 +389,25 @@ def test_numbers_out_of_range_are_refused(cases: dict[str, Case]) -> None:
     case = cases["tiny-bigcode"]
     told = reference(case, 1)
     decoder = NativeDecoder(case.spec, case.weights, threads=2)
-    token, place, start = told.tokens[0], torch.tensor([PROMPT_TOKENS]), told.starts
+    token, place, start = told.tokens[:1], torch.tensor([[PROMPT_TOKENS]]), told.starts
 
-    def step(tokens: Any = token, positions: Any = place, starts: Any = start, length: int = PROMPT_TOKENS) -> Any:
-        return decoder.step(tokens, positions, told.keys, told.values, starts, length)
+    def step(
+        tokens: Any = token, positions: Any = place, starts: Any = start, length: int = PROMPT_TOKENS, **asked: Any
+    ) -> Any:
+        return decoder.step(tokens, positions, told.keys, told.values, starts, length, **asked)
 
     for wrong in (
-        {"tokens": torch.tensor([case.spec.arch.vocabulary])},
-        {"tokens": torch.tensor([-1])},
-        {"tokens": torch.tensor([1, 2])},
-        {"tokens": torch.tensor([1], dtype=torch.int32)},
-        {"positions": torch.tensor([case.spec.arch.context])},
+        {"tokens": torch.tensor([[case.spec.arch.vocabulary]])},
+        {"tokens": torch.tensor([[-1]])},
+        {"tokens": torch.tensor([[1], [2]])},
+        {"tokens": torch.tensor([[1, 2]])},
+        {"tokens": torch.tensor([[1]], dtype=torch.int32)},
+        {"positions": torch.tensor([[case.spec.arch.context]])},
+        {"positions": torch.tensor([[-1]])},
         {"starts": torch.tensor([PROMPT_TOKENS + 1])},
         {"length": CAPACITY},
+        {"said": 2},
+        {"layers": case.spec.arch.layers + 1},
     ):
         with pytest.raises(ValueError, match="expected"):
             step(**wrong)
@@ -338,7 +415,7 @@ def test_numbers_out_of_range_are_refused(cases: dict[str, Case]) -> None:
         decoder.step(token, place, told.keys[:1], told.values, start, PROMPT_TOKENS)
     with pytest.raises(ValueError, match="expected"):
         decoder.step(token, place, [t.double() for t in told.keys], told.values, start, PROMPT_TOKENS)
-    close(step(), told.logits[0])
+    close(step()[0], told.logits[0])
 
 
 def test_heads_of_an_odd_size_are_unavailable(cases: dict[str, Case]) -> None:
@@ -417,7 +494,7 @@ def test_a_process_ends_cleanly_with_a_decoder_open(cases: dict[str, Case], tmp_
         decoder = NativeDecoder(spec, read_weights(folder, spec, torch.float32, "cpu"), threads=3)
         room = [torch.zeros(1, spec.arch.kv_heads, 4, spec.arch.head_dim) for _ in range(2 * spec.arch.layers)]
         zero = torch.tensor([0])
-        print(decoder.step(zero, zero, room[::2], room[1::2], zero, 0).isfinite().all().item())
+        print(decoder.step(zero[None], zero[None], room[::2], room[1::2], zero, 0).isfinite().all().item())
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, timeout=120
@@ -450,5 +527,5 @@ def test_greedy_tokens_of_smollm2_are_those_of_transformers() -> None:
     token, said, start = filled.logits[:, -1].argmax(-1), [], torch.tensor([0])
     for length in range(prompt, prompt + new):
         said.append(int(token))
-        token = decoder.step(token, torch.tensor([length]), keys, values, start, length).argmax(-1)
+        token = decoder.step(token[None], torch.tensor([[length]]), keys, values, start, length)[0].argmax(-1)
     assert said == told.tolist()

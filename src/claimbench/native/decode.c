@@ -4,6 +4,9 @@
  * weights. All else has to fit beside that: one fork and one join per token, barriers that spin, each thread reading
  * one contiguous stream per matrix, normalisation and activation done on values that are in the first-level cache.
  *
+ * A step may take several new tokens of each row, as judging drafts does: each is a line of its own, with its own slot
+ * in the cache, and sees the slots up to it. The weights are read once for all lines.
+ *
  * A matrix [rows, columns] is stored in panels of 16 rows. Within a panel the 16 rows' values of one column (float32),
  * two columns (bfloat16), four (int8) or eight (int4) make one line of 64 bytes, so a panel is read front to back, sums
  * stay in the 16 lanes of a vector and no sum over lanes is needed. Layouts are written by packing.py.
@@ -34,7 +37,11 @@
 #define LANES 16
 #define GROUP 32  /* columns that share a scale */
 #define PAD 64    /* columns of an activation are padded with zeros to a multiple of this */
-#define MOST_ROWS 4  /* rows of the batch that one reading of a panel serves */
+#ifdef __AVX512F__
+#define MOST_LINES 8  /* lines that one reading of a panel serves: as many as there are registers for their sums */
+#else
+#define MOST_LINES 4
+#endif
 #define ATTENTION_TILE 16
 #define MOST_QUERIES 4  /* that one reading of keys and values serves */
 #define MOST_VECTORS 16  /* of a head */
@@ -90,21 +97,32 @@ typedef struct {
 } Model;
 
 typedef struct {
-    int64_t batch, length, capacity, cache_bfloat16;
-    const int64_t *tokens, *positions, *starts;  /* [batch] */
-    void *const *keys, *const *values;           /* per layer [batch, kv_heads, capacity, head_dim] */
-    float *logits;                               /* [batch, vocabulary] */
+    int64_t batch, new, length, capacity, cache_bfloat16;
+    int64_t layers;                       /* that are run, from the first */
+    int64_t said;                         /* last new tokens of a row that logits are wanted after */
+    const int64_t *tokens, *positions;    /* [batch, new] */
+    const int64_t *starts;                /* [batch] */
+    void *const *keys, *const *values;    /* per layer [batch, kv_heads, capacity, head_dim] */
+    float *logits;                        /* [batch, said, vocabulary] */
 } Step;
 
-/* An activation as a product reads it: floats, or 16-bit integers with a scale for each group of 32. */
+/* One matrix and many lines: what a prompt asks for. */
 typedef struct {
-    float *x;          /* [batch, stride] */
-    int8_t *high, *low; /* [batch, stride]: value = 256 * high + low */
-    int16_t *pairs;    /* [batch, stride] as columns 0, 2, 1, 3 of every four */
-    float *scale;      /* [batch, stride / 32] */
-    float *sum;        /* [batch, stride / 32]: of the rounded activations */
-    int32_t *offset;   /* [batch, stride / 32]: -128 times the integers' sum, since int8 codes are stored plus 128 */
-    int64_t stride;
+    int64_t matrix;  /* 4 * layer + (0 qkv, 1 out, 2 up, 3 down); 4 * layers is the head */
+    int64_t lines, columns, rows;
+    const float *x;  /* [lines, columns] */
+    float *y;        /* [lines, rows]; of a gated up: all of the gate, then all of the rest */
+} Product;
+
+/* Activations as a product reads them: floats, or 16-bit integers with a scale for each group of 32. */
+typedef struct {
+    float *x;           /* [lines, stride] */
+    int8_t *high, *low; /* [lines, stride]: value = 256 * high + low */
+    int16_t *pairs;     /* [lines, stride] as columns 0, 2, 1, 3 of every four */
+    float *scale;       /* [lines, stride / 32] */
+    float *sum;         /* [lines, stride / 32]: of the rounded activations */
+    int32_t *offset;    /* [lines, stride / 32]: -128 times the integers' sum, since int8 codes are stored plus 128 */
+    int64_t stride, lines;  /* that there is room for */
 } Input;
 
 typedef struct {
@@ -121,10 +139,13 @@ typedef struct {
 typedef struct Decoder {
     Model model;
     Step step;
-    int64_t batch;  /* that the buffers below have room for */
+    const Product *product;  /* what is asked for, instead of a step */
+    int64_t lines;  /* of the step: batch * new */
+    int64_t room;   /* lines that the buffers below can hold */
     int64_t widest; /* padded columns of the widest activation */
     float *residual, *qkv, *middle, *angles;
     int64_t hidden_stride, qkv_stride, middle_stride;
+    Input shared;    /* of a product: each thread prepares its share of the lines */
     float *partial;  /* [unit, heads per kv head, head_dim + 2]: sum of weighted values, then largest score, then sum */
     int64_t units, chunk, chunks, partial_room;
     Worker *workers;
@@ -290,45 +311,45 @@ ALWAYS v16 sums(v16 *p) {
 #endif
 }
 
-/* ---- products: y[b] = panel . x[b], for `rows` rows of the batch, a constant once inlined ---- */
+/* ---- products: y[b] = panel . x[b], for `lines` lines, a constant once inlined ---- */
 
-ALWAYS void panel_float32(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
-    const int ways = rows == 1 ? 4 : rows == 2 ? 2 : 1;  /* independent sums hide the latency of an addition */
+ALWAYS void panel_float32(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
+    const int ways = lines == 1 ? 4 : lines < 5 ? 2 : 1;  /* independent sums hide the latency of an addition */
     const float *x = in->x + first * in->stride;
-    v16 acc[MOST_ROWS][4];
-    for (int b = 0; b < rows; b++)
+    v16 acc[MOST_LINES][4];
+    for (int b = 0; b < lines; b++)
         for (int k = 0; k < ways; k++) acc[b][k] = spread(0);
     for (int64_t c = 0; c < columns; c += 4, w += 256)
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
             v16 line = load((const float *)w + LANES * k);
-#pragma GCC unroll 4
-            for (int b = 0; b < rows; b++) acc[b][k % ways] += line * x[b * in->stride + c + k];
+#pragma GCC unroll 8
+            for (int b = 0; b < lines; b++) acc[b][k % ways] += line * x[b * in->stride + c + k];
         }
-    for (int b = 0; b < rows; b++) {
+    for (int b = 0; b < lines; b++) {
         for (int k = 1; k < ways; k++) acc[b][0] += acc[b][k];
         y[b] = acc[b][0];
     }
 }
 
-ALWAYS void panel_bfloat16(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
-    const int ways = rows == 1 ? 4 : rows == 2 ? 2 : 1;
+ALWAYS void panel_bfloat16(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
+    const int ways = lines == 1 ? 4 : lines < 5 ? 2 : 1;
     const float *x = in->x + first * in->stride;
-    v16 acc[MOST_ROWS][4];
-    for (int b = 0; b < rows; b++)
+    v16 acc[MOST_LINES][4];
+    for (int b = 0; b < lines; b++)
         for (int k = 0; k < ways; k++) acc[b][k] = spread(0);
     for (int64_t c = 0; c < columns; c += 4, w += 128)
 #pragma GCC unroll 2
         for (int k = 0; k < 4; k += 2) {
             v16u line = load_bits(w + 32 * k);
             v16 even = (v16)(line << 16), odd = (v16)(line & 0xffff0000u);
-#pragma GCC unroll 4
-            for (int b = 0; b < rows; b++) {
+#pragma GCC unroll 8
+            for (int b = 0; b < lines; b++) {
                 acc[b][k % ways] += even * x[b * in->stride + c + k];
                 acc[b][(k + 1) % ways] += odd * x[b * in->stride + c + k + 1];
             }
         }
-    for (int b = 0; b < rows; b++) {
+    for (int b = 0; b < lines; b++) {
         for (int k = 1; k < ways; k++) acc[b][0] += acc[b][k];
         y[b] = acc[b][0];
     }
@@ -385,24 +406,24 @@ ALWAYS v16i dots_total(Dots d) { return d.all; }
 #endif
 
 /* 64 columns: 2 x 16 scales (half precision), then 16 lines of 4 columns. */
-ALWAYS void panel_int8(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
-    for (int b = 0; b < rows; b++) y[b] = spread(0);
+ALWAYS void panel_int8(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
+    for (int b = 0; b < lines; b++) y[b] = spread(0);
     for (int64_t c = 0; c < columns; c += 2 * GROUP, w += 64 + 2 * GROUP * LANES)
 #pragma GCC unroll 2
         for (int g = 0; g < 2; g++) {
-            Dots dots[MOST_ROWS];
-            for (int b = 0; b < rows; b++) dots[b] = no_dots();
+            Dots dots[MOST_LINES];
+            for (int b = 0; b < lines; b++) dots[b] = no_dots();
 #pragma GCC unroll 8
             for (int k = 0; k < GROUP / 4; k++) {
                 v16u codes = load_bits(w + 64 + 64 * (g * (GROUP / 4) + k));
                 expect_soon(w + 64 + 64 * (g * (GROUP / 4) + k));
-#pragma GCC unroll 4
-                for (int b = 0; b < rows; b++)
+#pragma GCC unroll 8
+                for (int b = 0; b < lines; b++)
                     add_dots(&dots[b], codes, in, ((first + b) * in->stride + c + GROUP * g) / 4 + k);
             }
             if (g == 0) expect_soon(w);
             v16 scale = load_half(w + 32 * g);
-            for (int b = 0; b < rows; b++) {
+            for (int b = 0; b < lines; b++) {
                 int64_t at = ((first + b) * in->stride + c) / GROUP + g;
                 v16i product = dots_total(dots[b]) + in->offset[at];
                 y[b] += __builtin_convertvector(product, v16) * (scale * in->scale[at]);
@@ -411,18 +432,18 @@ ALWAYS void panel_int8(const char *w, int64_t columns, const Input *in, int64_t 
 }
 
 /* 32 columns: 16 scales and 16 minima (half precision), then 4 lines of 8 columns: low nibbles 0-3, high nibbles 4-7. */
-ALWAYS void panel_int4(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int rows) {
-    for (int b = 0; b < rows; b++) y[b] = spread(0);
+ALWAYS void panel_int4(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
+    for (int b = 0; b < lines; b++) y[b] = spread(0);
     for (int64_t c = 0; c < columns; c += GROUP, w += 64 + GROUP * LANES / 2) {
-        Dots dots[MOST_ROWS];
-        for (int b = 0; b < rows; b++) dots[b] = no_dots();
+        Dots dots[MOST_LINES];
+        for (int b = 0; b < lines; b++) dots[b] = no_dots();
 #pragma GCC unroll 4
         for (int k = 0; k < GROUP / 8; k++) {
             v16u codes = load_bits(w + 64 + 64 * k);
             expect_soon(w + 64 + 64 * k);
             v16u low = codes & 0x0f0f0f0fu, high = (codes >> 4) & 0x0f0f0f0fu;
-#pragma GCC unroll 4
-            for (int b = 0; b < rows; b++) {
+#pragma GCC unroll 8
+            for (int b = 0; b < lines; b++) {
                 int64_t quad = ((first + b) * in->stride + c) / 4 + 2 * k;
                 add_dots(&dots[b], low, in, quad);
                 add_dots(&dots[b], high, in, quad + 1);
@@ -430,26 +451,36 @@ ALWAYS void panel_int4(const char *w, int64_t columns, const Input *in, int64_t 
         }
         expect_soon(w);
         v16 scale = load_half(w), minimum = load_half(w + 32);
-        for (int b = 0; b < rows; b++) {
+        for (int b = 0; b < lines; b++) {
             int64_t at = ((first + b) * in->stride + c) / GROUP;
             y[b] += __builtin_convertvector(dots_total(dots[b]), v16) * (scale * in->scale[at]) + minimum * in->sum[at];
         }
     }
 }
 
-#define BY_ROWS(kernel)                                                                                      \
-    static void kernel##_rows(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, int rows) { \
-        switch (rows) {                                                                                       \
-            case 1: kernel(w, columns, in, first, y, 1); break;                                               \
-            case 2: kernel(w, columns, in, first, y, 2); break;                                               \
-            case 3: kernel(w, columns, in, first, y, 3); break;                                               \
-            default: kernel(w, columns, in, first, y, 4); break;                                              \
-        }                                                                                                     \
+#if MOST_LINES > 4
+#define MORE_LINES(kernel)                                   \
+    case 5: kernel(w, columns, in, first, y, 5); break;      \
+    case 6: kernel(w, columns, in, first, y, 6); break;      \
+    case 7: kernel(w, columns, in, first, y, 7); break;      \
+    case 8: kernel(w, columns, in, first, y, 8); break;
+#else
+#define MORE_LINES(kernel)
+#endif
+#define BY_LINES(kernel)                                                                                            \
+    static void kernel##_lines(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, int lines) { \
+        switch (lines) {                                                                                            \
+            case 1: kernel(w, columns, in, first, y, 1); break;                                                     \
+            case 2: kernel(w, columns, in, first, y, 2); break;                                                     \
+            case 3: kernel(w, columns, in, first, y, 3); break;                                                     \
+            case 4: kernel(w, columns, in, first, y, 4); break;                                                     \
+            MORE_LINES(kernel)                                                                                      \
+        }                                                                                                           \
     }
-BY_ROWS(panel_float32)
-BY_ROWS(panel_bfloat16)
-BY_ROWS(panel_int8)
-BY_ROWS(panel_int4)
+BY_LINES(panel_float32)
+BY_LINES(panel_bfloat16)
+BY_LINES(panel_int8)
+BY_LINES(panel_int4)
 
 static int64_t panel_bytes(const Matrix *m) {
     switch (m->format) {
@@ -460,26 +491,26 @@ static int64_t panel_bytes(const Matrix *m) {
     }
 }
 
-ALWAYS void panel(const Matrix *m, int64_t index, int64_t bytes, const Input *in, int64_t first, v16 *y, int rows) {
+ALWAYS void panel(const Matrix *m, int64_t index, int64_t bytes, const Input *in, int64_t first, v16 *y, int lines) {
     const char *w = m->data + index * bytes;
     switch (m->format) {
-        case FLOAT32: panel_float32_rows(w, m->columns, in, first, y, rows); break;
-        case BFLOAT16: panel_bfloat16_rows(w, m->columns, in, first, y, rows); break;
-        case INT8: panel_int8_rows(w, m->columns, in, first, y, rows); break;
-        default: panel_int4_rows(w, m->columns, in, first, y, rows); break;
+        case FLOAT32: panel_float32_lines(w, m->columns, in, first, y, lines); break;
+        case BFLOAT16: panel_bfloat16_lines(w, m->columns, in, first, y, lines); break;
+        case INT8: panel_int8_lines(w, m->columns, in, first, y, lines); break;
+        default: panel_int4_lines(w, m->columns, in, first, y, lines); break;
     }
     if (m->bias)
-        for (int b = 0; b < rows; b++) y[b] += load(m->bias + LANES * index);
+        for (int b = 0; b < lines; b++) y[b] += load(m->bias + LANES * index);
 }
 
 /* ---- what a product reads ---- */
 
 ALWAYS int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* Round x[b] to integers with a scale per group of 32. */
-static void round_input(Input *in, int64_t batch, int64_t columns) {
+/* Round lines [begin, end) of x to integers with a scale per group of 32. */
+static void round_input(Input *in, int64_t begin, int64_t end, int64_t columns) {
     int64_t width = padded(columns, PAD);
-    for (int64_t b = 0; b < batch; b++)
+    for (int64_t b = begin; b < end; b++)
         for (int64_t c = 0; c < width; c += GROUP) {
             const float *x = in->x + b * in->stride + c;
             v16 part[2] = {load(x), load(x + LANES)};
@@ -532,21 +563,25 @@ static void normalise(const Model *m, Norm norm, const float *x, float *y) {
         y[c] = (x[c] - mean) * factor * norm.weight[c] + (norm.bias ? norm.bias[c] : 0);
 }
 
-static void read_normalised(Worker *w, Norm norm, int64_t format) {
+/* The last `said` lines of every row, normalised. Returns how many lines that are. */
+static int64_t read_normalised(Worker *w, Norm norm, int64_t format, int64_t said) {
     const Decoder *d = w->decoder;
-    for (int64_t b = 0; b < d->step.batch; b++) {
+    int64_t lines = d->step.batch * said, hidden = d->model.hidden;
+    for (int64_t b = 0; b < lines; b++) {
         float *y = w->input.x + b * w->input.stride;
-        normalise(&d->model, norm, d->residual + b * d->hidden_stride, y);
-        memset(y + d->model.hidden, 0, sizeof(float) * (size_t)(padded(d->model.hidden, PAD) - d->model.hidden));
+        int64_t line = b / said * d->step.new + d->step.new - said + b % said;
+        normalise(&d->model, norm, d->residual + line * d->hidden_stride, y);
+        memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
     }
-    if (format >= INT8) round_input(&w->input, d->step.batch, d->model.hidden);
+    if (format >= INT8) round_input(&w->input, 0, lines, hidden);
+    return lines;
 }
 
 static void read_plain(Worker *w, const float *from, int64_t stride, int64_t columns, int64_t format) {
     const Decoder *d = w->decoder;
-    for (int64_t b = 0; b < d->step.batch; b++)
+    for (int64_t b = 0; b < d->lines; b++)
         memcpy(w->input.x + b * w->input.stride, from + b * stride, sizeof(float) * (size_t)padded(columns, PAD));
-    if (format >= INT8) round_input(&w->input, d->step.batch, columns);
+    if (format >= INT8) round_input(&w->input, 0, d->lines, columns);
 }
 
 /* ---- the phases of a step; a thread does its share of each ---- */
@@ -566,16 +601,20 @@ static void prefetch(const Worker *w, const Matrix *m, int64_t panels_per_unit) 
     for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
-static void project_to(Worker *w, const Matrix *m, float *to, int64_t stride, int64_t columns) {
+ALWAYS int few(int64_t lines, int64_t first) {
+    return (int)(lines - first < MOST_LINES ? lines - first : MOST_LINES);
+}
+
+/* to[line][row of the matrix], for the first `columns` rows. */
+static void project_to(Worker *w, const Matrix *m, int64_t lines, float *to, int64_t stride, int64_t columns) {
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(m->rows, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = 0; b < w->decoder->step.batch; b += MOST_ROWS) {
-            v16 y[MOST_ROWS];
-            int rows = (int)(w->decoder->step.batch - b < MOST_ROWS ? w->decoder->step.batch - b : MOST_ROWS);
-            panel(m, p, bytes, &w->input, b, y, rows);
+        for (int64_t b = 0; b < lines; b += MOST_LINES) {
+            v16 y[MOST_LINES];
+            panel(m, p, bytes, &w->input, b, y, few(lines, b));
             int64_t width = columns - p * LANES < LANES ? columns - p * LANES : LANES;
-            for (int i = 0; i < rows; i++)
+            for (int i = 0; i < few(lines, b); i++)
                 memcpy(to + (b + i) * stride + p * LANES, &y[i], sizeof(float) * (size_t)width);
         }
 }
@@ -585,11 +624,10 @@ static void add_to_residual(Worker *w, const Matrix *m) {
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(m->rows, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = 0; b < d->step.batch; b += MOST_ROWS) {
-            v16 y[MOST_ROWS];
-            int rows = (int)(d->step.batch - b < MOST_ROWS ? d->step.batch - b : MOST_ROWS);
-            panel(m, p, bytes, &w->input, b, y, rows);
-            for (int i = 0; i < rows; i++) {
+        for (int64_t b = 0; b < d->lines; b += MOST_LINES) {
+            v16 y[MOST_LINES];
+            panel(m, p, bytes, &w->input, b, y, few(d->lines, b));
+            for (int i = 0; i < few(d->lines, b); i++) {
                 float *to = d->residual + (b + i) * d->hidden_stride + p * LANES;
                 store(to, load(to) + y[i]);
             }
@@ -602,16 +640,16 @@ static void expand(Worker *w, const Matrix *m) {
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(d->model.intermediate, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = 0; b < d->step.batch; b += MOST_ROWS) {
-            v16 y[MOST_ROWS], up[MOST_ROWS];
-            int rows = (int)(d->step.batch - b < MOST_ROWS ? d->step.batch - b : MOST_ROWS);
+        for (int64_t b = 0; b < d->lines; b += MOST_LINES) {
+            v16 y[MOST_LINES], up[MOST_LINES];
+            int lines = few(d->lines, b);
             if (gated) {
-                panel(m, 2 * p, bytes, &w->input, b, y, rows);
-                panel(m, 2 * p + 1, bytes, &w->input, b, up, rows);
+                panel(m, 2 * p, bytes, &w->input, b, y, lines);
+                panel(m, 2 * p + 1, bytes, &w->input, b, up, lines);
             } else {
-                panel(m, p, bytes, &w->input, b, y, rows);
+                panel(m, p, bytes, &w->input, b, y, lines);
             }
-            for (int i = 0; i < rows; i++)
+            for (int i = 0; i < lines; i++)
                 store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? silu(y[i]) * up[i] : gelu(y[i], d->model.mlp));
         }
 }
@@ -693,7 +731,7 @@ ALWAYS void mix(Worker *w, const char *values, int64_t begin, int64_t end, float
         for (int64_t v = 0; v < vectors; v++) store(partial + (q + j) * (head_dim + 2) + LANES * v, out[j][v]);
 }
 
-/* One row, one key/value head, positions [begin, end): all queries of that head, `at_once` with one reading. */
+/* One line, one key/value head, positions [begin, end): all queries of that head, `at_once` with one reading. */
 ALWAYS void attend(Worker *w, const char *keys, const char *values, int64_t begin, int64_t end, int64_t start,
                    const float *slopes, float *partial, const int64_t vectors, const int bfloat16, const int at_once) {
     const Model *m = &w->decoder->model;
@@ -710,6 +748,34 @@ ALWAYS void attend(Worker *w, const char *keys, const char *values, int64_t begi
     for (; q < queries; q++) mix(w, values, begin, end, partial, q, 1, vectors, bfloat16);
 }
 
+/* The keys and values of one line and key/value head, into the line's slot of the cache. */
+static void keep(const Decoder *d, int64_t layer, int64_t line, int64_t head) {
+    const Model *m = &d->model;
+    const Step *s = &d->step;
+    int64_t head_dim = m->head_dim, slot = s->length + line % s->new;
+    int64_t first = ((line / s->new * m->kv_heads + head) * s->capacity + slot) * head_dim;
+    const float *key = d->qkv + line * d->qkv_stride + (m->heads + head) * head_dim, *value = key + m->kv_heads * head_dim;
+    float rotated[LANES * MOST_VECTORS];
+    if (m->positions == ROPE) {
+        rotate(rotated, key, d->angles + line * head_dim, head_dim, 1.0f);
+        key = rotated;
+    }
+    for (int64_t i = 0; i < head_dim; i += LANES)
+        if (s->cache_bfloat16) {
+            store_bfloat16((char *)s->keys[layer] + 2 * (first + i), load(key + i));
+            store_bfloat16((char *)s->values[layer] + 2 * (first + i), load(value + i));
+        } else {
+            store((float *)s->keys[layer] + first + i, load(key + i));
+            store((float *)s->values[layer] + first + i, load(value + i));
+        }
+}
+
+static void keep_share(Worker *w, int64_t layer) {
+    int64_t begin, end, heads = w->decoder->model.kv_heads;
+    share(w, w->decoder->lines * heads, &begin, &end);
+    for (int64_t unit = begin; unit < end; unit++) keep(w->decoder, layer, unit / heads, unit % heads);
+}
+
 static void attend_share(Worker *w, int64_t layer) {
     Decoder *d = w->decoder;
     const Model *m = &d->model;
@@ -718,12 +784,12 @@ static void attend_share(Worker *w, int64_t layer) {
     int64_t size = s->cache_bfloat16 ? 2 : 4;
     share(w, d->units, &begin, &end);
     for (int64_t unit = begin; unit < end; unit++) {
-        int64_t chunk = unit % d->chunks, head = unit / d->chunks % m->kv_heads, row = unit / d->chunks / m->kv_heads;
-        int64_t start = s->starts[row];
-        if (m->window > 0 && s->length + 1 - m->window > start) start = s->length + 1 - m->window;
+        int64_t chunk = unit % d->chunks, head = unit / d->chunks % m->kv_heads, line = unit / d->chunks / m->kv_heads;
+        int64_t row = line / s->new, seen = s->length + line % s->new + 1, start = s->starts[row];
+        if (m->window > 0 && seen - m->window > start) start = seen - m->window;
         int64_t from = chunk * d->chunk, to = from + d->chunk;
         if (from < start) from = start;
-        if (to > s->length + 1) to = s->length + 1;
+        if (to > seen) to = seen;
         float *partial = d->partial + unit * queries * (head_dim + 2);
         if (from >= to) {
             for (int64_t q = 0; q < queries; q++, partial += head_dim + 2) {
@@ -732,7 +798,7 @@ static void attend_share(Worker *w, int64_t layer) {
             }
             continue;
         }
-        const float *qkv = d->qkv + row * d->qkv_stride, *angles = d->angles + row * head_dim;
+        const float *qkv = d->qkv + line * d->qkv_stride, *angles = d->angles + line * head_dim;
         int64_t plane = (row * m->kv_heads + head) * s->capacity * head_dim;
         char *keys = (char *)s->keys[layer] + plane * size, *values = (char *)s->values[layer] + plane * size;
         for (int64_t q = 0; q < queries; q++) {
@@ -742,24 +808,7 @@ static void attend_share(Worker *w, int64_t layer) {
             else
                 for (int64_t i = 0; i < head_dim; i++) w->queries[q * head_dim + i] = query[i] * m->attention_scale;
         }
-        if (to == s->length + 1) {  /* this unit has the new position, and nobody else reads it in this step */
-            const float *key = qkv + (m->heads + head) * head_dim, *value = key + m->kv_heads * head_dim;
-            float rotated[LANES * MOST_VECTORS];
-            if (m->positions == ROPE) {
-                rotate(rotated, key, angles, head_dim, 1.0f);
-                key = rotated;
-            }
-            for (int64_t i = 0; i < head_dim; i += LANES) {
-                int64_t at = s->length * head_dim + i;
-                if (s->cache_bfloat16) {
-                    store_bfloat16(keys + 2 * at, load(key + i));
-                    store_bfloat16(values + 2 * at, load(value + i));
-                } else {
-                    store((float *)keys + at, load(key + i));
-                    store((float *)values + at, load(value + i));
-                }
-            }
-        }
+        if (s->new == 1 && to == seen) keep(d, layer, line, head);  /* nobody else reads the new slot in this step */
         const float *slopes = m->positions == ALIBI ? m->slopes + head * queries : NULL;
         int64_t vectors = head_dim / LANES, base = s->starts[row];
 #define ATTEND(vectors, bfloat16, at_once) \
@@ -780,10 +829,10 @@ static void read_attended(Worker *w, int64_t format) {
     const Decoder *d = w->decoder;
     const Model *m = &d->model;
     int64_t queries = m->heads / m->kv_heads, width = m->head_dim + 2, columns = m->heads * m->head_dim;
-    for (int64_t row = 0; row < d->step.batch; row++) {
-        float *to = w->input.x + row * w->input.stride;
+    for (int64_t line = 0; line < d->lines; line++) {
+        float *to = w->input.x + line * w->input.stride;
         for (int64_t head = 0; head < m->heads; head++, to += m->head_dim) {
-            int64_t unit = (row * m->kv_heads + head / queries) * d->chunks;
+            int64_t unit = (line * m->kv_heads + head / queries) * d->chunks;
             const float *first = d->partial + (unit * queries + head % queries) * width;
             int64_t next = queries * width;
             float peak = -INFINITY, sum = 0;
@@ -800,7 +849,7 @@ static void read_attended(Worker *w, int64_t format) {
         }
         memset(to, 0, sizeof(float) * (size_t)(padded(columns, PAD) - columns));
     }
-    if (format >= INT8) round_input(&w->input, d->step.batch, columns);
+    if (format >= INT8) round_input(&w->input, 0, d->lines, columns);
 }
 
 /* ---- threads ---- */
@@ -858,14 +907,18 @@ static void work(Worker *w) {
     Decoder *d = w->decoder;
     const Model *m = &d->model;
     int64_t gate = m->mlp == SWIGLU ? 2 : 1;
-    for (int64_t i = 0; i < m->layers; i++) {
+    for (int64_t i = 0; i < d->step.layers; i++) {
         const Layer *layer = &m->layer[i];
-        read_normalised(w, layer->before_attention, layer->qkv.format);
+        read_normalised(w, layer->before_attention, layer->qkv.format, d->step.new);
         PHASE(0)
-        project_to(w, &layer->qkv, d->qkv, d->qkv_stride, layer->qkv.rows);
+        project_to(w, &layer->qkv, d->lines, d->qkv, d->qkv_stride, layer->qkv.rows);
         PHASE(1)
         prefetch(w, &layer->out, 1);
         barrier(w);
+        if (d->step.new > 1) {  /* a line reads the slots of the lines before it */
+            keep_share(w, i);
+            barrier(w);
+        }
         PHASE(2)
         attend_share(w, i);
         PHASE(3)
@@ -878,7 +931,7 @@ static void work(Worker *w) {
         prefetch(w, &layer->up, gate);
         barrier(w);
         PHASE(7)
-        read_normalised(w, layer->before_mlp, layer->up.format);
+        read_normalised(w, layer->before_mlp, layer->up.format, d->step.new);
         PHASE(8)
         expand(w, &layer->up);
         PHASE(9)
@@ -889,15 +942,53 @@ static void work(Worker *w) {
         PHASE(11)
         add_to_residual(w, &layer->down);
         PHASE(12)
-        prefetch(w, i + 1 < m->layers ? &m->layer[i + 1].qkv : &m->head, 1);
+        prefetch(w, i + 1 < d->step.layers ? &m->layer[i + 1].qkv : &m->head, 1);
         barrier(w);
         PHASE(13)
     }
-    read_normalised(w, m->final_norm, m->head.format);
-    project_to(w, &m->head, d->step.logits, m->vocabulary, m->vocabulary);
+    if (d->step.said) {
+        int64_t lines = read_normalised(w, m->final_norm, m->head.format, d->step.said);
+        project_to(w, &m->head, lines, d->step.logits, m->vocabulary, m->vocabulary);
+    }
     PHASE(14)
     barrier(w);
     PHASE(15)
+}
+
+static const Matrix *matrix_of(const Decoder *d, int64_t index) {
+    const Layer *layer = &d->model.layer[index / 4];
+    if (index == 4 * d->model.layers) return &d->model.head;
+    return index % 4 == 0 ? &layer->qkv : index % 4 == 1 ? &layer->out : index % 4 == 2 ? &layer->up : &layer->down;
+}
+
+/* Many lines make a product a matter of operations: the panel is in cache when the second line comes to it. */
+static void multiply(Worker *w) {
+    Decoder *d = w->decoder;
+    const Product *p = d->product;
+    const Matrix *m = matrix_of(d, p->matrix);
+    Input *in = &d->shared;
+    int64_t begin, end, width = padded(p->columns, PAD), bytes = panel_bytes(m);
+    int halves = d->model.mlp == SWIGLU && p->matrix % 4 == 2;
+    share(w, p->lines, &begin, &end);
+    for (int64_t b = begin; b < end; b++) {
+        memcpy(in->x + b * in->stride, p->x + b * p->columns, sizeof(float) * (size_t)p->columns);
+        memset(in->x + b * in->stride + p->columns, 0, sizeof(float) * (size_t)(width - p->columns));
+    }
+    if (m->format >= INT8) round_input(in, begin, end, p->columns);
+    barrier(w);
+    share(w, padded(m->rows, LANES) / LANES, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t half = halves ? p->rows / 2 : p->rows, row = halves ? i / 2 * LANES : i * LANES;
+        int64_t wide = half - row < LANES ? half - row : LANES;
+        float *to = p->y + row + (halves && i % 2 ? half : 0);
+        for (int64_t b = 0; b < p->lines; b += MOST_LINES) {
+            v16 y[MOST_LINES];
+            panel(m, i, bytes, in, b, y, few(p->lines, b));
+            for (int k = 0; k < few(p->lines, b); k++)
+                memcpy(to + (b + k) * p->rows, &y[k], sizeof(float) * (size_t)wide);
+        }
+    }
+    barrier(w);
 }
 
 /* Between tokens a thread looks for the next one for a moment, then sleeps: an idle decoder takes no core. */
@@ -912,7 +1003,7 @@ static void *serve(void *argument) {
         }
         if (atomic_load_explicit(&d->epoch, memory_order_acquire) < epoch) sleep_until(d, &d->epoch, epoch);
         if (atomic_load(&d->stop)) return NULL;
-        work(w);
+        d->product ? multiply(w) : work(w);
     }
 }
 
@@ -965,38 +1056,44 @@ static void free_input(Input *in) {
     memset(in, 0, sizeof *in);
 }
 
-/* Room for `batch` rows. Returns 0, or -1 where memory is exhausted. */
-static int make_room(Decoder *d, int64_t batch) {
-    if (batch <= d->batch) return 0;
-    d->batch = 0;
+/* Room for `lines` activations of `stride` columns. Returns 0, or -1 where memory is exhausted. */
+static int make_input(Input *in, int64_t lines, int64_t stride) {
+    if (lines <= in->lines) return 0;
+    free_input(in);
+    in->stride = stride;
+    in->x = aligned_zeros(4 * lines * stride);
+    in->high = aligned_zeros(lines * stride);
+    in->low = aligned_zeros(lines * stride);
+    in->pairs = aligned_zeros(2 * lines * stride);
+    in->scale = aligned_zeros(4 * lines * stride / GROUP);
+    in->sum = aligned_zeros(4 * lines * stride / GROUP);
+    in->offset = aligned_zeros(4 * lines * stride / GROUP);
+    if (!in->x || !in->high || !in->low || !in->pairs || !in->scale || !in->sum || !in->offset) return -1;
+    in->lines = lines;
+    return 0;
+}
+
+/* Room for a step of `lines` lines. Returns 0, or -1 where memory is exhausted. */
+static int make_room(Decoder *d, int64_t lines) {
+    if (lines <= d->room) return 0;
+    d->room = 0;
     free(d->residual), free(d->qkv), free(d->middle), free(d->angles);
-    d->residual = aligned_zeros(4 * batch * d->hidden_stride);
-    d->qkv = aligned_zeros(4 * batch * d->qkv_stride);
-    d->middle = aligned_zeros(4 * batch * d->middle_stride);
-    d->angles = aligned_zeros(4 * batch * d->model.head_dim);
+    d->residual = aligned_zeros(4 * lines * d->hidden_stride);
+    d->qkv = aligned_zeros(4 * lines * d->qkv_stride);
+    d->middle = aligned_zeros(4 * lines * d->middle_stride);
+    d->angles = aligned_zeros(4 * lines * d->model.head_dim);
     int short_of = !d->residual || !d->qkv || !d->middle || !d->angles;
-    for (int64_t i = 0; i < d->model.threads; i++) {
-        Input *in = &d->workers[i].input;
-        free_input(in);
-        in->stride = d->widest;
-        in->x = aligned_zeros(4 * batch * in->stride);
-        in->high = aligned_zeros(batch * in->stride);
-        in->low = aligned_zeros(batch * in->stride);
-        in->pairs = aligned_zeros(2 * batch * in->stride);
-        in->scale = aligned_zeros(4 * batch * in->stride / GROUP);
-        in->sum = aligned_zeros(4 * batch * in->stride / GROUP);
-        in->offset = aligned_zeros(4 * batch * in->stride / GROUP);
-        short_of |= !in->x || !in->high || !in->low || !in->pairs || !in->scale || !in->sum || !in->offset;
-    }
+    for (int64_t i = 0; i < d->model.threads; i++)
+        short_of |= make_input(&d->workers[i].input, lines, d->widest) != 0;
     if (short_of) return -1;
-    d->batch = batch;
+    d->room = lines;
     return 0;
 }
 
 /* How the attention of a step is cut into units: enough of them to share, none shorter than pays. */
 static int cut_attention(Decoder *d) {
     const Model *m = &d->model;
-    int64_t positions = d->step.length + 1, planes = d->step.batch * m->kv_heads;
+    int64_t positions = d->step.length + d->step.new, planes = d->lines * m->kv_heads;
     int64_t chunk = padded((positions * planes + 4 * m->threads - 1) / (4 * m->threads), ATTENTION_TILE);
     d->chunk = chunk < SHORTEST_CHUNK ? SHORTEST_CHUNK : chunk > LONGEST_CHUNK ? LONGEST_CHUNK : chunk;
     d->chunks = (positions + d->chunk - 1) / d->chunk;
@@ -1018,6 +1115,7 @@ void decoder_close(Decoder *d) {
         free_input(&d->workers[i].input);
         free(d->workers[i].queries), free(d->workers[i].scores);
     }
+    free_input(&d->shared);
     free(d->residual), free(d->qkv), free(d->middle), free(d->angles), free(d->partial), free(d->workers);
     free((void *)d->model.layer);
     free(d);
@@ -1055,7 +1153,7 @@ Decoder *decoder_open(const Model *model) {
 
 static void embed(Decoder *d) {
     const Model *m = &d->model;
-    for (int64_t b = 0; b < d->step.batch; b++) {
+    for (int64_t b = 0; b < d->lines; b++) {
         float *h = d->residual + b * d->hidden_stride;
         int64_t token = d->step.tokens[b] * m->hidden, place = d->step.positions[b];
         for (int64_t c = 0; c < m->hidden; c++) {
@@ -1079,18 +1177,26 @@ static void embed(Decoder *d) {
     }
 }
 
-/* One token for each row. Returns 0, -1 where memory or threads are exhausted, -2 where a number is out of range. */
-int decoder_step(Decoder *d, const Step *step) {
-    if (step->length < 0 || step->length >= step->capacity) return -2;
-    for (int64_t b = 0; b < step->batch; b++) {
-        if (step->tokens[b] < 0 || step->tokens[b] >= d->model.vocabulary) return -2;
-        if (step->starts[b] < 0 || step->starts[b] > step->length) return -2;
-        if (step->positions[b] < 0) return -2;
-        if (d->model.positions == LEARNED && step->positions[b] >= d->model.position_rows) return -2;
+static int in_range(const Decoder *d, const Step *step) {
+    if (step->batch < 1 || step->new < 1 || step->length < 0 || step->length + step->new > step->capacity) return 0;
+    if (step->layers < 1 || step->layers > d->model.layers || step->said < 0 || step->said > step->new) return 0;
+    for (int64_t b = 0; b < step->batch; b++)
+        if (step->starts[b] < 0 || step->starts[b] > step->length) return 0;
+    for (int64_t i = 0; i < step->batch * step->new; i++) {
+        if (step->tokens[i] < 0 || step->tokens[i] >= d->model.vocabulary || step->positions[i] < 0) return 0;
+        if (d->model.positions == LEARNED && step->positions[i] >= d->model.position_rows) return 0;
     }
+    return 1;
+}
+
+/* New tokens for each row. Returns 0, -1 where memory or threads are exhausted, -2 where a number is out of range. */
+int decoder_step(Decoder *d, const Step *step) {
+    if (!in_range(d, step)) return -2;
     if (d->process != getpid() && start_threads(d)) return -1;
     d->step = *step;
-    if (make_room(d, step->batch) || cut_attention(d)) return -1;
+    d->lines = step->batch * step->new;
+    d->product = NULL;
+    if (make_room(d, d->lines) || cut_attention(d)) return -1;
     embed(d);
 #ifdef PHASES
     memset(d->phase_ns, 0, sizeof d->phase_ns);
@@ -1105,6 +1211,16 @@ int decoder_step(Decoder *d, const Step *step) {
         memcpy(d->fastest_ns, d->phase_ns, sizeof d->phase_ns);
     }
 #endif
+    return 0;
+}
+
+/* y = x times a matrix, transposed, plus its bias. Returns 0 or -1 as a step does. */
+int decoder_multiply(Decoder *d, const Product *product) {
+    if (d->process != getpid() && start_threads(d)) return -1;
+    if (make_input(&d->shared, product->lines, d->widest)) return -1;
+    d->product = product;
+    if (d->model.threads > 1) advance(d, &d->epoch, d->epoch + 1);
+    multiply(&d->workers[0]);
     return 0;
 }
 

@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from claimbench import machine
 from claimbench.errors import Unavailable
-from claimbench.native import build
+from claimbench.native import build, structs
 from claimbench.native.packing import LANES, Format, Packed, pack, packed_bytes
 
 if TYPE_CHECKING:
     import torch
 
     from claimbench.model.spec import Spec
-    from claimbench.model.weights import Affine, Weights
+    from claimbench.model.weights import Affine, LayerWeights, Weights
 
 FORMAT_CODES: dict[Format, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 NORM_CODES = {"rms": 0, "layer": 1}
@@ -35,6 +36,7 @@ ACTIVATION_CODES = {"silu": 0, "tanh_gelu": 1, "gelu": 2}
 IDLE_SPIN_NS = 100_000
 """How long a thread looks for the next token before it sleeps: waking takes longer than Python does between two."""
 LARGE_PAGE_BYTES = 1 << 21
+OUT_OF_MEMORY, OUT_OF_RANGE = -1, -2
 LONGEST_HEAD = 256
 
 
@@ -45,60 +47,6 @@ class Formats:
     attention: Format = "float32"
     mlp: Format = "float32"
     head: Format = "float32"
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("format", ctypes.c_int64),
-    ]
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        ("before_attention", _Norm),
-        ("qkv", _Matrix),
-        ("out", _Matrix),
-        ("before_mlp", _Norm),
-        ("up", _Matrix),
-        ("down", _Matrix),
-    ]
-
-
-class _Model(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("vocabulary", "hidden", "heads", "kv_heads", "head_dim", "intermediate")),
-        *((name, ctypes.c_int64) for name in ("layers", "norm", "positions", "mlp", "window", "threads")),
-        ("idle_spin_ns", ctypes.c_int64),
-        ("norm_epsilon", ctypes.c_float),
-        ("attention_scale", ctypes.c_float),
-        ("inverse_frequencies", ctypes.c_void_p),
-        ("slopes", ctypes.c_void_p),
-        ("embedding", ctypes.c_void_p),
-        ("position_embedding", ctypes.c_void_p),
-        ("embedding_bfloat16", ctypes.c_int64),
-        ("position_rows", ctypes.c_int64),
-        ("embedding_norm", _Norm),
-        ("final_norm", _Norm),
-        ("layer", ctypes.POINTER(_Layer)),
-        ("head", _Matrix),
-    ]
-
-
-class _Step(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "length", "capacity", "cache_bfloat16")),
-        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "starts")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values")),
-        ("logits", ctypes.c_void_p),
-    ]
 
 
 def unavailable(spec: Spec | None = None) -> str | None:
@@ -113,7 +61,7 @@ def unavailable(spec: Spec | None = None) -> str | None:
 
 
 class NativeDecoder:
-    """One decoder, ready to take one token for each row of a batch.
+    """One decoder, ready to take new tokens for each row of a batch.
 
     It holds its own packed copy of the matrices; the embedding is looked up in the tensor that it was given.
     """
@@ -139,18 +87,18 @@ class NativeDecoder:
         self.formats = format if isinstance(format, Formats) else Formats(format, format, format)
         self._kept: list[torch.Tensor] = []
         self._library = build.library(flags)
-        if self._library.model_bytes() != ctypes.sizeof(_Model):
+        if self._library.model_bytes() != ctypes.sizeof(structs.Model):
             raise Unavailable(f"decode.c and decoder.py disagree: {self._library.model_bytes()} bytes of a model")
         model = self._model(weights)
         handle = self._library.decoder_open(ctypes.byref(model))
         if not handle:
             raise MemoryError(f"no memory or threads for a native decoder with {self.threads} threads")
-        self._handle = handle
+        self._handle: int = handle
         self.close = weakref.finalize(self, self._library.decoder_close, handle)
         self._lock = threading.Lock()
-        self._step = _Step()
+        self._step = structs.Step()
         self._bound: list[torch.Tensor] = []
-        self._logits: torch.Tensor | None = None
+        self._logits: dict[tuple[int, int], torch.Tensor] = {}
 
     def step(
         self,
@@ -160,41 +108,99 @@ class NativeDecoder:
         values: Sequence[torch.Tensor],
         starts: torch.Tensor,
         length: int,
+        said: int | None = None,
+        layers: int | None = None,
     ) -> torch.Tensor:
-        """Logits, float32 [batch, vocabulary], after one more token in each row; the next step overwrites them.
+        """Logits, float32 [batch, said, vocabulary], of one pass over new tokens; the next pass overwrites them.
+
+        The weights are read once for all tokens of all rows.
 
         Args:
-            tokens: int64 [batch].
-            positions: int64 [batch], each token's position in its own row.
-            keys, values: per layer [batch, kv_heads, capacity, head_dim], float32 or bfloat16; written at `length`.
+            tokens: int64 [batch, new].
+            positions: int64 [batch, new], each token's position in its own row.
+            keys, values: per layer [batch, kv_heads, capacity, head_dim], float32 or bfloat16; written behind `length`.
             starts: int64 [batch], the first slot of the cache that is not padding.
             length: slots of the cache that are filled.
+            said: the last new tokens of each row that logits are wanted after; all of them by default.
+            layers: how many run, from the first; all of them by default. The last norm and the head follow.
 
         Raises:
             ValueError: shapes, types or numbers that do not fit.
         """
         with self._lock:
-            if not self.close.alive:
-                raise ValueError("expected an open decoder, this one was closed")
             step = self._step
             held = len(keys) + len(values) == len(self._bound)
             if not held or not all(map(is_, chain(keys, values), self._bound)):
                 self._bind(list(keys), list(values))
-            for name, given in (("tokens", tokens), ("positions", positions), ("starts", starts)):
-                if given.shape != (step.batch,) or not given.is_contiguous() or given.dtype.itemsize != 8:
-                    raise ValueError(f"{name}: expected int64 [{step.batch}], got {given.dtype} {list(given.shape)}")
-                setattr(step, name, given.data_ptr())
-            step.length = length
-            status = self._library.decoder_step(self._handle, ctypes.byref(step))
-            if status == -1:
-                raise MemoryError(f"no memory for a batch of {step.batch}")
-            if status == -2:
+            step.new, step.length, step.layers = tokens.shape[-1], length, layers or self.spec.arch.layers
+            step.said = step.new if said is None else said
+            self._give("tokens", tokens, (step.batch, step.new))
+            self._give("positions", positions, (step.batch, step.new))
+            self._give("starts", starts, (step.batch,))
+            logits = self._logits_of(step.batch, step.said)
+            step.logits = logits.data_ptr()
+            status = self._library.decoder_step(self._opened(), ctypes.byref(step))
+            if status == OUT_OF_RANGE:
+                wanted = f"tokens under {self.spec.arch.vocabulary}, starts up to {length}, up to {len(keys)} layers"
                 raise ValueError(
-                    f"expected tokens under {self.spec.arch.vocabulary}, starts up to {length} and a length under "
-                    f"{step.capacity}, got {tokens.tolist()}, {starts.tolist()} and {length} at {positions.tolist()}"
+                    f"expected {wanted}, logits of up to {step.new} tokens and a length up to {step.capacity}, got "
+                    f"{tokens.tolist()} at {positions.tolist()}, {starts.tolist()}, {step.layers}, {step.said} and "
+                    f"{length + step.new}"
                 )
-            assert self._logits is not None
-            return self._logits
+            self._check(status)
+            return logits
+
+    def _give(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+        if tensor.shape != shape or not tensor.is_contiguous() or tensor.dtype.itemsize != 8:
+            raise ValueError(f"{name}: expected int64 {list(shape)}, got {tensor.dtype} {list(tensor.shape)}")
+        setattr(self._step, name, tensor.data_ptr())
+
+    def multiply(self, matrix: int, x: torch.Tensor, rows: int) -> torch.Tensor:
+        """x [lines, columns], float32, times one matrix, plus its bias: float32 [lines, rows].
+
+        Args:
+            matrix: 4 x layer + (0: queries, keys and values; 1: out; 2: up; 3: down); after all layers, the head.
+            x: contiguous, as wide as the matrix.
+            rows: of the matrix as it was before it was packed.
+
+        Raises:
+            ValueError: another matrix than that, or x of another shape or type.
+        """
+        import torch
+
+        shape = self._shapes[matrix] if 0 <= matrix < len(self._shapes) else None
+        if shape != (rows, x.shape[-1]) or x.ndim != 2 or x.dtype != torch.float32 or not x.is_contiguous():
+            wanted = f"one of {len(self._shapes)} matrices" if shape is None else f"{shape[0]} rows of {shape[1]}"
+            raise ValueError(f"expected {wanted}, got matrix {matrix}, {rows} rows and {x.dtype} {list(x.shape)}")
+        y = torch.empty(len(x), rows)
+        product = structs.Product(matrix, len(x), x.shape[1], rows, x.data_ptr(), y.data_ptr())
+        with self._lock:
+            self._check(self._library.decoder_multiply(self._opened(), ctypes.byref(product)))
+        return y
+
+    def _opened(self) -> int:
+        if not self.close.alive:
+            raise ValueError("expected an open decoder, this one was closed")
+        return self._handle
+
+    def _check(self, status: int) -> None:
+        if status == OUT_OF_MEMORY:
+            raise MemoryError("no memory, or no threads, for a pass of the native decoder")
+
+    def _logits_of(self, batch: int, said: int) -> torch.Tensor:
+        """[batch, said, vocabulary] where the last pass of that shape wrote them."""
+        import torch
+
+        logits = self._logits.get((batch, said))
+        if logits is None:
+            logits = self._logits[batch, said] = torch.empty(batch, said, self.spec.arch.vocabulary)
+        return logits
+
+    @property
+    def held(self) -> dict[str, int]:
+        """How many matrices are stored in each format, as the native code reads them."""
+        names = {code: name for name, code in FORMAT_CODES.items()}
+        return dict(Counter(names[matrix.format] for matrix in self._described))
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one step of batch 1 reads: packed matrices, norms, biases and one row looked up."""
@@ -223,14 +229,11 @@ class NativeDecoder:
         addresses = [(ctypes.c_void_p * arch.layers)(*(t.data_ptr() for t in part)) for part in (keys, values)]
         self._addresses = addresses
         step.keys, step.values = (ctypes.addressof(array) for array in addresses)
-        if self._logits is None or len(self._logits) != shape[0]:
-            self._logits = torch.empty(shape[0], arch.vocabulary)
-        step.logits = self._logits.data_ptr()
         self._bound = caches
 
     # ---- the model as decode.c sees it
 
-    def _model(self, weights: Weights) -> _Model:
+    def _model(self, weights: Weights) -> structs.Model:
         import torch
 
         from claimbench.model.transformer import alibi_slopes
@@ -242,16 +245,21 @@ class NativeDecoder:
         places = torch.split(self._block, sizes)
         packed = [pack(weight, form, into) for (weight, _, form), into in zip(matrices, places, strict=True)]
         described = [self._matrix(part, bias) for part, (_, bias, _) in zip(packed, matrices, strict=True)]
-        layers = (_Layer * arch.layers)()
+        self._described = described
+        self._shapes = [
+            *(tuple(affine.weight.shape) for layer in weights.layers for affine in matrices_of(layer)),
+            tuple(weights.head.shape),
+        ]
+        layers = (structs.Layer * arch.layers)()
         for number, layer in enumerate(weights.layers):
             qkv, out, up, down = described[4 * number : 4 * number + 4]
-            layers[number] = _Layer(self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down)
+            layers[number] = structs.Layer(self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down)
         half = torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim
         frequencies = 1.0 / (spec.rope_theta or 1.0) ** half
         bfloat16 = weights.embedding.dtype == torch.bfloat16
         self._embedding = (weights.embedding if bfloat16 else weights.embedding.float()).contiguous()
         self._positions = None if weights.positions is None else weights.positions.float().contiguous()
-        return _Model(
+        return structs.Model(
             vocabulary=arch.vocabulary,
             hidden=arch.hidden,
             heads=arch.heads,
@@ -289,12 +297,12 @@ class NativeDecoder:
             yield layer.down.weight, layer.down.bias, self.formats.mlp
         yield weights.head, None, self.formats.head
 
-    def _matrix(self, packed: Packed, bias: torch.Tensor | None) -> _Matrix:
+    def _matrix(self, packed: Packed, bias: torch.Tensor | None) -> structs.Matrix:
         from torch.nn import functional
 
         panels = len(packed.data)
         padded = None if bias is None else functional.pad(bias.float(), (0, panels * LANES - len(bias)))
-        return _Matrix(
+        return structs.Matrix(
             data=packed.data.data_ptr(),
             bias=None if padded is None else self._floats(padded),
             rows=packed.rows,
@@ -302,15 +310,20 @@ class NativeDecoder:
             format=FORMAT_CODES[packed.format],
         )
 
-    def _norm(self, norm: Affine | None) -> _Norm:
+    def _norm(self, norm: Affine | None) -> structs.Norm:
         if norm is None:
-            return _Norm()
-        return _Norm(self._floats(norm.weight), None if norm.bias is None else self._floats(norm.bias))
+            return structs.Norm()
+        return structs.Norm(self._floats(norm.weight), None if norm.bias is None else self._floats(norm.bias))
 
     def _floats(self, tensor: torch.Tensor) -> int:
         """The address of `tensor` as float32, kept for as long as the decoder lives."""
         self._kept.append(tensor.detach().float().contiguous())
         return self._kept[-1].data_ptr()
+
+
+def matrices_of(layer: LayerWeights) -> tuple[Affine, ...]:
+    """In the order of a step."""
+    return layer.qkv, layer.out, layer.up, layer.down
 
 
 def _take_turns(up: Affine) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,14 +1,17 @@
-"""The engine's decode step as a call of the native one."""
+"""The engine's decode step as a call of the native one, and its matrices for the modules, which read the prompt."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from claimbench.model.kv_cache import AllocatedCache, Cache
-from claimbench.native.decoder import Formats, NativeDecoder
+from claimbench.model.transformer import Linear, Parts
+from claimbench.model.weights import Affine, Weights
+from claimbench.native.decoder import Formats, NativeDecoder, matrices_of
 from claimbench.native.packing import Format
 
 if TYPE_CHECKING:
@@ -18,42 +21,76 @@ OF_BITS: dict[int, Format] = {4: "int4", 8: "int8"}
 OF_TYPE: dict[torch.dtype, Format] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-class StepInC:
-    """A step that holds the weights a second time, in the order in which it reads them."""
+class MatricesInC:
+    """A model's matrices in the order in which the native step reads them."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        assert decoder.weights is not None
+    def __init__(self, decoder: Decoder, weights: Weights) -> None:
         bits, plain = decoder.engine.weight_bits, OF_TYPE.get(decoder.dtype, "float32")
         layers, head = (OF_BITS[bits[0]], OF_BITS[bits[1]]) if bits else (plain, plain)
-        self.decoder = decoder
+        self.rounded = bits is not None
         self.native = NativeDecoder(
-            decoder.spec, decoder.weights, Formats(layers, layers, head), threads=torch.get_num_threads()
+            decoder.spec, weights, Formats(layers, layers, head), threads=torch.get_num_threads()
         )
+
+    @property
+    def held(self) -> dict[str, int]:
+        return self.native.held
+
+    def parts(self, parts: Parts, weights: Weights) -> Parts:
+        """Codes are held once: modules that would widen them at every prompt multiply here instead."""
+        if not self.rounded:
+            return parts
+        tensors = [affine.weight for layer in weights.layers for affine in matrices_of(layer)]
+        numbers = {id(tensor): number for number, tensor in enumerate([*tensors, weights.head])}
+
+        def linear(affine: Affine) -> Linear:
+            return NativeLinear(self.native, numbers[id(affine.weight)], len(affine.weight))
+
+        return replace(parts, linear=linear, head=None)
+
+
+class NativeLinear(nn.Module):
+    """y = x W^T + b with W where the native step keeps it, however many rows x has."""
+
+    def __init__(self, native: NativeDecoder, matrix: int, rows: int) -> None:
+        super().__init__()
+        self.native, self.matrix, self.rows = native, matrix, rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        lines = x.reshape(-1, x.shape[-1]).float().contiguous()
+        y = self.native.multiply(self.matrix, lines, self.rows)
+        return y.view(*x.shape[:-1], self.rows).to(x.dtype)
+
+
+class StepInC:
+    """A step of the decoder's layers: all of them, or the first ones, which then share matrices and cache."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        assert isinstance(decoder.matrices, MatricesInC)
+        self.decoder, self.native, self.layers = decoder, decoder.matrices.native, decoder.spec.arch.layers
         self.padding: Tensor | None = None
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Logits [batch, new, vocabulary], float32; the next call overwrites them."""
         assert isinstance(cache, AllocatedCache)
         if self.padding is not self.decoder.padding:
             self._place(self.decoder.padding)
-        if tokens.shape[1] == 1:
-            return self._advance(tokens[:, 0], cache)[:, None]
-        return torch.stack([self._advance(column, cache).clone() for column in tokens.unbind(1)], 1)
-
-    def _place(self, padding: Tensor) -> None:
-        """Positions of every row at every length, made once."""
-        self.padding, longest = padding, self.decoder.room.length
-        self.positions = list((torch.arange(longest, device=padding.device)[:, None] - padding).clamp(min=0))
-
-    def _advance(self, tokens: Tensor, cache: AllocatedCache) -> Tensor:
-        """Logits [batch, vocabulary] after one more token; the next call overwrites them."""
-        cache.keys_after(1)
+        past, new = cache.length, tokens.shape[1]
+        cache.keys_after(new)
         keys = [slot.keys for slot in cache.allocated]
         values = [slot.values for slot in cache.allocated]
-        position, length = self.positions[cache.length], cache.length
+        positions = self.positions[past] if new == 1 else torch.cat(self.positions[past : past + new], 1)
         assert self.padding is not None
-        logits = self.native.step(tokens.contiguous(), position, keys, values, self.padding, length)
-        cache.length += 1
+        logits = self.native.step(tokens.contiguous(), positions, keys, values, self.padding, past, layers=self.layers)
+        cache.length += new
         return logits
+
+    def _place(self, padding: Tensor) -> None:
+        """Positions of every row at every length, [batch, 1] each, made once."""
+        self.padding, longest = padding, self.decoder.room.length
+        self.positions = list(
+            (torch.arange(longest, device=padding.device)[:, None] - padding).clamp(min=0)[:, :, None]
+        )
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one step of batch 1 reads."""
@@ -61,7 +98,3 @@ class StepInC:
 
     def tensors(self) -> list[Tensor]:
         return self.native.tensors()
-
-
-def step_in_c(decoder: Decoder) -> StepInC:
-    return StepInC(decoder)

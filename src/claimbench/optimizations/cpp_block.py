@@ -1,8 +1,11 @@
 """Physics: saves all Python and all operators of a decode step: one native call a token, in which threads read the
-weights front to back, each once, and keep activations in cache. What is left is the bytes over the bandwidth.
+weights front to back, each once, and keep activations in cache. What is left is the bytes over the bandwidth. A pass
+over drafted tokens reads the weights once for all of them, and then operations begin to count.
 
-It cannot help prefill, which stays PyTorch's and keeps its own copy of the weights, nor a GPU. Document B asks for it
-as "the cpu-intensive part (Block) in cpp"; here it is the whole step, on the CPU.
+It cannot help a GPU, nor the prompt, which goes through the modules with a copy of the weights of their own. Where
+weights are codes (`weight_int8`, `weight_int4`) the modules multiply with the step's matrices instead: there is one
+copy, and no prompt widens it. Document B asks for it as "the cpu-intensive part (Block) in cpp"; here it is the whole
+step, on the CPU.
 """
 
 from __future__ import annotations
@@ -40,15 +43,25 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 
 
 def apply(engine: Engine, settings: Settings) -> None:
-    from claimbench.native.engine_step import step_in_c
+    from claimbench.native.engine_step import MatricesInC, StepInC
 
-    engine.step = step_in_c
+    engine.matrices, engine.step = MatricesInC, StepInC
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    """A native call a step, and none of the modules that it stands for."""
+    """A native call a step, none of the modules that it stands for, and matrices of the kind that the model has."""
     calls = evidence.calls("NativeDecoder.step")
     expect("cpp_block", calls >= len(evidence.steps) > 0, "a native call a step", calls)
     modules = evidence.calls("Layer.forward")
     expect("cpp_block", modules == 0, "no layer called as a module", modules)
-    return {"native_calls_per_step": calls / len(evidence.steps)}
+    matrices, shared = 4 * evidence.layers + 1, evidence.modules.get("NativeLinear", 0)
+    coded = sum(evidence.matrices.get(form, 0) for form in ("int8", "int4"))
+    plain = evidence.matrices.get(str(evidence.room.dtype).removeprefix("torch."), 0)
+    widened = evidence.modules.get("GroupLinear", 0)
+    expect(
+        "cpp_block",
+        widened == 0 and (plain, coded, shared) in ((matrices, 0, 0), (0, matrices, matrices)),
+        f"{matrices} matrices packed as the modules' are, or as codes that the modules multiply with as well",
+        f"{evidence.matrices}, {shared} modules that share them and {widened} with codes of their own",
+    )
+    return {"native_calls_per_step": calls / len(evidence.steps), "matrices": evidence.matrices}

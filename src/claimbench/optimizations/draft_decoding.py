@@ -24,7 +24,6 @@ from claimbench.proof import expect
 SEAM = "speculation"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
-CLASHES = frozenset({"cpp_block"})  # it takes one token after the other, and reads the weights for each
 CHECKPOINT_SETTING = "draft"
 
 

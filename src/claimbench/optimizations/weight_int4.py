@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from claimbench.cell import Cell, Frozen
-from claimbench.proof import expect
+from claimbench.optimizations import weight_int8
 
 if TYPE_CHECKING:
     from claimbench.engine import Engine
@@ -41,9 +41,6 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    """Every matrix of the model is stored as codes; two codes of 4 bits are a byte."""
-    matrices = {"Tensor uint8": 4 * evidence.layers + (settings.head_bits == 4), "Tensor int8": settings.head_bits // 8}
-    held = {kind: evidence.weights.get(kind, 0) for kind in matrices}
-    expect("weight_int4", held == matrices, f"{matrices}", evidence.weights)
-    regions = sum(step.compiled_regions for step in evidence.steps)
-    return {"matrices": sum(held.values()), "compiled_regions": regions}
+    layers = 4 * evidence.layers
+    wanted = {"int4": layers + 1} if settings.head_bits == 4 else {"int4": layers, "int8": 1}
+    return weight_int8.proven_codes("weight_int4", evidence, wanted)

@@ -39,8 +39,17 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    """Every matrix of the model is stored as codes."""
-    matrices = 4 * evidence.layers + 1
-    held = evidence.weights.get("Tensor int8", 0)
-    expect("weight_int8", held == matrices, f"{matrices} matrices of int8", evidence.weights)
-    return {"matrices": held, "compiled_regions": sum(step.compiled_regions for step in evidence.steps)}
+    return proven_codes("weight_int8", evidence, {"int8": 4 * evidence.layers + 1})
+
+
+def proven_codes(name: str, evidence: Seen, wanted: dict[str, int]) -> dict[str, Any]:
+    """Every matrix of the model is stored as codes: the step's own where it has some, or else the modules'.
+
+    `wanted` is how many of each format; two codes of 4 bits are a byte of the modules'.
+    """
+    stored = {"int8": "Tensor int8", "int4": "Tensor uint8"}
+    modules = {form: evidence.weights.get(kind, 0) for form, kind in stored.items() if kind in evidence.weights}
+    held = evidence.matrices or modules
+    expect(name, held == wanted, f"matrices of {wanted}", f"{held}, and modules of {evidence.modules}")
+    regions = sum(step.compiled_regions for step in evidence.steps)
+    return {"matrices": sum(held.values()), "compiled_regions": regions}
