@@ -7,11 +7,16 @@ machine, so that a cell at 90 % of its ceiling really has only 10 % left.
 from __future__ import annotations
 
 import functools
+import os
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from claimbench.cell import Device
+from claimbench import page_cache
+from claimbench.cell import Device, PageCache
+from claimbench.errors import Unavailable
 from claimbench.measure import device_lock
 
 REPEATS = 7
@@ -19,13 +24,17 @@ AT_LEAST_S = 0.6
 """Short kernels are repeated this long, so that one quiet moment of a shared machine is among them."""
 DTYPES = ("float32", "bfloat16", "float16")
 READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}
+FILE_BYTES = 1 << 28
+FILE_READS = 3
 MATRIX_SIDES = (256, 512, 1024, 2048, 4096, 8192)
 LONGEST_PRODUCT_S = 0.25
 """Some CPUs multiply 16-bit floats a thousand times slower than 32-bit ones; larger matrices are then not tried."""
 
 
 def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
-    """`read_bytes_per_s`, `matmul_flops_per_s` by dtype, and on a GPU `copy_bytes_per_s` (bytes read plus written)."""
+    """`read_bytes_per_s`, `matmul_flops_per_s` by dtype, `file_read_bytes_per_s` by state of the page cache, and on a
+    GPU `copy_bytes_per_s` (bytes read plus written).
+    """
     import torch
 
     with device_lock(device), torch.inference_mode():
@@ -36,6 +45,7 @@ def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "read_bytes_per_s": _read_bandwidth(torch, device),
             "matmul_flops_per_s": {name: _matmul_rate(torch, device, name) for name in DTYPES},
+            "file_read_bytes_per_s": file_read_rates(Path.cwd(), FILE_BYTES),
         }
         if device == "cuda":
             ceilings["copy_bytes_per_s"] = _copy_bandwidth(torch)
@@ -69,6 +79,34 @@ def _copy_bandwidth(torch: Any) -> float:
     source = torch.ones(READ_BYTES["cuda"] // 4, device="cuda")
     target = torch.empty_like(source)
     return float(2 * source.nbytes / _best_seconds(torch, "cuda", lambda: target.copy_(source)))
+
+
+def file_read_rates(folder: Path, size: int) -> dict[str, float | None]:
+    """Bytes per second of reading a file in `folder` from end to end, the best of some runs: `cold`, `warm`.
+
+    None where the page cache cannot be brought into that state, as on a file system that lives in memory. A virtual
+    machine's disk may be cached by its host: then even a cold read comes from memory, and is as real as a block's.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".claimbench-read-") as file:
+        noise = os.urandom(1 << 20)  # a disk that compresses would read zeros for nothing
+        for _ in range(-(-size // len(noise))):
+            file.write(noise)
+        file.flush()
+        os.fsync(file.fileno())
+        return {state: _file_read_rate(Path(file.name), state) for state in ("cold", "warm")}
+
+
+def _file_read_rate(path: Path, state: PageCache) -> float | None:
+    best = 0.0
+    for _ in range(FILE_READS):
+        try:
+            page_cache.prepare([path], state)
+        except Unavailable:
+            return None
+        start = time.perf_counter()
+        page_cache.read(path)
+        best = max(best, path.stat().st_size / (time.perf_counter() - start))
+    return best
 
 
 def _matmul_rate(torch: Any, device: Device, dtype: str) -> float:

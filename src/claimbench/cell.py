@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+PageCache = Literal["as_it_is", "cold", "warm"]
+
 Whole = Annotated[int, Strict()]
 Real = Annotated[float, Strict()]
 """Numbers that a person wrote as numbers: the text "3" is a mistake, not three."""
@@ -88,6 +90,9 @@ class Protocol(Frozen):
     timeout_s: float = Field(default=900.0, gt=0, description="for the whole block, loading included")
     threads: int | None = Field(default=None, ge=1, description="absent: every core that the process may use")
     memory_limit: int | None = Field(default=None, ge=1, description="bytes of address space each rank may take")
+    page_cache: PageCache = Field(
+        default="as_it_is", description="of the checkpoint's files when loading begins: dropped, or read ahead"
+    )
 
 
 class Checkpoint(Frozen):
@@ -105,7 +110,9 @@ class Checkpoint(Frozen):
     )
     keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
     tensor_parallel: int | None = Field(
-        default=None, ge=1, description="cut for so many ranks ahead of time; set when planning, by the backend's options"
+        default=None,
+        ge=1,
+        description="cut for so many ranks ahead of time; set when planning, by the backend's options",
     )
 
 

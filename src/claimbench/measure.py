@@ -26,9 +26,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from claimbench import backends, machine, optimizations, result
+from claimbench import backends, machine, optimizations, page_cache, result
 from claimbench.cell import Cell, Device
-from claimbench.errors import ResultError
+from claimbench.errors import ResultError, Unavailable
 from claimbench.result import Key, Result
 
 GRACE_S = 5.0
@@ -68,7 +68,7 @@ def measure(
             kept = _already_there(output, cell, block, key)
             if kept:
                 return kept
-            facts |= _checkpoint_facts(checkpoint, draft)
+            facts |= _checkpoint_facts(cell, checkpoint, draft)
             if "outcome" not in facts:
                 request = {
                     "cell": cell.model_dump(mode="json"),
@@ -79,7 +79,7 @@ def measure(
                 }
                 before = machine.telemetry(cell.device)
                 facts |= _supervise(cell, request, python)
-                facts["telemetry"] = {"before": before, "after": machine.telemetry(cell.device)}
+                facts["telemetry"] |= {"before": before, "after": machine.telemetry(cell.device)}
     record = Result(
         cell=cell,
         block=block,
@@ -116,19 +116,25 @@ def _known_before(cell: Cell, smaller: Path | None) -> dict[str, Any] | None:
     return {"outcome": "unavailable", "reason": reason} if reason else None
 
 
-def _checkpoint_facts(checkpoint: Path | None, draft: Path | None) -> dict[str, Any]:
+def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -> dict[str, Any]:
+    """What is to be loaded, and how much of it lies in the page cache: `telemetry["checkpoint"]`, in bytes."""
     from claimbench.checkpoints import manifest
     from claimbench.errors import CorruptCheckpoint
 
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"telemetry": {}}
     try:
         if draft:
             manifest.verify(draft)
         if checkpoint:
             facts["checkpoint_sha256"] = manifest.verify(checkpoint).sha256
     except CorruptCheckpoint as error:
-        facts |= {"outcome": "error", "reason": str(error).splitlines()[0], "detail": str(error)}
-    return facts
+        return {"outcome": "error", "reason": str(error).splitlines()[0], "detail": str(error)}
+    files = [file for folder in (checkpoint, draft) if folder for file in sorted(folder.glob("*.safetensors"))]
+    try:
+        found = page_cache.prepare(files, cell.protocol.page_cache)
+    except Unavailable as error:
+        return {"outcome": "unavailable", "reason": str(error)}
+    return facts | ({"telemetry": {"checkpoint": found._asdict()}} if files else {})
 
 
 @contextmanager

@@ -37,6 +37,9 @@ METRICS: dict[str, Metric] = {
     "total_ms": Metric("wall time of a generation", "ms"),
     "tokens_per_step": Metric("tokens per decode step of a row", "tokens", "higher"),
     "load_s": Metric("load time", "s"),
+    "load_gb_s": Metric("checkpoint read per second of loading", "GB/s", "higher"),
+    "checkpoint_bytes": Metric("bytes of the checkpoint's files", "B", "none"),
+    "checkpoint_cached_share": Metric("share of the checkpoint in the page cache before loading", "", "none"),
     "first_call_s": Metric("time of the first call", "s"),
     "compile_s_extra": Metric("time that the first call takes beyond a later one", "s"),
     "energy_j_per_token": Metric("energy per token", "J"),
@@ -106,8 +109,14 @@ def of_block(result: Result) -> Numbers:
     memory, workload = result.memory, result.cell.workload
     first_s = _scaled(result.first_call_ns, 1e-9)
     made = workload.batch * workload.new_tokens * len(walls)
+    files = result.telemetry.get("checkpoint", {})
+    on_disk, cached = files.get("bytes"), files.get("cached_bytes")
+    load_s = _scaled(result.load_ns, 1e-9)
     numbers: Numbers = {
-        "load_s": _scaled(result.load_ns, 1e-9),
+        "load_s": load_s,
+        "load_gb_s": _per(on_disk / 1e9, load_s) if on_disk and load_s else None,
+        "checkpoint_bytes": _scaled(on_disk, 1),
+        "checkpoint_cached_share": _per(cached, on_disk) if cached is not None and on_disk else None,
         "first_call_s": first_s,
         "compile_s_extra": first_s - median(walls) / 1e9 if first_s is not None and walls else None,
         "energy_j_per_token": _per(result.energy_mj / 1e3, made) if result.energy_mj is not None else None,

@@ -23,7 +23,7 @@ from claimbench.model.spread import Load
 from claimbench.params import Params, validate
 from claimbench.study import Experiment, Hold, Study, StudyCell
 
-BUILT_IN = Hold(dtype="float32", batch=1, optimizations=(), options={}, backend="transformers")
+BUILT_IN = Hold(dtype="float32", batch=1, optimizations=(), options={}, backend="transformers", page_cache="as_it_is")
 
 
 class Resolved(NamedTuple):
@@ -223,6 +223,7 @@ class Point:
             timeout_s=its.timeout_s or ours.timeout_s,
             threads=ours.threads,
             memory_limit=int(ours.memory_limit_gb * 1e9) if ours.memory_limit_gb else None,
+            page_cache=self.setting("page_cache"),
         )
 
 
@@ -353,5 +354,6 @@ def reference_of(cell: Cell) -> Cell:
     backend_name = backends.find(cell.backend).REFERENCE
     options = backends.find(backend_name).Options().model_dump(mode="json")
     whole = cell.checkpoint.model_copy(update={"tensor_parallel": None})
-    plain = {"backend": backend_name, "options": options, "optimizations": (), "draft": None, "checkpoint": whole}
-    return cell.model_copy(update=plain)
+    protocol = cell.protocol.model_copy(update={"page_cache": "as_it_is"})
+    plain = {"backend": backend_name, "options": options, "optimizations": (), "draft": None}
+    return cell.model_copy(update={**plain, "checkpoint": whole, "protocol": protocol})

@@ -135,6 +135,9 @@ def _machine(findings: Findings) -> list[tuple[str, str]]:
         lines.append(("measured copy bandwidth (read + write)", f"{number(ceilings['copy_bytes_per_s'] / 1e9)} GB/s"))
     for dtype, rate in (ceilings.get("matmul_flops_per_s") or {}).items():
         lines.append((f"measured matrix rate, {dtype}", f"{number(rate / 1e12)} TFLOP/s"))
+    for state, rate in (ceilings.get("file_read_bytes_per_s") or {}).items():
+        if rate:
+            lines.append((f"measured read rate of a file, {state} page cache", f"{number(rate / 1e9)} GB/s"))
     if ceilings.get("threads"):
         lines.append(("threads", str(ceilings["threads"])))
     lines.append(("machine key", f"`{machine['key']}`"))

@@ -64,7 +64,7 @@ class Result(Frozen):
     duration_s: float = Field(ge=0, description="the whole block, process start to end")
     checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
     machine: dict[str, Any] = {}
-    telemetry: dict[str, dict[str, Any]] = Field(default={}, description="`before` and `after`")
+    telemetry: dict[str, dict[str, Any]] = Field(default={}, description="`before`, `after`; bytes of the `checkpoint`")
     flags: tuple[str, ...] = Field(default=(), description="doubts about validity: neighbours, throttling, clocks")
     load_ns: int | None = None
     first_call_ns: int | None = Field(default=None, description="the first generation: compilation is in here")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from claimbench.cell import Device, Dtype, Frozen, Real, Sampling, Whole
+from claimbench.cell import Device, Dtype, Frozen, PageCache, Real, Sampling, Whole
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Scalar = float | int | str
@@ -36,6 +36,9 @@ class Hold(Frozen):
     new_tokens: Whole | None = Field(default=None, ge=1)
     batch: Whole | None = Field(default=None, ge=1)
     sampling: Sampling | None = None
+    page_cache: PageCache | None = Field(
+        default=None, description="of the checkpoint's files when a block loads them; absent: as it is"
+    )
 
 
 class StudyCell(Hold):

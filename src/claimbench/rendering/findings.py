@@ -25,6 +25,9 @@ HEADS = {
     "prefill_ms": "prefill, ms",
     "total_ms": "whole generation, ms",
     "load_s": "load, s",
+    "load_gb_s": "checkpoint per second of it, GB/s",
+    "checkpoint_cached_share": "in the page cache before it",
+    "checkpoint_bytes": "checkpoint on disk, GB",
     "first_call_s": "first call, s",
     "compile_s_extra": "first call beyond a later one, s",
     "tokens_per_step": "tokens per step of a row",
@@ -42,7 +45,10 @@ HEADS = {
 """Names for the heads of columns and axes, unit included; other metrics go by their title."""
 
 PEAK = "peak_bytes"
-FRACTIONS = ("token_agreement", "top1_agreement", "ceiling_fraction", "prefill_ceiling_fraction", "wall_event_gap")
+FRACTIONS = (
+    *("token_agreement", "top1_agreement", "ceiling_fraction", "prefill_ceiling_fraction", "wall_event_gap"),
+    "checkpoint_cached_share",
+)
 
 
 def head(metric: str) -> str:

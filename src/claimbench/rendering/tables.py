@@ -12,6 +12,8 @@ from claimbench.rendering.findings import PEAK, Findings, head, in_unit, shown
 from claimbench.rendering.wording import Estimate, cell_text, interval, number, percent
 from claimbench.study import Experiment, Study
 
+OF_LOADING = ("load_gb_s", "checkpoint_cached_share", "first_call_s")
+"""Weights that are mapped are read when they are first used: a short load may only have moved its time there."""
 LENGTHS = ("prompt_tokens", "new_tokens")
 
 
@@ -160,6 +162,8 @@ def _list(findings: Findings, experiment: Experiment, metrics: list[str], rows: 
     notes = Notes()
     main, *others = metrics
     everywhere = shared_deviations(rows.values())
+    if main == "load_s":
+        others += [metric for metric in OF_LOADING if metric not in others]
     extras = [metric for metric in others if any(findings.estimate(row, metric) for row in rows.values())]
     if PEAK not in metrics:
         extras.append(PEAK)
