@@ -88,3 +88,13 @@ def test_padding_is_no_work_that_has_to_be_done(lab: Any) -> None:
     assert step(ragged, BYTES_BOUND, held) == pytest.approx(read / 1e10 * 1e3)
     flops = sum(cost.pass_flops(SMALL, 1, new=1, past=length) for length in (110, 70, 30))
     assert step(ragged, OPERATIONS_BOUND, held) == pytest.approx(flops / 1e11 * 1e3)
+
+
+@pytest.mark.parametrize(("backend", "at_once"), [("accelerate", 1), ("null_model", 4)])
+def test_devices_share_a_step_s_bytes_where_their_layout_lets_them(lab: Any, backend: str, at_once: int) -> None:
+    """A pipeline's layers wait for each other; a layout that is not known may share everything. A CPU is one memory."""
+    on_cpu = cell(lab, backend=backend, options="{devices: 4}")
+    on_gpus = on_cpu.model_copy(update={"device": "cuda"})
+    assert step(on_gpus, BYTES_BOUND) == pytest.approx(1000 / 1e10 * 1e3 / at_once)
+    assert step(on_cpu, BYTES_BOUND) == pytest.approx(1000 / 1e10 * 1e3)
+    assert step(on_gpus, OPERATIONS_BOUND) == pytest.approx(step(on_cpu, OPERATIONS_BOUND) / at_once)

@@ -10,6 +10,9 @@ A draft model reads the whole prompt before the first token, so prefill counts i
 do not: a step drafts only where at least two tokens are still to come, a generation may end after one step, and how
 many passes a draft takes follows from how many tokens were accepted. That is known after the run, not from the cell.
 
+Several GPUs share what their layout lets them share: see `_sharing`. Processes on a CPU share one memory, whose rate was
+measured with all cores.
+
 `ceilings` is what was measured here: {"read_bytes_per_s": 1.7e10, "matmul_flops_per_s": {"float32": 2e11}}.
 """
 
@@ -20,6 +23,7 @@ from typing import Any
 from claimbench import optimizations
 from claimbench.cell import DTYPE_BYTES, Cell, Checkpoint
 from claimbench.model import cost
+from claimbench.model.loads import spread_of
 from claimbench.prompt import row_lengths
 
 
@@ -48,13 +52,13 @@ def step_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: di
     lengths = [row + new_tokens // 2 for row in row_lengths(cell.workload, prompt_tokens)]
     if recomputes(cell):
         flops = sum(cost.pass_flops(arch, 1, new=length, past=0, heads_at=1) for length in lengths)
-        return _limit_ms(ceilings, cell, weights, flops)
+        return _limit_ms(ceilings, cell, weights, 0.0, flops)
     cached = cost.kv_bytes(arch, 1, sum(lengths), DTYPE_BYTES[cell.dtype])
     if "kv_cache" in memory:
         held = len(lengths) * (prompt_tokens + new_tokens)  # positions, padding included
         cached = min(cached, memory["kv_cache"] * sum(lengths) / held)
     flops = sum(cost.pass_flops(arch, 1, new=1, past=length) for length in lengths)
-    return _limit_ms(ceilings, cell, weights + cached, flops)
+    return _limit_ms(ceilings, cell, weights, cached, flops)
 
 
 def prefill_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: dict[str, int]) -> float | None:
@@ -69,7 +73,7 @@ def prefill_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory:
         models.append(_architecture(cell.draft))
         read += models[-1].step_weights * DTYPE_BYTES[cell.dtype]
     flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
-    return _limit_ms(ceilings, cell, read, flops)
+    return _limit_ms(ceilings, cell, read, 0.0, flops)
 
 
 def _step_weight_bytes(cell: Cell, arch: cost.Architecture, memory: dict[str, int]) -> float | None:
@@ -82,11 +86,25 @@ def _step_weight_bytes(cell: Cell, arch: cost.Architecture, memory: dict[str, in
     return arch.step_weights * DTYPE_BYTES[cell.dtype] if optimizations.is_exact(cell) else None
 
 
-def _limit_ms(ceilings: dict[str, Any], cell: Cell, read_bytes: float, flops: float) -> float | None:
+def _sharing(cell: Cell) -> tuple[int, int]:
+    """How many devices share the reading of weights, and how many share rows: their cache and their operations.
+
+    The layers of a pipeline work one after the other. ZeRO gathers all weights on every device; its streams are rows of
+    one device each. A layout that is not known may share everything.
+    """
+    if cell.device == "cpu":
+        return 1, 1
+    layout, devices = spread_of(cell) or ("tensor_parallel", cell.devices)
+    return {"pipeline": (1, 1), "tensor_parallel": (devices, devices), "zero": (1, devices)}[layout]
+
+
+def _limit_ms(ceilings: dict[str, Any], cell: Cell, weight_bytes: float, kv_bytes: float, flops: float) -> float | None:
     bandwidth, rates = ceilings.get("read_bytes_per_s"), ceilings.get("matmul_flops_per_s", {})
     if not bandwidth or not rates.get(cell.dtype):
         return None
     named = {getattr(optimizations.find(use.name), "COMPUTE_DTYPE", None) for use in cell.optimizations}
     used = [rates.get(dtype) for dtype in (named - {None}) | {cell.dtype}]
     computing = flops / max(used) if all(used) else 0.0  # a rate that was not measured limits nothing
-    return float(max(read_bytes / bandwidth, computing)) * 1e3
+    of_weights, of_rows = _sharing(cell)
+    reading = (weight_bytes / of_weights + kv_bytes / of_rows) / bandwidth
+    return float(max(reading, computing / of_rows)) * 1e3
