@@ -15,12 +15,14 @@ from claimbench.errors import SourceError
 from claimbench.result import write_json
 
 SOURCE = Path(__file__).parent.parent
+COMPLETE = b"# complete"
 
 
 def build(lock: Path, folder: Path, stamp: Path) -> None:
     """Create `folder` as a virtual environment with what `lock` names and this very package; `stamp` comes last.
 
-    The lock names what the worker imports as well: pydantic, psutil and what the family's backends need.
+    The lock names what the worker imports as well: pydantic, psutil and what the family's backends need. One that
+    begins with `# complete` is installed as it is, without what its packages ask for besides.
 
     Raises:
         SourceError: pip could not install the lock; carries pip's last lines.
@@ -28,7 +30,8 @@ def build(lock: Path, folder: Path, stamp: Path) -> None:
     text = lock.read_bytes()
     _run([sys.executable, "-m", "venv", "--clear", str(folder)], "create the environment")
     python = folder / "bin" / "python"
-    _run([str(python), "-m", "pip", "install", "--quiet", "-r", str(lock)], f"install {lock}")
+    alone = ["--no-deps"] if text.startswith(COMPLETE) else []
+    _run([str(python), "-m", "pip", "install", "--quiet", *alone, "-r", str(lock)], f"install {lock}")
     packages = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], "find its packages")
     (Path(packages.strip()) / "claimbench.pth").write_text(f"{SOURCE.resolve()}\n", encoding="utf-8")
     frozen = _run([str(python), "-m", "pip", "freeze"], "list what was installed").splitlines()

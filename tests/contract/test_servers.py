@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.contract.conftest import make_cell, rows_of, save_tiny
+from tests.contract.conftest import make_cell, rows_of
 
 from claimbench import backends
 from claimbench.backends import transformers as reference
@@ -38,10 +38,32 @@ def save_letters(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
+def save_small(folder: Path) -> None:
+    """A random Llama whose heads are wide enough for every server, its argmax well apart from the rest."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=300,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worded")
-    save_tiny(folder, 2)
+    save_small(folder)
     save_letters(folder)
     gc.collect()
     return folder
@@ -51,7 +73,8 @@ def cell_of(name: str, options: dict[str, Any] | None = None, **workload: Any) -
     module: Any = backends.find(name)
     cell = make_cell(**{"prompt": "Once-upon-a-time", "new_tokens": 12, **workload})
     told = module.Options.model_validate(options or {}).model_dump(mode="json")
-    return cell.model_copy(update={"backend": name, "options": told})
+    wide = cell.checkpoint.model_copy(update={"architecture": "tinyllama-1.1b"})  # planning looks at its heads alone
+    return cell.model_copy(update={"backend": name, "options": told, "checkpoint": wide})
 
 
 def open_session(name: str, checkpoint: Path, options: dict[str, Any] | None = None, **workload: Any) -> ServerSession:
@@ -60,7 +83,10 @@ def open_session(name: str, checkpoint: Path, options: dict[str, Any] | None = N
     reason = backends.find(name).unavailable(cell)
     if reason:
         pytest.skip(reason)
-    session = backends.find(name).load(cell, checkpoint, None)
+    try:
+        session = backends.find(name).load(cell, checkpoint, None)
+    except Unavailable as missing:
+        pytest.skip(str(missing))
     assert isinstance(session, ServerSession)
     return session
 
@@ -75,6 +101,21 @@ def reference_rows(checkpoint: Path, **workload: Any) -> list[list[int]]:
 def generated(session: ServerSession) -> list[list[int]]:
     blocks = list(session.generate())
     return [[token for block in blocks for token in block[row]] for row in range(len(blocks[0]))]
+
+
+@pytest.mark.parametrize("name", ["llama_server", "vllm_server"])
+def test_a_server_that_tells_ids_gives_the_reference_s_tokens(name, worded):
+    rows = {"batch": 3, "shortest": 5}
+    session = open_session(name, worded, {"eager": True} if name == "vllm_server" else {}, **rows)
+    try:
+        assert generated(session) == reference_rows(worded, **rows)
+        proof = session.prove()
+        assert proof["token_ids"].startswith("told")
+        assert "off" in proof["server"]["prefix_cache"]
+        assert proof["server"]["version"]
+        assert max(proof["metrics"].values()) >= 3 * 12, "its own counters have seen the tokens"
+    finally:
+        close_and_check(session)
 
 
 def close_and_check(session: ServerSession) -> None:

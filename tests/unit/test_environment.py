@@ -26,6 +26,25 @@ def test_an_environment_runs_this_package_and_is_stamped_with_its_lock(tmp_path:
     assert str(tmp_path / "family") in told
 
 
+def test_a_complete_lock_is_installed_without_what_its_packages_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def note(command: list[str], purpose: str) -> str:
+        asked.append(command)
+        return str(tmp_path)
+
+    monkeypatch.setattr(environment, "_run", note)
+    for first, alone in (("# complete: all of it", True), ("# some of it", False)):
+        lock = tmp_path / "family.lock"
+        lock.write_text(f"{first}\n", encoding="utf-8")
+        asked.clear()
+        environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+        (install,) = [command for command in asked if "install" in command]
+        assert ("--no-deps" in install) == alone
+
+
 def test_a_lock_that_cannot_be_installed_leaves_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     lock = tmp_path / "family.lock"

