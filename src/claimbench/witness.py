@@ -101,6 +101,8 @@ class Seen:
     """How many tensors of weights are of each class and storage type."""
     matrices: dict[str, int]
     """How many matrices of its own the step has in each format; none where it reads the modules'."""
+    coded: bool
+    """Whether some technique asked for matrices of codes."""
     details: int
     """Log-probabilities that were kept of the prompt and of the new tokens, per row."""
     compiled: Compiled
@@ -194,6 +196,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         modules=dict(Counter(type(module).__name__ for module in decoder.model.modules())),
         weights=dict(Counter(map(_storage_type, [*decoder.model.parameters(), *decoder.model.buffers()]))),
         matrices={} if decoder.matrices is None else decoder.matrices.held,
+        coded=decoder.engine.weight_bits is not None,
         details=len(details.tokens) + (0 if details.prompt is None else details.prompt.shape[1]),
         compiled=compiled,
     )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from claimbench.model.buffers import Fresh
 from claimbench.model.kv_cache import AllocatedCache, Cache
-from claimbench.model.transformer import Linear, Parts
+from claimbench.model.transformer import Linear, Parts, PlainLinear
 from claimbench.model.weights import Affine, Weights
 from claimbench.native.decoder import Formats, NativeDecoder, matrices_of
 from claimbench.native.packing import Format
@@ -24,10 +25,14 @@ OF_TYPE: dict[torch.dtype, Format] = {torch.float32: "float32", torch.bfloat16: 
 class MatricesInC:
     """A model's matrices in the order in which the native step reads them."""
 
-    def __init__(self, decoder: Decoder, weights: Weights) -> None:
+    def __init__(self, decoder: Decoder, weights: Weights, shared: bool | None = None) -> None:
+        """`shared`: the modules multiply with them as well; None: where that is the faster way, and the only one asked
+        for."""
         bits, plain = decoder.engine.weight_bits, OF_TYPE.get(decoder.dtype, "float32")
         layers, head = (OF_BITS[bits[0]], OF_BITS[bits[1]]) if bits else (plain, plain)
-        self.rounded = bits is not None
+        engine = decoder.engine
+        only_plain = engine.parts.linear is PlainLinear and engine.buffers is Fresh and plain == "float32"
+        self.shared = (bits is not None or only_plain) if shared is None else shared
         self.native = NativeDecoder(
             decoder.spec, weights, Formats(layers, layers, head), threads=torch.get_num_threads()
         )
@@ -37,8 +42,8 @@ class MatricesInC:
         return self.native.held
 
     def parts(self, parts: Parts, weights: Weights) -> Parts:
-        """Codes are held once: modules that would widen them at every prompt multiply here instead."""
-        if not self.rounded:
+        """Modules that would hold the matrices a second time, or widen codes at every prompt, multiply here instead."""
+        if not self.shared:
             return parts
         tensors = [affine.weight for layer in weights.layers for affine in matrices_of(layer)]
         numbers = {id(tensor): number for number, tensor in enumerate([*tensors, weights.head])}

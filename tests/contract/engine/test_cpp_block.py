@@ -39,9 +39,8 @@ def test_codes_are_those_of_the_modules_and_held_once(
     theirs = load_engine(use, architecture=architecture, **workload)
     said = rows_of(theirs)[0]
     assert float((ours.log_probs(said) - theirs.log_probs(said)).abs().max()) < 0.02
-    kinds = {type(module).__name__ for module in ours.decoder.model.modules()}
-    assert "NativeLinear" in kinds
-    assert not kinds & {"GroupLinear", "PlainLinear"}
+    assert "NativeLinear" in modules_of(ours)
+    assert not modules_of(ours) & {"GroupLinear", "PlainLinear"}
 
 
 @pytest.mark.parametrize("use", LESS_CODES.values(), ids=LESS_CODES)
@@ -71,6 +70,48 @@ def test_a_step_that_packs_codes_unasked_is_not_proven(
     monkeypatch.setattr(engine_step, "OF_TYPE", {torch.float32: "int8"})
     with pytest.raises(WrongOutput, match="cpp_block did not run"):
         load_engine(*IN_C).prove()
+
+
+def modules_of(session: Any) -> set[str]:
+    return {type(module).__name__ for module in session.decoder.model.modules()}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("workload", [{}, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_the_prompt_says_the_same_whether_matrices_are_shared_or_not(
+    architecture: str, workload: dict[str, Any], shared: bool, load_engine: LoadEngine
+) -> None:
+    workload = {"architecture": architecture, **workload}
+    session = load_engine(("cpp_block", {"shared": shared}), "cache_static", **workload)
+    assert ("NativeLinear" in modules_of(session), "PlainLinear" in modules_of(session)) == (shared, not shared)
+    plain = load_engine(**workload)
+    rows = rows_of(plain)
+    assert rows_of(session) == rows
+    assert float((session.log_probs(rows[0]) - plain.log_probs(rows[0])).abs().max()) < 1e-4
+    assert session.prove()["optimizations"]["cpp_block"]["shared"] == shared
+
+
+@pytest.mark.parametrize("other", ["fast_linear", "reused_buffers"])
+def test_modules_keep_their_matrices_where_another_technique_needs_them(other: str, load_engine: LoadEngine) -> None:
+    from claimbench.errors import Unavailable
+
+    session = load_engine(*IN_C, other)
+    rows_of(session)
+    assert "NativeLinear" not in modules_of(session)
+    assert set(session.prove()["optimizations"]) == {"cpp_block", "cache_static", other}
+    with pytest.raises(Unavailable, match=f"{other} needs matrices of the modules' own"):
+        load_engine(("cpp_block", {"shared": True}), "cache_static", other)
+
+
+def test_a_prompt_in_bfloat16_is_left_to_pytorch(load_engine: LoadEngine) -> None:
+    session = load_engine(*IN_C, dtype="bfloat16")
+    rows_of(session)
+    assert "NativeLinear" not in modules_of(session)
+    assert session.prove()["optimizations"]["cpp_block"]["matrices"] == {"bfloat16": 9}
+    shared = load_engine(("cpp_block", {"shared": True}), "cache_static", dtype="bfloat16")
+    rows = rows_of(shared)
+    assert float((session.log_probs(rows[0]) - shared.log_probs(rows[0])).abs().max()) < 0.1
 
 
 DRAFTERS: dict[str, Use] = {
