@@ -35,6 +35,7 @@ Say = Callable[..., None]
 SETTLE_S = 1.0  # after the first bad news: a dead peer makes others fail as well, and may be heard of second
 LEAVE_S = 5.0
 KEPT_LINES = 40
+LONGEST_PATH = 100  # of a socket, in bytes; the kernel's limit is 107
 WORST_FIRST = ("killed", "oom", "unavailable", "wrong", "error", "ended", "launcher")
 
 
@@ -139,9 +140,8 @@ def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -
     """
     say("phase", name="launch")
     with tempfile.TemporaryDirectory(prefix="claimbench-ranks-") as folder:  # made 0700
-        address = str(Path(folder) / "line")
         secret = secrets.token_bytes(32)
-        with Listener(address, family="AF_UNIX", authkey=secret, backlog=64) as listener:
+        with _listener(Path(folder), secret) as (listener, address):
             company = Company(listener)
             with _launched(cell, [*command, address], secret, company) as last_lines, _ended(company):
                 failure = Course(company, request, say, last_lines).run()
@@ -149,6 +149,17 @@ def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -
         detail = "".join(company.printed.get(failure.rank, last_lines))
         outcome = "error" if failure.kind in ("killed", "ended", "launcher") else failure.kind
         say("refused", outcome=outcome, reason=failure.reason, signal=failure.signal, detail=detail)
+
+
+@contextmanager
+def _listener(folder: Path, secret: bytes) -> Iterator[tuple[Listener, str]]:
+    """A socket in `folder`, or a port of this machine alone where the folder's name is too long for one."""
+    path = str(folder / "line")
+    short = len(os.fsencode(path)) <= LONGEST_PATH
+    where: Any = path if short else ("127.0.0.1", 0)
+    with Listener(where, family="AF_UNIX" if short else "AF_INET", authkey=secret, backlog=64) as listener:
+        address: Any = listener.address
+        yield listener, path if short else f"{address[0]}:{address[1]}"
 
 
 @contextmanager

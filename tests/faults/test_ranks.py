@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ def ranks_with(count: int = 2, protocol: dict[str, Any] | None = None, **options
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind(monkeypatch, tmp_path):
+def nothing_is_left_behind(monkeypatch, tmp_path, tmp_path_factory):
     """Whatever was started inherits this variable, under whichever parent it ends up."""
     monkeypatch.setenv("CLAIMBENCH_TEST", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("locks")))  # these tests time nothing and wait for nobody
+    monkeypatch.setattr(tempfile, "tempdir", os.environ["TMPDIR"])
     yield
     left = []
     for process in psutil.process_iter(["environ", "cmdline", "status"]):

@@ -6,19 +6,24 @@ Transformers' own.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from claimbench import optimizations
 from claimbench.cell import Cell, Frozen, OptimizationUse
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model.spec import Spec, read_spec
 from claimbench.prompt import prompt_ids, row_lengths
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.model.weights import Weights
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -31,6 +36,7 @@ SEAMS = frozenset(
 )  # fmt: skip
 
 PROOF_STEPS = 4
+Kind = TypeVar("Kind", bound="EngineSession")
 
 
 class Options(Frozen):
@@ -49,6 +55,11 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> EngineSession:
         Unavailable: this machine or installation lacks what a technique needs.
         OutOfMemory: the weights do not fit.
     """
+    return checked(EngineSession, cell, checkpoint, draft)
+
+
+def checked(kind: type[Kind], cell: Cell, checkpoint: Path, draft: Path | None) -> Kind:
+    """A session of `kind`, where nothing that it needs is lacking; raises as `load` does."""
     import torch
 
     if cell.device == "cuda" and not torch.cuda.is_available():
@@ -58,7 +69,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> EngineSession:
         if reason:
             raise Unavailable(f"{use.name}: {reason}")
     try:
-        return EngineSession(cell, checkpoint, draft)
+        return kind(cell, checkpoint, draft)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(str(error)) from error
 
@@ -67,29 +78,43 @@ class EngineSession:
     def __init__(self, cell: Cell, checkpoint: Path, draft: Path | None) -> None:
         import torch
 
-        from claimbench.engine import Decoder, Engine, compose
-        from claimbench.model.weights import read_weights
+        from claimbench.engine import Decoder
         from claimbench.proof import Compilations
 
         self.cell = cell
-        dtype, device = getattr(torch, cell.dtype), torch.device(cell.device)
-        spec = _spec_in(checkpoint)
+        spec = spec_in(checkpoint)
         longest = prompt_ids(cell, checkpoint, spec.arch.vocabulary)
         rows = [longest[len(longest) - length :] for length in row_lengths(cell.workload, len(longest))]
         if spec.window and len(longest) + cell.workload.new_tokens > spec.window:
             raise Unavailable(f"a sequence over the sliding window of {spec.window} tokens: the engine has no window")
 
         def decoder(engine: Engine, folder: Path, drafter: Decoder | None = None) -> Decoder:
-            own = _spec_in(folder)
-            weights = read_weights(folder, own, dtype, cell.device)
+            own, weights = self.open(folder)
             return Decoder(engine, own, weights, rows, cell.workload.new_tokens, drafter)
 
         with torch.inference_mode():
             alone = [use for use in cell.optimizations if not drafts(use)]
-            drafter = decoder(compose(Engine(dtype, device), alone), draft) if draft else None
-            self.decoder = decoder(compose(Engine(dtype, device), cell.optimizations), checkpoint, drafter)
+            drafter = decoder(self.composed(alone), draft) if draft else None
+            self.decoder = decoder(self.composed(cell.optimizations), checkpoint, drafter)
+        give_back_memory()
         # importing the compiler takes seconds: where no technique has, there is nothing to count
         self.compilations = Compilations() if "torch._dynamo" in sys.modules else None
+
+    def open(self, folder: Path) -> tuple[Spec, Weights]:
+        """The decoder in `folder` and its weights, in the cell's type and on its device."""
+        import torch
+
+        from claimbench.model.weights import read_weights
+
+        spec = spec_in(folder)
+        return spec, read_weights(folder, spec, getattr(torch, self.cell.dtype), self.cell.device)
+
+    def composed(self, uses: Iterable[OptimizationUse]) -> Engine:
+        import torch
+
+        from claimbench.engine import Engine, compose
+
+        return compose(Engine(getattr(torch, self.cell.dtype), torch.device(self.cell.device)), uses)
 
     @property
     def prompt_tokens(self) -> int:
@@ -151,10 +176,21 @@ class EngineSession:
             torch.cuda.empty_cache()
 
 
+def give_back_memory() -> None:
+    """Return what loading freed to the system: weights that were joined, packed or rounded came in copies.
+
+    glibc keeps gigabytes of them, which a process's resident memory would blame on the model.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def drafts(use: OptimizationUse) -> bool:
     """Whether the technique is about a draft checkpoint, which is then served by all the other ones too."""
     return hasattr(optimizations.find(use.name), "CHECKPOINT_SETTING")
 
 
-def _spec_in(folder: Path) -> Spec:
+def spec_in(folder: Path) -> Spec:
     return read_spec(json.loads((folder / "config.json").read_text(encoding="utf-8")))

@@ -123,6 +123,11 @@ def share_of(arch: Architecture, ranks: int) -> Architecture:
     )
 
 
+def added_once(name: str) -> bool:
+    """Whether the tensor is added to a sum over ranks, so that only one of them may: the bias of a way out."""
+    return name.endswith(".bias") and bool(_OUT.search(name.removesuffix("bias") + "weight"))
+
+
 def parts(tensor: StreamedTensor, cut: Cut, ranks: int) -> Iterator[tuple[int, bytes | memoryview]]:
     """(rank, its next bytes) as the tensor streams by once, whoever wants which part of it."""
     if cut.axis is None:

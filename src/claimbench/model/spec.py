@@ -27,6 +27,10 @@ class Spec:
     window: int | None = None
     """A token attends to at most this many before it; the engine serves only sequences that are not longer."""
 
+    rank: int = 0
+    ranks: int = 1
+    """Of several, the heads of this decoder are those of `rank`: then `arch` is a share of the whole one."""
+
     @property
     def gated(self) -> bool:
         return self.activation == "silu"

@@ -163,6 +163,8 @@ class Parts:
     attend_step: Attend = attend_by_scores
     causal: Callable[[int, int, int], bool] = never
     """(past, new, keys) -> whether attention hides the future by itself; then it needs no bias to do so."""
+    look_up: Callable[[Tensor, Tensor], Tensor] = functional.embedding
+    """Token ids [batch, new] and the table of embeddings -> [batch, new, hidden]."""
     add: Callable[[Tensor, Tensor], Tensor] = torch.add
     """What a layer's half gives, the second, to the residual stream, the first, which nothing else reads afterwards."""
 
@@ -242,7 +244,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(spec, layer, parts, rotary) for layer in weights.layers)
         self.norm = parts.norm(weights.norm, spec)
         self.head = (parts.head or parts.linear)(Affine(weights.head))
-        self.slopes = alibi_slopes(spec.arch.heads).to(device) if spec.positions == "alibi" else None  # [heads]
+        slopes = alibi_slopes(spec.arch.heads * spec.ranks).chunk(spec.ranks)[spec.rank]
+        self.slopes = slopes.to(device) if spec.positions == "alibi" else None  # [heads]
 
     def forward(self, tokens: Tensor, span: Span, slots: list[Slot]) -> Tensor:
         """Token ids [batch, new] -> hidden states [batch, new, hidden], before the head."""
@@ -252,7 +255,7 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        x = functional.embedding(tokens, self.embedding)
+        x = self.parts.look_up(tokens, self.embedding)
         if self.positions is not None:
             x = x + functional.embedding(positions, self.positions)
         return x if self.embedding_norm is None else self.embedding_norm(x)

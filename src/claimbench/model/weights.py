@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from claimbench.errors import CorruptCheckpoint
 from claimbench.model.spec import Spec
@@ -56,25 +56,30 @@ def read_weights(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> W
     Raises:
         CorruptCheckpoint: a tensor that the architecture needs is not there.
     """
-    with _Shards(folder, dtype, device) as shards:
-        return {"llama": _llama, "gpt_bigcode": _gpt_bigcode, "bloom": _bloom}[spec.arch.family](shards, spec)
+    with Shards(folder, dtype, device) as shards:
+        return weights_in(shards, spec)
 
 
-class _Shards:
+def weights_in(shards: Shards, spec: Spec) -> Weights:
+    return {"llama": _llama, "gpt_bigcode": _gpt_bigcode, "bloom": _bloom}[spec.arch.family](shards, spec)
+
+
+class Shards:
     """The tensors of a folder by name; each file is opened once."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: str) -> None:
         self.folder, self.dtype, self.device = folder, dtype, device
 
-    def __enter__(self) -> _Shards:
-        from safetensors import safe_open
-
+    def names(self) -> list[str]:
         index = self.folder / "model.safetensors.index.json"
         if index.exists():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        else:
-            names = sorted(path.name for path in self.folder.glob("*.safetensors"))
-        self.files: list[Any] = [safe_open(self.folder / name, framework="pt") for name in names]
+            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return sorted(path.name for path in self.folder.glob("*.safetensors"))
+
+    def __enter__(self) -> Self:
+        from safetensors import safe_open
+
+        self.files: list[Any] = [safe_open(self.folder / name, framework="pt") for name in self.names()]
         self.where: dict[str, Any] = {key: file for file in self.files for key in file.keys()}  # noqa: SIM118
         return self
 
@@ -86,9 +91,13 @@ class _Shards:
         """Some checkpoints were saved from the bare decoder, without the wrapper's prefix."""
         for known in (name, name.partition(".")[2]):
             if known in self.where:
-                tensor: torch.Tensor = self.where[known].get_tensor(known)
-                return tensor.to(device=self.device, dtype=self.dtype)
+                return self.read(self.where[known], known, name).to(device=self.device, dtype=self.dtype)
         return None
+
+    def read(self, file: Any, known: str, name: str) -> torch.Tensor:
+        """The tensor that the model calls `name`, under the name by which `file` knows it."""
+        tensor: torch.Tensor = file.get_tensor(known)
+        return tensor
 
     def get(self, name: str) -> torch.Tensor:
         tensor = self.find(name)
@@ -110,7 +119,7 @@ class _Shards:
         return Affine(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
 
 
-def _llama(shards: _Shards, spec: Spec) -> Weights:
+def _llama(shards: Shards, spec: Spec) -> Weights:
     embedding = shards.get("model.embed_tokens.weight")
     return Weights(
         embedding=embedding,
@@ -132,7 +141,7 @@ def _llama(shards: _Shards, spec: Spec) -> Weights:
     )
 
 
-def _gpt_bigcode(shards: _Shards, spec: Spec) -> Weights:
+def _gpt_bigcode(shards: Shards, spec: Spec) -> Weights:
     embedding = shards.get("transformer.wte.weight")
     return Weights(
         embedding=embedding,
@@ -154,7 +163,7 @@ def _gpt_bigcode(shards: _Shards, spec: Spec) -> Weights:
     )
 
 
-def _bloom(shards: _Shards, spec: Spec) -> Weights:
+def _bloom(shards: Shards, spec: Spec) -> Weights:
     embedding = shards.get("transformer.word_embeddings.weight")
     return Weights(
         embedding=embedding,

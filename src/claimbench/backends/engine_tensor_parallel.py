@@ -1,0 +1,146 @@
+"""Claimbench's engine over several devices: every matrix is cut, so each device reads a share of the weights per step.
+
+A decode step waits for memory, so with n devices it can be n times as fast, less two all-reduces per layer of
+[batch, hidden] each, whose latency does not shrink. It helps large models on fast links; on a CPU, whose ranks share
+one memory, it helps nothing: there it is run to see that it is right.
+
+    devices     ranks: GPUs, or processes on a CPU
+    checkpoint  `unsharded`: each rank reads its slices of whole tensors; `pre-sharded`: files cut ahead of time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from claimbench import launchers, process_group
+from claimbench.backends import engine
+from claimbench.backends.engine import EngineSession
+from claimbench.cell import DTYPE_BYTES, Cell, Frozen, OptimizationUse
+from claimbench.checkpoints import cuts
+from claimbench.model import cost
+from claimbench.proof import expect
+
+if TYPE_CHECKING:
+    from claimbench.engine import Engine
+    from claimbench.model.spec import Spec
+    from claimbench.model.weights import Weights
+
+REFERENCE = "transformers"
+ENVIRONMENT = "core"
+LIBRARIES = engine.LIBRARIES
+# without those that keep weights or buffers in an order of their own, and without drafts
+SEAMS = frozenset(
+    {
+        "flash",
+        "softmax",
+        "norm",
+        "gelu",
+        "linear",
+        "rows",
+        "kv",
+        "keys",
+        "mask",
+        "head",
+        "details",
+        "processing",
+        "draw",
+    }
+)  # fmt: skip
+
+
+class Options(Frozen):
+    devices: int = Field(default=2, ge=1)
+    checkpoint: Literal["unsharded", "pre-sharded"] = "pre-sharded"
+    oversubscribe: bool = Field(default=False, description="more ranks than cores are fine: to test, not to measure")
+
+
+def presharded(options: dict[str, Any]) -> int | None:
+    return int(options["devices"]) if options["checkpoint"] == "pre-sharded" else None
+
+
+def unavailable(cell: Cell) -> str | None:
+    options = Options.model_validate(cell.options)
+    return (
+        engine.unavailable(cell)
+        or cuts.refusal(cost.architecture(cell.checkpoint.architecture), options.devices)
+        or launchers.too_many(options.devices, cell.device, oversubscribe=options.oversubscribe)
+    )
+
+
+def launch(cell: Cell) -> list[str]:
+    return launchers.torchrun(cell.devices)
+
+
+def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSession:
+    """This rank's share of the model.
+
+    Raises:
+        Unavailable: this machine or installation lacks what a technique needs.
+        OutOfMemory: the share does not fit.
+        CorruptCheckpoint: the checkpoint is cut for other ranks.
+    """
+    return engine.checked(TensorParallelSession, cell, checkpoint, draft)
+
+
+class TensorParallelSession(EngineSession):
+    """An engine's session on one rank; its model meets those of the others inside every pass."""
+
+    def __init__(self, cell: Cell, checkpoint: Path, draft: Path | None) -> None:
+        from claimbench.model.tensor_parallel import Meeting
+
+        self.meeting = Meeting(*process_group.join(cell.device))
+        self.whole = engine.spec_in(checkpoint)
+        super().__init__(cell, checkpoint, draft)
+
+    def open(self, folder: Path) -> tuple[Spec, Weights]:
+        import torch
+
+        from claimbench.model.tensor_parallel import RankShards, share_of
+        from claimbench.model.weights import weights_in
+
+        own = share_of(self.whole, self.meeting.rank, self.meeting.ranks)
+        dtype = getattr(torch, self.cell.dtype)
+        with RankShards(folder, self.whole, dtype, self.cell.device, self.meeting) as shards:
+            self.files, self.expected_bytes = shards.names(), shards.expected_bytes()
+            return own, weights_in(shards, own)
+
+    def composed(self, uses: Iterable[OptimizationUse]) -> Engine:
+        from claimbench.model.tensor_parallel import meet
+
+        composed = super().composed(uses)
+        meet(composed.parts, self.whole, self.meeting)
+        return composed
+
+    def prove(self) -> dict[str, Any]:
+        """What the engine proves, and that this rank holds its share and met the others as often as it must.
+
+        Raises:
+            WrongOutput: it did not.
+        """
+        found = super().prove()
+        steps = self.generate()
+        next(steps)
+        before = self.meeting.all_reduces, self.meeting.all_gathers
+        next(steps)
+        reduces, gathers = self.meeting.all_reduces - before[0], self.meeting.all_gathers - before[1]
+        steps.close()  # type: ignore[attr-defined]
+        expected = 2 * self.whole.arch.layers + 1  # a half of a layer each, and the look-up
+        expect("tensor parallelism", reduces == expected, f"{expected} all-reduces a step", f"{reduces}")
+        expect("tensor parallelism", gathers == 1, "one gathering of logits a step", f"{gathers}")
+        held = self.memory()["weights"]
+        expect("tensor parallelism", held == self.expected_bytes, f"{self.expected_bytes} bytes of weights", f"{held}")
+        whole = self.whole.arch.weights * DTYPE_BYTES[self.cell.dtype]
+        return found | {
+            "all_reduces_per_step": reduces,
+            "all_gathers_per_step": gathers,
+            "weights_share": round(held / whole, 4),
+            "files": self.files,
+        }
+
+    def close(self) -> None:
+        super().close()
+        process_group.leave()
