@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from typing import Any
 
+import psutil
 import pytest
 from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, rows_of
 
@@ -186,3 +189,26 @@ def test_a_sequence_grows_in_its_place(load_engine: LoadEngine) -> None:
         places.add(session.decoder.sequence.data_ptr())
     assert len(places) == 1
     generation.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to return freed memory")
+def test_memory_that_loading_freed_is_given_back() -> None:
+    from claimbench.backends.engine import give_back_memory
+
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    blocks, size = [], 64_000  # under the size that is mapped by itself
+    for _ in range(2000):
+        blocks.append(libc.malloc(size))
+        ctypes.memset(blocks[-1], 1, size)
+    for block in blocks[:-1]:  # the last one holds the top of the heap
+        libc.free(block)
+    before = psutil.Process().memory_info().rss
+    give_back_memory()
+    freed = before - psutil.Process().memory_info().rss
+    libc.free(blocks[-1])
+    assert freed > 0.8 * len(blocks) * size
