@@ -16,6 +16,7 @@ include: "workflow/rules/fetch.smk"
 include: "workflow/rules/shard.smk"
 include: "workflow/rules/ceiling.smk"
 include: "workflow/rules/measure.smk"
+include: "workflow/rules/frontier.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/report.smk"
@@ -32,6 +33,7 @@ rule all:
 rule measured:
     input:
         FLOW.results,
+        FLOW.frontiers,
         "results/checkpoints.json",
         FLOW.plan_json,
 

@@ -30,6 +30,13 @@ def _load_plan(path: Path) -> Any:
     return Plan.model_validate(_read_json(path))
 
 
+def _machine(arguments: argparse.Namespace) -> None:
+    from claimbench import machine
+    from claimbench.result import write_json
+
+    write_json(arguments.output, machine.identify())
+
+
 def _plan(arguments: argparse.Namespace) -> None:
     from claimbench import workflow
     from claimbench.result import write_json
@@ -76,10 +83,12 @@ def _checkpoints(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from claimbench import measure, progress
+    from claimbench import measure, node, progress
     from claimbench.cell import Cell
     from claimbench.result import Key
 
+    key = Key.model_validate_json(arguments.key)
+    node.expect_here(key.machine)
     for folder in filter(None, (arguments.checkpoint, arguments.draft)):
         if not folder.is_dir():
             raise SourceError(f"there is no checkpoint at {folder}: `snakemake fetched` makes it")
@@ -89,7 +98,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     record = measure.measure(
         cell,
         arguments.block,
-        Key.model_validate_json(arguments.key),
+        key,
         arguments.output,
         checkpoint=arguments.checkpoint,
         draft=arguments.draft,
@@ -101,11 +110,29 @@ def _measure(arguments: argparse.Namespace) -> None:
     print(line.after(record), file=sys.stderr, flush=True)
 
 
+def _frontier(arguments: argparse.Namespace) -> None:
+    from claimbench import fitting, frontier
+    from claimbench.cell import Cell
+    from claimbench.result import Key
+
+    found = frontier.find(
+        Cell.model_validate_json(arguments.cell),
+        Key.model_validate_json(arguments.key),
+        arguments.swept,
+        arguments.output,
+        checkpoint=arguments.checkpoint,
+        draft=arguments.draft,
+        python=arguments.python,
+    )
+    print(f"    {fitting.told(found)}", file=sys.stderr, flush=True)
+
+
 def _ceiling(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from claimbench import ceiling
+    from claimbench import ceiling, node
     from claimbench.result import write_json
 
+    node.expect_here(arguments.machine)
     write_json(arguments.output, ceiling.measure_ceilings(arguments.device, arguments.machine))
 
 
@@ -119,11 +146,12 @@ def _aggregate(arguments: argparse.Namespace) -> None:
 def _judge(arguments: argparse.Namespace) -> None:
     import pandas
 
-    from claimbench import judge
+    from claimbench import fitting, judge
     from claimbench.result import write_json
 
     plan = _load_plan(arguments.plan)
-    write_json(arguments.output, judge.verdicts(plan, pandas.read_parquet(arguments.table)))
+    found = {id: fitting.read(Path(search.path)) for id, search in plan.frontiers.items()}
+    write_json(arguments.output, judge.verdicts(plan, pandas.read_parquet(arguments.table), found))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -154,6 +182,11 @@ def _forecast(arguments: argparse.Namespace) -> None:
     if told.hungriest:
         print(f"memory: about {told.peak_bytes / 1e9:.1f} GB, for {labels.get(told.hungriest, 'a reference')}")
     print(f"disk: about {told.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
+    rooms = forecast.rooms(plan)
+    if rooms:
+        print("rows that could fit at most, by weights and cache alone:")
+    for room in rooms:
+        print(f"  {forecast.sentence(room)}")
 
 
 def _schema(arguments: argparse.Namespace) -> None:
@@ -188,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     path: dict[str, Any] = {"type": Path, "required": True}
     maybe_path: dict[str, Any] = {"type": Path}
     text: dict[str, Any] = {"required": True}
+    command("machine", _machine, "say what this machine is, for a plan made elsewhere", output=path)
     command(
         "plan", _plan, "write every cell, its key and its files", params=text, studies=text, digest=text, output=path
     )
@@ -222,6 +256,18 @@ def _parser() -> argparse.ArgumentParser:
         reference={"default": ""},
         reference_checkpoint=maybe_path,
         smaller=maybe_path,
+        python={"default": sys.executable},
+    )
+    command(
+        "frontier",
+        _frontier,
+        "search between the batches of a sweep for the largest that fits",
+        cell=text,
+        key=text,
+        swept={"type": Path, "nargs": "+", "required": True},
+        output=path,
+        checkpoint=maybe_path,
+        draft=maybe_path,
         python={"default": sys.executable},
     )
     command("ceiling", _ceiling, "measure this machine's limits", device=text, machine=text, output=path)

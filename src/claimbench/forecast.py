@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 from claimbench import result
 from claimbench.cell import DTYPE_BYTES, Cell
 from claimbench.errors import ResultError
+from claimbench.judging.regions import number
 from claimbench.model import cost, roofline
-from claimbench.plan import RESULTS, Plan, PlannedCell
+from claimbench.model.hardware import HARDWARE
+from claimbench.model.loads import load_of
+from claimbench.model.spread import Load, device_bytes, largest_batch
+from claimbench.plan import RESULTS, Plan, PlannedCell, Row
 from claimbench.workflow import CHECKPOINTS, folder_of
 
 # Guesses for a machine whose ceilings are not measured yet.
@@ -87,7 +91,7 @@ def peak_bytes(cell: Cell) -> float:
     load = cell.workload
     length = (load.prompt_tokens or 64) + load.new_tokens
     arch = cost.architecture(cell.checkpoint.architecture)
-    return LIBRARIES_BYTES + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
+    return LIBRARIES_BYTES * cell.devices + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
 
 
 def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forecast:
@@ -109,6 +113,73 @@ def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forec
         missing_by_cell=missing,
         measured_share=seen_blocks / sum(missing.values()) if missing else 1.0,
     )
+
+
+class Room(NamedTuple):
+    """What a row of batches needs of each device by weights and cache alone, and how many rows that leaves room for."""
+
+    row: str
+    load: Load
+    device: str
+    memory_bytes: float
+    """Of each device."""
+    held: float
+    """Whatever the batch."""
+    each_row: float
+    most: int
+    published: str | None = None
+
+
+def rooms(plan: Plan) -> list[Room]:
+    """Every experiment's rows of batches: on this machine, and the document's own on its own hardware."""
+    found: list[Room] = []
+    for study, planned in plan.studies.items():
+        named = planned.study.document.hardware
+        for experiment, rows in planned.rows.items():
+            swept = [row for row in rows.values() if "batch" in row.sweep]
+            for label in dict.fromkeys(row.label for row in swept):
+                line, name = [row for row in swept if row.label == label], f"{study}: {experiment}/{label}"
+                here = next((plan.cells[row.cell].cell for row in line if row.cell), None)
+                load = load_of(here) if here else None
+                if load and here:
+                    found.append(_room(name, load, f"this {here.device}", device_memory(plan, here)))
+                asked = next((row.asked for row in line if row.asked), None)
+                if asked and named:
+                    room = _room(name, asked, named, HARDWARE[named].memory_bytes)
+                    found.append(room._replace(published=_published_frontier(line)))
+    return found
+
+
+def _room(row: str, load: Load, device: str, memory_bytes: float) -> Room:
+    one, two = (device_bytes(load.model_copy(update={"batch": batch})).total for batch in (1, 2))
+    most = largest_batch(load, memory_bytes)
+    return Room(row, load, device, memory_bytes, one - (two - one), two - one, most)
+
+
+def sentence(room: Room) -> str:
+    """`bloom: throughput/ds_fp16 on 8 x NVIDIA A100: 783 (44.1 GB + 53.4 MB a row, of 85.9 GB each); published 128`."""
+    needs = f"{number(room.held, 'B')} + {number(room.each_row, 'B')} a row, of {number(room.memory_bytes, 'B')} each"
+    published = f"; {room.published}" if room.published else ""
+    return f"{room.row} on {room.load.devices} x {room.device}: {room.most} ({needs}){published}"
+
+
+def device_memory(plan: Plan, cell: Cell) -> float:
+    """Bytes that each device of the cell may take: a GPU's own, or a share of the host's for each process."""
+    if cell.device == "cuda":
+        sizes = [gpu.get("memory_bytes") for gpu in plan.machine.get("gpus") or []]
+        return float(min(filter(None, sizes), default=0))
+    limit = cell.protocol.memory_limit or float("inf")
+    return min(limit, (plan.machine.get("memory_gb") or 0) * 1e9 / cell.devices)
+
+
+def _published_frontier(line: list[Row]) -> str | None:
+    """The largest batch that the document has a figure for, and the first that it calls out of memory."""
+    figures = {row.asked.batch: row.published.get("ms_per_token") for row in line if row.asked}
+    fitted = max((batch for batch, figure in figures.items() if isinstance(figure, int | float)), default=None)
+    failed = min((batch for batch, figure in figures.items() if figure == "oom"), default=None)
+    if fitted is None:
+        return None
+    return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")
 
 
 def _disk_bytes(plan: Plan, missing: dict[str, int], root: Path) -> float:

@@ -11,9 +11,10 @@ neither is ever refuted. A claim takes the verdict of its checks:
    checks which were judged, and the reason names what was not: undecided if any of them is, else supported.
 
 What is written, `results/verdicts.json`: {"schema_version": 1, "device", "device_name", "tolerance", "claims": [...],
-"cells": {...}, "recommendations": [...]}. A claim is `ClaimVerdict`, its checks are `CheckVerdict` (evidence.py). A
-cell is what summary.py's `_summary` returns: outcome, reason, flags, settings, and per metric {"value", "low", "high",
-"blocks": [one median per block]}; metrics that were not measured are absent. A recommendation is that of recommend.py.
+"cells": {...}, "frontiers": {...}, "recommendations": [...]}. A claim is `ClaimVerdict`, its checks are `CheckVerdict`
+(evidence.py). A cell is what summary.py's `_summary` returns: outcome, reason, flags, settings, and per metric {"value",
+"low", "high", "blocks": [one median per block]}; metrics that were not measured are absent. A frontier is that of
+fitting.py, a recommendation that of recommend.py.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from claimbench.cell import Frozen
+from claimbench.fitting import Frontier
 from claimbench.judging.checks import judge_check
 from claimbench.judging.elsewhere import device_names
 from claimbench.judging.evidence import NOT_RUNNABLE, CheckVerdict, Evidence
@@ -56,13 +58,19 @@ class Verdicts(Frozen):
     tolerance: float
     claims: tuple[ClaimVerdict, ...]
     cells: dict[str, dict[str, Any]]
+    frontiers: dict[str, Frontier] = {}
     recommendations: tuple[Recommendation, ...]
 
 
-def judge(plan: Plan, table: pd.DataFrame, tolerance: float | None = None) -> Verdicts:
+def judge(
+    plan: Plan,
+    table: pd.DataFrame,
+    tolerance: float | None = None,
+    frontiers: dict[str, Frontier] | None = None,
+) -> Verdicts:
     """Verdicts on every claim of every study of `plan`; the tolerance is the plan's own unless given."""
     tolerance = plan.params.measure.tolerance if tolerance is None else tolerance
-    evidence = Evidence(plan, table, tolerance)
+    evidence = Evidence(plan, table, tolerance, frontiers)
     cells = summarise(plan, table)
     names = device_names(plan.machine, plan.device)
     return Verdicts(
@@ -75,13 +83,14 @@ def judge(plan: Plan, table: pd.DataFrame, tolerance: float | None = None) -> Ve
             for claim in planned.study.claims
         ),
         cells=cells,
+        frontiers=frontiers or {},
         recommendations=tuple(recommendations(plan, table, cells, tolerance)),
     )
 
 
-def verdicts(plan: Plan, table: pd.DataFrame) -> dict[str, Any]:
+def verdicts(plan: Plan, table: pd.DataFrame, frontiers: dict[str, Frontier] | None = None) -> dict[str, Any]:
     """What is written: the verdicts as plain JSON values."""
-    return judge(plan, table).model_dump(mode="json")
+    return judge(plan, table, frontiers=frontiers).model_dump(mode="json")
 
 
 def judge_claim(claim: Claim, study: str, evidence: Evidence) -> ClaimVerdict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from claimbench import optimizations
-from claimbench.cell import Cell, Device, Frozen
+from claimbench.cell import Cell, Device, Frozen, digest
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.keys import key_of
 from claimbench.metrics import METRICS
@@ -54,8 +54,18 @@ class Row(Frozen):
     """The document's figures by metric, of this very row."""
     deviations: tuple[str, ...] = ()
     """How the cell departs from what the document asks for: another architecture, a workload cut to this machine."""
+    frontier: str | None = None
+    """Id of the search that its batch is part of."""
     asked: Load | None = None
     """What the document asks for, uncut, where its hardware is known and the cost model knows the system."""
+
+
+class PlannedFrontier(Frozen):
+    """A search for the largest batch that fits, between the batches of a sweep."""
+
+    cells: tuple[str, ...]
+    """Ids, smallest batch first."""
+    path: str
 
 
 class PlannedStudy(Frozen):
@@ -70,6 +80,7 @@ class Plan(Frozen):
     params: Params
     cells: dict[str, PlannedCell]
     studies: dict[str, PlannedStudy]
+    frontiers: dict[str, PlannedFrontier] = {}
 
     def row(self, study: str, address: str) -> Row:
         """The row at `experiment/label[@...]` of `study`.
@@ -137,7 +148,15 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
                     asked=point.asked() if study.document.hardware else None,
                 )
         planned[name] = PlannedStudy(study=study, rows=rows)
-    plan = Plan(device=device, machine=machine, params=params, cells=_link_batches(cells), studies=planned)
+    searches, planned = _with_frontiers(planned, cells)
+    plan = Plan(
+        device=device,
+        machine=machine,
+        params=params,
+        cells=_link_batches(cells),
+        studies=planned,
+        frontiers=searches,
+    )
     _check_claims(plan)
     return plan
 
@@ -165,6 +184,41 @@ def _link_batches(cells: dict[str, PlannedCell]) -> dict[str, PlannedCell]:
         for smaller, larger in pairwise(members):
             linked[larger.cell.id] = larger.model_copy(update={"smaller": smaller.cell.id})
     return linked
+
+
+def _with_frontiers(
+    studies: dict[str, PlannedStudy], cells: dict[str, PlannedCell]
+) -> tuple[dict[str, PlannedFrontier], dict[str, PlannedStudy]]:
+    """The searches that experiments ask for, one for each row of batches, and the studies with their ids."""
+    searches: dict[str, PlannedFrontier] = {}
+    linked: dict[str, PlannedStudy] = {}
+    for name, planned in studies.items():
+        rows = dict(planned.rows)
+        for experiment in (one for one, asked in planned.study.experiments.items() if asked.frontier):
+            swept: dict[str, list[str]] = {}
+            for row in rows[experiment].values():
+                if row.cell:
+                    swept.setdefault(_line_of(row), []).append(row.cell)
+            ids = {line: _search(members, cells, searches) for line, members in swept.items()}
+            rows[experiment] = {
+                address: row.model_copy(update={"frontier": ids[_line_of(row)] if row.cell else None})
+                for address, row in rows[experiment].items()
+            }
+        linked[name] = planned.model_copy(update={"rows": rows})
+    return searches, linked
+
+
+def _line_of(row: Row) -> str:
+    """What its row of batches has in common."""
+    return row.label + sweep_suffix({key: value for key, value in row.sweep.items() if key != "batch"})
+
+
+def _search(members: list[str], cells: dict[str, PlannedCell], searches: dict[str, PlannedFrontier]) -> str:
+    members = sorted(set(members), key=lambda id: cells[id].cell.workload.batch)
+    id = digest(members)
+    path = RESULTS / "measure" / id / cells[members[0]].key.id / "frontier.json"
+    searches[id] = PlannedFrontier(cells=tuple(members), path=str(path))
+    return id
 
 
 def _check_hardware(study: Study, where: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from claimbench import __version__
+from claimbench.fitting import Frontier, told
 from claimbench.plan import Plan, Row
 from claimbench.rendering import advice, illustrate, plots
 from claimbench.rendering.findings import Findings
@@ -159,6 +160,7 @@ def _study(findings: Findings, name: str, drawn: list[Illustration]) -> dict[str
                 "held": _held(findings, rows),
                 "deviations": shared_deviations(rows.values()),
                 "tables": listed,
+                "frontiers": _frontiers(findings, rows),
                 "tokens": tokens_table(findings, rows) if "tokens" not in listed[0].head else None,
                 "figures": pictures,
             }
@@ -179,6 +181,13 @@ def _study(findings: Findings, name: str, drawn: list[Illustration]) -> dict[str
         "memory": memory_table(findings, everything),
         "paper": paper_tables(findings, planned),
     }
+
+
+def _frontiers(findings: Findings, rows: Mapping[str, Row]) -> list[tuple[str, str]]:
+    """(row, what its search for the largest batch found)."""
+    found = findings.verdicts.get("frontiers", {})
+    searched = {row.frontier: row.title for row in rows.values() if row.frontier in found}
+    return [(title, told(Frontier.model_validate(found[id]))) for id, title in searched.items()]
 
 
 def _held(findings: Findings, rows: Mapping[str, Row]) -> str:

@@ -67,6 +67,9 @@ class Experiment(Frozen):
     hold: Hold = Hold()
     cells: dict[Name, StudyCell] = Field(min_length=1)
     sweep: dict[str, tuple[Scalar, ...]] = {}
+    frontier: Literal["bisect"] | None = Field(
+        default=None, description="search between the swept batches for the largest that fits; absent: the sweep's own"
+    )
 
     @model_validator(mode="after")
     def _sweep_is_over_settings(self) -> Experiment:
@@ -80,6 +83,8 @@ class Experiment(Frozen):
                     Hold.model_validate({key: value})
                 except ValidationError as error:
                     raise ValueError(f"sweep over '{key}': {error.errors()[0]['msg']} (got {value!r})") from None
+        if self.frontier and "batch" not in self.sweep:
+            raise ValueError("frontier: expected a sweep over 'batch' to search in")
         return self
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from claimbench import backends, machine
+from claimbench import backends, machine, node
 from claimbench.cell import Checkpoint, canonical_json, digest
 from claimbench.errors import ClaimbenchError, SourceError
 from claimbench.fetch import local_identity
@@ -35,10 +35,10 @@ def in_one_message() -> Iterator[None]:
 
 
 def plan_for(config: dict[str, Any], studies: Path) -> Plan:
-    """The plan for a parsed params.yaml, on this machine."""
+    """The plan for a parsed params.yaml, on this machine or the one that it is told of (see node.py)."""
     params = load_params(config)
     params = params.model_copy(update={"checkpoints": _with_contents(params.checkpoints)})
-    here = machine.identify()
+    here = node.planned_for()
     return make_plan(params, load_studies(params.studies, studies), here, machine.resolve_device(params.device, here))
 
 
@@ -126,8 +126,37 @@ class Workflow:
         return [str(CHECKPOINTS / folder / "manifest.json") for folder in self.checkpoints]
 
     @cached_property
+    def cores(self) -> int:
+        """All that a timed job may use where it runs."""
+        return int(self.plan.machine["cpu"]["cores"])
+
+    @cached_property
+    def gpus(self) -> int:
+        """A timed job takes every GPU of its machine: a neighbour on another one would be noise."""
+        return len(self.plan.machine["gpus"]) if self.plan.device == "cuda" else 0
+
+    @cached_property
     def results(self) -> list[str]:
         return [path for planned in self.plan.cells.values() for path in planned.paths()]
+
+    @property
+    def frontiers(self) -> list[str]:
+        return [search.path for search in self.plan.frontiers.values()]
+
+    def frontier_inputs(self, frontier: str) -> dict[str, str | list[str]]:
+        """The first block of each swept batch, and what its trials load: none where the search is done already."""
+        search = self.plan.frontiers[frontier]
+        if Path(search.path).exists():
+            return {}
+        needed = self.needs(search.cells[0], 0)
+        wanted: dict[str, str | list[str]] = {"swept": [self.cell(id).paths()[0] for id in search.cells]}
+        return wanted | {name: needed[name] for name in ("checkpoint", "draft", "environment") if name in needed}
+
+    def frontier_flags(self, frontier: str) -> str:
+        """The flags of `claimbench frontier`, quoted for a shell."""
+        flags = self._arguments(self.plan.frontiers[frontier].cells[0], 0)
+        kept = ("cell", "key", "checkpoint", "draft", "python")
+        return " ".join(f"--{name} {shlex.quote(flags[name])}" for name in kept if name in flags)
 
     @cached_property
     def priority(self) -> dict[tuple[str, int], int]:

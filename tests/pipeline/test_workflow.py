@@ -162,3 +162,19 @@ def test_after_a_kill_at_any_moment_the_next_run_resumes(project, killed):
     assert project.measured_by() == []
     left = [path.name for path in Path(project.folder / "results").rglob("*") if path.is_file()]
     assert [name for name in left if not re.fullmatch(r"\d+\.json|[0-9a-f]{12}\.json|checkpoints\.json", name)] == []
+
+
+def test_a_search_for_the_largest_batch_is_one_job_behind_its_sweep_and_stands_in_the_report(project):
+    project.study["experiments"]["fit"] = {
+        "question": "How many rows fit?",
+        "show": "grid",
+        "sweep": {"batch": [2, 8]},
+        "frontier": "bisect",
+        "cells": {"few": {"options": {"fits_batch": 5}}},
+    }
+    project.write()
+    assert project.jobs()["frontier"] == 1
+    project.snakemake("all")
+    report = (project.folder / "reports/report.md").read_text(encoding="utf-8")
+    assert "- few: Between the swept batches, 5 fits and 6 does not (2 trials)." in report
+    assert project.jobs() == {}

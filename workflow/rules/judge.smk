@@ -1,4 +1,4 @@
-# input: the table
+# input: the table, and what searches for frontiers found
 # output: results/verdicts.json
 # steps: a verdict with its interval for every claim of every study
 
@@ -7,6 +7,7 @@ rule judge:
     input:
         table="results/table.parquet",
         plan=FLOW.plan_json,
+        frontiers=FLOW.frontiers,
     output:
         "results/verdicts.json",
     log:

@@ -7,6 +7,7 @@ from typing import Any
 
 from claimbench import stats
 from claimbench.errors import ConfigError
+from claimbench.fitting import told
 from claimbench.judging import elsewhere
 from claimbench.judging.evidence import (
     NOT_RUNNABLE,
@@ -284,7 +285,8 @@ def _frontier(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerd
             raise Missing(f"{side.address} ended {side.end.outcome}: {side.end.reason}")
     largest, smallest_oom = max(fits, default=0.0), min(fails, default=None)
     limit = f"{check.over} {smallest_oom:g} does not" if smallest_oom is not None else "no larger one was tried"
-    sentence = f"The largest {check.over} that fits is {largest:g}; {limit}. Published: {check.published}."
+    between = _searched(sides, evidence)
+    sentence = f"The largest {check.over} that fits is {largest:g}; {limit}.{between} Published: {check.published}."
     facts = {
         "estimate": largest,
         "blocks": min((side.end.blocks for side in sides), default=0),
@@ -296,3 +298,10 @@ def _frontier(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerd
         return verdict_on(check, evidence, sentence, "supported", reason=doubts_about(sides), **facts)
     reason = f"The sweep does not reach the frontier: it needs {check.over} {check.published} and a larger one."
     return verdict_on(check, evidence, sentence, "undecided", reason=joined(reason, doubts_about(sides)), **facts)
+
+
+def _searched(sides: list[Side], evidence: Evidence) -> str:
+    """What a search between the swept batches found. The verdict rests on the sweep, as the document's figure does."""
+    ids = {side.row.frontier for side in sides} - {None}
+    found = [evidence.frontiers[id] for id in ids if id in evidence.frontiers]
+    return "".join(f" {told(one)}" for one in found)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from claimbench.aggregate import blocks_in, by_cell
 from claimbench.cell import Frozen
+from claimbench.fitting import Frontier
 from claimbench.judging.regions import Verdict, bounds, bounds_text, unit_of, verdict
 from claimbench.judging.summary import Ending, ending
 from claimbench.plan import Plan, Row
@@ -51,8 +52,10 @@ class CheckVerdict(Frozen):
 class Evidence:
     """What checks are judged by: a plan, its table, and the tolerance."""
 
-    def __init__(self, plan: Plan, table: pd.DataFrame, tolerance: float) -> None:
-        self.plan, self.tolerance = plan, tolerance
+    def __init__(
+        self, plan: Plan, table: pd.DataFrame, tolerance: float, frontiers: dict[str, Frontier] | None = None
+    ) -> None:
+        self.plan, self.tolerance, self.frontiers = plan, tolerance, frontiers or {}
         self.frames = by_cell(table)
 
     def blocks(self, cell: str, metric: str) -> list[list[float]]:

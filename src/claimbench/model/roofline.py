@@ -10,8 +10,8 @@ A draft model reads the whole prompt before the first token, so prefill counts i
 do not: a step drafts only where at least two tokens are still to come, a generation may end after one step, and how
 many passes a draft takes follows from how many tokens were accepted. That is known after the run, not from the cell.
 
-Several GPUs share what their layout lets them share: see `_sharing`. Processes on a CPU share one memory, whose rate was
-measured with all cores.
+Several GPUs share what their layout lets them share: see `_sharing`. Processes on a CPU share one memory, whose
+rate was measured with all cores.
 
 `ceilings` is what was measured here: {"read_bytes_per_s": 1.7e10, "matmul_flops_per_s": {"float32": 2e11}}.
 """
