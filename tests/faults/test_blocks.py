@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from claimbench import result
+from claimbench import machine, result
 from claimbench.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.errors import ResultError
 from claimbench.keys import key_of
@@ -117,7 +117,7 @@ def test_an_edited_result_is_refused_with_the_file_named(tmp_path, change):
 
 
 def _command(tmp_path: Path, cell: Cell, output: str = "0.json") -> list[str]:
-    key = key_of(cell, "test-machine").model_dump_json()
+    key = key_of(cell, machine.identify()["key"]).model_dump_json()
     values = ["measure", "--cell", cell.model_dump_json(), "--key", key, "--block", "0"]
     files = ["--plan", str(tmp_path / "none.json"), "--output", str(tmp_path / output)]
     return [sys.executable, "-m", "claimbench", *values, *files]

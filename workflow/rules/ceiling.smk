@@ -10,7 +10,7 @@ rule ceiling:
         "logs/ceiling.log",
     conda:
         "../../envs/core.yaml"
-    threads: workflow.cores
+    threads: FLOW.cores
     resources:
         bench_slot=1,
     params:

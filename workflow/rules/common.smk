@@ -8,6 +8,7 @@ from snakemake.settings.types import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from claimbench.params import read_yaml
+from claimbench.terminal import LinesOfBlocks
 from claimbench.workflow import Workflow, as_json, in_one_message
 
 # Snakemake's own reader keeps the last of two equal keys without a word.
@@ -41,6 +42,20 @@ if Quietness.RULES in (workflow.output_settings.quiet or ()):
                 lambda record: getattr(record, "event", None) not in AROUND_JOBS
                 and record.msg != "Select jobs to execute..."
             )
+
+if workflow.is_main_process:
+    logger.addHandler(LinesOfBlocks({"measure", "frontier"}, lambda: not workflow.local_exec))
+
+
+# On a cluster only what takes long goes to a node; the rest takes seconds, or needs a network that nodes may lack.
+localrules:
+    plan,
+    fetch,
+    environment,
+    checkpoints,
+    aggregate,
+    judge,
+    report,
 
 
 wildcard_constraints:

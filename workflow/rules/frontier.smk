@@ -14,10 +14,10 @@ rule frontier:
         search=r"[0-9a-f]{12}",
     conda:
         "../../envs/core.yaml"
-    threads: workflow.cores
+    threads: FLOW.cores
     resources:
         bench_slot=1,
-        gpu=1 if FLOW.plan.device == "cuda" else 0,
+        gpu=FLOW.gpus,
     params:
         flags=lambda wildcards, input: FLOW.frontier_flags(wildcards.search),
     shell:

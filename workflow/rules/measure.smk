@@ -18,10 +18,10 @@ rule measure:
     priority: lambda wildcards: FLOW.priority[wildcards.cell, int(wildcards.block)]
     conda:
         "../../envs/core.yaml"
-    threads: workflow.cores
+    threads: FLOW.cores
     resources:
         bench_slot=1,
-        gpu=1 if FLOW.plan.device == "cuda" else 0,
+        gpu=FLOW.gpus,
     params:
         flags=lambda wildcards, input: FLOW.flags(wildcards.cell, int(wildcards.block)),
     shell:

@@ -1,0 +1,44 @@
+"""A block that ran elsewhere is told of here, once it has ended."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from claimbench.terminal import LinesOfBlocks
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "0.log"
+    path.write_text("[1/2] mine: quoting/plain\n    ok\n", encoding="utf-8")
+    return path
+
+
+def tell(handler: LinesOfBlocks, log: Path, rule: str = "measure") -> None:
+    """What Snakemake's logger hears of one job."""
+    for event in (
+        {"event": LogEvent.JOB_INFO, "rule_name": rule, "jobid": 7, "log": [str(log)]},
+        {"event": LogEvent.JOB_FINISHED, "job_id": 7},
+        {"event": LogEvent.PROGRESS},
+    ):
+        handler.handle(logging.makeLogRecord(event))
+
+
+def test_a_block_that_ran_elsewhere_is_printed_once(log, capsys):
+    tell(LinesOfBlocks({"measure"}, lambda: True), log)
+    assert capsys.readouterr().err == log.read_text(encoding="utf-8")
+
+
+def test_a_block_that_ran_here_has_been_printed_already(log, capsys):
+    tell(LinesOfBlocks({"measure"}, lambda: False), log)
+    assert capsys.readouterr().err == ""
+
+
+def test_other_jobs_and_a_log_that_is_late_are_passed_over(log, tmp_path, capsys):
+    tell(LinesOfBlocks({"measure"}, lambda: True), log, rule="report")
+    tell(LinesOfBlocks({"measure"}, lambda: True), tmp_path / "late.log")
+    assert capsys.readouterr().err == ""
