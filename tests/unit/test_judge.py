@@ -23,7 +23,7 @@ Made = Callable[..., Result]
 
 A10G: dict[str, Any] = {"key": "gpu0", "cpu": {"model": "Example CPU"}, "gpus": [{"name": "NVIDIA A10G"}]}
 CELLS = """
-planned: {backends: [tgi]}
+planned: {backends: [some_server]}
 experiments:
   speed:
     question: How fast?
@@ -36,7 +36,7 @@ experiments:
       wrong: {options: {fails: nan}}
       slow: {options: {fails: hang}}
       absent: {options: {fails: unavailable}}
-      tgi: {backend: tgi}
+      tgi: {backend: some_server}
   batches:
     question: What does a batch cost?
     sweep: {batch: [1, 2, 4, 8]}
@@ -135,7 +135,7 @@ def test_a_metric_that_was_not_measured_is_undecided(lab: Any) -> None:
         ("slow", "ended timeout"),
         ("absent", "ended unavailable: asked for unavailable"),
         ("wrong", "its outputs were wrong: asked for nan"),
-        ("tgi", "no backend 'tgi' yet"),
+        ("tgi", "no backend 'some_server' yet"),
     ],
 )
 def test_a_cell_without_numbers_makes_a_check_not_runnable_and_never_refuted(lab: Any, of: str, reason: str) -> None:

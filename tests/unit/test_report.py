@@ -36,7 +36,7 @@ title: Tokens per second of a small model
 document: {title: A document | with a bar, url: "https://example.org/a", setting: "one A10G, batch 1"}
 prompts: {story: Once upon a time}
 defaults: {checkpoint: small, prompt: story, new_tokens: 32}
-planned: {backends: [tgi]}
+planned: {backends: [some_server]}
 experiments:
   methods:
     question: Which method is the fastest?
@@ -46,7 +46,7 @@ experiments:
       no_cache: {title: Without a cache, optimizations: [no_cache], published: {tok_s: 4.84}}
       int8: {title: 8-bit weights, optimizations: [bitsandbytes_int8]}
       flash: {title: Flash attention, optimizations: [flash_attention_2], published: {tok_s: 20.73}}
-      tgi: {title: One GPU TGI, backend: tgi, published: {tok_s: 29.95}}
+      tgi: {title: One GPU TGI, backend: some_server, published: {tok_s: 29.95}}
   grid:
     question: How does time per token fall with batch?
     show: grid
@@ -305,7 +305,7 @@ def test_rates_stand_beside_their_ceiling_and_the_published_figure(project: tupl
     assert tgi[1] == "**unavailable** <sup>3</sup>"
     assert tgi[4] == "29.95"
     notes = ["<sup>1</sup> a neighbour used the CPU", "<sup>2</sup> flash-attn needs a CUDA device"]
-    assert all(note in project[2] for note in [*notes, "<sup>3</sup> this version has no backend 'tgi' yet"])
+    assert all(note in project[2] for note in [*notes, "<sup>3</sup> this version has no backend 'some_server' yet"])
 
 
 def test_a_grid_has_a_column_a_batch_and_oom_cells(project: tuple[Path, Inputs, str]) -> None:

@@ -68,6 +68,7 @@ class Completion:
     """llama.cpp's native completion API, which tells ids; the OpenAI-compatible one keeps them to itself."""
 
     path: str = "/completion"
+    counts: bool = True
 
     def body(self, ask: Ask) -> dict[str, Any]:
         return {

@@ -53,6 +53,7 @@ class Completions:
 
     model: str
     path: str = "/v1/completions"
+    counts: bool = True
 
     def body(self, ask: Ask) -> dict[str, Any]:
         config = {

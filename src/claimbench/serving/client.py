@@ -85,6 +85,10 @@ class Dialect(Protocol):
     def path(self) -> str:
         """Where requests go."""
 
+    @property
+    def counts(self) -> bool:
+        """Whether the server tells its own count of tokens; else what came is counted, token by token."""
+
     def body(self, ask: Ask) -> dict[str, Any]:
         """The request's JSON body."""
 
@@ -151,6 +155,8 @@ async def ask(
         raise RequestFailed("gone", f"no connection to the server: {error}") from error
     except httpx2.TransportError as error:
         raise RequestFailed("cut", f"the answer broke off: {type(error).__name__}: {error}") from error
+    if usage is None and not dialect.counts:
+        usage = Usage(None, sum(len(chunk.tokens) for chunk in chunks))
     return _whole(Answer(sent_ns, tuple(chunks), finish, usage), request)
 
 
@@ -204,6 +210,7 @@ class OpenAI:
     ids_key: str | None = None
     """Where in a choice a server tells token ids; None where it does not."""
     path: str = "/v1/completions"
+    counts: bool = True
 
     def body(self, ask: Ask) -> dict[str, Any]:
         return {

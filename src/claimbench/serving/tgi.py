@@ -1,0 +1,131 @@
+"""How text-generation-inference speaks and is started: its native API, its launcher, its container.
+
+The API is that of its last release, 3.3.7: `/generate_stream` sends one event a token, and with `details` a last one
+that counts; `/info` says what it serves. The launcher's flags are the same inside and outside of a container.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from claimbench.errors import Unavailable, WrongOutput
+from claimbench.serving.client import Ask, Piece, RequestFailed, Usage, message_of
+from claimbench.serving.process import HOST, Launch, free_port
+
+Engine = Literal["launcher", "docker", "podman", "apptainer"]
+
+LAUNCHER = "text-generation-launcher"
+CONTAINERS: tuple[Engine, ...] = ("docker", "podman", "apptainer")
+IMAGE_VARIABLE = "CLAIMBENCH_TGI_IMAGE"
+INSIDE = "/model"
+COUNTERS = ("tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_next_size")
+
+
+@dataclass(frozen=True)
+class Generate:
+    """The native API. It cannot run past an end of sequence: an answer that meets one is too short, and refused."""
+
+    details: bool
+    path: str = "/generate_stream"
+
+    @property
+    def counts(self) -> bool:
+        return self.details
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        parameters = {"max_new_tokens": ask.new_tokens, "do_sample": False, "details": self.details}
+        return {"inputs": ask.prompt, "parameters": parameters}
+
+    def read(self, event: dict[str, Any]) -> Piece:
+        if "error" in event:
+            raise RequestFailed("failed", f"the server broke off with {event.get('error_type')}: {event['error']}")
+        token = event.get("token")
+        if not isinstance(token, dict) or not isinstance(token.get("id"), int):
+            raise RequestFailed("garbled", f"an event without a token: {message_of(str(event))}")
+        details, text = event.get("details"), event.get("generated_text")
+        finish = details["finish_reason"] if details else ("done" if text is not None else None)
+        usage = Usage(details.get("input_length"), details["generated_tokens"]) if details else None
+        return Piece(token.get("text") or "", (token["id"],), finish, usage)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the launcher is asked for, as its flags."""
+
+    flags: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def engine_here() -> Engine | None:
+    """The first of what can start it: its launcher, else a container engine."""
+    if shutil.which(LAUNCHER):
+        return "launcher"
+    return next((engine for engine in CONTAINERS if shutil.which(engine)), None)
+
+
+def launch(
+    engine: Engine, image: str | None, checkpoint: Path, asked: Asked, port: int, cuda: bool, **more: Any
+) -> Launch:
+    """The command that serves `checkpoint` at `port`.
+
+    Raises:
+        Unavailable: a container is to be started and nobody said which image.
+    """
+    flags = list(asked.flags)
+    if engine == "launcher":
+        sockets = Path(tempfile.mkdtemp(prefix="claimbench-tgi-")) / "server"
+        own = ["--hostname", HOST, "--port", str(port), "--prometheus-port", str(free_port())]
+        own += ["--master-port", str(free_port()), "--shard-uds-path", str(sockets)]
+        command = [LAUNCHER, "--model-id", str(checkpoint.resolve()), *own, *flags]
+        return Launch(tuple(command), port, asked.environment, after=("rm", "-rf", str(sockets.parent)), **more)
+    image = image or os.environ.get(IMAGE_VARIABLE)
+    if image is None:
+        raise Unavailable(f"{engine} is there, and no image is named: set {IMAGE_VARIABLE} to one with its digest")
+    if "@sha256:" not in image:
+        raise Unavailable(f"the image {image} is not pinned: expected name@sha256:digest")
+    mount = f"{checkpoint.resolve()}:{INSIDE}:ro"
+    if engine == "apptainer":
+        command = ["apptainer", "run", *(["--nv"] if cuda else []), "--bind", mount]
+        command += [f"--env={name}={value}" for name, value in asked.environment.items()]
+        command += [f"docker://{image}", "--model-id", INSIDE, "--hostname", HOST, "--port", str(port), *flags]
+        return Launch(tuple(command), port, {}, **more)
+    name = f"claimbench-tgi-{os.getpid()}-{port}"
+    command = [engine, "run", "--rm", "--name", name, "--shm-size", "1g", "--publish", f"{HOST}:{port}:80"]
+    command += (["--gpus", "all"] if engine == "docker" else ["--device", "nvidia.com/gpu=all"]) if cuda else []
+    command += ["--volume", mount]
+    for variable, value in asked.environment.items():
+        command += ["--env", f"{variable}={value}"]
+    command += [image, "--model-id", INSIDE, "--port", "80", *flags]
+    return Launch(tuple(command), port, {}, after=(engine, "rm", "--force", name), **more)
+
+
+def check_info(info: dict[str, Any], models: tuple[str, ...], limits: dict[str, int]) -> dict[str, Any]:
+    """What `/info` says, if it is what was asked for.
+
+    Raises:
+        WrongOutput: another model, or other limits of tokens.
+    """
+    if info.get("model_id") not in models:
+        raise WrongOutput(f"asked for the model {' or '.join(models)}, the server has {info.get('model_id')}")
+    other = {name: info.get(name) for name, asked in limits.items() if info.get(name) != asked}
+    if other:
+        told = ", ".join(f"{name} {value} instead of {limits[name]}" for name, value in other.items())
+        raise WrongOutput(f"the server was started with other limits: {told}")
+    kept = ("model_id", "model_sha", "version", "sha", "docker_label", "router", *limits)
+    return {name: info.get(name) for name in kept}
+
+
+def counters(text: str) -> dict[str, float]:
+    """Counters of the metrics page, labels summed up."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(" ")
+        plain = name.partition("{")[0]
+        if plain in COUNTERS or plain.endswith("_count"):
+            found[plain] = found.get(plain, 0.0) + float(rest.split()[-1] if "}" in rest else rest)
+    return found
