@@ -48,6 +48,8 @@ def search(swept: list[Trial], attempt: Callable[[int], Trial]) -> Frontier:
     fails = min((trial.batch for trial in trials if trial.outcome in FAILS), default=None)
     below = [trial.batch for trial in trials if trial.outcome in FITS and (fails is None or trial.batch < fails)]
     fits = max(below, default=None)
+    if fails is None and fits is None:
+        return Frontier(fits=None, fails=None, trials=tuple(trials), reason="no batch of the sweep could be tried")
     if fails is None:
         return Frontier(fits=fits, fails=None, trials=tuple(trials), reason="no batch of the sweep was out of memory")
     if fits is None:

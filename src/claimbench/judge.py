@@ -12,9 +12,9 @@ neither is ever refuted. A claim takes the verdict of its checks:
 
 What is written, `results/verdicts.json`: {"schema_version": 1, "device", "device_name", "tolerance", "claims": [...],
 "cells": {...}, "frontiers": {...}, "recommendations": [...]}. A claim is `ClaimVerdict`, its checks are `CheckVerdict`
-(evidence.py). A cell is what summary.py's `_summary` returns: outcome, reason, flags, settings, and per metric {"value",
-"low", "high", "blocks": [one median per block]}; metrics that were not measured are absent. A frontier is that of
-fitting.py, a recommendation that of recommend.py.
+(evidence.py). A cell is what summary.py's `_summary` returns: outcome, reason, flags, settings, and per metric
+{"value", "low", "high", "blocks": [one median per block]}; metrics that were not measured are absent. A frontier is
+that of fitting.py, a recommendation that of recommend.py.
 """
 
 from __future__ import annotations

@@ -184,10 +184,11 @@ def _study(findings: Findings, name: str, drawn: list[Illustration]) -> dict[str
 
 
 def _frontiers(findings: Findings, rows: Mapping[str, Row]) -> list[tuple[str, str]]:
-    """(row, what its search for the largest batch found)."""
-    found = findings.verdicts.get("frontiers", {})
-    searched = {row.frontier: row.title for row in rows.values() if row.frontier in found}
-    return [(title, told(Frontier.model_validate(found[id]))) for id, title in searched.items()]
+    """(row, what its search for the largest batch found), of rows that ran."""
+    written = findings.verdicts.get("frontiers", {})
+    titles = {row.frontier: row.title for row in rows.values() if row.frontier in written}
+    found = [(title, Frontier.model_validate(written[id])) for id, title in titles.items()]
+    return [(title, told(one)) for title, one in found if one.fits or one.fails]
 
 
 def _held(findings: Findings, rows: Mapping[str, Row]) -> str:

@@ -42,7 +42,7 @@ def test_every_frontier_between_two_swept_batches_is_found_in_five_trials(fits: 
     [
         ([trial(8), trial(16)], (16, None), "no batch of the sweep was out of memory"),
         ([trial(8, "oom"), trial(16, "implied-oom")], (None, 8), "no batch of the sweep fitted"),
-        ([trial(8, "unavailable"), trial(16, "unavailable")], (None, None), "no batch of the sweep was out of memory"),
+        ([trial(8, "unavailable"), trial(16, "unavailable")], (None, None), "no batch of the sweep could be tried"),
     ],
 )
 def test_without_two_ends_nothing_is_tried(swept: list[Trial], ends: tuple[Any, Any], reason: str) -> None:

@@ -27,6 +27,7 @@ from claimbench.proof import expect
 if TYPE_CHECKING:
     from claimbench.engine import Engine
     from claimbench.model.spec import Spec
+    from claimbench.model.spread import Layout
     from claimbench.model.weights import Weights
 
 REFERENCE = "transformers"
@@ -56,6 +57,10 @@ class Options(Frozen):
     devices: int = Field(default=2, ge=1)
     checkpoint: Literal["unsharded", "pre-sharded"] = "pre-sharded"
     oversubscribe: bool = Field(default=False, description="more ranks than cores are fine: to test, not to measure")
+
+
+def spread(options: Options) -> tuple[Layout, int]:
+    return "tensor_parallel", options.devices
 
 
 def presharded(options: dict[str, Any]) -> int | None:
