@@ -111,13 +111,15 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _frontier(arguments: argparse.Namespace) -> None:
-    from claimbench import fitting, frontier
+    from claimbench import fitting, frontier, node
     from claimbench.cell import Cell
     from claimbench.result import Key
 
+    key = Key.model_validate_json(arguments.key)
+    node.expect_here(key.machine)
     found = frontier.find(
         Cell.model_validate_json(arguments.cell),
-        Key.model_validate_json(arguments.key),
+        key,
         arguments.swept,
         arguments.output,
         checkpoint=arguments.checkpoint,
