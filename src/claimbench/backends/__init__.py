@@ -17,6 +17,8 @@ and, where they apply:
                                     makes; RANK, WORLD_SIZE and LOCAL_RANK are in its environment. `Options.devices` is
                                     the number of ranks
     presharded(options) -> int | None   for how many ranks the checkpoint is to be cut ahead of time, or None for whole
+    spread(options)                 how its devices share the model, and how many there are, as ("tensor_parallel", 2):
+                                    forecasts and ceilings count with it (model/spread.py); None where it is not known
 
 Nothing heavy is imported at a module's top: planning reads these files without importing torch.
 """
