@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-pairs check format lock schema clean
+.PHONY: help reproduce forecast test test-pairs test-deepspeed check format lock schema clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
 	@echo "make forecast    what a run will take, before it runs"
 	@echo "make test        set up, run the tests"
 	@echo "make test-pairs  run each technique of the engine beside each other one"
+	@echo "make test-deepspeed  build DeepSpeed's environment (minutes), run the tests of its backends"
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
@@ -44,6 +45,13 @@ test: .venv/dev.stamp
 
 test-pairs: .venv/dev.stamp
 	$(PYTEST) -m pairs
+
+# A compiler is needed, and libaio-dev for the tests of offloading to files.
+test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json
+	$(BIN)/python -m pytest -n 0 -m deepspeed
+
+resources/environments/deepspeed/stamp.json: envs/deepspeed.lock envs/deepspeed.build.py .venv/core.stamp
+	$(BIN)/python -m claimbench environment --lock $< --folder $(@D) --output $@
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -1,11 +1,14 @@
-"""Write the pinned locks from the environment that this runs in: `python envs/lock.py`, for maintainers.
+"""Write the pinned locks from the environment that this runs in, for maintainers; see CONTRIBUTING.md.
 
-`core.lock` is everything that the package's dependencies reach, `dev.lock` what the extras `test` and `check` add.
+    python envs/lock.py             core.lock and dev.lock: all that the package's dependencies and extras reach
+    python envs/lock.py deepspeed   deepspeed.lock: all that the names in deepspeed.in reach
+
 Local build tags (such as +cpu) are left out, so that a lock means the same release on every machine.
 """
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +44,18 @@ def write(path: Path, first: str, pins: dict[str, str]) -> None:
     path.write_text("\n".join(line for line in lines if line) + "\n", encoding="utf-8")
 
 
+def write_family(family: str) -> None:
+    """The lock of a backend family, from an environment in which its names are installed."""
+    lines = (HERE / f"{family}.in").read_text(encoding="utf-8").splitlines()
+    names = [line for line in lines if line and not line.startswith("#")]
+    first = f"# Written by envs/lock.py from envs/{family}.in."
+    write(HERE / f"{family}.lock", first, closure(names))
+
+
 def main() -> None:
+    if sys.argv[1:]:
+        write_family(sys.argv[1])
+        return
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     core = closure([*project["dependencies"], *ALWAYS])

@@ -109,9 +109,17 @@ def version_of(distribution: str) -> str | None:
 
 
 def locked(family: str) -> dict[str, str | None]:
-    """What stands for the libraries of an environment that may not be built yet: the hash of its lock."""
-    lock = Path("envs") / f"{family}.lock"
-    return {str(lock): hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else None}
+    """What stands for the libraries of an environment that may not be built yet: hashes of what it is made from."""
+    made_from = [Path("envs") / f"{family}.lock", *build_program(family)]
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None for path in made_from
+    }
+
+
+def build_program(family: str) -> list[Path]:
+    """The program that compiles what pip does not, where an environment has one."""
+    program = Path("envs") / f"{family}.build.py"
+    return [program] if program.exists() else []
 
 
 def stage_hash(stage: str, *libraries: str) -> str:

@@ -14,7 +14,7 @@ from claimbench import backends, machine, node
 from claimbench.cell import Checkpoint, canonical_json, digest
 from claimbench.errors import ClaimbenchError, SourceError
 from claimbench.fetch import local_identity
-from claimbench.keys import stage_hash
+from claimbench.keys import build_program, stage_hash
 from claimbench.model import cost
 from claimbench.params import CheckpointParams, load_params, load_studies
 from claimbench.plan import RESULTS, Plan, PlannedCell, make_plan, order
@@ -173,6 +173,10 @@ class Workflow:
 
     def environment(self, id: str) -> str:
         return backends.find(self.cell(id).cell.backend).ENVIRONMENT
+
+    @staticmethod
+    def build_program(family: str) -> list[str]:
+        return [str(path) for path in build_program(family)]
 
     def inputs(self, id: str, block: int) -> dict[str, str]:
         """The files that a block waits for: none where its result is there.

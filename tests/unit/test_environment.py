@@ -52,3 +52,21 @@ def test_a_lock_that_cannot_be_installed_leaves_no_stamp(tmp_path: Path, monkeyp
     with pytest.raises(SourceError, match="no-such-package-of-claimbench"):
         environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
     assert not (tmp_path / "stamp.json").exists()
+
+
+def test_what_must_be_compiled_is_compiled_by_the_new_environments_python(tmp_path: Path) -> None:
+    lock = tmp_path / "family.lock"
+    lock.write_text("# nothing but Python\n", encoding="utf-8")
+    program = "import sys, pathlib; pathlib.Path(sys.prefix, 'compiled').write_text(sys.executable)"
+    (tmp_path / "family.build.py").write_text(program, encoding="utf-8")
+    environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+    assert (tmp_path / "family/compiled").read_text(encoding="utf-8") == str(tmp_path / "family/bin/python")
+
+
+def test_a_program_that_fails_leaves_no_stamp_and_its_last_words(tmp_path: Path) -> None:
+    lock = tmp_path / "family.lock"
+    lock.write_text("# nothing but Python\n", encoding="utf-8")
+    (tmp_path / "family.build.py").write_text("raise SystemExit('no compiler in sight')", encoding="utf-8")
+    with pytest.raises(SourceError, match="no compiler in sight"):
+        environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+    assert not (tmp_path / "stamp.json").exists()

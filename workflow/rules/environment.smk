@@ -1,11 +1,12 @@
-# input: envs/<family>.lock
+# input: envs/<family>.lock, and envs/<family>.build.py where something has to be compiled
 # output: a stamp with the lock's hash and what was installed
-# steps: one virtual environment per backend family that cannot share Claimbench's own
+# steps: one virtual environment per backend family that cannot share Claimbench's own; compiled here, not while timed
 
 
 rule environment:
     input:
-        "envs/{family}.lock",
+        lock="envs/{family}.lock",
+        program=lambda wildcards: FLOW.build_program(wildcards.family),
     output:
         "resources/environments/{family}/stamp.json",
     log:
@@ -15,5 +16,5 @@ rule environment:
     params:
         folder=lambda wildcards: f"resources/environments/{wildcards.family}",
     shell:
-        "python -m claimbench environment --lock {input:q} --folder {params.folder:q} --output {output:q}"
+        "python -m claimbench environment --lock {input.lock:q} --folder {params.folder:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
