@@ -172,9 +172,10 @@ def _rows(
 
 
 def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: dict[str, Any]) -> dict[str, Any]:
-    workload = record.cell.workload
-    read_tokens = sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None
-    numbers: dict[str, Any] = dict(metrics.of_sample(sample, workload.batch, read_tokens))
+    rows, workload = record.cell.rows, record.cell.workload
+    streams = rows // workload.batch
+    read_tokens = streams * sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None
+    numbers: dict[str, Any] = dict(metrics.of_sample(sample, rows, read_tokens))
     numbers["tokens_sha256"] = sample.tokens_sha256
     if reference is not None and reference.outcome == "ok":
         numbers["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256

@@ -143,5 +143,10 @@ class Cell(Frozen):
         """Ranks that share the work: processes on a CPU, GPUs elsewhere."""
         return int(self.options.get("devices", 1))
 
+    @property
+    def rows(self) -> int:
+        """Rows that come out of one generation: of the batch, times the devices that serve rows of their own."""
+        return self.workload.batch * int(self.options.get("streams", 1))
+
     def uses(self, optimization: str) -> bool:
         return any(use.name == optimization for use in self.optimizations)

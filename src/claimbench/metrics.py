@@ -106,9 +106,9 @@ def of_sample(sample: Sample, batch: int, read_tokens: int | None) -> Numbers:
 def of_block(result: Result) -> Numbers:
     """What one block says beyond its generations: loading, first call, memory, energy, proof, fidelity."""
     walls = [sample.wall_ns for sample in result.samples]
-    memory, workload = result.memory, result.cell.workload
+    memory, cell = result.memory, result.cell
     first_s = _scaled(result.first_call_ns, 1e-9)
-    made = workload.batch * workload.new_tokens * len(walls)
+    made = cell.rows * cell.workload.new_tokens * len(walls)
     files = result.telemetry.get("checkpoint", {})
     on_disk, cached = files.get("bytes"), files.get("cached_bytes")
     load_s = _scaled(result.load_ns, 1e-9)

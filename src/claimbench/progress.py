@@ -34,9 +34,7 @@ class Line:
     def after(self, record: Result) -> str:
         if record.outcome != "ok":
             return f"    {record.outcome}: {record.reason}"
-        speeds = [
-            record.cell.workload.batch * record.cell.workload.new_tokens / s.wall_ns * 1e9 for s in record.samples
-        ]
+        speeds = [record.cell.rows * record.cell.workload.new_tokens / s.wall_ns * 1e9 for s in record.samples]
         doubt = f" · {'; '.join(record.flags)}" if record.flags else ""
         return f"    ok: {median(speeds):.1f} tok/s end to end, {duration(record.duration_s)}{doubt}"
 

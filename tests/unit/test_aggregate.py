@@ -97,6 +97,28 @@ def test_prefill_counts_the_tokens_of_short_rows_and_no_padding(lab: Any, made: 
     assert row["prefill_tok_s"] == pytest.approx((4 + 1) / 0.040)
 
 
+def test_rows_of_every_stream_count_although_one_rank_reports(lab: Any, made: Made) -> None:
+    streams = """
+experiments:
+  speed:
+    question: How fast?
+    hold: {backend: deepspeed_zero, batch: 2}
+    cells: {same: {options: {devices: 2}}, own: {options: {devices: 2, streams: 2}}}
+"""
+    plan = lab.plan(streams, blocks=1)
+    table = lab.table(plan, lambda planned, _: by_hand(planned, made)).groupby("cell").first()
+    same, own = (table.loc[cell_of(plan, f"speed/{label}")] for label in ("same", "own"))
+    assert same["ms_per_token"] == pytest.approx(101 / (2 * 5))
+    for metric, factor in {
+        "ms_per_token": 0.5,
+        "tok_s": 2,
+        "decode_tok_s": 2,
+        "prefill_tok_s": 2,
+        "step_ms": 1,
+    }.items():
+        assert own[metric] == pytest.approx(factor * same[metric]), metric
+
+
 def test_a_step_of_several_tokens_counts_them_all(lab: Any, made: Made) -> None:
     plan = lab.plan(PLAIN.replace("batch: 2", "batch: 1"), blocks=1)
     sample = Sample(

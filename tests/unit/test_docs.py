@@ -105,13 +105,12 @@ def test_the_table_of_what_runs_where_names_every_technique_and_every_system() -
     rows = re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)
     assert sorted(rows) == sorted([*backends.names(), *optimizations.names()])
     planned = re.search(r"^\| ([\w, ]+) \|.*\| no: ", table, flags=re.MULTILINE)
-    assert planned
     wanted = {
         name
         for study in params.load_studies(tuple(STUDIES), ROOT / "studies").values()
         for name in study.planned.backends
     }
-    assert set(planned[1].split(", ")) == wanted
+    assert set(planned[1].split(", ") if planned else ()) == wanted
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -1,0 +1,314 @@
+"""DeepSpeed-Inference: one model cut over several devices, so that a step reads 1/n of the weights on each of them.
+
+Physics: a decode step is bound by reading weights, and n devices read with n times the bandwidth. The price is one
+all-reduce of [batch, hidden] after each attention and each feed-forward, and one of the logits. DeepSpeed cuts a model
+of Transformers by itself (AutoTP), or puts kernels of its own in the place of layers (`injection`, on GPUs alone).
+
+Document C's script injected kernels into BLOOM. DeepSpeed 0.19.8 refuses that for Transformers newer than 4.43.4, and
+names AutoTP in its place; a cell that asks for `injection` of BLOOM says so and is not run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from claimbench import deepspeed_runtime as runtime
+from claimbench import launchers, optimizations, proof
+from claimbench.backends.transformers import TransformersSession, refusals, write_recipe
+from claimbench.cell import Cell, Frozen, Workload
+from claimbench.checkpoints import manifest
+from claimbench.errors import CorruptCheckpoint
+from claimbench.model import cost
+from claimbench.model.spread import Layout
+from claimbench.recipe import Recipe
+from claimbench.stepwise import Emit
+
+REFERENCE = "transformers"
+ENVIRONMENT = runtime.ENVIRONMENT
+LIBRARIES = runtime.LIBRARIES
+SEAMS = frozenset({"injected"})
+
+INJECTED = {"llama", "mistral", "bloom"}
+KERNELS = "DeepSpeed"
+"""What the classes of layers with DeepSpeed's own kernels begin with."""
+HEAD = {"LmHeadLinearAllreduce"}
+CUT = {"LinearLayer", "LinearAllreduce", "fused_LinearLayer"} | HEAD
+REFUSED = {
+    "exceeds version 4.43.4": "let AutoTP cut the model (injection: false)",
+    "had not been implemented on CPU": "let AutoTP cut the model (injection: false)",
+    "is not supported by cpu accelerator": "use a GPU",
+}
+
+
+class Options(Frozen):
+    devices: int = Field(default=1, ge=1, description="ranks, each with a GPU, or a share of the cores, of its own")
+    injection: bool = Field(default=False, description="DeepSpeed's kernels in place of layers; needs a GPU")
+    checkpoint: Literal["unsharded", "pre-sharded"] = Field(
+        default="unsharded", description="every rank reads all weights and keeps its own, or reads only its own"
+    )
+    oversubscribe: bool = Field(default=False, description="more ranks than cores")
+
+
+def unavailable(cell: Cell) -> str | None:
+    options = Options.model_validate(cell.options)
+    architecture = cost.architecture(cell.checkpoint.architecture)
+    if options.injection:
+        reason = _cannot_inject(cell, options, architecture.family)
+    elif cell.optimizations:
+        reason = f"{cell.optimizations[0].name} is part of DeepSpeed's kernels alone: set injection to true"
+    elif options.devices == 1:
+        reason = "one device has nothing to cut: set devices to 2, or injection on a GPU"
+    elif architecture.kv_heads < options.devices:
+        reason = (
+            f"DeepSpeed cuts keys and values by heads, and {architecture.kv_heads} cannot be shared by "
+            f"{options.devices} ranks: set devices to {architecture.kv_heads} at most"
+        )
+    else:
+        reason = None
+    return reason or runtime.too_many(cell, options.oversubscribe)
+
+
+def _cannot_inject(cell: Cell, options: Options, family: str) -> str | None:
+    if cell.device == "cpu":
+        return (
+            "DeepSpeed's kernels run on GPUs alone: on a CPU it says 'This op had not been implemented on CPU backend'"
+        )
+    if family == "bloom":
+        return "DeepSpeed injects no kernels into BLOOM with Transformers newer than 4.43.4, and 5 is installed"
+    if family not in INJECTED:
+        return f"DeepSpeed has no kernels to inject into {family}: set injection to false"
+    if options.checkpoint == "pre-sharded":
+        return (
+            "DeepSpeed reads pre-sharded weights for its kernels from pickles alone, which may run code: not read here"
+        )
+    return None
+
+
+def spread(options: Options) -> tuple[Layout, int] | None:
+    return "tensor_parallel", options.devices
+
+
+def presharded(options: dict[str, Any]) -> int | None:
+    asked = Options.model_validate(options)
+    return asked.devices if asked.checkpoint == "pre-sharded" else None
+
+
+def launch(cell: Cell) -> list[str] | None:
+    return launchers.torchrun(cell.devices)
+
+
+def load(cell: Cell, checkpoint: Path, draft: Path | None) -> InferenceSession:
+    """This rank's part of the model.
+
+    Raises:
+        Unavailable: DeepSpeed or a part of it is not there, or does not support what was asked for.
+        OutOfMemory: the weights do not fit.
+    """
+    options = Options.model_validate(cell.options)
+    if options.injection:
+        runtime.require("transformer_inference")
+    runtime.join(cell)
+    recipe = write_recipe(cell)
+    with refusals(recipe), runtime.refusing(REFUSED):
+        if options.checkpoint == "pre-sharded":
+            model = _presharded_model(recipe, options, checkpoint)
+        else:
+            model = _cut(recipe, options, _whole_model(recipe, checkpoint))
+        return InferenceSession(cell, recipe, checkpoint, model.to(runtime.device_of_rank()))
+
+
+def _whole_model(recipe: Recipe, folder: Path) -> Any:
+    """All weights, in this rank's host memory, as the document's script of the unsharded checkpoint reads them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, recipe.dtype),
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        **recipe.load,
+    )
+
+
+def _cut(recipe: Recipe, options: Options, model: Any) -> Any:
+    """The model as DeepSpeed makes it of `model`: cut to this rank's part, or with its kernels."""
+    import deepspeed
+    import torch
+
+    settings: dict[str, Any] = {
+        "dtype": getattr(torch, recipe.dtype),
+        "replace_with_kernel_inject": options.injection,
+        # DeepSpeed cuts in grains of 64 columns, which leaves the last ranks of a small model without any
+        "tensor_parallel": {"tp_size": options.devices, "tp_grain_size": 1},
+        **recipe.inference,
+    }
+    engine = deepspeed.init_inference(model, **settings)
+    cut = runtime.quiet(engine.module)
+    if cut.config.model_type == "bloom" and not options.injection:
+        cut.transformer.register_forward_pre_hook(_give_a_mask, with_kwargs=True)
+    return cut
+
+
+def _give_a_mask(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Transformers 5 builds ALiBi for all heads where no row is padded; DeepSpeed cuts the one built from a mask."""
+    import torch
+
+    if named.get("attention_mask") is None:
+        ids = arguments[0] if arguments else named["input_ids"]  # [batch, length]
+        cache = named.get("past_key_values")
+        length = ids.shape[1] + (cache.get_seq_length() if cache is not None else 0)
+        named["attention_mask"] = torch.ones(ids.shape[0], length, dtype=torch.long, device=ids.device)
+    return arguments, named
+
+
+def _presharded_model(recipe: Recipe, options: Options, folder: Path) -> Any:
+    """The model cut while it has no weights, then filled from the files of this rank alone.
+
+    Raises:
+        CorruptCheckpoint: the checkpoint is not cut for so many ranks, or not where DeepSpeed cuts.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    written = manifest.read(folder)
+    written.require_ranks(options.devices)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, recipe.dtype), **recipe.load)
+    computed = {name: value.clone() for name, value in model.named_buffers()}
+    model = _cut(recipe, options, model)  # where weights are absent, it empties what was computed as well
+    for name, value in model.named_buffers():
+        value.copy_(computed[name])
+    _fill(model, written, folder)
+    return model
+
+
+def _fill(model: Any, written: manifest.Manifest, folder: Path) -> None:
+    """Weights from this rank's files. DeepSpeed keeps the embedding whole, so its parts are gathered from all ranks."""
+    from safetensors.torch import load_file
+
+    parts: dict[str, Any] = {}
+    for file in written.files_of(launchers.rank()):
+        parts |= load_file(folder / file.name)
+    head = model.get_output_embeddings()
+    embedding = model.get_input_embeddings().weight
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    for name, weight in model.named_parameters():
+        source = names[id(embedding)] if weight is head.weight and name not in parts else name
+        value = parts[source]
+        if written.layout.cuts[source] == "vocabulary":
+            value = _gathered(value, embedding.shape[0])  # [vocabulary, hidden]
+        if weight is head.weight:
+            value = value[:, _columns(value.shape[1], written.layout.ranks, launchers.rank())]
+        if value.shape != weight.shape:
+            cut = (
+                f"{folder}: {name}: DeepSpeed cuts it to {tuple(weight.shape)}, the checkpoint to {tuple(value.shape)}"
+            )
+            raise CorruptCheckpoint(f"{cut}: load it unsharded")
+        weight.data.copy_(value)
+
+
+def _columns(hidden: int, ranks: int, rank: int) -> slice:
+    """DeepSpeed cuts the head along its inputs; where they do not divide, the first ranks have one more."""
+    share, more = divmod(hidden, ranks)
+    begin = rank * share + min(rank, more)
+    return slice(begin, begin + share + (rank < more))
+
+
+def _gathered(part: Any, rows: int) -> Any:
+    """All rows [rows, hidden] of a matrix of which each rank has its part; the last one's may be smaller."""
+    import torch
+    import torch.distributed as dist
+
+    ranks = dist.get_world_size()
+    most = -(-rows // ranks)
+    place = runtime.device_of_rank()
+    padded = torch.zeros(most, *part.shape[1:], dtype=part.dtype, device=place)
+    padded[: part.shape[0]] = part.to(place)
+    parts = [torch.empty_like(padded) for _ in range(ranks)]
+    dist.all_gather(parts, padded)
+    return torch.cat(parts)[:rows]
+
+
+class InferenceSession(TransformersSession):
+    """A model of Transformers that `generate` drives, in every rank; its layers send to each other."""
+
+    def __init__(self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any) -> None:
+        self.options = Options.model_validate(cell.options)
+        super().__init__(cell, recipe, checkpoint, model, None)
+
+    def prove(self) -> dict[str, Any]:
+        """What was cut, what is held of it here, and how often the ranks sent to each other.
+
+        Raises:
+            WrongOutput: the model is whole, or the ranks did not send.
+        """
+        if self.options.injection:
+            return self._prove_injected()
+        found = super().prove()
+        seen = self.seen
+        cut = {name: times for name, times in seen.modules.items() if name in CUT}
+        proof.expect("AutoTP", cut.get("LinearAllreduce", 0) >= 2 * seen.layers, "two cut layers a block", seen.modules)
+        sent = runtime.count(seen, runtime.REDUCTIONS)
+        found["all_reduces_per_pass"] = runtime.expect_per_pass("AutoTP", seen, sent, 2 * seen.layers)
+        found["modules"] = cut
+        found["share_of_layers"] = self._share_of_layers()
+        return found
+
+    def watch(self) -> proof.Evidence:
+        self.seen = super().watch()
+        return self.seen
+
+    def _share_of_layers(self) -> float:
+        """Bytes of the decoder layers' matrices here over those of the whole model.
+
+        Raises:
+            WrongOutput: this rank holds more than its heads' part, by a rank's worth of rounding.
+        """
+        matrices = [module.weight for module in self.model.modules() if type(module).__name__ in CUT - HEAD]
+        here = sum(weight.numel() for weight in matrices)
+        all_of_it = self.architecture.layers * self.architecture.layer_matrices
+        share: float = here / all_of_it
+        heads = -(-self.architecture.kv_heads // self.options.devices) / self.architecture.kv_heads
+        proof.expect(
+            "AutoTP", share <= heads + 0.01, f"at most {heads:.3f} of the layers' weights here", f"{share:.3f}"
+        )
+        return share
+
+    def _prove_injected(self) -> dict[str, Any]:
+        """Kernels keep their own cache and attention, so nothing but their layers can be seen from outside."""
+        seen = self.watch()
+        proof.check_finite(self._logits(self.prompt[:1], last=1))
+        injected = sum(times for name, times in seen.modules.items() if name.startswith(KERNELS))
+        proof.expect("kernel injection", injected >= seen.layers, f"{KERNELS}* in {seen.layers} layers", seen.modules)
+        used = {use.name: (optimizations.find(use.name), use.settings) for use in self.cell.optimizations}
+        return {
+            "modules": {name: times for name, times in seen.modules.items() if name.startswith(KERNELS)},
+            "weights": seen.weights,
+            "step_tokens": seen.step_tokens,
+            "optimizations": {
+                name: technique.prove(seen, optimizations.settings_of(name, settings))
+                for name, (technique, settings) in used.items()
+            },
+        }
+
+    def _logits(self, sequence: Any, last: int) -> Any:
+        """Injected layers keep the keys and values of the pass before in a workspace of theirs: it is emptied first."""
+        if self.options.injection:
+            self.model.reset_cache()
+        return super()._logits(sequence, last)
+
+    def _generate(self, workload: Workload, emit: Emit) -> None:
+        if self.options.injection:
+            self.model.reset_cache()
+        super()._generate(workload, emit)
+
+    def close(self) -> None:
+        super().close()
+        runtime.leave()

@@ -1,0 +1,250 @@
+"""DeepSpeed's backends: what cannot run is told before, and what runs emits the reference's tokens.
+
+The tests marked `deepspeed` run whole blocks in DeepSpeed's own environment: `make test-deepspeed` builds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claimbench import backends, optimizations
+from claimbench.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
+from claimbench.keys import key_of
+from claimbench.measure import measure
+from claimbench.model import cost
+from claimbench.result import Result
+from claimbench.shard import shard
+
+ENVIRONMENT = Path(os.environ.get("CLAIMBENCH_DEEPSPEED", "resources/environments/deepspeed")).resolve()
+RUN = pytest.mark.deepspeed
+BUILT = (ENVIRONMENT / "ops.json").exists()
+NOT_BUILT = f"DeepSpeed's environment is not built in {ENVIRONMENT}: make test-deepspeed"
+
+
+def cell(backend: str, architecture: str = "tiny-llama", keep_layers: int | None = None, **changed: Any) -> Cell:
+    source = f"random://{architecture}?seed=0"
+    named = {
+        "checkpoint": Checkpoint(name="tiny", source=source, architecture=architecture, keep_layers=keep_layers),
+        "backend": backend,
+        "options": {"devices": 2, "oversubscribe": True, **changed.pop("options", {})},
+        "workload": Workload(prompt="hello hello hello", new_tokens=8, batch=changed.pop("batch", 2)),
+        "device": "cpu",
+        "protocol": Protocol(samples=1, warmup_max=1, timeout_s=300),
+    }
+    return Cell.model_validate({**named, **changed})
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {}
+    for architecture in ("tiny-llama", "tiny-bloom"):
+        folder = tmp_path_factory.mktemp(architecture)
+        checkpoint = cell("transformers", architecture).checkpoint
+        shard(checkpoint, folder / "fetched", folder / "sharded", 2_000_000)
+        made[architecture] = folder / "sharded"
+    return made
+
+
+def reference_tokens(asked: Cell, folder: Path) -> tuple[int, ...]:
+    plain = asked.model_copy(update={"backend": "transformers", "options": {}})
+    session = backends.find("transformers").load(plain, folder, None)
+    columns = [columns.tolist() for columns in session.generate()]
+    session.close()
+    return tuple(column[0][0] for column in columns)
+
+
+def block(asked: Cell, folder: Path, output: Path) -> Result:
+    if not BUILT:
+        pytest.skip(NOT_BUILT)
+    if asked.options.get("offload") == "nvme":
+        state = json.loads((ENVIRONMENT / "ops.json").read_text(encoding="utf-8"))["async_io"]
+        if state != "compiled":
+            pytest.skip(f"DeepSpeed's async_io is not compiled: {state}")
+    python = str(ENVIRONMENT / "bin/python")
+    return measure(asked, 0, key_of(asked, "test-machine"), output / "0.json", checkpoint=folder, python=python)
+
+
+def ok(record: Result) -> Result:
+    assert record.outcome == "ok", (record.reason, record.detail)
+    return record
+
+
+INFERENCE, ZERO = "deepspeed_inference", "deepspeed_zero"
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (cell(INFERENCE, options={"devices": 1}), "one device has nothing to cut"),
+        (cell(INFERENCE, options={"injection": True}), "had not been implemented on CPU"),
+        (cell(INFERENCE, options={"devices": 4}), "2 cannot be shared by 4 ranks: set devices to 2 at most"),
+        (cell(INFERENCE, "tiny-bigcode"), "1 cannot be shared by 2 ranks"),
+        (cell(INFERENCE, "bloom-176b", options={"devices": 99, "oversubscribe": False}), "99 ranks need 99 cores"),
+        (cell(INFERENCE, "bloom-176b", options={"injection": True}, device="cuda"), "newer than 4.43.4"),
+        (cell(INFERENCE, "starcoder", options={"injection": True}, device="cuda"), "no kernels to inject"),
+        (
+            cell(INFERENCE, "mistral-7b", options={"injection": True, "checkpoint": "pre-sharded"}, device="cuda"),
+            "from pickles alone",
+        ),
+        (cell(ZERO, options={"devices": 99, "oversubscribe": False}), "99 ranks need 99 cores"),
+        (cell(ZERO, options={"offload": "cpu"}), "moves nothing"),
+        (
+            cell(ZERO, options={"offload": "nvme", "nvme_path": "/proc/no"}),
+            "cannot write to the offload folder /proc/no",
+        ),
+    ],
+)
+def test_what_cannot_run_is_known_before_anything_starts(asked: Cell, reason: str) -> None:
+    told = backends.find(asked.backend).unavailable(asked)
+    assert told is not None
+    assert reason in told
+
+
+def test_a_disk_that_is_too_small_for_the_model_is_told_in_numbers(tmp_path: Path) -> None:
+    asked = cell(ZERO, "bloom-176b", options={"offload": "nvme", "nvme_path": str(tmp_path)}, dtype="float32")
+    told = backends.find(ZERO).unavailable(asked)
+    assert told is not None
+    assert "705 GB" in told
+
+
+def test_int8_is_refused_where_deepspeed_would_leave_it_out() -> None:
+    technique = optimizations.find("deepspeed_int8")
+    int8 = (OptimizationUse(name="deepspeed_int8"),)
+    assert "Data type torch.int8 is not supported" in technique.unavailable(cell(INFERENCE), technique.Settings())
+    told = backends.find(INFERENCE).unavailable(cell(INFERENCE, device="cuda", optimizations=int8))
+    assert "set injection to true" in (told or "")
+
+
+def test_a_stream_is_one_or_each_ranks_own() -> None:
+    options = backends.find(ZERO).Options
+    assert options(devices=4, streams=4).streams == 4
+    with pytest.raises(ValueError, match="one for each of 4 devices, got 2"):
+        options(devices=4, streams=2)
+
+
+@pytest.mark.model
+def test_an_environment_without_deepspeed_says_so(folders: dict[str, Path], tmp_path: Path) -> None:
+    asked = cell(INFERENCE)
+    record = measure(asked, 0, key_of(asked, "here"), tmp_path / "0.json", checkpoint=folders["tiny-llama"])
+    assert record.outcome == "unavailable"
+    assert "DeepSpeed is not installed" in (record.reason or "")
+
+
+@RUN
+@pytest.mark.parametrize("architecture", ["tiny-llama", "tiny-bloom"])
+def test_a_cut_model_emits_the_reference_tokens(architecture: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    asked = cell(INFERENCE, architecture)
+    record = ok(block(asked, folders[architecture], tmp_path))
+    assert record.tokens == reference_tokens(asked, folders[architecture])
+    layers = cost.architecture(architecture).layers
+    for proof in (record.proof, *record.proof["ranks"]):
+        assert proof["share_of_layers"] == pytest.approx(0.5, abs=0.01)
+        assert proof["all_reduces_per_pass"] == 2 * layers + 1, "one after each half of a block, one of the logits"
+    whole = cost.architecture(architecture).weights * 4
+    embedding = cost.architecture(architecture).embedding_weights * 4
+    for rank in record.ranks:
+        assert 0.4 * whole < rank["memory"]["weights"] < 0.6 * whole + embedding
+
+
+@RUN
+@pytest.mark.parametrize("architecture", ["tiny-llama", "tiny-bloom"])
+def test_a_checkpoint_cut_ahead_gives_the_same_tokens(
+    architecture: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    options = {"checkpoint": "pre-sharded"}
+    asked = cell(INFERENCE, architecture, options=options)
+    asked = asked.model_copy(update={"checkpoint": asked.checkpoint.model_copy(update={"tensor_parallel": 2})})
+    shard(asked.checkpoint, tmp_path / "fetched", tmp_path / "cut", 2_000_000)
+    record = ok(block(asked, tmp_path / "cut", tmp_path))
+    assert record.tokens == reference_tokens(asked, folders[architecture])
+    assert record.proof["share_of_layers"] == pytest.approx(0.5, abs=0.01)
+
+
+@RUN
+def test_a_checkpoint_that_is_not_cut_is_not_taken_for_one(folders: dict[str, Path], tmp_path: Path) -> None:
+    record = block(cell(INFERENCE, options={"checkpoint": "pre-sharded"}), folders["tiny-llama"], tmp_path)
+    assert record.outcome == "error"
+    assert "expected a checkpoint cut for 2 ranks, found a whole one" in (record.reason or "")
+
+
+@RUN
+def test_three_ranks_share_nine_heads(tmp_path: Path) -> None:
+    """SmolLM2 has 9 heads, and 3 of keys and values: one layer of it."""
+    asked = cell(INFERENCE, "smollm2-135m", options={"devices": 3}, keep_layers=1)
+    shard(asked.checkpoint, tmp_path / "fetched", tmp_path / "sharded", 200_000_000)
+    record = ok(block(asked, tmp_path / "sharded", tmp_path))
+    assert record.tokens == reference_tokens(asked, tmp_path / "sharded")
+    assert [rank["rank"] for rank in record.ranks] == [0, 1, 2]
+    assert record.proof["share_of_layers"] == pytest.approx(1 / 3, abs=0.01)
+
+
+@RUN
+@pytest.mark.parametrize("streams", [1, 2])
+def test_partitioned_weights_give_the_reference_tokens(streams: int, folders: dict[str, Path], tmp_path: Path) -> None:
+    asked = cell(ZERO, options={"streams": streams})
+    record = ok(block(asked, folders["tiny-llama"], tmp_path))
+    assert record.tokens == reference_tokens(asked, folders["tiny-llama"])
+    for proof in (record.proof, *record.proof["ranks"]):
+        assert proof["share_of_weights"] == pytest.approx(0.5, abs=0.01)
+        assert proof["gathers_per_pass"] >= 2
+
+
+@RUN
+def test_weights_in_files_give_the_reference_tokens_and_leave_no_file(folders: dict[str, Path], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    options = {"offload": "nvme", "nvme_path": str(disk), "smallest_swap": 4096}
+    asked = cell(ZERO, options=options)
+    record = ok(block(asked, folders["tiny-llama"], tmp_path))
+    assert record.tokens == reference_tokens(asked, folders["tiny-llama"])
+    assert record.proof["offload_files"] > 10
+    assert list(disk.iterdir()) == []
+
+
+@RUN
+def test_weights_too_small_to_be_swapped_are_not_called_offloaded(folders: dict[str, Path], tmp_path: Path) -> None:
+    asked = cell(ZERO, options={"offload": "nvme", "nvme_path": str(tmp_path / "disk")})
+    record = block(asked, folders["tiny-llama"], tmp_path)
+    assert record.outcome == "wrong", (record.reason, record.detail)
+    assert "files with weights" in (record.reason or "")
+
+
+@RUN
+def test_a_killed_rank_is_one_outcome_and_its_files_go_with_the_next_block(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    options = {"offload": "nvme", "nvme_path": str(disk), "smallest_swap": 4096}
+    asked = cell(ZERO, options=options)
+    asked = asked.model_copy(update={"workload": asked.workload.model_copy(update={"new_tokens": 400})})
+    killer = threading.Thread(target=_kill_a_rank_once_it_swaps, args=(disk,))
+    killer.start()
+    record = block(asked, folders["tiny-llama"], tmp_path)
+    killer.join()
+    assert record.outcome == "error"
+    assert "was killed by SIGKILL" in (record.reason or ""), record.detail
+    assert list(disk.iterdir()) != []
+    assert backends.find(ZERO).unavailable(asked) is None
+    assert list(disk.iterdir()) == []
+
+
+def _kill_a_rank_once_it_swaps(disk: Path) -> None:
+    """The process that holds the first file with weights; one that is mid-way, whatever it is doing then."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        swapped = list(disk.rglob("*.swp"))
+        if swapped:
+            inode = (next(iter(disk.glob("claimbench-offload-*"))) / "owner").stat().st_ino
+            for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+                fields = line.split()
+                if fields[5].endswith(f":{inode}"):
+                    os.kill(int(fields[4]), signal.SIGKILL)
+                    return
+        time.sleep(0.05)
