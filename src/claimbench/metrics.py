@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from claimbench.result import Result, Sample
+from claimbench.serving import times
 
 Numbers = dict[str, float | None]
 
@@ -63,6 +64,18 @@ METRICS: dict[str, Metric] = {
     "ceiling_fraction": Metric("fraction of the decode ceiling", "", "higher"),
     "prefill_ceiling_ms": Metric("physical limit of prefill", "ms", "none"),
     "prefill_ceiling_fraction": Metric("fraction of the prefill ceiling", "", "higher"),
+    "load_ttft_ms": Metric("median time to the first token under load", "ms"),
+    "load_ttft_p95_ms": Metric("95th percentile of the time to the first token under load", "ms"),
+    "load_itl_ms": Metric("median inter-token latency under load", "ms"),
+    "load_itl_p95_ms": Metric("95th percentile of inter-token latency under load", "ms"),
+    "load_tpot_ms": Metric("median time per output token under load", "ms"),
+    "load_end_to_end_ms": Metric("median time of a request under load", "ms"),
+    "load_end_to_end_p95_ms": Metric("95th percentile of the time of a request under load", "ms"),
+    "load_tok_s": Metric("tokens per second under load", "tok/s", "higher"),
+    "load_requests_per_s": Metric("answers per second under load", "1/s", "higher"),
+    "load_goodput_per_s": Metric("answers per second that keep the objective", "1/s", "higher"),
+    "load_failed_share": Metric("share of requests without a whole answer", ""),
+    "load_lateness_ms": Metric("95th percentile of the client's own delay in an open loop", "ms"),
     "wall_event_gap": Metric("disagreement of the two clocks", "", "lower"),
 }
 
@@ -127,7 +140,8 @@ def of_block(result: Result) -> Numbers:
         "kl_mean_nats": result.fidelity.kl_mean_nats if result.fidelity else None,
         "top1_agreement": result.fidelity.top1_agreement if result.fidelity else None,
     }
-    return numbers | {f"{name}_bytes": _scaled(memory.get(name), 1) for name in MEMORY}
+    numbers |= {f"{name}_bytes": _scaled(memory.get(name), 1) for name in MEMORY}
+    return numbers | times.of_load(result.proof.get("load"))
 
 
 def agreement(tokens: tuple[int, ...], reference: tuple[int, ...]) -> tuple[float | None, int | None]:

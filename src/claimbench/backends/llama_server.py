@@ -126,6 +126,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             metrics=lambda: counters(get_text(address, "/metrics")),
             server=reached.server,
             limits=Limits(stall_s=options.stall_s),
+            load=options.load,
         )
         return ServerSession(cell, service, checkpoint)
 
@@ -141,7 +142,7 @@ def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: lis
     if program is None:
         raise Unavailable(f"not installed: llama-server ({ADVICE})")
     folder = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve() / "gguf"
-    slots, threads = cell.workload.batch, str(cell.protocol.threads or machine.usable_cores())
+    slots, threads = options.slots(cell.workload.batch), str(cell.protocol.threads or machine.usable_cores())
     context = slots * (len(rows[0]) + cell.workload.new_tokens + 1)
     cache = CACHE_TYPES[cell.dtype]
     command = [program, "--model", str(export(checkpoint, cell.dtype, folder)), "--alias", cell.checkpoint.name]

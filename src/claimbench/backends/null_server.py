@@ -15,6 +15,7 @@ from pydantic import Field
 from claimbench.cell import Cell, Frozen
 from claimbench.errors import WrongOutput
 from claimbench.serving.client import Limits, OpenAI, get_json
+from claimbench.serving.load import Load
 from claimbench.serving.null_server import MODEL, Failure, Settings
 from claimbench.serving.process import Launch, Server, free_port
 from claimbench.serving.session import ServerSession, Service
@@ -37,6 +38,7 @@ class Options(Frozen):
     healthy_s: float = Field(default=30, gt=0)
     stall_s: float = Field(default=30, gt=0)
     fails: Failure | None = None
+    load: Load | None = None
 
 
 def unavailable(cell: Cell) -> str | None:
@@ -69,6 +71,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullServerSession:
             metrics=lambda: metrics_of(server.address),
             server=server,
             limits=Limits(stall_s=options.stall_s),
+            load=options.load,
         )
         return NullServerSession(cell, service, checkpoint)
     except BaseException:

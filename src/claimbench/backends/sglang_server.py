@@ -79,6 +79,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             server=reached.server,
             tokenizer=tokenizer,
             limits=Limits(stall_s=options.stall_s),
+            load=options.load,
         )
         return ServerSession(cell, service, checkpoint)
 
@@ -90,6 +91,6 @@ def _launch(cell: Cell, options: Options, checkpoint: Path, port: int) -> Launch
     command = [python, "-m", "sglang.launch_server", "--model-path", str(checkpoint.resolve())]
     command += ["--served-model-name", cell.checkpoint.name, "--host", HOST, "--port", str(port)]
     command += ["--dtype", cell.dtype, "--device", cell.device, "--tp-size", str(options.tensor_parallel)]
-    command += ["--disable-radix-cache", "--max-running-requests", str(cell.workload.batch)]
+    command += ["--disable-radix-cache", "--max-running-requests", str(options.slots(cell.workload.batch))]
     command += [] if options.cuda_graphs else ["--disable-cuda-graph"]
     return Launch(tuple(command), port, {"HF_HUB_OFFLINE": "1"}, healthy_s=options.healthy_s)

@@ -95,6 +95,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             metrics=lambda: tgi.counters(get_text(reached.address, "/metrics", os.environ.get(TOKEN_VARIABLE))),
             server=reached.server,
             limits=Limits(stall_s=options.stall_s),
+            load=options.load,
         )
         return ServerSession(cell, service, checkpoint)
 

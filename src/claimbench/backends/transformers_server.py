@@ -97,6 +97,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             server=reached.server,
             tokenizer=tokenizer,
             limits=Limits(stall_s=options.stall_s),
+            load=options.load,
         )
         return ServerSession(cell, service, checkpoint)
 
@@ -110,7 +111,8 @@ def _launch(cell: Cell, options: Options, model: str, port: int, prompt_tokens: 
     if options.continuous_batching:
         length = prompt_tokens + cell.workload.new_tokens
         page = PAGE * (1 + length // PAGE)  # longer than a request: no page is ever full, so none can be shared
-        blocks = 2 * cell.workload.batch + 2
+        slots = options.slots(cell.workload.batch)
+        blocks = 2 * slots + 2
         command += ["--continuous-batching", "--cb-block-size", str(page), "--cb-num-blocks", str(blocks)]
-        command += ["--cb-max-batch-tokens", str(max(PAGE, cell.workload.batch * prompt_tokens))]
+        command += ["--cb-max-batch-tokens", str(max(PAGE, slots * prompt_tokens))]
     return Launch(command=tuple(command), port=port, healthy_s=options.healthy_s)

@@ -68,21 +68,17 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             metrics=lambda: vllm.check_counters(vllm.counters(get_text(address, "/metrics"))),
             server=reached.server,
             limits=Limits(stall_s=options.stall_s),
+            load=options.load,
         )
         return ServerSession(cell, service, checkpoint)
 
 
 def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: list[list[int]]) -> Launch:
     length = len(rows[0]) + cell.workload.new_tokens + 1
-    command = [
-        vllm.python(),
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(checkpoint.resolve()),
-    ]
+    slots, model = options.slots(cell.workload.batch), str(checkpoint.resolve())
+    command = [vllm.python(), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", cell.checkpoint.name, "--host", HOST, "--port", str(port)]
-    command += ["--dtype", cell.dtype, "--max-model-len", str(length), "--max-num-seqs", str(cell.workload.batch)]
+    command += ["--dtype", cell.dtype, "--max-model-len", str(length), "--max-num-seqs", str(slots)]
     command += ["--no-enable-prefix-caching", "--disable-uvicorn-access-log", "--generation-config", "vllm"]
     command += ["--enforce-eager"] if options.eager else []
     environment = vllm.environment(cell, architecture_of(checkpoint))

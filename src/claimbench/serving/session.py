@@ -19,6 +19,7 @@ from claimbench.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.model import cost
 from claimbench.serving.client import Answer, Ask, Chunk, Dialect, Limits, Prompt, RequestFailed, ask, open_client
+from claimbench.serving.load import Load, Target, run
 from claimbench.serving.process import Server, record_of
 from claimbench.serving.tokens import UNKNOWN, Tokenizer, architecture_of
 
@@ -32,6 +33,11 @@ class ServerOptions(Frozen):
     url: str | None = Field(default=None, description="address of a server that runs already; absent: it is started")
     healthy_s: float = Field(default=600.0, gt=0, description="from its start until it says that it is healthy")
     stall_s: float = Field(default=300.0, gt=0, description="without an event, before the stream is stuck")
+    load: Load | None = Field(default=None, description="requests after the timed samples, each one on record")
+
+    def slots(self, batch: int) -> int:
+        """Requests that the server must be able to serve at once."""
+        return max(batch, self.load.clients if self.load else 1)
 
     @field_validator("url")
     @classmethod
@@ -66,6 +72,7 @@ class Service:
     tokenizer: Tokenizer | None = None
     """Set where the server tells no token ids."""
     limits: Limits = field(default_factory=Limits)
+    load: Load | None = None
 
 
 class ServerSession:
@@ -183,8 +190,20 @@ class ServerSession:
         proof: dict[str, Any] = {"server": service.about, "token_ids": ids, "metrics": service.metrics()}
         if service.tokenizer is not None:
             proof["tokens_without_text"] = self.hidden
+        if service.load:
+            proof["load"] = self.put_under(service.load)
         proof["started_by"] = record_of(service.server.launch) if service.server else "somebody else, at an address"
         return proof
+
+    def put_under(self, load: Load) -> dict[str, Any]:
+        """The records of `load`: rows of the workload in turn, whatever becomes of each."""
+        service = self.service
+        asks = [Ask(prompt, self.cell.workload.new_tokens) for prompt in service.prompts]
+        target = Target(self._client, service.dialect, service.limits, lambda chunk: len(self._ids_of(chunk)))
+        records = self._loop.run_until_complete(run(load, target, asks))
+        if service.server:
+            service.server.check()
+        return {"settings": load.model_dump(mode="json"), "records": [one.model_dump(mode="json") for one in records]}
 
     def log_probs(self, tokens: list[int]) -> Any:
         """Out of reach: a server tells a few of them at most."""
