@@ -76,8 +76,31 @@ def load_engine(families: dict[str, Path]) -> Iterator[LoadEngine]:
         return session
 
     yield open_session
-    for session in sessions:
-        session.close()
+    while sessions:
+        sessions.pop().close()
+    gc.freeze()  # what is left was imported meanwhile, and every session that closes would look through it again
+
+
+@pytest.fixture(scope="session")
+def known_rows() -> dict[str, list[list[int]]]:
+    """What plain cells said, by their JSON: many techniques are compared with the same one."""
+    return {}
+
+
+RowsOf = Callable[..., list[list[int]]]
+
+
+@pytest.fixture
+def told(load_engine: LoadEngine, known_rows: dict[str, list[list[int]]]) -> RowsOf:
+    """`told(*techniques, architecture=..., **workload)` -> the rows of a cell without a draft, generated once."""
+
+    def rows(*uses: Use, **workload: Any) -> list[list[int]]:
+        key = engine_cell(*uses, **workload).model_dump_json()
+        if key not in known_rows:
+            known_rows[key] = rows_of(load_engine(*uses, **workload))
+        return known_rows[key]
+
+    return rows
 
 
 def rows_of(session: Any) -> list[list[int]]:

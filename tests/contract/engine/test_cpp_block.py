@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, rows_of
+from tests.contract.engine.conftest import FAMILIES, LoadEngine, RowsOf, Use, rows_of
 
 from claimbench import optimizations
 from claimbench.errors import WrongOutput
@@ -125,12 +125,17 @@ DRAFTERS: dict[str, Use] = {
 @pytest.mark.parametrize("use", DRAFTERS.values(), ids=DRAFTERS)
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_drafts_are_judged_in_one_native_call(
-    architecture: str, use: Use, workload: dict[str, Any], load_engine: LoadEngine, families: dict[str, Path]
+    architecture: str,
+    use: Use,
+    workload: dict[str, Any],
+    load_engine: LoadEngine,
+    told: RowsOf,
+    families: dict[str, Path],
 ) -> None:
     workload = {"architecture": architecture, "prompt": "ab" * 8, "new_tokens": 20, **workload}
     draft = families[architecture] if use[0] == "draft_decoding" else None
     session = load_engine(*IN_C, use, draft=draft, **workload)
-    assert rows_of(session) == rows_of(load_engine(**workload))
+    assert rows_of(session) == told(**workload)
     proof = session.prove()["optimizations"]
     assert {use[0], "cpp_block"} <= set(proof)
     seen = seen_of(session)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, engine_cell, rows_of, save_family
+from tests.contract.engine.conftest import FAMILIES, LoadEngine, RowsOf, Use, engine_cell, rows_of, save_family
 
 from claimbench import optimizations
 from claimbench.cell import Sampling
@@ -30,12 +30,12 @@ def widths_of(session: Any) -> list[int]:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("use", [DRAFT, ("lookup_decoding", {}), ("self_speculation", {})], ids=lambda use: use[0])
 def test_rows_have_exactly_as_many_tokens_as_wanted(
-    use: Use, batch: int, wanted: int, load_engine: LoadEngine, families: dict[str, Path]
+    use: Use, batch: int, wanted: int, load_engine: LoadEngine, told: RowsOf, families: dict[str, Path]
 ) -> None:
     session = load_engine(use, draft=draft_for(use, families), new_tokens=wanted, batch=batch)
     rows = rows_of(session)
     assert [len(row) for row in rows] == [wanted] * batch
-    assert rows == rows_of(load_engine(new_tokens=wanted, batch=batch))
+    assert rows == told(new_tokens=wanted, batch=batch)
 
 
 def draft_for(use: Use, families: dict[str, Path]) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, engine_cell, rows_of, save_family
+from tests.contract.engine.conftest import FAMILIES, LoadEngine, RowsOf, Use, engine_cell, rows_of, save_family
 
 from claimbench import backends, optimizations
 from claimbench.cell import Sampling
@@ -99,15 +99,17 @@ def clash(one: str, other: str) -> bool:
     ("name", "architecture"),
     [(name, family) for name in EXACT for family in FAMILIES if fits(name, family)],
 )
-def test_it_says_the_same_in_every_family(name: str, architecture: str, load_engine: LoadEngine, draft_of: Any) -> None:
+def test_it_says_the_same_in_every_family(
+    name: str, architecture: str, load_engine: LoadEngine, told: RowsOf, draft_of: Any
+) -> None:
     uses, workload = shown(name)
     draft = draft_of(name, architecture)
     session = load_engine(*uses, architecture=architecture, draft=draft, **workload)
-    rows = rows_of(load_engine(*reference_of([name], workload), architecture=architecture, **workload))
+    rows = told(*reference_of([name], workload), architecture=architecture, **workload)
     if redraws(name):
         greedy = workload | {"sampling": None}
-        plain = load_engine(architecture=architecture, **greedy)
-        assert rows_of(load_engine(*uses, architecture=architecture, draft=draft, **greedy)) == rows_of(plain)
+        plain = told(architecture=architecture, **greedy)
+        assert rows_of(load_engine(*uses, architecture=architecture, draft=draft, **greedy)) == plain
     assert rows_of(session) == rows
     assert rows_of(session) == rows, "the second generation differs from the first"
     assert name in session.prove()["optimizations"]
@@ -132,7 +134,9 @@ PAIRS = [pair for pair in combinations(EXACT, 2) if not clash(*pair)]
 
 @pytest.mark.pairs
 @pytest.mark.parametrize("name", EXACT)
-def test_it_goes_together_with_every_other_seam(name: str, load_engine: LoadEngine, draft_of: Any) -> None:
+def test_it_goes_together_with_every_other_seam(
+    name: str, load_engine: LoadEngine, told: RowsOf, draft_of: Any
+) -> None:
     """One session for each pair of techniques in float32, in a family that both can serve."""
     for one, other in PAIRS:
         if one != name:
@@ -143,9 +147,9 @@ def test_it_goes_together_with_every_other_seam(name: str, load_engine: LoadEngi
             continue
         family = together[0]
         draft = draft_of(one, family) or draft_of(other, family)
-        reference = load_engine(*reference_of([one, other], workload), architecture=family, **workload)
+        reference = told(*reference_of([one, other], workload), architecture=family, **workload)
         session = load_engine(*uses, architecture=family, draft=draft, **workload)
-        assert rows_of(session) == rows_of(reference), f"{one} with {other} on {family}"
+        assert rows_of(session) == reference, f"{one} with {other} on {family}"
         assert {one, other} <= set(session.prove()["optimizations"]), f"{one} with {other} on {family}"
 
 
