@@ -35,6 +35,15 @@ def processes(ranks: int) -> list[str]:
     return [sys.executable, "-m", __name__, str(ranks)]
 
 
+def srun(ranks: int) -> list[str]:
+    """SLURM's launcher inside a job on one node: a step that shares the cores, memory and GPUs of the one that asks.
+
+    What that one asked for stands in the environment and would be asked for again, so all of it is said here.
+    """
+    run = ["srun", "--overlap", "--nodes=1", f"--ntasks={ranks}", "--cpus-per-task=1", "--overcommit"]
+    return [*run, "--cpu-bind=none", "--kill-on-bad-exit=1", sys.executable, "-m", PROGRAM]
+
+
 def identify() -> dict[str, int]:
     """RANK, WORLD_SIZE and LOCAL_RANK of this process; afterwards the environment has them under these names.
 

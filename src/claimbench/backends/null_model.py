@@ -43,7 +43,7 @@ class Options(Frozen):
     oversubscribe: bool = Field(default=False, description="more processes than cores are fine")
     fails_rank: int | None = Field(default=None, description="only this one fails; the others wait for it for ever")
     strays_rank: int | None = Field(default=None, description="this one emits other tokens than the others")
-    launcher: Literal["processes", "torchrun", "missing"] = "processes"
+    launcher: Literal["processes", "torchrun", "srun", "missing"] = "processes"
 
 
 def unavailable(cell: Cell) -> str | None:
@@ -55,9 +55,8 @@ def launch(cell: Cell) -> list[str] | None:
     options = Options.model_validate(cell.options)
     if options.devices == 1:
         return None
-    if options.launcher == "torchrun":
-        return launchers.torchrun(options.devices)
-    return launchers.processes(options.devices) if options.launcher == "processes" else ["no-such-launcher"]
+    known = {"processes": launchers.processes, "torchrun": launchers.torchrun, "srun": launchers.srun}
+    return known[options.launcher](options.devices) if options.launcher in known else ["no-such-launcher"]
 
 
 def _pass_time(milliseconds: float) -> None:
