@@ -15,7 +15,7 @@ from claimbench.study import GainCheck, IdentityCheck, RatioCheck, Study
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {"inference_speed": ("A", 10), "bigcode": ("B", 17), "bloom": ("C", 13), "llm_optims": ("D", 14)}
-NAMES = ("quickstart", *DOCUMENTS)
+NAMES = ("quickstart", "serving", *DOCUMENTS)
 
 KINDS = {
     "A": "ratio ratio ratio ratio ratio ratio ratio ratio size absolute",
@@ -165,7 +165,7 @@ def test_identity_is_claimed_in_float32_alone(name: str) -> None:
                     assert made.cells[row.cell].cell.dtype == "float32", f"{claim.id}: {address}"
 
 
-COMPARES_BATCHES = {"Q3", "B16"}
+COMPARES_BATCHES = {"Q3", "B16", "V3"}
 
 
 @pytest.mark.parametrize("name", NAMES)
