@@ -179,6 +179,7 @@ class Lead:
 
 def follow(cell: Cell, request: dict[str, Any], channel: Connection) -> None:
     """Load, and make each call that rank 0 makes, until it closes."""
+    backends.import_libraries(cell.backend)
     record = Record()
     checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
     session = backends.find(cell.backend).load(cell, checkpoint or Path(), draft)

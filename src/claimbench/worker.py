@@ -91,6 +91,8 @@ def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: Lead | None =
     """Measure one block of `cell`; every finding is said as soon as it is known. `lead` is of rank 0 among several."""
     checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
     backend = backends.find(cell.backend)
+    say("phase", name="import")
+    backends.import_libraries(cell.backend)
     say("phase", name="load")
     record = Record()
     session = backend.load(cell, checkpoint or Path(), draft)

@@ -12,6 +12,8 @@ What a backend module holds (the contract tests hold every file to it):
 
 and, where they apply:
 
+    IMPORTS: tuple[str, ...]        modules that `load` needs: imported before its clock starts, so that loading is timed
+                                    without Python's own start, which takes seconds and reads no weights
     launch(cell) -> list[str] | None  the command that starts one process per rank (see launchers.py), or None for a
                                     cell that runs in one. Then every rank calls `load` and makes each call that rank 0
                                     makes; RANK, WORLD_SIZE and LOCAL_RANK are in its environment. `Options.devices` is
@@ -28,6 +30,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -77,6 +80,13 @@ class Backend(Protocol):
     def unavailable(self, cell: Cell) -> str | None: ...
 
     def load(self, cell: Cell, checkpoint: Path, draft: Path | None) -> Session: ...
+
+
+def import_libraries(name: str) -> None:
+    """Import what the backend asks for; what is not installed is left to its own `load` to say."""
+    for module in getattr(find(name), "IMPORTS", ()):
+        with suppress(ImportError):
+            importlib.import_module(module)
 
 
 @cache

@@ -34,6 +34,7 @@ from claimbench.scratch import Scratch
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = transformers.LIBRARIES
+IMPORTS = (*transformers.IMPORTS, "accelerate")
 SEAMS = frozenset({"attention", "cache", "grad", "history", "loop", "weights"})
 
 Place = int | str
@@ -217,7 +218,7 @@ class AccelerateSession(TransformersSession):
 
 def map_of(model: Any) -> dict[str, Any]:
     """Where each module was put; the library writes no map for a model that is on one device as a whole."""
-    placed: dict[str, Any] = getattr(model, "hf_device_map", {"": model.device.type})
+    placed: dict[str, Any] = getattr(model, "hf_device_map", {"": str(model.device)})
     return placed
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("safetensors", "tokenizers", "torch", "transformers")
+IMPORTS = ("torch",)
 SEAMS = frozenset(
     {
         "flash", "softmax", "norm", "gelu", "linear", "rows", "kv", "keys", "mask", "head", "details", "processing",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = engine.LIBRARIES
+IMPORTS = engine.IMPORTS
 # without those that keep weights or buffers in an order of their own, and without drafts
 SEAMS = frozenset(
     {

@@ -27,6 +27,7 @@ from claimbench.stepwise import Emit, Run, StepTap
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("accelerate", "greenlet", "safetensors", "tokenizers", "torch", "transformers")
+IMPORTS = ("torch", "transformers.generation", "transformers.models.auto.modeling_auto")
 SEAMS = frozenset({"attention", "cache", "compile", "draft", "grad", "history", "loop", "weights"})
 
 PROOF_STEPS = 4
