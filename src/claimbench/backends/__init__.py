@@ -12,7 +12,7 @@ What a backend module holds (the contract tests hold every file to it):
 
 and, where they apply:
 
-    IMPORTS: tuple[str, ...]        modules that `load` needs: imported before its clock starts, so that loading is timed
+    IMPORTS: tuple[str, ...]        modules that `load` needs: imported before its clock starts, so that a load is timed
                                     without Python's own start, which takes seconds and reads no weights
     launch(cell) -> list[str] | None  the command that starts one process per rank (see launchers.py), or None for a
                                     cell that runs in one. Then every rank calls `load` and makes each call that rank 0
