@@ -24,7 +24,7 @@ from claimbench.proof import Evidence, expect
 
 ENVIRONMENT = "deepspeed"
 LIBRARIES = ("accelerate", "deepspeed", "greenlet", "safetensors", "tokenizers", "torch", "transformers")
-PEER_S = 120  # a rank that waits this long for another gives up, well before a block's time is over
+PEER_S = 900  # ranks read a large checkpoint at paces of their own; one that dies is noticed at once, elsewhere
 
 REDUCTIONS = ("deepspeed::inference_all_reduce_", "c10d::allreduce_")
 GATHERS = ("c10d::_allgather_base_", "c10d::allgather_")
@@ -67,7 +67,7 @@ def join(cell: Cell) -> None:
     """Become one of the ranks: the device, and the process group over which DeepSpeed sends.
 
     Raises:
-        Unavailable: no CUDA device, or a part that was not compiled.
+        Unavailable: no CUDA device, a part that was not compiled, or a type that DeepSpeed has not here.
     """
     import torch
 
@@ -80,6 +80,8 @@ def join(cell: Cell) -> None:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
+    if getattr(torch, cell.dtype) not in get_accelerator().supported_dtypes():
+        raise Unavailable(f"DeepSpeed has no {cell.dtype} on this {cell.device}: set dtype to bfloat16 or float32")
     if cell.device == "cuda":
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if cell.device == "cuda" else "gloo"
