@@ -284,7 +284,8 @@ class Course:
         if code < 0:
             name = signal.Signals(-code).name
             reason = f"rank {rank} was killed by {name}, during: {self.phase}"
-            self.failures.append(Failure(rank, "killed", reason, name))
+            kind = "launcher" if name == "SIGTERM" else "killed"  # how a launcher ends the others after a failure
+            self.failures.append(Failure(rank, kind, reason, name))
         elif code or not (self.done or (self.closing and rank)):
             reason = f"rank {rank} ended with status {code}, during: {self.phase}"
             self.failures.append(Failure(rank, "ended", reason))

@@ -241,8 +241,9 @@ def inner_tensors(tensor: Any) -> Iterator[Any]:
 
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None and type(tensor) is not torch.nn.Parameter:
-        for name in flatten()[0]:
-            yield from inner_tensors(getattr(tensor, name))
+        for part in (getattr(tensor, name) for name in flatten()[0]):
+            if isinstance(part, torch.Tensor):  # a distributed one names its mesh of devices as well
+                yield from inner_tensors(part)
         return
     yield tensor.data
     for extra in vars(tensor).values():

@@ -42,10 +42,16 @@ def main(address: str) -> int:
         os.dup2(writing, 2)
         os._exit(serve(address, place))
     os.close(writing)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    asked_to_end: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        asked_to_end.append(number)
+        os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
     lines = _keep(child, reading, line)
     _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = -asked_to_end[0] if asked_to_end else os.waitstatus_to_exitcode(status)
     ranks.send(line, {"ended": code, "lines": lines})
     if line.poll(TELL_S):  # the launcher may end the others as soon as this process does: the conductor hears it first
         ranks.receive(line)

