@@ -20,6 +20,7 @@ from claimbench.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.errors import Refusal, ServerFailed
 from claimbench.keys import key_of
 from claimbench.measure import measure
+from claimbench.metrics import of_block
 from claimbench.serving import process
 from claimbench.serving.process import Launch, Server, free_port, record_of
 
@@ -81,6 +82,18 @@ def test_a_server_that_does_as_it_should_is_measured_and_leaves_no_process(tmp_p
     assert record.tokens == (7, 7, 7, 7)
     assert record.proof["token_ids"].startswith("told")
     assert record.proof["metrics"] == {"requests": 9}, "three rows of one warm-up and two samples"
+
+
+def test_a_load_is_on_record_request_by_request_and_its_metrics_follow(tmp_path):
+    load = {"kind": "closed", "requests": 6, "concurrency": 2, "objective": {"end_to_end_ms": 60000.0}}
+    record = run(cell_with(prefill_ms=5, step_ms=1, load=load), tmp_path / "0.json")
+    assert record.outcome == "ok"
+    requests = record.proof["load"]["records"]
+    assert [sum(request["chunk_tokens"]) for request in requests] == [4] * 6
+    numbers = of_block(record)
+    assert numbers["load_failed_share"] == 0
+    assert numbers["load_goodput_per_s"] == numbers["load_requests_per_s"]
+    assert (numbers["load_ttft_ms"] or 0) >= 5
 
 
 def generate_once(cell: Cell) -> None:
