@@ -139,15 +139,24 @@ def device_name(machine: dict[str, Any], device: str) -> str:
 
 
 def cpu_ticks() -> dict[str, float]:
-    """Seconds of CPU time since boot, over all cores: `busy`, `steal`, and `own` of this process and its children."""
+    """Seconds of CPU time since boot, over all cores: `busy`, `steal`, and `own` of this process and its descendants."""
     times = psutil.cpu_times()
-    own = os.times()
+    own = sum(map(_seconds, [psutil.Process(), *psutil.Process().children(recursive=True)]))
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
     return {
         "busy": busy,
         "steal": getattr(times, "steal", 0.0),
-        "own": own.user + own.system + own.children_user + own.children_system,
+        "own": own,
     }
+
+
+def _seconds(process: psutil.Process) -> float:
+    """CPU time of a process and of its children that have ended; those that live are asked themselves."""
+    try:
+        spent = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(spent.user + spent.system + spent.children_user + spent.children_system)
 
 
 def telemetry(device: Device) -> dict[str, Any]:
