@@ -60,6 +60,29 @@ def test_the_frontier_stands_beside_what_could_fit(made: plan.Plan) -> None:
     assert (failed, needed) == ("64", "56 %")
 
 
+def test_tensor_parallelism_and_zero_have_floors_of_their_own(made: plan.Plan) -> None:
+    floors = tables_of(made)[0]
+    assert line(floors, "DeepSpeed-Inference fp16")[1] == "44.02<br>floor 21.7, 49 %"
+    assert line(floors, "DeepSpeed-Inference fp16")[6] == "0.69<br>floor 0.214, 31 %"
+    assert line(floors, "DeepSpeed-Inference int8")[1] == "89.09<br>floor 11.1, 12 %"
+
+
+def test_a_figure_that_no_such_machine_can_reach_is_marked(made: plan.Plan) -> None:
+    floors = tables_of(made)[0]
+    assert line(floors, "DeepSpeed ZeRO bf16")[1] == "283<br>floor 1,030, 363 % <sup>1</sup>"
+    assert len(floors.notes) == 1
+    assert "Beyond the limit" in floors.notes[0]
+
+
+def test_every_system_of_the_table_has_its_frontier_on_paper(made: plan.Plan) -> None:
+    found = {row[0]: row[4:7] for table in tables_of(made)[1::2] for row in table.rows}
+    assert len(tables_of(made)[1].rows) == 5
+    assert len(tables_of(made)[3].rows) == 2
+    for title, (most, fitted, failed) in found.items():
+        assert int(most) >= int(fitted), title
+        assert int(failed) > int(fitted), title
+
+
 def test_what_a_row_asks_for_is_the_document_s_and_not_this_machine_s(made: plan.Plan) -> None:
     row = made.row("bloom", "throughput/accelerate_bf16@batch=64")
     assert row.asked is not None

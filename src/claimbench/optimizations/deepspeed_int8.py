@@ -18,6 +18,7 @@ from claimbench.recipe import Recipe
 SEAM = "injected"
 EXACT = False
 LIBRARIES: tuple[str, ...] = ()
+LAYER_BITS = 8
 
 
 class Settings(Frozen):

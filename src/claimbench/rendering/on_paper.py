@@ -18,7 +18,7 @@ from claimbench.rendering.wording import cell_text, number, percent
 METRIC = "ms_per_token"
 FRONTIER_HEAD = (
     *("", "devices", "weights of the fullest device, GB", "each row adds, GB", "rows that could fit, at most"),
-    *("rows that fitted, published", "first out of memory, published", "accounted for there"),
+    *("rows that fitted, published", "first out of memory, published", "of the memory, this accounts there for"),
 )
 BEYOND = (
     "Beyond the limit: no device of this data sheet can be that fast. The figure was counted otherwise (over several "
