@@ -21,7 +21,7 @@ def log(tmp_path):
 def tell(handler: LinesOfBlocks, log: Path, rule: str = "measure") -> None:
     """What Snakemake's logger hears of one job."""
     for event in (
-        {"event": LogEvent.JOB_INFO, "rule_name": rule, "jobid": 7, "log": [str(log)]},
+        {"event": LogEvent.JOB_INFO, "rule_name": rule, "jobid": 7, "log": [str(log)], "local": False},
         {"event": LogEvent.JOB_FINISHED, "job_id": 7},
         {"event": LogEvent.PROGRESS},
     ):
@@ -41,4 +41,22 @@ def test_a_block_that_ran_here_has_been_printed_already(log, capsys):
 def test_other_jobs_and_a_log_that_is_late_are_passed_over(log, tmp_path, capsys):
     tell(LinesOfBlocks({"measure"}, lambda: True), log, rule="report")
     tell(LinesOfBlocks({"measure"}, lambda: True), tmp_path / "late.log")
+    assert capsys.readouterr().err == ""
+
+
+def failed(handler: LinesOfBlocks, log: Path, *, local: bool) -> None:
+    job = {"rule_name": "ceiling", "jobid": 7, "log": [str(log)]}
+    handler.handle(logging.makeLogRecord({"event": LogEvent.JOB_INFO, "local": local, **job}))
+    why = {"rule_msg": "SLURM status is: 'FAILED'.", **job, "log": [str(log), "slurm.log"]}
+    handler.handle(logging.makeLogRecord({"event": LogEvent.JOB_ERROR, **why}))
+
+
+def test_a_job_that_failed_elsewhere_says_why_and_names_its_logs(log, capsys):
+    failed(LinesOfBlocks({"measure"}, lambda: True), log, local=False)
+    told = f"ceiling failed: SLURM status is: 'FAILED'. Its logs: {log}, slurm.log\n"
+    assert capsys.readouterr().err == log.read_text(encoding="utf-8") + told
+
+
+def test_a_job_that_failed_here_has_said_why_already(log, capsys):
+    failed(LinesOfBlocks({"measure"}, lambda: True), log, local=True)
     assert capsys.readouterr().err == ""

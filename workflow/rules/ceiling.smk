@@ -13,6 +13,7 @@ rule ceiling:
     threads: FLOW.cores
     resources:
         bench_slot=1,
+        slurm_extra="--exclusive",
     params:
         code=FLOW.code("ceiling", "torch"),
         device=FLOW.plan.device,

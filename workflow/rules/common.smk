@@ -44,7 +44,9 @@ if Quietness.RULES in (workflow.output_settings.quiet or ()):
             )
 
 if workflow.is_main_process:
-    logger.addHandler(LinesOfBlocks({"measure", "frontier"}, lambda: not workflow.local_exec))
+    logger.addHandler(
+        LinesOfBlocks({"measure", "frontier"}, lambda: not workflow.local_exec)
+    )
 
 
 # On a cluster only what takes long goes to a node; the rest takes seconds, or needs a network that nodes may lack.

@@ -17,6 +17,7 @@ rule frontier:
     threads: FLOW.cores
     resources:
         bench_slot=1,
+        slurm_extra="--exclusive",
         gpu=FLOW.gpus,
     params:
         flags=lambda wildcards, input: FLOW.frontier_flags(wildcards.search),

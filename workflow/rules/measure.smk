@@ -21,6 +21,7 @@ rule measure:
     threads: FLOW.cores
     resources:
         bench_slot=1,
+        slurm_extra="--exclusive",
         gpu=FLOW.gpus,
     params:
         flags=lambda wildcards, input: FLOW.flags(wildcards.cell, int(wildcards.block)),
