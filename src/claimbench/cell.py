@@ -148,5 +148,10 @@ class Cell(Frozen):
         """Rows that come out of one generation: of the batch, times the devices that serve rows of their own."""
         return self.workload.batch * int(self.options.get("streams", 1))
 
+    @property
+    def nodes(self) -> int:
+        """Machines that the devices are on."""
+        return int(self.options.get("nodes", 1))
+
     def uses(self, optimization: str) -> bool:
         return any(use.name == optimization for use in self.optimizations)

@@ -141,7 +141,7 @@ def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -
     say("phase", name="launch")
     with tempfile.TemporaryDirectory(prefix="claimbench-ranks-") as folder:  # made 0700
         secret = secrets.token_bytes(32)
-        with _listener(Path(folder), secret) as (listener, address):
+        with _listener(cell.nodes, Path(folder), secret) as (listener, address):
             company = Company(listener)
             with _launched(cell, [*command, address], secret, company) as last_lines, _ended(company):
                 failure = Course(company, request, say, last_lines).run()
@@ -152,20 +152,21 @@ def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -
 
 
 @contextmanager
-def _listener(folder: Path, secret: bytes) -> Iterator[tuple[Listener, str]]:
-    """A socket in `folder`, or a port of this machine alone where the folder's name is too long for one."""
+def _listener(nodes: int, folder: Path, secret: bytes) -> Iterator[tuple[Listener, str]]:
+    """A socket in `folder`; a port of this machine where its name is too long, or one for ranks on several nodes."""
     path = str(folder / "line")
-    short = len(os.fsencode(path)) <= LONGEST_PATH
-    where: Any = path if short else ("127.0.0.1", 0)
-    with Listener(where, family="AF_UNIX" if short else "AF_INET", authkey=secret, backlog=64) as listener:
-        address: Any = listener.address
-        yield listener, path if short else f"{address[0]}:{address[1]}"
+    in_folder = nodes == 1 and len(os.fsencode(path)) <= LONGEST_PATH
+    host = "127.0.0.1" if nodes == 1 else launchers.address()
+    where: Any = path if in_folder else (host, 0)
+    with Listener(where, family="AF_UNIX" if in_folder else "AF_INET", authkey=secret, backlog=64) as listener:
+        bound: Any = listener.address
+        yield listener, path if in_folder else f"{host}:{bound[1]}"
 
 
 @contextmanager
 def _launched(cell: Cell, command: list[str], secret: bytes, company: Company) -> Iterator[deque[str]]:
     """The launcher, while it runs; yields the last lines of its standard error."""
-    threads = str(launchers.threads(cell.devices, cell.protocol.threads))
+    threads = str(launchers.threads(cell.devices // cell.nodes, cell.protocol.threads))
     names = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, ranks.SECRET: secret.hex()}
     try:
         launcher = subprocess.Popen(

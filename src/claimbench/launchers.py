@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,10 +25,24 @@ VARIABLES = {  # the first set that is there counts
 }
 
 
-def torchrun(ranks: int) -> list[str]:
-    """torch's launcher on this machine; `--standalone` takes a free port of its own, so none can be in use."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    return [*run, "--nproc-per-node", str(ranks), "-m", PROGRAM]
+def torchrun(ranks: int, nodes: int = 1) -> list[str]:
+    """torch's launcher on this machine, or one on each node of a SLURM job, which meet on the first.
+
+    On one machine `--standalone` takes a free port of its own, so none can be in use.
+    """
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks // nodes)]
+    if nodes == 1:
+        return [*run, "--standalone", "--local-addr", "127.0.0.1", "-m", PROGRAM]
+    step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--cpu-bind=none"]
+    with socket.create_server((address(), 0)) as free:
+        endpoint = f"{address()}:{free.getsockname()[1]}"
+    meet = ["--nnodes", str(nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", endpoint]
+    return [*step, "--kill-on-bad-exit=1", *run, *meet, "-m", PROGRAM]
+
+
+def address() -> str:
+    """By which the other nodes of a job reach this one, its first: CLAIMBENCH_ADDRESS, or the host's name."""
+    return os.environ.get("CLAIMBENCH_ADDRESS") or socket.gethostname()
 
 
 def processes(ranks: int) -> list[str]:
@@ -65,14 +80,20 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def too_many(ranks: int, device: Device, *, oversubscribe: bool = False) -> str | None:
-    """Why this machine cannot give each rank a device of its own (a GPU, or a core), or None."""
+def too_many(ranks: int, device: Device, *, nodes: int = 1, oversubscribe: bool = False) -> str | None:
+    """Why each rank cannot have a GPU or a core of its own here, or None. All nodes of a job are taken to be alike."""
+    if ranks % nodes:
+        return f"{ranks} devices do not divide over {nodes} nodes"
+    held = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+    if nodes > held:
+        return f"{nodes} nodes need a SLURM job of {nodes}, and this process has {held}: see profiles/slurm"
+    each = ranks // nodes
     if device == "cuda":
         gpus = len(machine.identify()["gpus"])
-        return f"{ranks} ranks need {ranks} GPUs, and here are {gpus}: set devices to {gpus}" if ranks > gpus else None
+        return f"{each} ranks need {each} GPUs, and here are {gpus}: set devices to {gpus}" if each > gpus else None
     cores = machine.usable_cores()
-    if ranks > cores and not oversubscribe:
-        return f"{ranks} ranks need {ranks} cores, and here are {cores}: set devices to {cores} at most"
+    if each > cores and not oversubscribe:
+        return f"{each} ranks need {each} cores, and here are {cores}: set devices to {cores} at most"
     return None
 
 

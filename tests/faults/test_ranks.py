@@ -134,6 +134,44 @@ def test_a_rank_killed_under_torchrun_is_named_and_not_what_torchrun_does_about_
     assert (record.outcome, record.reason) == ("error", "rank 1 was killed by SIGKILL, during: first call")
 
 
+@pytest.fixture
+def two_nodes(tmp_path_factory, monkeypatch):
+    """A job of two nodes, both this machine: an `srun` that starts the command once for each."""
+    folder = tmp_path_factory.mktemp("bin")
+    script = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do shift; done
+"$@" & first=$!
+"$@" & second=$!
+wait $first && wait $second
+"""
+    (folder / "srun").write_text(script, encoding="ascii")
+    (folder / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("CLAIMBENCH_ADDRESS", "127.0.0.1")
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_ranks_on_two_nodes_meet_and_are_measured_as_one(tmp_path):
+    record = run(ranks_with(2, nodes=2, launcher="torchrun"), tmp_path / "0.json")
+    assert record.outcome == "ok", (record.reason, record.detail)
+    assert [each["rank"] for each in record.ranks] == [0, 1]
+    assert len({each["pid"] for each in record.ranks}) == 2
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_a_rank_killed_on_one_of_two_nodes_ends_both(tmp_path):
+    cell = ranks_with(2, nodes=2, launcher="torchrun", fails="kill", fails_rank=1, fails_step=2)
+    record = run(cell, tmp_path / "0.json")
+    assert (record.outcome, record.reason) == ("error", "rank 1 was killed by SIGKILL, during: first call")
+
+
+def test_more_nodes_than_the_job_has_is_unavailable():
+    reason = null_model.unavailable(ranks_with(4, nodes=2))
+    assert reason == "2 nodes need a SLURM job of 2, and this process has 1: see profiles/slurm"
+    assert null_model.unavailable(ranks_with(3, nodes=2)) == "3 devices do not divide over 2 nodes"
+
+
 def test_a_rendezvous_port_in_use_is_one_clear_message(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -175,7 +175,7 @@ def test_the_readme_names_every_study() -> None:
 
 def test_the_readme_is_short() -> None:
     """The table of techniques and systems aside, which grows with each."""
-    assert len([line for line in README.splitlines() if not line.startswith("|")]) <= 190
+    assert len([line for line in README.splitlines() if not line.startswith("|")]) <= 200
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -57,6 +57,7 @@ SEAMS = frozenset(
 class Options(Frozen):
     devices: int = Field(default=2, ge=1)
     checkpoint: Literal["unsharded", "pre-sharded"] = "pre-sharded"
+    nodes: int = Field(default=1, ge=1, description="machines of a SLURM job that the devices are on")
     oversubscribe: bool = Field(default=False, description="more ranks than cores are fine: to test, not to measure")
 
 
@@ -73,12 +74,12 @@ def unavailable(cell: Cell) -> str | None:
     return (
         engine.unavailable(cell)
         or cuts.refusal(cost.architecture(cell.checkpoint.architecture), options.devices)
-        or launchers.too_many(options.devices, cell.device, oversubscribe=options.oversubscribe)
+        or launchers.too_many(options.devices, cell.device, nodes=options.nodes, oversubscribe=options.oversubscribe)
     )
 
 
 def launch(cell: Cell) -> list[str]:
-    return launchers.torchrun(cell.devices)
+    return launchers.torchrun(cell.devices, cell.nodes)
 
 
 def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSession:

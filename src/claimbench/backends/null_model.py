@@ -40,6 +40,7 @@ class Options(Frozen):
     fails: Failure | None = None
     fails_step: int = Field(default=0, ge=0, description="before which token it fails")
     devices: int = Field(default=1, ge=1, description="processes")
+    nodes: int = Field(default=1, ge=1, description="machines of a SLURM job that the processes are spread over")
     oversubscribe: bool = Field(default=False, description="more processes than cores are fine")
     fails_rank: int | None = Field(default=None, description="only this one fails; the others wait for it for ever")
     strays_rank: int | None = Field(default=None, description="this one emits other tokens than the others")
@@ -48,7 +49,7 @@ class Options(Frozen):
 
 def unavailable(cell: Cell) -> str | None:
     options = Options.model_validate(cell.options)
-    return launchers.too_many(options.devices, cell.device, oversubscribe=options.oversubscribe)
+    return launchers.too_many(options.devices, cell.device, nodes=options.nodes, oversubscribe=options.oversubscribe)
 
 
 def launch(cell: Cell) -> list[str] | None:

@@ -32,6 +32,7 @@ ALL_REDUCE = "c10d::allreduce_"  # the profiler's name for it, whoever asked and
 
 class Options(Frozen):
     devices: int = Field(default=2, ge=1)
+    nodes: int = Field(default=1, ge=1, description="machines of a SLURM job that the devices are on")
     oversubscribe: bool = Field(default=False, description="more ranks than cores are fine: to test, not to measure")
 
 
@@ -40,7 +41,7 @@ def unavailable(cell: Cell) -> str | None:
     return (
         transformers.unavailable(cell)
         or _refusal(cost.architecture(cell.checkpoint.architecture), options.devices)
-        or launchers.too_many(options.devices, cell.device, oversubscribe=options.oversubscribe)
+        or launchers.too_many(options.devices, cell.device, nodes=options.nodes, oversubscribe=options.oversubscribe)
     )
 
 
@@ -55,7 +56,7 @@ def _refusal(arch: cost.Architecture, devices: int) -> str | None:
 
 
 def launch(cell: Cell) -> list[str]:
-    return launchers.torchrun(cell.devices)
+    return launchers.torchrun(cell.devices, cell.nodes)
 
 
 def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSession:
