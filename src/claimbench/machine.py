@@ -139,7 +139,7 @@ def device_name(machine: dict[str, Any], device: str) -> str:
 
 
 def cpu_ticks() -> dict[str, float]:
-    """Seconds of CPU time since boot, over all cores: `busy`, `steal`, and `own` of this process and its descendants."""
+    """Seconds of CPU time since boot, over all cores: `busy`, `steal`, and `own`: this process and its descendants."""
     times = psutil.cpu_times()
     own = sum(map(_seconds, [psutil.Process(), *psutil.Process().children(recursive=True)]))
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))

@@ -6,6 +6,7 @@ Transformers' own server is installed wherever Claimbench is. The others run whe
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,9 @@ def generated(session: ServerSession) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", ["llama_server", "vllm_server"])
 def test_a_server_that_tells_ids_gives_the_reference_s_tokens(name, worded):
-    rows = {"batch": 3, "shortest": 5}
-    session = open_session(name, worded, {"eager": True} if name == "vllm_server" else {}, **rows)
+    session = open_session(name, worded, {"eager": True} if name == "vllm_server" else {}, **ROWS)
     try:
-        assert generated(session) == reference_rows(worded, **rows)
+        assert generated(session) == reference_rows(worded, **ROWS)
         proof = session.prove()
         assert proof["token_ids"].startswith("told")
         assert "off" in proof["server"]["prefix_cache"]
@@ -127,46 +127,57 @@ def close_and_check(session: ServerSession) -> None:
     assert alive == []
 
 
-@pytest.mark.parametrize("options", [{}, {"continuous_batching": True}])
-def test_transformers_server_gives_the_reference_s_tokens_of_rows_of_several_lengths(worded, options):
-    rows = {"batch": 3, "shortest": 5}
-    session = open_session("transformers_server", worded, options, **rows)
+ROWS = {"batch": 3, "shortest": 5}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAIMBENCH_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def plain_server(worded: Path) -> Iterator[ServerSession]:
+    session = open_session("transformers_server", worded, **ROWS)
+    yield session
+    close_and_check(session)
+
+
+def test_transformers_server_gives_the_reference_s_tokens_of_rows_of_several_lengths(worded, plain_server):
+    assert generated(plain_server) == reference_rows(worded, **ROWS)
+    assert generated(plain_server) == generated(plain_server)
+    proof = plain_server.prove()
+    assert proof["token_ids"].startswith("by the text")
+    assert proof["tokens_without_text"] == 0
+    assert proof["server"]["model"] == str(worded.resolve())
+    assert "--trust-remote-code" not in proof["started_by"]["command"]
+    assert plain_server.memory()["server_rss"] > 100e6
+
+
+def test_its_continuous_batching_gives_the_same_tokens_and_says_that_it_ran(worded):
+    session = open_session("transformers_server", worded, {"continuous_batching": True}, **ROWS)
     try:
-        assert generated(session) == reference_rows(worded, **rows)
-        assert generated(session) == generated(session)
+        assert generated(session) == reference_rows(worded, **ROWS)
         proof = session.prove()
-        assert proof["token_ids"].startswith("by the text")
-        assert proof["tokens_without_text"] == 0
-        assert proof["server"]["model"] == str(worded.resolve())
-        assert ("--continuous-batching" in proof["started_by"]["command"]) == bool(options)
-        assert "--trust-remote-code" not in proof["started_by"]["command"]
-        assert session.memory()["server_rss"] > 100e6
+        assert "--continuous-batching" in proof["started_by"]["command"]
+        assert proof["server"]["prefix_cache"] == "holds whole pages, and none is ever full"
     finally:
         close_and_check(session)
 
 
-def test_a_server_at_an_address_is_asked_and_left_running(worded):
-    first = open_session("transformers_server", worded)
-    try:
-        second = open_session("transformers_server", worded, {"url": first.service.address})
-        assert generated(second) == reference_rows(worded)
-        assert second.prove()["started_by"] == "somebody else, at an address"
-        second.close()
-        assert generated(first) == reference_rows(worded)
-    finally:
-        close_and_check(first)
+def test_a_server_at_an_address_is_asked_and_left_running(worded, plain_server):
+    second = open_session("transformers_server", worded, {"url": plain_server.service.address})
+    assert generated(second) == reference_rows(worded)
+    assert second.prove()["started_by"] == "somebody else, at an address"
+    second.close()
+    assert generated(plain_server) == reference_rows(worded, **ROWS)
 
 
-def test_a_server_of_another_model_is_refused(worded, tiny):
-    first = open_session("transformers_server", worded)
-    try:
-        cell = cell_of("transformers_server", {"url": first.service.address}, prompt="hello")
-        other = backends.find("transformers_server").load(cell, tiny, None)
-        with pytest.raises(Refusal, match="the server answered 400: Server is pinned to"):
-            next(other.generate())
-        other.close()
-    finally:
-        close_and_check(first)
+def test_a_server_of_another_model_is_refused(tiny, plain_server):
+    cell = cell_of("transformers_server", {"url": plain_server.service.address}, prompt="hello")
+    other = backends.find("transformers_server").load(cell, tiny, None)
+    with pytest.raises(Refusal, match="the server answered 400: Server is pinned to"):
+        next(other.generate())
+    other.close()
 
 
 def test_a_prompt_that_no_text_gives_is_unavailable(tiny):

@@ -17,6 +17,8 @@ from claimbench.errors import Refusal, Unavailable
 from claimbench.serving import tgi
 from claimbench.serving.session import ServerSession
 
+pytestmark = pytest.mark.model
+
 ROOT = Path(__file__).parents[2]
 
 
