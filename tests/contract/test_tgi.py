@@ -13,7 +13,7 @@ from tests.contract.conftest import make_cell
 
 from claimbench.backends import tgi as backend
 from claimbench.cell import Cell
-from claimbench.errors import Refusal, Unavailable
+from claimbench.errors import Refusal
 from claimbench.serving import tgi
 from claimbench.serving.session import ServerSession
 
@@ -165,7 +165,20 @@ def test_a_container_is_pinned_listens_on_the_loopback_address_and_reads_the_che
 
 
 @pytest.mark.parametrize(("image", "reason"), [(None, "no image is named"), ("tgi:latest", "is not pinned")])
-def test_an_image_that_is_not_pinned_is_refused(image, reason, tiny, monkeypatch):
+def test_an_image_that_is_not_pinned_is_refused(image, reason, nothing_installed, monkeypatch):
+    docker = nothing_installed / "docker"
+    docker.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    docker.chmod(0o755)
     monkeypatch.delenv(tgi.IMAGE_VARIABLE, raising=False)
-    with pytest.raises(Unavailable, match=reason):
-        tgi.launch("docker", image, tiny, tgi.Asked((), {}), 12345, cuda=False)
+    assert reason in (backend.unavailable(cell_of(image=image)) or "")
+    monkeypatch.setenv(tgi.IMAGE_VARIABLE, IMAGE)
+    assert (backend.unavailable(cell_of(image=image)) is None) == (image is None)
+
+
+def test_a_container_engine_that_does_not_work_is_told_in_its_own_words(nothing_installed, tiny, monkeypatch):
+    docker = nothing_installed / "docker"
+    docker.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 125\n", encoding="utf-8")
+    docker.chmod(0o755)
+    monkeypatch.setenv(tgi.IMAGE_VARIABLE, IMAGE)
+    with pytest.raises(Refusal, match="ended with status 125: Cannot connect to the Docker daemon"):
+        backend.load(cell_of(), tiny, None)

@@ -68,10 +68,8 @@ def unavailable(cell: Cell) -> str | None:
     gpus = len(machine.identify()["gpus"])
     if options.num_shard > max(gpus, 1):
         return f"{options.num_shard} shards need as many GPUs: this machine has {gpus}"
-    if tgi.engine_here() is None:
-        names = ", ".join((tgi.LAUNCHER, *tgi.CONTAINERS))
-        return f"not installed: {names}; name a server that runs in {ADDRESS_VARIABLE}"
-    return None
+    reason = tgi.missing(options.image)
+    return f"{reason}; or name a server that runs in {ADDRESS_VARIABLE}" if reason else None
 
 
 def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
@@ -124,9 +122,9 @@ def _hub_name(cell: Cell) -> str:
 
 
 def _launch(cell: Cell, options: Options, checkpoint: Path, port: int) -> Launch:
-    engine = tgi.engine_here()
-    if engine is None:
-        raise Unavailable(f"neither {tgi.LAUNCHER} nor a container engine is installed")
+    engine, reason = tgi.engine_here(), tgi.missing(options.image)
+    if engine is None or reason:
+        raise Unavailable(str(reason))
     flags = ["--num-shard", str(options.num_shard)]
     flags += ["--quantize", options.quantize] if options.quantize else ["--dtype", cell.dtype]
     flags += [] if options.cuda_graphs else ["--cuda-graphs", "0"]

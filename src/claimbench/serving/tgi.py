@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from claimbench.errors import Unavailable, WrongOutput
+from claimbench.errors import WrongOutput
 from claimbench.serving.client import Ask, Piece, RequestFailed, Usage, message_of
 from claimbench.serving.process import HOST, Launch, free_port
 
@@ -68,14 +68,22 @@ def engine_here() -> Engine | None:
     return next((engine for engine in CONTAINERS if shutil.which(engine)), None)
 
 
+def missing(image: str | None) -> str | None:
+    """Why nothing here can start it; None where something can."""
+    engine, named = engine_here(), image or os.environ.get(IMAGE_VARIABLE)
+    if engine is None:
+        return f"not installed: {', '.join((LAUNCHER, *CONTAINERS))}"
+    if engine == "launcher":
+        return None
+    if named is None:
+        return f"{engine} is there, and no image is named: set {IMAGE_VARIABLE} to one with its digest"
+    return None if "@sha256:" in named else f"the image {named} is not pinned: expected name@sha256:digest"
+
+
 def launch(
     engine: Engine, image: str | None, checkpoint: Path, asked: Asked, port: int, cuda: bool, **more: Any
 ) -> Launch:
-    """The command that serves `checkpoint` at `port`.
-
-    Raises:
-        Unavailable: a container is to be started and nobody said which image.
-    """
+    """The command that serves `checkpoint` at `port`."""
     flags = list(asked.flags)
     if engine == "launcher":
         sockets = Path(tempfile.mkdtemp(prefix="claimbench-tgi-")) / "server"
@@ -83,11 +91,7 @@ def launch(
         own += ["--master-port", str(free_port()), "--shard-uds-path", str(sockets)]
         command = [LAUNCHER, "--model-id", str(checkpoint.resolve()), *own, *flags]
         return Launch(tuple(command), port, asked.environment, after=("rm", "-rf", str(sockets.parent)), **more)
-    image = image or os.environ.get(IMAGE_VARIABLE)
-    if image is None:
-        raise Unavailable(f"{engine} is there, and no image is named: set {IMAGE_VARIABLE} to one with its digest")
-    if "@sha256:" not in image:
-        raise Unavailable(f"the image {image} is not pinned: expected name@sha256:digest")
+    image = image or os.environ[IMAGE_VARIABLE]
     mount = f"{checkpoint.resolve()}:{INSIDE}:ro"
     if engine == "apptainer":
         command = ["apptainer", "run", *(["--nv"] if cuda else []), "--bind", mount]
