@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from claimbench import backends, machine
@@ -197,3 +203,38 @@ def test_smollm2_on_three_ranks_says_what_one_process_says(smollm2: tuple[Checkp
         assert record.outcome == "ok", (record.reason, record.detail)
         assert list(record.tokens) == said
         assert all(0.33 < rank["memory"]["step_weights"] / whole < 0.34 for rank in record.ranks), backend
+
+
+def test_a_rank_killed_inside_the_model_ends_the_block_though_its_peer_waits_for_it(
+    folders: Any, tmp_path: Path
+) -> None:
+    """The other rank is in an all-reduce that gloo would let it wait in for half an hour."""
+    checkpoint = checkpoint_of("tiny-llama", 2)
+    cell = cell_of("engine_tensor_parallel", checkpoint, {"devices": 2, "oversubscribe": True})
+    long = cell.model_copy(
+        update={"workload": cell.workload.model_copy(update={"new_tokens": 2000}), "protocol": MeasureProtocol()}
+    )
+    record: list[Result] = []
+    folder = folders(checkpoint)
+    block = threading.Thread(target=lambda: record.append(run(long, folder, tmp_path / "0.json")))
+    block.start()
+    rank = computing_rank(1)
+    os.kill(rank.pid, signal.SIGKILL)
+    block.join(timeout=60)
+    assert not block.is_alive()
+    assert record[0].outcome == "error"
+    assert (record[0].reason or "").startswith("rank 1 was killed by SIGKILL, during: ")
+
+
+def computing_rank(number: int) -> psutil.Process:
+    """The process of a rank, once it has computed for a while."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                child = "claimbench.rank" in line and not process.children() and "distributed.run" not in line
+                if child and process.environ().get("RANK") == str(number) and process.cpu_times().user > 4:
+                    return process
+        time.sleep(0.1)
+    raise AssertionError(f"rank {number} did not start")
