@@ -5,9 +5,11 @@ The tests marked `deepspeed` run whole blocks in DeepSpeed's own environment: `m
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from claimbench import backends, optimizations
+from claimbench import backends, deepspeed_runtime, optimizations
 from claimbench.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
+from claimbench.errors import Unavailable
 from claimbench.keys import key_of
 from claimbench.measure import measure
 from claimbench.model import cost
@@ -35,7 +38,7 @@ def cell(backend: str, architecture: str = "tiny-llama", keep_layers: int | None
         "checkpoint": Checkpoint(name="tiny", source=source, architecture=architecture, keep_layers=keep_layers),
         "backend": backend,
         "options": {"devices": 2, "oversubscribe": True, **changed.pop("options", {})},
-        "workload": Workload(prompt="hello hello hello", new_tokens=8, batch=changed.pop("batch", 2)),
+        "workload": Workload(prompt="Once upon a time", new_tokens=8, batch=changed.pop("batch", 2)),
         "device": "cpu",
         "protocol": Protocol(samples=1, warmup_max=1, timeout_s=300),
     }
@@ -130,6 +133,37 @@ def test_a_stream_is_one_or_each_ranks_own() -> None:
         options(devices=4, streams=2)
 
 
+def test_a_missing_compiler_is_named_when_the_environment_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.spec_from_file_location("build", Path("envs/deepspeed.build.py").resolve())
+    assert found is not None
+    assert found.loader is not None
+    build = importlib.util.module_from_spec(found)
+    found.loader.exec_module(build)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert build.tools_missing() == "no g++ and no ninja to compile with: install a C++ compiler and ninja"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"async_io": "libaio is missing"}, "async_io is not compiled: libaio is missing"),
+        ({}, "async_io is not compiled: the environment was built without"),
+        ({"async_io": "compiled"}, None),
+    ],
+)
+def test_a_part_that_was_not_compiled_says_why(
+    said: dict[str, str], reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ops.json").write_text(json.dumps(said), encoding="utf-8")
+    monkeypatch.setattr(deepspeed_runtime.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(deepspeed_runtime.metadata, "version", lambda name: "0.19.8")
+    if reason is None:
+        deepspeed_runtime.require("async_io")
+        return
+    with pytest.raises(Unavailable, match=reason):
+        deepspeed_runtime.require("async_io")
+
+
 @pytest.mark.model
 def test_an_environment_without_deepspeed_says_so(folders: dict[str, Path], tmp_path: Path) -> None:
     asked = cell(INFERENCE)
@@ -166,6 +200,41 @@ def test_a_checkpoint_cut_ahead_gives_the_same_tokens(
     record = ok(block(asked, tmp_path / "cut", tmp_path))
     assert record.tokens == reference_tokens(asked, folders[architecture])
     assert record.proof["share_of_layers"] == pytest.approx(0.5, abs=0.01)
+
+
+SAY_LOG_PROBS = """
+import json, sys
+from pathlib import Path
+from claimbench import backends, launchers
+from claimbench.cell import Cell
+asked = Cell.model_validate_json(sys.argv[1])
+session = backends.find(asked.backend).load(asked, Path(sys.argv[2]), None)
+log_probs = session.log_probs([7, 70, 170, 270])
+if launchers.rank() == 0:
+    Path(sys.argv[3]).write_text(json.dumps(log_probs.tolist()))
+session.close()
+"""
+
+
+@RUN
+@pytest.mark.parametrize("backend", [INFERENCE, ZERO])
+@pytest.mark.parametrize("architecture", ["tiny-llama", "tiny-bloom"])
+def test_every_odd_is_the_references(backend: str, architecture: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Heads that meet another head's positions would hardly change the likeliest token of a random model."""
+    if not BUILT:
+        pytest.skip(NOT_BUILT)
+    (tmp_path / "say.py").write_text(SAY_LOG_PROBS, encoding="utf-8")
+    asked, said = cell(backend, architecture), tmp_path / "log_probs.json"
+    run = [str(ENVIRONMENT / "bin/python"), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [asked.model_dump_json(), str(folders[architecture]), str(said)]
+    subprocess.run([*run, str(tmp_path / "say.py"), *arguments], check=True, capture_output=True, timeout=200)
+    plain = asked.model_copy(update={"backend": "transformers", "options": {}})
+    session = backends.find("transformers").load(plain, folders[architecture], None)
+    expected = session.log_probs([7, 70, 170, 270])  # [4, vocabulary]
+    session.close()
+    arrived = expected.new_tensor(json.loads(said.read_text(encoding="utf-8")))
+    assert arrived.shape == expected.shape
+    assert float((arrived - expected).abs().max()) < 1e-5
 
 
 @RUN
