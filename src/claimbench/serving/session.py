@@ -1,7 +1,8 @@
 """A server as a backend's session: the rows of the workload are concurrent requests, their tokens come as columns.
 
-A column is yielded when every row has its next token, so that today's clock, token check and report work as they do for
-a model in the same process. The client runs on the caller's own thread, between the steps: no thread to wake up.
+A column is yielded when every row has its next token, so that the clock, the token check and the report work as they
+do for a model in the same process. A server that takes requests in turn lets the first column wait for the last of them:
+what each request saw by itself is in the records of a load. The client runs on the caller's own thread, between steps.
 """
 
 from __future__ import annotations
