@@ -156,7 +156,7 @@ def test_a_part_that_was_not_compiled_says_why(
 ) -> None:
     (tmp_path / "ops.json").write_text(json.dumps(said), encoding="utf-8")
     monkeypatch.setattr(deepspeed_runtime.sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(deepspeed_runtime.metadata, "version", lambda name: "0.19.8")
+    monkeypatch.setattr(deepspeed_runtime.metadata, "version", lambda *_: "0.19.8")
     if reason is None:
         deepspeed_runtime.require("async_io")
         return
