@@ -29,6 +29,7 @@ ENGINE: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "trimmed": [("trimmed_step", {}), ("simple_mask", {}), ("prefill_flash", {}), ("cache_static", {})],
     "in C": [("cpp_block", {}), ("cache_static", {}), ("last_token_head", {}), ("details_on_demand", {})],
     "looking up": [("lookup_decoding", {}), ("vectorised_processing", {})],
+    "looking up in C": [("lookup_decoding", {}), ("cpp_block", {}), ("cache_static", {}), ("last_token_head", {})],
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "assisted": {"draft": "smollm2-draft", "num_assistant_tokens": 3, "confidence_threshold": 0},
