@@ -48,11 +48,16 @@ def total(records: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return sums
 
 
-def _peak_resident() -> int:
+def peak_of(process: int | str) -> int:
+    """The high-water mark of a process's resident memory; 0 where the kernel does not tell."""
     try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return 0
+
+
+def _peak_resident() -> int:
+    return peak_of("self") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

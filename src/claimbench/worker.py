@@ -104,8 +104,9 @@ def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: Lead | None =
         record.memory |= session.memory()
         footprint.reset_peak()
         _warm_up(cell, session, say)
-        rows = _timed_samples(cell, session, say)
-        record.memory |= footprint.peaks(cell.device)
+        rows = _timed_samples(cell, session, say, lead)
+        elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
+        record.memory |= footprint.total([footprint.peaks(cell.device), elsewhere])
         if lead:
             everyone = [record.described(), *lead.records()]
             say("memory", memory=footprint.total(each["memory"] for each in everyone), ranks=everyone)
@@ -152,16 +153,16 @@ def _warm_up(cell: Cell, session: Session, say: Say) -> None:
         say("flag", flag="the warm-up did not become steady within its bound")
 
 
-def _timed_samples(cell: Cell, session: Session, say: Say) -> list[list[int]]:
+def _timed_samples(cell: Cell, session: Session, say: Say, lead: Lead | None) -> list[list[int]]:
     rows: list[list[int]] = []
-    energy_before = machine.energy_mj() if cell.device == "cuda" else None
-    ticks_before, start = machine.cpu_ticks(), time.perf_counter()
+    energy_before = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
+    ticks_before, start = _ticks(lead), time.perf_counter()
     for number in range(cell.protocol.samples):
         say("phase", name=f"sample {number + 1} of {cell.protocol.samples}")
         sample, rows = _generate(cell, session)
         say("sample", sample=sample.model_dump(mode="json"))
-    ticks, seconds = machine.cpu_ticks(), time.perf_counter() - start
-    energy_after = machine.energy_mj() if cell.device == "cuda" else None
+    seconds, ticks = time.perf_counter() - start, _ticks(lead)
+    energy_after = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     if energy_before is not None and energy_after is not None:
         say("energy", energy_mj=energy_after - energy_before)
     for flag in _doubts(ticks_before, ticks, seconds):
@@ -172,6 +173,12 @@ def _timed_samples(cell: Cell, session: Session, say: Say) -> list[list[int]]:
             say("flag", flag=f"the GPU throttled its clocks (reasons {reasons:#x})")
     say("tokens", tokens=rows[0])
     return rows
+
+
+def _ticks(lead: Lead | None) -> dict[str, float]:
+    """CPU time so far. What the other ranks took is our own."""
+    ticks = machine.cpu_ticks()
+    return ticks | {"own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
 
 
 def _doubts(before: dict[str, float], after: dict[str, float], seconds: float) -> list[str]:

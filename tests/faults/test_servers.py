@@ -81,6 +81,7 @@ def test_a_server_that_does_as_it_should_is_measured_and_leaves_no_process(tmp_p
     assert record.outcome == "ok"
     assert record.tokens == (7, 7, 7, 7)
     assert record.proof["token_ids"].startswith("told")
+    assert record.memory["rss_peak"] > record.memory["rss_after_load"] + 10e6, "the server's memory counts as well"
     assert record.proof["metrics"] == {"requests": 9}, "three rows of one warm-up and two samples"
 
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from claimbench import footprint
 from claimbench.errors import ServerFailed
 
 HOST = "127.0.0.1"
@@ -194,6 +195,10 @@ class Server:
             except psutil.NoSuchProcess:
                 continue
         return total
+
+    def peak_bytes(self) -> int:
+        """Sum of the peaks of resident memory of the server's processes, as the kernel keeps them."""
+        return sum(footprint.peak_of(process.pid) for process in self.descendants())
 
     def stop(self) -> None:
         """End the server and everything that it started."""

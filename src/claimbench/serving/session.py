@@ -1,7 +1,7 @@
 """A server as a backend's session: the rows of the workload are concurrent requests, their tokens come as columns.
 
 A column is yielded when every row has its next token, so that the clock, the token check and the report work as they
-do for a model in the same process. A server that takes requests in turn lets the first column wait for the last of them:
+do for a model in the same process. A server that takes requests in turn lets the first column wait for the last one:
 what each request saw by itself is in the records of a load. The client runs on the caller's own thread, between steps.
 """
 
@@ -183,6 +183,10 @@ class ServerSession:
         if self.service.server:
             memory["server_rss"] = self.service.server.resident_bytes()
         return memory
+
+    def peaks(self) -> dict[str, int]:
+        """Peak resident bytes of the server's processes, loading included; the worker adds its own."""
+        return {"rss_peak": self.service.server.peak_bytes()} if self.service.server else {}
 
     def prove(self) -> dict[str, Any]:
         """What the server says of itself, how it was started, and how the tokens of the last generation were known."""
