@@ -188,10 +188,11 @@ def _gpu_snapshot(nvml: Any, handle: Any) -> dict[str, Any]:
     }
 
 
-def energy_mj() -> int | None:
-    """The first GPU's energy counter, millijoules since the driver was loaded; None where it has none."""
+def energy_mj(devices: int = 1) -> int | None:
+    """The energy counters of the first `devices` GPUs, millijoules since the driver was loaded; None without them."""
     with _nvml() as nvml:
         if nvml is None:
             return None
-        value = _asked(nvml, "nvmlDeviceGetTotalEnergyConsumption", nvml.nvmlDeviceGetHandleByIndex(0))
-        return int(value) if value is not None else None
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(min(devices, nvml.nvmlDeviceGetCount()))]
+        values = [_asked(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) for handle in handles]
+        return sum(int(value) for value in values) if values and None not in values else None

@@ -141,6 +141,12 @@ class Lead:
         self._answers()
         return own
 
+    def cpu_seconds(self) -> float:
+        """That the other ranks on this machine have computed."""
+        self._tell("cpu_seconds")
+        here = socket.gethostname()
+        return float(sum(seconds for host, seconds in self._answers() if host == here))
+
     def records(self) -> list[dict[str, Any]]:
         """What each of the other ranks says of itself, memory included."""
         self._tell("record")
@@ -200,6 +206,8 @@ def follow(cell: Cell, request: dict[str, Any], channel: Connection) -> None:
             answer = session.prove()
         elif call == "log_probs":
             session.log_probs(*message["arguments"])
+        elif call == "cpu_seconds":
+            answer = [socket.gethostname(), machine.cpu_ticks()["own"]]
         elif call == "record":
             record.memory |= footprint.peaks(cell.device)
             answer = record.described()

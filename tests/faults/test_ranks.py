@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from tests.faults.test_blocks import _command, cell_with, run
 
-from claimbench import launchers, result
+from claimbench import launchers, ranks, result
 from claimbench.backends import null_model
 from claimbench.cell import Cell
 
@@ -49,6 +50,17 @@ def test_every_rank_is_recorded_and_memory_is_their_sum(tmp_path):
         assert record.memory[name] == sum(each["memory"][name] for each in record.ranks) > 0
     assert len(record.proof["ranks"]) == 2
     assert record.proof["ranks"][0]["calls"] == record.proof["calls"] == 3, "a rank missed a generation"
+
+
+def test_what_the_other_ranks_compute_is_not_taken_for_neighbours():
+    """The doubt is about others: the CPU time of a rank is the cell's own, and its leader asks for it."""
+    here, there = ["here", 3.0], ["there", 5.0]
+    ours, theirs = Pipe()
+    lead = ranks.Lead(ours, 3)
+    here[0] = socket.gethostname()
+    ranks.send(theirs, {"answers": [here, there]})
+    assert lead.cpu_seconds() == 3.0
+    assert ranks.receive(theirs) == {"call": "cpu_seconds", "arguments": []}
 
 
 def test_one_process_has_no_ranks(tmp_path):
