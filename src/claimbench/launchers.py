@@ -86,7 +86,8 @@ def too_many(ranks: int, device: Device, *, nodes: int = 1, oversubscribe: bool 
         return f"{ranks} devices do not divide over {nodes} nodes"
     held = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
     if nodes > held:
-        return f"{nodes} nodes need a SLURM job of {nodes}, and this process has {held}: see profiles/slurm"
+        job = f"sbatch --exclusive --nodes={nodes} --wrap 'snakemake --cores all'"
+        return f"{nodes} nodes need a SLURM job of {nodes}, and this process has {held}: {job}"
     each = ranks // nodes
     if device == "cuda":
         gpus = len(machine.identify()["gpus"])
