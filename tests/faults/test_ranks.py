@@ -178,7 +178,8 @@ def test_a_rank_killed_on_one_of_two_nodes_ends_both(tmp_path):
     assert (record.outcome, record.reason) == ("error", "rank 1 was killed by SIGKILL, during: first call")
 
 
-def test_more_nodes_than_the_job_has_is_unavailable():
+def test_more_nodes_than_the_job_has_is_unavailable(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
     reason = null_model.unavailable(ranks_with(4, nodes=2))
     assert reason is not None
     assert reason.startswith("2 nodes need a SLURM job of 2, and this process has 1: sbatch --exclusive --nodes=2 ")
