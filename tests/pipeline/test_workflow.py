@@ -145,7 +145,7 @@ def test_after_a_kill_at_any_moment_the_next_run_resumes(project, killed):
         start_new_session=True,
     )
     assert first.stderr
-    next(line for line in first.stderr if line.startswith("[3/5]"))
+    place = next(int(line[1]) for line in first.stderr if re.match(r"\[[2-4]/5\] paces: ", line))  # not the reference
     time.sleep(0.3)
     if killed == "snakemake alone":
         first.kill()
@@ -153,7 +153,7 @@ def test_after_a_kill_at_any_moment_the_next_run_resumes(project, killed):
         os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     kept = project.results()
-    assert len(kept) == 2
+    assert len(kept) == place - 1
     project.snakemake("measured")
     results = project.results()
     assert len(results) == 5
