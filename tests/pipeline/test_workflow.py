@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from claimbench import result
@@ -178,3 +179,21 @@ def test_a_search_for_the_largest_batch_is_one_job_behind_its_sweep_and_stands_i
     report = (project.folder / "reports/report.md").read_text(encoding="utf-8")
     assert "- few: Between the swept batches, 5 fits and 6 does not (2 trials)." in report
     assert project.jobs() == {}
+
+
+def test_the_scheduler_rests_while_a_block_runs_however_many_ran_before(project):
+    project.params["measure"]["blocks"] = 8
+    project.write()
+    running = subprocess.Popen(
+        ["snakemake", "--cores", "all", "measured"],
+        cwd=project.folder,
+        env=project.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr
+    next(line for line in running.stderr if line.startswith("[17/17]"))
+    threads = psutil.Process(running.pid).num_threads()
+    running.stderr.read()
+    assert running.wait() == 0
+    assert threads <= 6  # a timer for each job that has run would be 17 more

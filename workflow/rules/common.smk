@@ -66,3 +66,9 @@ wildcard_constraints:
     block=r"\d+",
     name=r"[a-z0-9][a-z0-9._-]*",
     source=r"[0-9a-f]{12}",
+
+
+# With a limit on jobs per second, which is Snakemake's default, every job that has run leaves a timer that wakes the
+# scheduler each second: after 250 jobs that is a fifth of a core, beside the block that is being timed.
+onstart:
+    workflow.scheduler.job_rate_limiter = None
