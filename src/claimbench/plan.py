@@ -162,14 +162,33 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
 
 
 def order(plan: Plan) -> list[tuple[str, int]]:
-    """(cell id, block) in the order to measure: every cell's block 0 before any block 1, shuffled inside a round."""
+    """(cell id, block) in the order to measure: every cell's block 0 before any block 1.
+
+    Inside a round experiments are shuffled, and cells inside an experiment: what is compared is measured within
+    minutes, since a machine that others use is another one half an hour later.
+    """
     shuffle = random.Random(plan.params.measure.seed)  # noqa: S311 - an order, not a secret
+    experiments = _experiments(plan)
     sequence = []
     for block in range(max((planned.blocks for planned in plan.cells.values()), default=0)):
-        ids = sorted(id for id, planned in plan.cells.items() if planned.blocks > block)
-        shuffle.shuffle(ids)
-        sequence += [(id, block) for id in ids]
+        for experiment in shuffle.sample(sorted(experiments), k=len(experiments)):
+            ids = sorted(id for id in experiments[experiment] if plan.cells[id].blocks > block)
+            sequence += [(id, block) for id in shuffle.sample(ids, k=len(ids))]
     return sequence
+
+
+def _experiments(plan: Plan) -> dict[tuple[str, str], list[str]]:
+    """(study, experiment) -> ids of its cells, each under the first that shows it; references alone go under ""."""
+    first: dict[str, tuple[str, str]] = {}
+    for study, planned in plan.studies.items():
+        for experiment, rows in planned.rows.items():
+            for row in rows.values():
+                if row.cell:
+                    first.setdefault(row.cell, (study, experiment))
+    found: dict[tuple[str, str], list[str]] = {}
+    for id in plan.cells:
+        found.setdefault(first.get(id, ("", "")), []).append(id)
+    return found
 
 
 def _link_batches(cells: dict[str, PlannedCell]) -> dict[str, PlannedCell]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from claimbench import workflow
 from claimbench.model import cost
+from claimbench.plan import order
 
 STUDY = {
     "title": "t",
@@ -63,3 +65,21 @@ def test_random_weights_of_a_changed_architecture_are_another_checkpoint(
     changed = {**cost.config("tiny-llama"), "rope_theta": 12345.0}
     monkeypatch.setattr(cost, "config", lambda _: changed)
     assert folder_for("random://tiny-llama?seed=0", studies) != first
+
+
+def test_what_an_experiment_compares_is_measured_side_by_side_in_every_round() -> None:
+    root = Path(__file__).parent.parent.parent
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) | {"studies": ["quickstart"]}
+    plan = workflow.plan_for(params, root / "studies")
+    first: dict[str, str] = {}
+    for experiment, rows in plan.studies["quickstart"].rows.items():
+        for row in rows.values():
+            first.setdefault(str(row.cell), experiment)
+    sequence = order(plan)
+    assert sorted(sequence) == sorted((id, n) for id, planned in plan.cells.items() for n in range(planned.blocks))
+    rounds = [[id for id, n in sequence if n == block] for block in range(3)]
+    assert [n for _, n in sequence] == sorted(n for _, n in sequence)
+    for ids in rounds:
+        visits = [experiment for experiment, _ in groupby(ids, key=lambda id: first.get(id, ""))]
+        assert len(visits) == len(set(visits)) >= 5
+    assert rounds[1] != rounds[2]
