@@ -21,15 +21,15 @@ from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
 Use = str | tuple[str, dict[str, Any]]
 
 
-def save_tiny(folder: Path, layers: int, weights: dict[str, Any] | None = None) -> dict[str, Any]:
+def save_tiny(folder: Path, layers: int, weights: dict[str, Any] | None = None, hidden: int = 64) -> dict[str, Any]:
     """A random Llama of `layers` layers; its embeddings vary enough for its argmax to be well apart from the rest."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.contract.conftest import make_cell, rows_of
+from tests.contract.conftest import make_cell, rows_of, save_tiny
 
 from claimbench import backends
 from claimbench.backends import transformers as reference
@@ -39,32 +39,10 @@ def save_letters(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
-def save_small(folder: Path) -> None:
-    """A random Llama whose heads are wide enough for every server, its argmax well apart from the rest."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=300,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worded")
-    save_small(folder)
+    save_tiny(folder, 2, hidden=128)  # heads wide enough for every server
     save_letters(folder)
     gc.collect()
     return folder

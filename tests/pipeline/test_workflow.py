@@ -131,13 +131,9 @@ def test_an_edited_result_is_one_message_that_names_the_file_and_what_to_do(rend
     assert len(rendered.measured_by("all")) == 1
 
 
-@pytest.mark.parametrize("killed", ["snakemake alone", "its jobs as well"])
-def test_after_a_kill_at_any_moment_the_next_run_resumes(project, killed):
-    for cell in project.study["experiments"]["pace"]["cells"].values():
-        cell["options"]["step_ms"] += 150
-    project.params["measure"]["blocks"] = 2
-    project.write()
-    first = subprocess.Popen(
+def started(project):
+    """A run that is under way, in a process group of its own; its standard error is there to be read."""
+    return subprocess.Popen(
         ["snakemake", "--cores", "all", "measured"],
         cwd=project.folder,
         env=project.environment(),
@@ -145,7 +141,15 @@ def test_after_a_kill_at_any_moment_the_next_run_resumes(project, killed):
         text=True,
         start_new_session=True,
     )
-    assert first.stderr
+
+
+@pytest.mark.parametrize("killed", ["snakemake alone", "its jobs as well"])
+def test_after_a_kill_at_any_moment_the_next_run_resumes(project, killed):
+    for cell in project.study["experiments"]["pace"]["cells"].values():
+        cell["options"]["step_ms"] += 150
+    project.params["measure"]["blocks"] = 2
+    project.write()
+    first = started(project)
     place = next(int(line[1]) for line in first.stderr if re.match(r"\[[2-4]/5\] paces: ", line))  # not the reference
     time.sleep(0.3)
     if killed == "snakemake alone":
@@ -184,14 +188,7 @@ def test_a_search_for_the_largest_batch_is_one_job_behind_its_sweep_and_stands_i
 def test_the_scheduler_rests_while_a_block_runs_however_many_ran_before(project):
     project.params["measure"]["blocks"] = 8
     project.write()
-    running = subprocess.Popen(
-        ["snakemake", "--cores", "all", "measured"],
-        cwd=project.folder,
-        env=project.environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr
+    running = started(project)
     next(line for line in running.stderr if line.startswith("[17/17]"))
     threads = psutil.Process(running.pid).num_threads()
     running.stderr.read()

@@ -21,7 +21,7 @@ from claimbench import machine
 from claimbench.cell import Cell
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.model import cost
-from claimbench.serving.client import Ask, Limits, Piece, RequestFailed, Usage, get_json, get_text, message_of
+from claimbench.serving.client import Ask, Limits, Piece, RequestFailed, Usage, get_json, get_text, message_of, served
 from claimbench.serving.gguf_export import export
 from claimbench.serving.launch import reach
 from claimbench.serving.process import HOST, Launch
@@ -106,9 +106,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     rows, model = prompt_rows(cell, checkpoint), cell.checkpoint.name
     with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)) as reached:
         address = reached.address
-        served = [entry["id"] for entry in get_json(address, "/v1/models")["data"]]
-        if model not in served:
-            raise WrongOutput(f"asked for the model {model!r}, the server has {', '.join(served)}")
+        served(address, model)
         props = get_json(address, "/props")
         service = Service(
             address=address,

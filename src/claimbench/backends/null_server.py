@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from claimbench.cell import Cell, Frozen
-from claimbench.errors import WrongOutput
-from claimbench.serving.client import Limits, OpenAI, get_json
+from claimbench.serving.client import Limits, OpenAI, get_json, served
 from claimbench.serving.load import Load
 from claimbench.serving.null_server import MODEL, Failure, Settings
 from claimbench.serving.process import Launch, Server, free_port
@@ -59,9 +58,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullServerSession:
     command = (sys.executable, "-m", "claimbench.serving.null_server", settings.model_dump_json())
     server = Server(Launch(command=command, port=port, healthy_s=options.healthy_s))
     try:
-        served = [model["id"] for model in get_json(server.address, "/v1/models")["data"]]
-        if MODEL not in served:
-            raise WrongOutput(f"asked for the model {MODEL!r}, the server has {', '.join(served)}")
+        served(server.address, MODEL)
         service = Service(
             address=server.address,
             dialect=OpenAI(MODEL, extra={}, ids_key="token_ids"),

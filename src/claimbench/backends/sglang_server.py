@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import Field
 
 from claimbench.cell import Cell
-from claimbench.errors import Unavailable, WrongOutput
-from claimbench.serving.client import Limits, OpenAI, get_json
+from claimbench.errors import Unavailable
+from claimbench.serving.client import Limits, OpenAI, get_json, served
 from claimbench.serving.launch import reach
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
@@ -60,9 +60,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     rows, model, tokenizer = prompt_rows(cell, checkpoint), cell.checkpoint.name, Tokenizer(checkpoint)
     with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)) as reached:
         address = reached.address
-        served = [entry["id"] for entry in get_json(address, "/v1/models")["data"]]
-        if model not in served:
-            raise WrongOutput(f"asked for the model {model!r}, the server has {', '.join(served)}")
+        served(address, model)
         info = get_json(address, "/get_server_info")
         service = Service(
             address=address,

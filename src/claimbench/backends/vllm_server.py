@@ -13,9 +13,8 @@ from pathlib import Path
 from pydantic import Field
 
 from claimbench.cell import Cell
-from claimbench.errors import WrongOutput
 from claimbench.serving import vllm
-from claimbench.serving.client import Limits, OpenAI, get_json, get_text
+from claimbench.serving.client import Limits, OpenAI, get_json, get_text, served
 from claimbench.serving.launch import reach
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
@@ -49,9 +48,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     rows, model = prompt_rows(cell, checkpoint), cell.checkpoint.name
     with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)) as reached:
         address = reached.address
-        served = {entry["id"]: entry for entry in get_json(address, "/v1/models")["data"]}
-        if model not in served:
-            raise WrongOutput(f"asked for the model {model!r}, the server has {', '.join(served)}")
+        entry = served(address, model)
         extra = {"ignore_eos": True, "return_token_ids": True, "repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0}
         service = Service(
             address=address,
@@ -62,7 +59,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
                 "name": "vllm",
                 "version": get_json(address, "/version")["version"],
                 "model": model,
-                "root": served[model].get("root"),
+                "root": entry.get("root"),
                 "prefix_cache": "off" if reached.server else "seen to be unused, by its counters",
             },
             metrics=lambda: vllm.check_counters(vllm.counters(get_text(address, "/metrics"))),

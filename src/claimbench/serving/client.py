@@ -265,6 +265,19 @@ def get_json(address: str, path: str, token: str | None = None, timeout_s: float
         raise RequestFailed("garbled", f"{path} is not JSON: {text[:SHOWN]!r}") from error
 
 
+def served(address: str, model: str) -> dict[str, Any]:
+    """What the server's list of models says of `model`.
+
+    Raises:
+        WrongOutput: it serves others.
+    """
+    entries = {entry["id"]: entry for entry in get_json(address, "/v1/models")["data"]}
+    if model not in entries:
+        raise WrongOutput(f"asked for the model {model!r}, the server has {', '.join(entries)}")
+    found: dict[str, Any] = entries[model]
+    return found
+
+
 def get_text(address: str, path: str, token: str | None = None, timeout_s: float = 30.0) -> str:
     import httpx2
 
