@@ -96,69 +96,82 @@ def sweep_suffix(point: dict[str, Any]) -> str:
     return "@" + ",".join(f"{key}={value}" for key, value in point.items()) if point else ""
 
 
+class PlannedCells:
+    """The cells of all studies, each once, however many rows show it."""
+
+    def __init__(self, params: Params, machine_key: str) -> None:
+        self.params, self.machine_key = params, machine_key
+        self.by_id: dict[str, PlannedCell] = {}
+
+    def add(self, cell: Cell, blocks: int, reference: str | None = None) -> str:
+        """The cell's id; a cell without a reference is its own."""
+        id = cell.id
+        known = self.by_id.get(id)
+        if known is None:
+            key = key_of(cell, self.machine_key, self.params.measure.series)
+            exact = optimizations.is_exact(cell)
+            self.by_id[id] = PlannedCell(cell=cell, key=key, blocks=blocks, reference=reference or id, exact=exact)
+        elif known.blocks < blocks:
+            self.by_id[id] = known.model_copy(update={"blocks": blocks})
+        return id
+
+
 def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any], device: Device) -> Plan:
     """Every cell that `studies` ask for, on `device` of `machine`.
 
     Raises:
         ConfigError: unknown names, clashing optimizations, impossible workloads, claims about missing cells.
     """
-    cells: dict[str, PlannedCell] = {}
+    cells = PlannedCells(params, str(machine["key"]))
     planned: dict[str, PlannedStudy] = {}
-    machine_key = str(machine["key"])
-
-    def add(cell: Cell, blocks: int, reference: str | None = None) -> str:
-        """The cell's id; a cell without a reference is its own."""
-        id = cell.id
-        known = cells.get(id)
-        if known is None:
-            key = key_of(cell, machine_key, params.measure.series)
-            exact = optimizations.is_exact(cell)
-            cells[id] = PlannedCell(cell=cell, key=key, blocks=blocks, reference=reference or id, exact=exact)
-        elif known.blocks < blocks:
-            cells[id] = known.model_copy(update={"blocks": blocks})
-        return id
-
     for name, study in studies.items():
-        where = f"studies/{name}.yaml"
-        _check_hardware(study, where)
-        rows: dict[str, dict[str, Row]] = {}
-        for experiment_name, experiment in study.experiments.items():
-            rows[experiment_name] = {}
-            asked_for: dict[str, str | None] = {}
-            path = f"{where}: experiments.{experiment_name}"
-            for point in points(params, study, experiment, device, path):
-                cell, missing, asked, deviations = point.resolve()
-                if cell is not None and asked_for.setdefault(cell.checkpoint.name, asked) != asked:
-                    first, used = asked_for[cell.checkpoint.name], cell.checkpoint.name
-                    missing = f"params.yaml swap puts '{used}' in place of '{first}' and of '{asked}': the same cell"
-                    cell = None
-                id = None
-                if cell is not None:
-                    reference = add(reference_of(cell), blocks=1)
-                    blocks = experiment.blocks or study.measure.blocks or params.measure.blocks
-                    id = add(cell, blocks, reference)
-                rows[experiment_name][point.label + sweep_suffix(point.sweep)] = Row(
-                    label=point.label,
-                    title=point.study_cell.title or point.label.replace("_", " "),
-                    sweep=point.sweep,
-                    cell=id,
-                    unavailable=missing,
-                    published=point.published(),
-                    deviations=deviations,
-                    asked=point.asked() if study.document.hardware else None,
-                )
+        _check_hardware(study, f"studies/{name}.yaml")
+        rows = {
+            experiment: _rows(
+                study, experiment, params, device, f"studies/{name}.yaml: experiments.{experiment}", cells
+            )
+            for experiment in study.experiments
+        }
         planned[name] = PlannedStudy(study=study, rows=rows)
-    searches, planned = _with_frontiers(planned, cells)
+    searches, planned = _with_frontiers(planned, cells.by_id)
     plan = Plan(
         device=device,
         machine=machine,
         params=params,
-        cells=_link_batches(cells),
+        cells=_link_batches(cells.by_id),
         studies=planned,
         frontiers=searches,
     )
     _check_claims(plan)
     return plan
+
+
+def _rows(study: Study, name: str, params: Params, device: Device, path: str, cells: PlannedCells) -> dict[str, Row]:
+    """The rows of experiment `name` by address; their cells, and the references of these, are added to `cells`."""
+    experiment = study.experiments[name]
+    blocks = experiment.blocks or study.measure.blocks or params.measure.blocks
+    rows: dict[str, Row] = {}
+    asked_for: dict[str, str | None] = {}
+    for point in points(params, study, experiment, device, path):
+        cell, missing, asked, deviations = point.resolve()
+        if cell is not None and asked_for.setdefault(cell.checkpoint.name, asked) != asked:
+            first, used = asked_for[cell.checkpoint.name], cell.checkpoint.name
+            missing = f"params.yaml swap puts '{used}' in place of '{first}' and of '{asked}': the same cell"
+            cell = None
+        id = None
+        if cell is not None:
+            id = cells.add(cell, blocks, reference=cells.add(reference_of(cell), blocks=1))
+        rows[point.label + sweep_suffix(point.sweep)] = Row(
+            label=point.label,
+            title=point.study_cell.title or point.label.replace("_", " "),
+            sweep=point.sweep,
+            cell=id,
+            unavailable=missing,
+            published=point.published(),
+            deviations=deviations,
+            asked=point.asked() if study.document.hardware else None,
+        )
+    return rows
 
 
 def order(plan: Plan) -> list[tuple[str, int]]:
