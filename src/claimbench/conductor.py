@@ -139,7 +139,7 @@ def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -
         Unavailable: the launcher is not installed.
     """
     say("phase", name="launch")
-    with tempfile.TemporaryDirectory(prefix="claimbench-ranks-") as folder:  # made 0700
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:  # made 0700
         secret = secrets.token_bytes(32)
         with _listener(cell.nodes, Path(folder), secret) as (listener, address):
             company = Company(listener)

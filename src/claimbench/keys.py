@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
+import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from claimbench import backends, optimizations
 from claimbench.cell import Cell, digest
+from claimbench.lacking import lacking
+from claimbench.node import VARIABLE as MACHINE
 from claimbench.result import Key
 
 PACKAGE = Path(__file__).parent
@@ -136,6 +140,21 @@ def _data_of(modules: tuple[str, ...]) -> list[Path]:
     return [path for path in files if ".".join((PACKAGE.name, *path.relative_to(PACKAGE).parts[:-2])) in packages]
 
 
+@cache
+def _outside(backend: str) -> dict[str, str | None]:
+    """Programs that a backend starts, and what the environment names for it: a server's address is only hashed."""
+    module = backends.find(backend)
+    named = {name: os.environ.get(name) for name in getattr(module, "VARIABLES", ())}
+    programs: dict[str, str | None] = getattr(module, "programs", dict)()
+    return programs | {name: digest(value) for name, value in named.items() if value}
+
+
+def _lacking(cell: Cell) -> str | None:
+    """Numbers do not count, such as those of free bytes. A plan for another machine cannot know."""
+    reason = None if os.environ.get(MACHINE) else lacking(cell)
+    return digest(re.sub(r"\d+", "", reason)) if reason else None
+
+
 def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
     used = sorted(use.name for use in cell.optimizations)
     roots = (f"claimbench.backends.{cell.backend}", *(f"claimbench.optimizations.{name}" for name in used))
@@ -147,6 +166,8 @@ def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
     return Key(
         code=code_hash(*EXECUTED, *roots),
         libraries={name: version_of(name) for name in sorted(wanted)} if own else locked(family),
+        outside=_outside(cell.backend),
+        lacking=_lacking(cell),
         machine=machine_key,
         series=series,
     )

@@ -21,15 +21,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from claimbench import backends, machine, optimizations, page_cache, result
+from claimbench import machine, page_cache, result
 from claimbench.cell import Cell, Device
 from claimbench.errors import ResultError, Unavailable
+from claimbench.lacking import lacking
 from claimbench.result import Key, Result
+from claimbench.scratch import Scratch
 
 GRACE_S = 5.0
 KEPT_LINES = 40
@@ -109,10 +111,7 @@ def _known_before(cell: Cell, smaller: Path | None) -> dict[str, Any] | None:
         if previous.outcome in ("oom", "implied-oom"):
             batch = previous.cell.workload.batch
             return {"outcome": "implied-oom", "reason": f"batch {batch} of the same cell is already out of memory"}
-    reason = backends.find(cell.backend).unavailable(cell)
-    for use in cell.optimizations:
-        module = optimizations.find(use.name)
-        reason = reason or module.unavailable(cell, optimizations.settings_of(use.name, use.settings))
+    reason = lacking(cell)
     return {"outcome": "unavailable", "reason": reason} if reason else None
 
 
@@ -150,7 +149,8 @@ def device_lock(device: Device) -> Iterator[None]:
         yield
 
 
-def _environment(cell: Cell) -> dict[str, str]:
+def _environment(cell: Cell, scratch: Path) -> dict[str, str]:
+    """`scratch` is for whatever libraries leave behind: torchrun, for one, a folder of logs for each start."""
     threads = str(cell.protocol.threads or machine.usable_cores())
     cache = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve()
     return {
@@ -163,19 +163,28 @@ def _environment(cell: Cell) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(scratch),
     }
 
 
 def _supervise(cell: Cell, request: dict[str, Any], python: str) -> dict[str, Any]:
     """Start the worker, collect its messages until it ends or its time is up, and say how it ended."""
+    with closing(Scratch(Path(tempfile.gettempdir()))) as scratch:
+        environment = _environment(cell, scratch.folder)
+        return _supervise_in(cell, request, [python, "-m", "claimbench.worker"], environment)
+
+
+def _supervise_in(
+    cell: Cell, request: dict[str, Any], command: list[str], environment: dict[str, str]
+) -> dict[str, Any]:
     oom_kills = _kernel_oom_kills()
     process = subprocess.Popen(
-        [python, "-m", "claimbench.worker"],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(cell),
+        env=environment,
         start_new_session=True,
     )
     assert process.stdin is not None

@@ -290,9 +290,13 @@ def check_finite(logits: Any) -> None:
     Raises:
         WrongOutput: the model emits NaN or infinity.
     """
-    bad = int((~logits.isfinite()).sum())
-    if bad:
-        raise WrongOutput(f"expected finite logits, but {bad} of {logits.numel()} are NaN or infinite on the prompt")
+    expect_finite(logits.numel(), int((~logits.isfinite()).sum()))
+
+
+def expect_finite(numbers: int, bad: int) -> None:
+    """Judge `numbers` logits of which `bad` are not finite; raises as `check_finite` does."""
+    if bad or not numbers:
+        raise WrongOutput(f"expected finite logits, but {bad} of {numbers} are NaN or infinite")
 
 
 def check_plain(seen: Evidence, recipe: Recipe) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class Key(Frozen):
 
     code: str = Field(description="hash of the import closure that the cell executes, comments and docstrings left out")
     libraries: dict[str, str | None] = Field(description="version of each library that the cell executes; null: absent")
+    outside: dict[str, str | None] = Field(
+        default={}, description="versions of programs that it runs, hashes of what environment variables name for it"
+    )
+    lacking: str | None = Field(default=None, description="hash of what the machine lacks for it; null: nothing")
     machine: str = Field(description="fingerprint of the machine")
     series: int = Field(default=0, description="raised by the user to measure everything anew")
 

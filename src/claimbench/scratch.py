@@ -1,65 +1,73 @@
-"""Folders on a disk that a study names, for weights that are kept there while a block runs, and gone when it ends.
+"""Folders for what is kept on a disk while a block runs, such as offloaded weights: gone afterwards, however it ended.
 
-A block may be killed, so each folder has a lock that the kernel frees with its holder: the next block on the same disk
-removes what dead ones left.
+Each holds a lock on a file in it, which the kernel frees when its holder dies. Whoever comes next removes the folders
+whose lock nobody holds.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from claimbench.errors import Unavailable
+PREFIX = "claimbench-scratch-"
+OWNER = "owner"
 
-PREFIX = "claimbench-offload-"
+
+def refusal(parent: Path, needed_bytes: int) -> str | None:
+    """Why `needed_bytes` cannot be kept under `parent`, or None; asked by writing there."""
+    try:
+        with tempfile.TemporaryFile(dir=parent) as file:
+            file.write(b"x")
+    except OSError as error:
+        return f"cannot write to the offload folder {parent} ({error.strerror}): name another"
+    remove_abandoned(parent)
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        return (
+            f"the weights to offload take {needed_bytes / 1e9:.3g} GB, and the offload folder {parent} has "
+            f"{free / 1e9:.3g} GB free: free some, or name another"
+        )
+    return None
+
+
+def remove_abandoned(parent: Path) -> list[Path]:
+    """Remove what holders left that died; the folders that were removed."""
+    removed = []
+    for folder in parent.glob(f"{PREFIX}*"):
+        if _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        with (folder / OWNER).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 class Scratch:
-    """A folder of its own under `parent`, with room for `needed_bytes`.
+    """A folder of one process, under `parent`, which must be there: a misspelled disk is not made up."""
 
-    Raises:
-        Unavailable: `parent` is no folder that can be written to, or has too little space.
-    """
+    def __init__(self, parent: Path) -> None:
+        remove_abandoned(parent)
+        unnamed = Path(tempfile.mkdtemp(prefix=".", dir=parent))
+        self._lock: IO[bytes] = (unnamed / OWNER).open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.folder = unnamed.rename(parent / f"{PREFIX}{unnamed.name[1:]}")  # it is never seen without its lock
 
-    def __init__(self, parent: Path, needed_bytes: int) -> None:
-        try:
-            _sweep(parent)
-            free = shutil.disk_usage(parent).free
-            if free < needed_bytes:
-                raise Unavailable(
-                    f"offload folder {parent}: {needed_bytes / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free"
-                    ": free some, or name another folder"
-                )
-            handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=".lock", dir=parent)
-            self._lock: IO[bytes] = os.fdopen(handle, "wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            self.folder = _folder_of(Path(name))
-            self.folder.mkdir(mode=0o700)
-        except OSError as error:
-            raise Unavailable(
-                f"offload folder {parent}: expected a folder that can be written to ({error.strerror}): name another"
-            ) from error
+    def stored(self) -> dict[str, int]:
+        """Name -> bytes that the disk holds, of every file but the lock."""
+        files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != OWNER]
+        return {str(path.relative_to(self.folder)): path.stat().st_blocks * 512 for path in files}
 
     def close(self) -> None:
         """Remove the folder with all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        Path(f"{self.folder}.lock").unlink(missing_ok=True)
         self._lock.close()
-
-
-def _folder_of(lock: Path) -> Path:
-    return lock.with_suffix("")
-
-
-def _sweep(parent: Path) -> None:
-    """Remove the folders whose holders are dead."""
-    for path in parent.glob(f"{PREFIX}*.lock"):
-        with suppress(OSError), path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(_folder_of(path), ignore_errors=True)
-            path.unlink(missing_ok=True)

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as distributions
 
 Blocks = Sequence[Sequence[float]]
 """Samples of one cell's metric, by round; an empty round is a block that gave no number."""
@@ -185,6 +184,8 @@ def _number(back: Callable[[Floats], Floats], value: float) -> float:
 
 def _widening(rounds: int, confidence: float) -> float:
     """How much too narrow a percentile bootstrap of `rounds` values is."""
+    from scipy.special import ndtri, stdtrit  # scipy.stats has them too, and takes half a second to import
+
     upper = (1 + confidence) / 2
     narrow = math.sqrt(rounds / (rounds - 1))
-    return float(narrow * distributions.t.ppf(upper, rounds - 1) / distributions.norm.ppf(upper))
+    return float(narrow * stdtrit(rounds - 1, upper) / ndtri(upper))

@@ -1,10 +1,10 @@
 """What is seen to run inside the engine: Python functions, operators and their shapes, caches, weights, launches.
 
 Evidence comes from places that an optimization does not write to: the interpreter's call events, the profiler's record
-of operators, the tensors that are held. Two short generations are watched, one for each instrument, since they slow
-each other.
+of operators, the tensors that are held. One short generation is watched by all of them, since a prefill may take
+seconds; they slow it, and nothing in it is timed.
 
-Code that is compiled, or captured in a graph, hides what it consists of. Where some ran, two more generations are
+Code that is compiled, or captured in a graph, hides what it consists of. Where some ran, one more generation is
 watched in the open, with the same code run as Python and nothing replayed: a technique inside a compiled step is seen
 there.
 """
@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ BATCHED_PRODUCTS = ("aten::bmm", "aten::baddbmm")
 FUSED_ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
 READS_TOKENS = {"claimbench.native.decoder:NativeDecoder.step": "tokens"}
 """Functions that look tokens up without an operator, and their argument that holds them, [batch, new]."""
+KEEPS_LOGITS = "claimbench.engine:Decoder.keep"
+"""Gets the logits of every token that is chosen, [batch, positions, vocabulary]."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Seen:
     """Whether some technique asked for matrices of codes."""
     details: int
     """Log-probabilities that were kept of the prompt and of the new tokens, per row."""
+    logits: tuple[int, int]
+    """Numbers from which tokens were chosen, and how many of them are NaN or infinite."""
     compiled: Compiled
 
     @property
@@ -138,45 +142,55 @@ class Seen:
         return sum(step.operators.get(name, 0) for step in self.steps)
 
 
-@contextmanager
-def _calls_counted(counts: Counter[str], widths: list[int]) -> Iterator[None]:
-    """Counts the calls of Python functions of this package and of PyTorch while it lasts.
+@dataclass
+class _Found:
+    """What the instruments saw of one pass."""
 
-    `widths` are those of the tokens that they read without an operator.
-    """
+    calls: Counter[str] = field(default_factory=Counter)
+    read: list[int] = field(default_factory=list)
+    """Widths of the tokens that were looked up without an operator."""
+    logits: list[torch.Tensor] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
 
-    def note(frame: FrameType, event: str, _: Any) -> None:
+    def note(self, frame: FrameType, event: str, _: Any) -> None:
+        """A call of the interpreter's: Python functions of this package and of PyTorch count."""
         if event == "call":
             module = frame.f_globals.get("__name__", "")
             if module.startswith(("claimbench.", "torch.")):
                 name = f"{module}:{frame.f_code.co_qualname}"
-                counts[name] += 1
+                self.calls[name] += 1
                 if name in READS_TOKENS:
-                    widths.append(int(frame.f_locals[READS_TOKENS[name]].shape[1]))
+                    self.read.append(int(frame.f_locals[READS_TOKENS[name]].shape[1]))
+                elif name == KEEPS_LOGITS:
+                    self.logits.append(frame.f_locals["logits"])
 
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
+    def finite(self) -> tuple[int, int]:
+        """How many logits tokens were chosen from, and how many of them are not finite; they are let go of."""
+        last = [logits[:, -1] for logits in self.logits]
+        self.logits = []
+        return sum(part.numel() for part in last), sum(int((~part.isfinite()).sum()) for part in last)
 
 
 @contextmanager
-def _operators_recorded(found: list[Any]) -> Iterator[None]:
+def _instruments(found: _Found) -> Iterator[None]:
     with recorded("cuda" if torch.cuda.is_available() else "cpu", shapes=True) as profiler:
-        yield
+        before = sys.getprofile()
+        sys.setprofile(found.note)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    found.extend(profiler.function_events)
+    found.events.extend(profiler.function_events)
 
 
 def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> Seen:
-    """Evidence from the prefill and up to `steps` decode passes of two more generations."""
-    passes = _timed_passes(decoder, generate, steps)
+    """Evidence from the prefill and up to `steps` decode passes of one more generation."""
+    passes, numbers, bad = _passes(decoder, generate, steps)
     if any(step.compiled_regions or step.graph_launches for step in passes):
         with in_the_open():
-            opened = _timed_passes(decoder, generate, steps)
+            opened, _, _ = _passes(decoder, generate, steps)
         passes = [
             replace(open_step, timed_calls=step.timed_calls, launched=step.launched)
             for step, open_step in zip(passes, opened, strict=True)
@@ -198,71 +212,51 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         matrices={} if decoder.matrices is None else decoder.matrices.held,
         coded=decoder.engine.weight_bits is not None,
         details=len(details.tokens) + (0 if details.prompt is None else details.prompt.shape[1]),
+        logits=(numbers, bad),
         compiled=compiled,
     )
 
 
-def _timed_passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int) -> list[Pass]:
-    called = [calls for calls, _, _, _ in _passes(decoder, generate, steps, _count_calls)]
-    recorded = list(_passes(decoder, generate, steps, _record_operators))
+def _passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int) -> tuple[list[Pass], int, int]:
+    """What was seen of each pass, how many logits tokens were chosen from, and how many of those are not finite."""
     passes: list[Pass] = []
-    for (calls, read), (events, held, length, columns) in zip(called, recorded, strict=True):
-        shapes: dict[str, list[Shapes]] = {}
-        for event in events:
-            shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
-        operators = dict(Counter(event.name for event in events))
-        widest = max([*read, _widest_lookup(shapes)])
-        filled = max(length, passes[-1].cache_length + widest if passes else 0)
-        passes.append(
-            Pass(
-                calls=calls,
-                operators=operators,
-                shapes=shapes,
-                timed_calls=calls,
-                launched=operators,
-                cache_bytes=held,
-                cache_length=length,
-                cache_filled=filled,
-                columns=columns,
-                widest_lookup=widest,
-            )
-        )
-    return passes
-
-
-def _widest_lookup(shapes: dict[str, list[Shapes]]) -> int:
-    return max((own[1][-1] for own in shapes.get("aten::embedding", ()) if len(own) > 1), default=0)
-
-
-def _count_calls(advance: Callable[[], Any]) -> tuple[Any, tuple[dict[str, int], list[int]]]:
-    counts: Counter[str] = Counter()
-    widths: list[int] = []
-    with _calls_counted(counts, widths):
-        columns = advance()
-    return columns, (dict(counts), widths)
-
-
-def _record_operators(advance: Callable[[], Any]) -> tuple[Any, list[Any]]:
-    events: list[Any] = []
-    with _operators_recorded(events):
-        columns = advance()
-    return columns, events
-
-
-def _passes(
-    decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, instrument: Callable[..., tuple[Any, Any]]
-) -> Iterator[tuple[Any, int, int, int]]:
-    """(what the instrument saw, bytes in the cache, slots filled, tokens a row) for each pass."""
+    numbers = bad = 0
     generation = generate()
     try:
-        for _ in range(1 + steps):
-            columns, found = instrument(lambda: next(generation, None))
+        while len(passes) < 1 + steps:
+            found = _Found()
+            with _instruments(found):
+                columns = next(generation, None)
             if columns is None:
-                return
-            held = sum(tensor.nbytes for tensor in decoder.cache.tensors())
-            yield found, held, decoder.cache.length, int(columns.shape[1])
+                break
+            passes.append(_pass(found, decoder, int(columns.shape[1]), passes[-1].cache_length if passes else 0))
+            counted, not_finite = found.finite()
+            numbers, bad = numbers + counted, bad + not_finite
     finally:
         generation.close()  # type: ignore[attr-defined]
+    return passes, numbers, bad
+
+
+def _pass(found: _Found, decoder: Decoder, columns: int, length_before: int) -> Pass:
+    shapes: dict[str, list[Shapes]] = {}
+    for event in found.events:
+        shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
+    operators = dict(Counter(event.name for event in found.events))
+    looked_up = (own[1][-1] for own in shapes.get("aten::embedding", ()) if len(own) > 1)
+    widest = max([*found.read, *looked_up], default=0)
+    calls = dict(found.calls)
+    return Pass(
+        calls=calls,
+        operators=operators,
+        shapes=shapes,
+        timed_calls=calls,
+        launched=operators,
+        cache_bytes=sum(tensor.nbytes for tensor in decoder.cache.tensors()),
+        cache_length=decoder.cache.length,
+        cache_filled=max(decoder.cache.length, length_before + widest if length_before else 0),
+        columns=columns,
+        widest_lookup=widest,
+    )
 
 
 def _storage_type(tensor: Any) -> str:

@@ -269,6 +269,7 @@ def test_partitioned_weights_give_the_reference_tokens(streams: int, folders: di
 @RUN
 def test_weights_in_files_give_the_reference_tokens_and_leave_no_file(folders: dict[str, Path], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
+    disk.mkdir()
     options = {"offload": "nvme", "nvme_path": str(disk), "smallest_swap": 4096}
     asked = cell(ZERO, options=options)
     record = ok(block(asked, folders["tiny-llama"], tmp_path))
@@ -279,7 +280,7 @@ def test_weights_in_files_give_the_reference_tokens_and_leave_no_file(folders: d
 
 @RUN
 def test_weights_too_small_to_be_swapped_are_not_called_offloaded(folders: dict[str, Path], tmp_path: Path) -> None:
-    asked = cell(ZERO, options={"offload": "nvme", "nvme_path": str(tmp_path / "disk")})
+    asked = cell(ZERO, options={"offload": "nvme", "nvme_path": str(tmp_path)})
     record = block(asked, folders["tiny-llama"], tmp_path)
     assert record.outcome == "wrong", (record.reason, record.detail)
     assert "files with weights" in (record.reason or "")
@@ -290,6 +291,7 @@ def test_a_killed_rank_is_one_outcome_and_its_files_go_with_the_next_block(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
+    disk.mkdir()
     options = {"offload": "nvme", "nvme_path": str(disk), "smallest_swap": 4096}
     asked = cell(ZERO, options=options)
     asked = asked.model_copy(update={"workload": asked.workload.model_copy(update={"new_tokens": 400})})

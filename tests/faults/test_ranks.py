@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.faults.test_blocks import _command, cell_with, run
+from tests.faults.test_blocks import _command, cell_with, run, started_under
 
 from claimbench import launchers, ranks, result
 from claimbench.backends import null_model
@@ -33,12 +33,7 @@ def nothing_is_left_behind(monkeypatch, tmp_path, tmp_path_factory):
     monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("locks")))  # these tests time nothing and wait for nobody
     monkeypatch.setattr(tempfile, "tempdir", os.environ["TMPDIR"])
     yield
-    left = []
-    for process in psutil.process_iter(["environ", "cmdline", "status"]):
-        marked = (process.info["environ"] or {}).get("CLAIMBENCH_TEST") == str(tmp_path)
-        if marked and process.pid != os.getpid():
-            left.append(process.info["cmdline"])
-    assert left == []
+    assert started_under(tmp_path) == []
 
 
 def test_every_rank_is_recorded_and_memory_is_their_sum(tmp_path):
@@ -135,7 +130,9 @@ def test_more_ranks_than_cores_is_unavailable_before_anything_starts():
 
 
 def test_torchrun_starts_the_ranks_as_well_as_our_own_launcher_does(tmp_path):
+    """It makes a folder of logs for each start and leaves it, where a block's own scratch ends with the block."""
     record = run(ranks_with(2, launcher="torchrun"), tmp_path / "0.json")
+    assert [path.name for path in Path(os.environ["TMPDIR"]).iterdir() if path.suffix != ".lock"] == []
     assert record.outcome == "ok", (record.reason, record.detail)
     assert [each["rank"] for each in record.ranks] == [0, 1]
 

@@ -40,6 +40,50 @@ def test_another_lock_is_another_key(cell: Cell, tmp_path: Path, monkeypatch: py
     assert first.id != second.id
 
 
+def test_what_the_environment_names_is_part_of_the_key_and_is_not_told(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(null_model, "VARIABLES", ("CLAIMBENCH_SOME_URL",), raising=False)
+    found = []
+    for address in (None, "http://one:8080", "http://other:8080"):
+        if address:
+            monkeypatch.setenv("CLAIMBENCH_SOME_URL", address)
+        keys._outside.cache_clear()
+        found.append(keys.key_of(cell, "machine"))
+    keys._outside.cache_clear()
+    assert len({key.id for key in found}) == 3
+    assert "8080" not in "".join(key.model_dump_json() for key in found)
+
+
+def test_a_program_that_is_installed_later_is_another_key(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = set()
+    for version in (None, "1.0", "1.1"):
+        monkeypatch.setattr(null_model, "programs", lambda version=version: {"program": version}, raising=False)
+        keys._outside.cache_clear()
+        ids.add(keys.key_of(cell, "machine").id)
+    keys._outside.cache_clear()
+    assert len(ids) == 3
+
+
+def test_what_the_machine_lacks_is_part_of_the_key_and_its_numbers_are_not(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    for reason in (None, "not installed: x", "5 GB are free: free some", "7 GB are free: free some"):
+        monkeypatch.setattr(null_model, "unavailable", lambda _, reason=reason: reason)
+        ids.append(keys.key_of(cell, "machine").id)
+    assert len(set(ids)) == 3
+    assert ids[2] == ids[3]
+
+
+def test_a_plan_for_another_machine_does_not_ask_what_this_one_lacks(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLAIMBENCH_MACHINE", "node.json")
+    monkeypatch.setattr(null_model, "unavailable", lambda _: "2 ranks need 2 GPUs, and here are 0")
+    assert keys.key_of(cell, "machine").lacking is None
+
+
 def test_the_machine_and_the_series_are_part_of_the_key(cell: Cell) -> None:
     ids = {keys.key_of(cell, machine, series).id for machine in ("one", "other") for series in (0, 1)}
     assert len(ids) == 4

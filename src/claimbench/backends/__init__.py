@@ -14,6 +14,8 @@ and, where they apply:
 
     IMPORTS: tuple[str, ...]        modules that `load` needs: imported before its clock starts, so that a load is timed
                                     without Python's own start, which takes seconds and reads no weights
+    VARIABLES: tuple[str, ...]      environment variables that name what it runs or reaches, when they are set
+    programs() -> dict              versions of the programs that it starts; None for one that is absent
     launch(cell) -> list[str] | None  the command that starts one process per rank (see launchers.py), or None for a
                                     cell that runs in one. Then every rank calls `load` and makes each call that rank 0
                                     makes; RANK, WORLD_SIZE and LOCAL_RANK are in its environment. `Options.devices` is

@@ -29,7 +29,7 @@ from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.model import roofline
 from claimbench.model.spread import Layout
 from claimbench.recipe import Recipe
-from claimbench.scratch import Scratch
+from claimbench.scratch import Scratch, refusal
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -100,7 +100,10 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> AccelerateSession:
 def _copied(checkpoint: Path, parent: str) -> Scratch:
     """The checkpoint's files on the disk of `parent`."""
     files = [path for path in checkpoint.iterdir() if path.is_file()]
-    scratch = Scratch(Path(parent), sum(path.stat().st_size for path in files))
+    reason = refusal(Path(parent), sum(path.stat().st_size for path in files))
+    if reason:
+        raise Unavailable(reason)
+    scratch = Scratch(Path(parent))
     for path in files:
         shutil.copyfile(path, scratch.folder / path.name)
     return scratch

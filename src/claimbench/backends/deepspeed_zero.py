@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from claimbench.model import cost
 from claimbench.model.cost import Architecture
 from claimbench.model.spread import Layout
 from claimbench.recipe import Recipe
-from claimbench.swap_folder import SwapFolder, refusal
+from claimbench.scratch import Scratch, refusal
 
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
@@ -57,10 +58,14 @@ class Options(Frozen):
             raise ValueError(f"streams: expected 1, or one for each of {self.devices} devices, got {self.streams}")
         return self
 
-    @property
     def folder(self) -> Path:
-        cache = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve()
-        return Path(self.nvme_path) if self.nvme_path else cache / "offload"
+        """Where to offload to; made where it is the default, while one that is named must be there."""
+        if self.nvme_path:
+            return Path(self.nvme_path)
+        default = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve() / "offload"
+        with suppress(OSError):  # whoever writes there says why
+            default.mkdir(parents=True, exist_ok=True)
+        return default
 
 
 def unavailable(cell: Cell) -> str | None:
@@ -72,7 +77,7 @@ def unavailable(cell: Cell) -> str | None:
         return "the weights are in the CPU's memory already: offloading them to it moves nothing"
     if options.offload == "nvme":
         weights = cost.architecture(cell.checkpoint.architecture).weights
-        return refusal(options.folder, weights * DTYPE_BYTES[cell.dtype])
+        return refusal(options.folder(), weights * DTYPE_BYTES[cell.dtype])
     return None
 
 
@@ -96,18 +101,18 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ZeroSession:
         runtime.require("async_io", "pin_memory")
     runtime.join(cell)
     recipe = write_recipe(cell)
-    swap = SwapFolder(options.folder) if options.offload == "nvme" else None
+    swap = Scratch(options.folder()) if options.offload == "nvme" else None
     try:
         with refusals(recipe):
             model, kept = _partitioned(recipe, options, checkpoint, swap)
             return ZeroSession(cell, recipe, checkpoint, model, kept, swap)
     except BaseException:
         if swap:
-            swap.remove()
+            swap.close()
         raise
 
 
-def settings(options: Options, dtype: str, arch: Architecture, swap: SwapFolder | None) -> dict[str, Any]:
+def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | None) -> dict[str, Any]:
     """DeepSpeed's configuration: every weight is partitioned, and none stays whole for its next use.
 
     Buckets are those of the document's script. Its own limits on what may stay whole hold any small model altogether.
@@ -132,12 +137,12 @@ def settings(options: Options, dtype: str, arch: Architecture, swap: SwapFolder 
     if swap:
         largest = max(arch.embedding_weights, arch.hidden * arch.intermediate)
         buffers = {"buffer_size": -(-largest // options.devices) + AIO_BLOCK, "buffer_count": SWAP_BUFFERS}
-        zero["offload_param"] = {"device": "nvme", "nvme_path": str(swap.path), "pin_memory": False, **buffers}
+        zero["offload_param"] = {"device": "nvme", "nvme_path": str(swap.folder), "pin_memory": False, **buffers}
         config["aio"] = AIO | {"block_size": min(AIO_BLOCK, options.smallest_swap)}
     return config
 
 
-def _partitioned(recipe: Recipe, options: Options, folder: Path, swap: SwapFolder | None) -> tuple[Any, Any]:
+def _partitioned(recipe: Recipe, options: Options, folder: Path, swap: Scratch | None) -> tuple[Any, Any]:
     """The model, and what must live as long as it: Transformers asks it whether ZeRO-3 is on."""
     import deepspeed
     import torch
@@ -165,7 +170,7 @@ class ZeroSession(TransformersSession):
     """A model of Transformers whose weights are here in part; its layers gather the rest as `generate` reaches them."""
 
     def __init__(
-        self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any, kept: Any, swap: SwapFolder | None
+        self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any, kept: Any, swap: Scratch | None
     ) -> None:
         self.options = Options.model_validate(cell.options)
         self.streams = self.options.streams
@@ -208,7 +213,7 @@ class ZeroSession(TransformersSession):
         stored = self.swap.stored()
         in_files = sum(stored.values())
         kept = sum(_held_numel(weight) for weight in self.model.parameters()) * self.bytes_per_weight
-        proof.expect("NVMe offload", bool(stored), "files with weights", f"none in {self.swap.path}")
+        proof.expect("NVMe offload", bool(stored), "files with weights", f"none in {self.swap.folder}")
         proof.expect("NVMe offload", in_files + kept >= part_bytes, f"{part_bytes} bytes on disk or kept", in_files)
         return {"offloaded_bytes": in_files, "offload_files": len(stored), "kept_bytes": kept}
 
@@ -221,7 +226,7 @@ class ZeroSession(TransformersSession):
         self.kept = None
         super().close()
         if self.swap:
-            self.swap.remove()
+            self.swap.close()
         runtime.leave()
 
 

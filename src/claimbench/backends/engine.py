@@ -141,7 +141,7 @@ class EngineSession:
 
         compiled = self.compilations.so_far() if self.compilations else proof.Compiled()
         seen = watch(self.decoder, self.generate, PROOF_STEPS, compiled)
-        proof.check_finite(self.log_probs([0]))
+        proof.expect_finite(*seen.logits)
         return {
             "graphs": seen.compiled.graphs,
             "recompiles": seen.compiled.recompiles,

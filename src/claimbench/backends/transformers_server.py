@@ -30,6 +30,7 @@ ENVIRONMENT = "core"
 LIBRARIES = ("fastapi", "httpx2", "openai", "starlette", "tokenizers", "torch", "transformers", "uvicorn")
 SEAMS: frozenset[str] = frozenset()
 ADDRESS_VARIABLE = "CLAIMBENCH_TRANSFORMERS_SERVER_URL"
+VARIABLES = (ADDRESS_VARIABLE,)
 
 PAGE = 256
 """Tokens of a page that the server takes by default."""

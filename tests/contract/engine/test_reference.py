@@ -10,7 +10,7 @@ import pytest
 from tests.contract.engine.conftest import FAMILIES, LoadEngine, engine_cell, rows_of, save_family
 
 from claimbench import backends
-from claimbench.errors import CorruptCheckpoint, Unavailable
+from claimbench.errors import CorruptCheckpoint, Unavailable, WrongOutput
 
 pytestmark = pytest.mark.model
 
@@ -80,6 +80,29 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors, file)
     with pytest.raises(CorruptCheckpoint, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         backends.find("engine").load(engine_cell(), folder, None)
+
+
+@pytest.mark.parametrize("uses", [(), ("cache_static", "lookup_decoding"), ("cache_static", "cpp_block")])
+def test_a_model_that_emits_nan_is_wrong(uses: tuple[str, ...], tmp_path: Path) -> None:
+    import safetensors.torch
+
+    folder = save_family(tmp_path, "tiny-llama")
+    (file,) = folder.glob("*.safetensors")
+    tensors = safetensors.torch.load_file(file)
+    tensors["model.norm.weight"][0] = float("nan")
+    safetensors.torch.save_file(tensors, file)
+    session = backends.find("engine").load(engine_cell(*uses), folder, None)
+    rows_of(session)
+    with pytest.raises(WrongOutput, match="finite"):
+        session.prove()
+
+
+def test_a_step_that_emits_nan_after_a_sound_prefill_is_wrong(load_engine: LoadEngine) -> None:
+    session = load_engine()
+    step = session.decoder.step
+    session.decoder.step = lambda *arguments: step(*arguments).fill_(float("nan"))
+    with pytest.raises(WrongOutput, match="finite"):
+        session.prove()
 
 
 @pytest.mark.parametrize(
