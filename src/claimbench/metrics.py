@@ -65,6 +65,7 @@ METRICS: dict[str, Metric] = {
     "ceiling_fraction": Metric("fraction of the decode ceiling", "", "higher"),
     "prefill_ceiling_ms": Metric("physical limit of prefill", "ms", "none"),
     "prefill_ceiling_fraction": Metric("fraction of the prefill ceiling", "", "higher"),
+    "load_clients": Metric("clients at once under load (of a sweep, the best number)", "", "none"),
     "load_ttft_ms": Metric("median time to the first token under load", "ms"),
     "load_ttft_p95_ms": Metric("95th percentile of the time to the first token under load", "ms"),
     "load_itl_ms": Metric("median inter-token latency under load", "ms"),

@@ -160,7 +160,7 @@ def _rows(study: Study, name: str, params: Params, device: Device, path: str, ce
             cell = None
         id = None
         if cell is not None:
-            id = cells.add(cell, blocks, reference=cells.add(reference_of(cell), blocks=1))
+            id = cells.add(cell, point.study_cell.blocks or blocks, reference=cells.add(reference_of(cell), blocks=1))
         rows[point.label + sweep_suffix(point.sweep)] = Row(
             label=point.label,
             title=point.study_cell.title or point.label.replace("_", " "),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-from claimbench import backends, optimizations
+from claimbench import backends, limits, optimizations
 from claimbench.cell import Cell, Checkpoint, Device, OptimizationUse, Protocol, Workload
 from claimbench.checkpoints import cuts
 from claimbench.errors import ConfigError, did_you_mean
@@ -22,6 +22,7 @@ from claimbench.model.loads import load_of
 from claimbench.model.spread import Load
 from claimbench.params import Params, validate
 from claimbench.study import Experiment, Hold, Study, StudyCell
+from claimbench.techniques import techniques
 
 BUILT_IN = Hold(dtype="float32", batch=1, optimizations=(), options={}, backend="transformers", page_cache="as_it_is")
 
@@ -76,14 +77,12 @@ class Point:
         if backend_name is None:
             return Resolved(None, f"this version has no backend '{self.setting('backend')}' yet")
         backend = backends.find(backend_name)
-        uses, missing = _optimizations(
-            self.setting("optimizations"), self.study, backend.SEAMS, backend_name, self.path
-        )
+        uses, missing = techniques(self.setting("optimizations"), self.study, backend.SEAMS, backend_name, self.path)
         if missing is None and self.experiment.device not in (None, self.device):
             missing = f"this experiment is about a {self.experiment.device} device"
         if missing or too_large:
             return Resolved(None, missing or too_large)
-        asked_options, fewer = _fewer_devices(self.params, self.setting("options"))
+        asked_options, fewer = limits.fewer_devices(self.params, self.setting("options"))
         options = validate(backend.Options, asked_options, f"{self.path}.options").model_dump(mode="json")
         presharded = getattr(backend, "presharded", None)
         ranks = presharded(options) if presharded else None
@@ -112,7 +111,7 @@ class Point:
         if name not in backends.names() or checkpoint not in self.params.checkpoints:
             return None
         backend = backends.find(name)
-        uses, missing = _optimizations(self.setting("optimizations"), self.study, backend.SEAMS, name, self.path)
+        uses, missing = techniques(self.setting("optimizations"), self.study, backend.SEAMS, name, self.path)
         if missing:
             return None
         sizes = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
@@ -156,9 +155,9 @@ class Point:
             raise ConfigError(f"{self.path}.prompt: unknown prompt '{name}'.{did_you_mean(name, prompts)}")
         asked = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
         shortest = self._shortest(asked)
-        sizes, cut, too_large = _cut(self.params, self.experiment, asked)
+        sizes, cut, too_large = limits.cut_down(self.params, self.experiment, asked)
         if shortest is not None and too_large is None:
-            shortest, too_large = self._cut_shortest(shortest, sizes, cut)
+            shortest, too_large = limits.cut_shortest(self.params, self.experiment, shortest, sizes, cut)
         settings = {"prompt": prompts[name], "sampling": self.setting("sampling"), **sizes}
         return Workload.model_validate(settings | {"shortest": None if too_large else shortest}), cut, too_large
 
@@ -171,20 +170,6 @@ class Point:
         if shortest is not None and prompt_tokens is not None and shortest > prompt_tokens:
             raise ConfigError(f"{self.path}.shortest: expected at most prompt_tokens ({prompt_tokens}), got {shortest}")
         return shortest
-
-    def _cut_shortest(
-        self, shortest: int, sizes: dict[str, int | None], cut: list[str]
-    ) -> tuple[int | None, str | None]:
-        """The shortest row of a workload that was cut, or why its row is to be left out; what is cut joins `cut`."""
-        limits, batch, longest = self.params.limits, sizes["batch"] or 1, sizes["prompt_tokens"]
-        if batch < 2:
-            return None, f"rows of several lengths: capped by params.yaml limits.batch={limits.batch}"
-        if longest is None or shortest <= longest:
-            return shortest, None
-        if _compares(self.experiment, "shortest"):
-            return None, f"capped by params.yaml limits.prompt_tokens={limits.prompt_tokens}"
-        cut.append(f"shortest {shortest} cut to {longest} by params.yaml limits.prompt_tokens")
-        return longest, None
 
     def _backend(self) -> str | None:
         """The backend's name, or None for one that the study plans for and this version does not have."""
@@ -235,44 +220,6 @@ def points(params: Params, study: Study, experiment: Experiment, device: Device,
             yield Point(params, study, experiment, label, study_cell, sweep, device, f"{path}.cells.{label}")
 
 
-def _compares(experiment: Experiment, key: str) -> bool:
-    """Whether its rows differ in this setting."""
-    return key in experiment.sweep or any(getattr(cell, key) is not None for cell in experiment.cells.values())
-
-
-def _cut(
-    params: Params, experiment: Experiment, asked: dict[str, int | None]
-) -> tuple[dict[str, int | None], list[str], str | None]:
-    """`asked` cut down to this machine's limits, what was cut, and the reason to leave the row out instead.
-
-    Where an experiment compares several values of a key, cutting would make different rows equal: they are left out.
-    """
-    cut: list[str] = []
-    kept = dict(asked)
-    for key, value in asked.items():
-        limit = getattr(params.limits, key)
-        if limit is None or value is None or value <= limit:
-            continue
-        if _compares(experiment, key):
-            return kept, cut, f"capped by params.yaml limits.{key}={limit}"
-        kept[key] = limit
-        cut.append(f"{key} {value} cut to {limit} by params.yaml limits.{key}")
-    together, limit = (kept["batch"] or 1) * (kept["prompt_tokens"] or 1), params.limits.batch_tokens
-    if limit is not None and together > limit:
-        return kept, cut, f"capped by params.yaml limits.batch_tokens={limit}"
-    return kept, cut, None
-
-
-def _fewer_devices(params: Params, asked: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A backend's options with as many devices, and streams on them, as this machine has; and what was cut."""
-    limit, kept, cut = params.limits.devices, dict(asked), []
-    for key in ("devices", "streams"):
-        if limit is not None and isinstance(asked.get(key), int) and asked[key] > limit:
-            kept[key] = limit
-            cut.append(f"{key} {asked[key]} cut to {limit} by params.yaml limits.devices")
-    return kept, cut
-
-
 def checkpoint_of(params: Params, name: str | None, path: str) -> Checkpoint:
     """The checkpoint that stands for `name` after `swap`."""
     if name is None:
@@ -289,64 +236,6 @@ def checkpoint_of(params: Params, name: str | None, path: str) -> Checkpoint:
             f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}"
         ) from None
     return Checkpoint(name=used, **params.checkpoints[used].model_dump())
-
-
-def _optimizations(
-    asked: tuple[str | dict[str, dict[str, Any]], ...],
-    study: Study,
-    seams: frozenset[str],
-    backend_name: str,
-    path: str,
-) -> tuple[tuple[OptimizationUse, ...], str | None]:
-    uses: list[OptimizationUse] = []
-    owner: dict[str, str] = {}
-    for name, raw in _expanded(asked, study, path):
-        if name in study.planned.optimizations:
-            if name in optimizations.names():
-                raise ConfigError(f"{path}: the optimization '{name}' is there now: take it out of `planned`")
-            return (), study.planned.reason(name)
-        if name not in optimizations.names():
-            hint = did_you_mean(name, [*optimizations.names(), *study.presets])
-            raise ConfigError(f"{path}.optimizations: unknown optimization '{name}'.{hint}")
-        module = optimizations.find(name)
-        settings = validate(module.Settings, raw, f"{path}.optimizations.{name}").model_dump(mode="json")
-        if module.SEAM not in seams:
-            raise ConfigError(
-                f"{path}: '{name}' changes the {module.SEAM}, which the backend '{backend_name}' does not offer"
-            )
-        if module.SEAM in owner:
-            raise ConfigError(f"{path}: '{owner[module.SEAM]}' and '{name}' both change the {module.SEAM}: keep one")
-        owner[module.SEAM] = name
-        uses.append(OptimizationUse(name=name, settings=settings))
-    _check_company({use.name for use in uses}, path)
-    return tuple(sorted(uses, key=lambda use: use.name)), None
-
-
-def _expanded(
-    asked: tuple[str | dict[str, dict[str, Any]], ...], study: Study, path: str, inside: tuple[str, ...] = ()
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(technique, settings) of every entry; a preset's name stands for what it lists."""
-    for entry in asked:
-        if isinstance(entry, dict) and len(entry) != 1:
-            raise ConfigError(f"{path}.optimizations: expected a name or one {{name: settings}}, got {entry!r}")
-        name, raw = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-        if name not in study.presets:
-            yield name, raw
-        elif name in inside:
-            raise ConfigError(f"{path}: the preset '{name}' contains itself: {' > '.join((*inside, name))}")
-        elif raw:
-            raise ConfigError(f"{path}: the preset '{name}' takes no settings, got {raw!r}")
-        else:
-            yield from _expanded(study.presets[name], study, path, (*inside, name))
-
-
-def _check_company(names: set[str], path: str) -> None:
-    for name in sorted(names):
-        module = optimizations.find(name)
-        for needed in getattr(module, "NEEDS", frozenset()) - names:
-            raise ConfigError(f"{path}: '{name}' needs '{needed}' as well")
-        for clashing in getattr(module, "CLASHES", frozenset()) & names:
-            raise ConfigError(f"{path}: '{name}' cannot be combined with '{clashing}'")
 
 
 def reference_of(cell: Cell) -> Cell:

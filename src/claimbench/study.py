@@ -43,6 +43,9 @@ class Hold(Frozen):
 
 class StudyCell(Hold):
     title: str | None = Field(default=None, description="the row's name in the report; the label otherwise")
+    blocks: Whole | None = Field(
+        default=None, ge=1, description="fresh processes of this cell; absent: the experiment's. One: no interval"
+    )
     published: Published = Field(
         default={}, description="the document's own figures by metric; by swept value where the experiment sweeps"
     )

@@ -312,7 +312,7 @@ def _kill_a_rank_once_it_swaps(disk: Path) -> None:
     while time.monotonic() < deadline:
         swapped = list(disk.rglob("*.swp"))
         if swapped:
-            inode = (next(iter(disk.glob("claimbench-offload-*"))) / "owner").stat().st_ino
+            inode = (next(iter(disk.glob("claimbench-scratch-*"))) / "owner").stat().st_ino
             for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
                 fields = line.split()
                 if fields[5].endswith(f":{inode}"):

@@ -97,6 +97,14 @@ def test_a_load_is_on_record_request_by_request_and_its_metrics_follow(tmp_path)
     assert (numbers["load_ttft_ms"] or 0) >= 5
 
 
+def test_a_sweep_is_on_record_level_by_level(tmp_path):
+    load = {"kind": "sweep", "requests": 2, "concurrency": 4}
+    record = run(cell_with(prefill_ms=20, step_ms=20, load=load), tmp_path / "0.json")
+    levels = record.proof["load"]["levels"]
+    assert {clients: len(requests) for clients, requests in levels.items()} == {"1": 2, "2": 4, "4": 8}
+    assert of_block(record)["load_clients"] == 4, "a server that waits serves four as fast as one"
+
+
 def generate_once(cell: Cell) -> None:
     session = null_server.load(cell, Path(), None)
     try:

@@ -190,7 +190,8 @@ def test_a_sweep_doubles_its_clients_until_the_server_gives_no_more(quick: Serve
     async def work() -> dict[int, list[Record]]:
         async with open_client(quick.address) as client:
             target = Target(client, OpenAI(MODEL, {}, ids_key="token_ids"), Limits(), count)
-            return await loads.sweep(target, [Ask("Hello", 3)], 2, 64, lambda _: next(given))
+            load = Load(kind="sweep", requests=2, concurrency=64)
+            return await loads.sweep(load, target, [Ask("Hello", 3)], lambda _: next(given))
 
     levels = asyncio.run(work())
     assert {clients: len(records) for clients, records in levels.items()} == {1: 2, 2: 4, 4: 8, 8: 16}

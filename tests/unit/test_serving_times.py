@@ -116,6 +116,15 @@ def test_the_metrics_of_a_block_are_those_that_the_table_knows() -> None:
     assert set(times.of_load(None).values()) == {None}
 
 
+def test_a_sweep_is_told_by_the_clients_that_got_most() -> None:
+    levels = {"1": [record()], "2": [record(), record()], "4": [record(step_ms=100) for _ in range(4)]}
+    told = {clients: [one.model_dump(mode="json") for one in records] for clients, records in levels.items()}
+    numbers = times.of_load({"settings": {"kind": "sweep"}, "levels": told})
+    assert numbers["load_clients"] == 2
+    assert numbers["load_tok_s"] == pytest.approx(10 / 0.14)
+    assert numbers["load_itl_ms"] == 10
+
+
 def test_a_load_of_which_nothing_came_back_has_rates_of_zero_and_no_latencies() -> None:
     lost = Record(scheduled_ns=0, sent_ns=0, ended_ns=MS, failure="gone", reason="no connection")
     numbers = times.of_load({"settings": {}, "records": [lost.model_dump(mode="json")]})

@@ -14,6 +14,19 @@ from claimbench.study import Experiment, Study
 
 OF_LOADING = ("load_gb_s", "checkpoint_cached_share", "first_call_s")
 """Weights that are mapped are read when they are first used: a short load may only have moved its time there."""
+OF_REQUESTS = (
+    "load_clients",
+    "load_tok_s",
+    "load_ttft_ms",
+    "load_ttft_p95_ms",
+    "load_itl_ms",
+    "load_itl_p95_ms",
+    "load_end_to_end_p95_ms",
+    "load_goodput_per_s",
+    "load_failed_share",
+    "load_lateness_ms",
+)
+"""What the requests of a load saw, each by itself."""
 LENGTHS = ("prompt_tokens", "new_tokens")
 
 
@@ -164,6 +177,7 @@ def _list(findings: Findings, experiment: Experiment, metrics: list[str], rows: 
     everywhere = shared_deviations(rows.values())
     if main == "load_s":
         others += [metric for metric in OF_LOADING if metric not in others]
+    others += [metric for metric in OF_REQUESTS if metric not in metrics]
     extras = [metric for metric in others if any(findings.estimate(row, metric) for row in rows.values())]
     if PEAK not in metrics:
         extras.append(PEAK)

@@ -3,6 +3,7 @@
     one at a time   the next request is sent when the one before it has ended
     closed loop     `concurrency` clients, each of which sends its next request when its own has ended
     open loop       arrivals of a Poisson process at a rate, whether or not earlier requests have ended
+    sweep           closed loops of 1, 2, 4, ... clients, until more of them get no more tokens per second in all
 
 In an open loop latency counts from the moment a request was due, not from when it could be sent: a client that falls
 behind must not hide the wait (coordinated omission). How far it fell behind is in the record.
@@ -33,11 +34,11 @@ class Objective(Frozen):
 
 
 class Load(Frozen):
-    """What a server is put under. `rate_per_s` belongs to `open`, `concurrency` to `closed`."""
+    """What a server is put under. `rate_per_s` belongs to `open`, `concurrency` to `closed` and `sweep`."""
 
-    kind: Literal["one_at_a_time", "closed", "open"] = "one_at_a_time"
-    requests: Whole = Field(default=32, ge=1)
-    concurrency: Whole = Field(default=1, ge=1)
+    kind: Literal["one_at_a_time", "closed", "open", "sweep"] = "one_at_a_time"
+    requests: Whole = Field(default=32, ge=1, description="in all; in a sweep, of each client")
+    concurrency: Whole = Field(default=1, ge=1, description="clients; in a sweep, at most")
     rate_per_s: Real = Field(default=1.0, gt=0, description="mean of the Poisson arrivals")
     seed: Whole = Field(default=0, ge=0)
     objective: Objective = Objective()
@@ -45,7 +46,7 @@ class Load(Frozen):
     @property
     def clients(self) -> int:
         """Requests that may be under way at once, as far as the load says."""
-        return self.concurrency if self.kind == "closed" else 1
+        return self.concurrency if self.kind in ("closed", "sweep") else 1
 
 
 class Record(Frozen):
@@ -144,14 +145,14 @@ GROWTH = 1.05
 
 
 async def sweep(
-    target: Target, asks: Sequence[Ask], per_client: int, most: int, rate: Callable[[list[Record]], float]
+    load: Load, target: Target, asks: Sequence[Ask], rate: Callable[[list[Record]], float]
 ) -> dict[int, list[Record]]:
-    """Closed loops of 1, 2, 4, ... clients until `rate` no longer grows, or `most` is reached; records by clients."""
+    """Closed loops of 1, 2, 4, ... clients until `rate` no longer grows, or `load` has no more; records by clients."""
     levels: dict[int, list[Record]] = {}
     best, clients = 0.0, 1
-    while clients <= most:
-        load = Load(kind="closed", requests=clients * per_client, concurrency=clients)
-        levels[clients] = await run(load, target, asks)
+    while clients <= load.concurrency:
+        level = Load(kind="closed", requests=clients * load.requests, concurrency=clients)
+        levels[clients] = await run(level, target, asks)
         reached = rate(levels[clients])
         if reached < GROWTH * best:
             break

@@ -19,8 +19,9 @@ from pydantic import Field, field_validator
 from claimbench.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.model import cost
+from claimbench.serving import times
 from claimbench.serving.client import Answer, Ask, Chunk, Dialect, Limits, Prompt, RequestFailed, ask, open_client
-from claimbench.serving.load import Load, Target, run
+from claimbench.serving.load import Load, Record, Target, run, sweep
 from claimbench.serving.process import Server, record_of
 from claimbench.serving.tokens import UNKNOWN, Tokenizer, architecture_of
 
@@ -205,10 +206,15 @@ class ServerSession:
         service = self.service
         asks = [Ask(prompt, self.cell.workload.new_tokens) for prompt in service.prompts]
         target = Target(self._client, service.dialect, service.limits, lambda chunk: len(self._ids_of(chunk)))
-        records = self._loop.run_until_complete(run(load, target, asks))
+        told: dict[str, Any] = {"settings": load.model_dump(mode="json")}
+        if load.kind == "sweep":
+            levels = self._loop.run_until_complete(sweep(load, target, asks, times.tokens_per_s))
+            told["levels"] = {str(clients): _dumped(records) for clients, records in levels.items()}
+        else:
+            told["records"] = _dumped(self._loop.run_until_complete(run(load, target, asks)))
         if service.server:
             service.server.check()
-        return {"settings": load.model_dump(mode="json"), "records": [one.model_dump(mode="json") for one in records]}
+        return told
 
     def log_probs(self, tokens: list[int]) -> Any:
         """Out of reach: a server tells a few of them at most."""
@@ -221,3 +227,7 @@ class ServerSession:
             self._loop.close()
         if self.service.server:
             self.service.server.stop()
+
+
+def _dumped(records: list[Record]) -> list[dict[str, Any]]:
+    return [record.model_dump(mode="json") for record in records]

@@ -114,11 +114,16 @@ def percentile(
 
 
 def of_load(told: dict[str, Any] | None) -> dict[str, float | None]:
-    """The metrics of a block's load, as its proof has it: settings and records. Without a load, none of them."""
+    """The metrics of a block's load, as its proof has it: settings and records. Without a load, none of them.
+
+    Those of a sweep are of the number of clients that got the most tokens per second in all.
+    """
     if not told:
         return dict.fromkeys(METRICS)
     load = Load.model_validate(told["settings"])
-    records = [Record.model_validate(record) for record in told["records"]]
+    levels = told.get("levels") or {str(load.clients): told["records"]}
+    runs = {int(clients): [Record.model_validate(one) for one in found] for clients, found in levels.items()}
+    clients, records = max(runs.items(), key=lambda level: tokens_per_s(level[1]))
 
     def at(of: Callable[[Record], float | list[float] | None], percent: float) -> float | None:
         found = [of(record) for record in whole(records)]
@@ -126,6 +131,7 @@ def of_load(told: dict[str, Any] | None) -> dict[str, float | None]:
         return float(np.percentile(values, percent)) if values else None
 
     return {
+        "load_clients": float(clients) if load.kind != "open" else None,
         "load_ttft_ms": at(ttft_ms, 50),
         "load_ttft_p95_ms": at(ttft_ms, 95),
         "load_itl_ms": at(gaps_ms, 50),
@@ -142,6 +148,7 @@ def of_load(told: dict[str, Any] | None) -> dict[str, float | None]:
 
 
 METRICS = (
+    "load_clients",
     "load_ttft_ms",
     "load_ttft_p95_ms",
     "load_itl_ms",
