@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from claimbench.errors import WrongOutput
-from claimbench.profiling import recorded
+from claimbench.profiling import events_of, recorded
 
 if TYPE_CHECKING:
     from claimbench.recipe import Recipe
@@ -193,18 +193,9 @@ def watch(
 
 
 def _operators(profiler: Any) -> dict[str, int]:
-    """Times that each name was recorded. Read from the raw record: the profiler's own table takes a second to build.
-
-    Compiled regions are numbered ("Torch-Compiled Region: 3/0"); the number says nothing.
-    """
-    import torch
-
-    events = profiler.kineto_results.events()
-    operators: Counter[str] = Counter()
-    for name, count in Counter(event.name() for event in events if not event.is_hidden_event()).items():
-        plain: str = torch._C._demangle(name)
-        operators[COMPILED_REGION if plain.startswith(COMPILED_REGION) else plain] += count
-    return dict(operators)
+    """Times that each name was recorded; the numbers of compiled regions ("Torch-Compiled Region: 3/0") say nothing."""
+    names = (event.name for event in events_of(profiler))
+    return dict(Counter(COMPILED_REGION if name.startswith(COMPILED_REGION) else name for name in names))
 
 
 def _live_objects() -> tuple[dict[str, list[str]], list[str]]:

@@ -23,7 +23,7 @@ import torch
 
 from claimbench.model.kv_cache import Room
 from claimbench.model.static_step import in_the_open
-from claimbench.profiling import recorded
+from claimbench.profiling import Event, events_of, recorded
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class _Found:
     read: list[int] = field(default_factory=list)
     """Widths of the tokens that were looked up without an operator."""
     logits: list[torch.Tensor] = field(default_factory=list)
-    events: list[Any] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
     def note(self, frame: FrameType, event: str, _: Any) -> None:
         """A call of the interpreter's: Python functions of this package and of PyTorch count."""
@@ -182,7 +182,7 @@ def _instruments(found: _Found) -> Iterator[None]:
             sys.setprofile(before)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    found.events.extend(profiler.function_events)
+    found.events = events_of(profiler)
 
 
 def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> Seen:
@@ -240,7 +240,7 @@ def _passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int)
 def _pass(found: _Found, decoder: Decoder, columns: int, length_before: int) -> Pass:
     shapes: dict[str, list[Shapes]] = {}
     for event in found.events:
-        shapes.setdefault(event.name, []).append(tuple(tuple(shape) for shape in event.input_shapes or () if shape))
+        shapes.setdefault(event.name, []).append(event.shapes)
     operators = dict(Counter(event.name for event in found.events))
     looked_up = (own[1][-1] for own in shapes.get("aten::embedding", ()) if len(own) > 1)
     widest = max([*found.read, *looked_up], default=0)
