@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from claimbench.metrics import METRICS
+from claimbench.rendering.findings import head
 from claimbench.rendering.wording import Estimate, cell_text, count, interval, number, percent, significant, slug
 
 
@@ -53,3 +55,9 @@ def test_small_words() -> None:
     assert count(1, "cell") == "1 cell"
     assert count(3, "cell") == "3 cells"
     assert slug("Batch 8, prompt tokens 64") == "batch-8-prompt-tokens-64"
+
+
+def test_bytes_are_headed_by_the_unit_that_they_are_shown_in() -> None:
+    sizes = [metric for metric in METRICS if metric.endswith("_bytes")]
+    assert sizes
+    assert [metric for metric in sizes if not head(metric).endswith(", GB")] == []

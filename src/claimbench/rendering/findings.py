@@ -38,16 +38,30 @@ HEADS = {
     "peak_bytes": "peak memory, GB",
     "rss_peak_bytes": "peak resident (process), GB",
     "rss_load_bytes": "resident, added by loading, GB",
+    "server_rss_bytes": "resident (server), GB",
     "device_allocated_peak_bytes": "peak allocated (device), GB",
     "device_reserved_peak_bytes": "peak reserved (device), GB",
     "device_used_bytes": "in use (device, all processes), GB",
+    "load_clients": "clients",
+    "load_tok_s": "tok/s of all requests",
+    "load_ttft_ms": "first token, ms",
+    "load_ttft_p95_ms": "first token, 95th percentile, ms",
+    "load_itl_ms": "between tokens, ms",
+    "load_itl_p95_ms": "between tokens, 95th percentile, ms",
+    "load_tpot_ms": "decode per token of a request, ms",
+    "load_end_to_end_ms": "whole request, ms",
+    "load_end_to_end_p95_ms": "whole request, 95th percentile, ms",
+    "load_requests_per_s": "answers, 1/s",
+    "load_goodput_per_s": "answers within the objective, 1/s",
+    "load_failed_share": "failed",
+    "load_lateness_ms": "client's own delay, 95th percentile, ms",
 }
 """Names for the heads of columns and axes, unit included; other metrics go by their title."""
 
 PEAK = "peak_bytes"
 FRACTIONS = (
     *("token_agreement", "top1_agreement", "ceiling_fraction", "prefill_ceiling_fraction", "wall_event_gap"),
-    "checkpoint_cached_share",
+    *("checkpoint_cached_share", "load_failed_share"),
 )
 
 
@@ -57,7 +71,8 @@ def head(metric: str) -> str:
     known = METRICS.get(metric)
     if known is None:
         return metric
-    return f"{known.title}, {known.unit}" if known.unit else known.title
+    unit = "GB" if metric.endswith("_bytes") else known.unit
+    return f"{known.title}, {unit}" if unit else known.title
 
 
 def shown(metric: str, estimate: Estimate) -> str:

@@ -96,7 +96,8 @@ def metrics_of(study: Study, name: str, rows: dict[str, Row]) -> list[str]:
         phases = ["step_ms", "prefill_ms"]  # every cell times both, so one experiment draws both curves
         main = phases if not published and set(judged) <= set(phases) else []
     else:
-        main = published[:1] or [{"rates": "tok_s", "grid": "ms_per_token"}[show]]
+        asked = [metric for metric in judged if metric in OF_REQUESTS]  # it is about a load, and so are its figures
+        main = published[:1] or asked[:1] or [{"rates": "tok_s", "grid": "ms_per_token"}[show]]
     return [metric for metric in dict.fromkeys([*main, *published, *judged]) if metric in METRICS]
 
 
