@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from claimbench.scratch import Scratch, refusal, remove_abandoned
 
 HOLD = """
 import sys
 from pathlib import Path
+import pytest
+
 from claimbench.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 (scratch.folder / "weights").write_bytes(bytes(100))
@@ -49,6 +54,26 @@ def test_the_next_block_removes_what_a_killed_one_left_and_nothing_else(tmp_path
     assert living.folder.is_dir()
     living.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["claimbench-scratch-without-a-lock", "of someone else"]
+
+
+def test_a_removal_that_is_cut_off_is_finished_by_the_next_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = Scratch(tmp_path)
+    (scratch.folder / "rank0").mkdir()
+    (scratch.folder / "rank0" / "weights").write_bytes(bytes(100))
+
+    def killed(path: Path, **_: object) -> None:
+        (path / "owner").unlink(missing_ok=True)  # the first that it comes by
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scratch.close()
+    scratch._lock.close()  # as the kernel does
+    assert remove_abandoned(tmp_path) == [scratch.folder]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parent_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
