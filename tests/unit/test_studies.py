@@ -295,3 +295,29 @@ def test_contradictions_are_named_on_both_sides() -> None:
     notes = {claim.id: claim.note or "" for study in studies(*NAMES).values() for claim in study.claims}
     for one, other in (("A2", "D1"), ("D1", "A2"), ("C10", "C5"), ("D13", "A9"), ("D13", "C10")):
         assert other in notes[one], f"{one} does not mention {other}"
+
+
+def test_a_cell_s_own_number_of_blocks_is_the_one_that_is_planned() -> None:
+    made = planned("cpu", "bigcode")
+    rows = made.studies["bigcode"].rows["one_stream"]
+    blocks = {label: made.cells[str(rows[label].cell)].blocks for label in ("native", "compiled_int8")}
+    assert blocks == {"native": 3, "compiled_int8": 1}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_ratio_is_claimed_of_has_blocks_for_an_interval(name: str) -> None:
+    made = planned("cpu", name)
+    rows = {
+        f"{experiment}/{address}": row
+        for experiment, found in made.studies[name].rows.items()
+        for address, row in found.items()
+    }
+    judged = {
+        address
+        for claim in made.studies[name].study.claims
+        for check in claim.checks
+        if isinstance(check, RatioCheck) and check.metric != "weights_bytes"
+        for address in (check.of, check.to)
+    }
+    alone = {address for address in judged & rows.keys() if (id := rows[address].cell) and made.cells[id].blocks < 2}
+    assert alone == set()
