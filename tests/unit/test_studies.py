@@ -11,6 +11,7 @@ import pytest
 from claimbench import optimizations, params, plan
 from claimbench.cell import Device
 from claimbench.model import cost
+from claimbench.rendering.tables import metrics_of
 from claimbench.study import GainCheck, IdentityCheck, RatioCheck, Study
 
 ROOT = Path(__file__).parents[2]
@@ -321,3 +322,9 @@ def test_whatever_a_ratio_is_claimed_of_has_blocks_for_an_interval(name: str) ->
     }
     alone = {address for address in judged & rows.keys() if (id := rows[address].cell) and made.cells[id].blocks < 2}
     assert alone == set()
+
+
+@pytest.mark.parametrize(("experiment", "main"), [("arrivals", "load_ttft_p95_ms"), ("saturation", "load_tok_s")])
+def test_the_table_of_a_load_is_about_the_load(experiment: str, main: str) -> None:
+    made = planned("cpu", "serving").studies["serving"]
+    assert metrics_of(made.study, experiment, made.rows[experiment])[0] == main
