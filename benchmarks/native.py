@@ -26,7 +26,8 @@ import torch
 from claimbench.model.spec import Spec, read_spec
 from claimbench.model.weights import Weights, read_weights
 from claimbench.native import build
-from claimbench.native.decoder import Formats, NativeDecoder, large_pages
+from claimbench.native.decoder import NativeDecoder
+from claimbench.native.packed_model import Formats, large_pages
 from claimbench.stats import ratio_interval
 
 FORMATS = {

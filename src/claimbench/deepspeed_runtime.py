@@ -28,6 +28,7 @@ PEER_S = 900  # ranks read a large checkpoint at paces of their own; one that di
 
 REDUCTIONS = ("deepspeed::inference_all_reduce_", "c10d::allreduce_")
 GATHERS = ("c10d::_allgather_base_", "c10d::allgather_")
+SHARED_MEMORY, BUFFER = Path("/dev/shm"), "deepspeed_allreduce_buffer"  # noqa: S108
 
 
 def too_many(cell: Cell, oversubscribe: bool) -> str | None:
@@ -86,6 +87,17 @@ def join(cell: Cell) -> None:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if cell.device == "cuda" else "gloo"
     deepspeed.init_distributed(backend, timeout=timedelta(seconds=PEER_S), verbose=False)
+    if cell.device == "cpu":
+        _unname_shared_memory()
+
+
+def _unname_shared_memory() -> None:
+    """DeepSpeed never removes its buffers, 69 MB a rank; one without a name is freed with the last who has it open."""
+    import torch.distributed
+
+    torch.distributed.barrier()  # by then every rank has opened those of all
+    where = "_".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "RANK"))
+    (SHARED_MEMORY / f"{BUFFER}_{os.getuid()}_{where}").unlink(missing_ok=True)
 
 
 def device_of_rank() -> str:

@@ -13,8 +13,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from claimbench.errors import ClaimbenchError
+
 PREFIX = "claimbench-scratch-"
 OWNER = "owner"
+
+
+def temporary() -> Path:
+    """The folder for temporary files.
+
+    Raises:
+        ClaimbenchError: none can be written to; a disk without room is the common cause.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise ClaimbenchError(f"{error.strerror}: make room in one of them, or set TMPDIR to another") from error
 
 
 def refusal(parent: Path, needed_bytes: int) -> str | None:

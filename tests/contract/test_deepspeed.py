@@ -176,8 +176,11 @@ def test_an_environment_without_deepspeed_says_so(folders: dict[str, Path], tmp_
 @pytest.mark.parametrize("architecture", ["tiny-llama", "tiny-bloom"])
 def test_a_cut_model_emits_the_reference_tokens(architecture: str, folders: dict[str, Path], tmp_path: Path) -> None:
     asked = cell(INFERENCE, architecture)
+    before = set(Path("/dev/shm").iterdir())
     record = ok(block(asked, folders[architecture], tmp_path))
     assert record.tokens == reference_tokens(asked, folders[architecture])
+    left = set(Path("/dev/shm").iterdir()) - before
+    assert not [path for path in left if "deepspeed" in path.name], "memory that no process holds"
     layers = cost.architecture(architecture).layers
     for proof in (record.proof, *record.proof["ranks"]):
         assert proof["share_of_layers"] == pytest.approx(0.5, abs=0.01)

@@ -29,7 +29,7 @@ def cell_with(protocol: dict[str, Any] | None = None, batch: int = 1, **options:
         options=options,
         workload=Workload(prompt="Hello", new_tokens=4, batch=batch),
         device="cpu",
-        protocol=Protocol(samples=2, warmup_max=1, **{"timeout_s": 60, **(protocol or {})}),
+        protocol=Protocol(**{"samples": 2, "warmup_max": 1, "timeout_s": 60, **(protocol or {})}),
     )
 
 
@@ -66,6 +66,14 @@ def test_a_failure_is_an_outcome_with_its_reason(tmp_path, failure, outcome, rea
     assert record.outcome == outcome
     assert record.reason is not None
     assert reason in record.reason
+
+
+@pytest.mark.parametrize(("call", "samples"), [(2, 1), (3, 2)])
+def test_generations_of_one_block_that_differ_are_wrong(tmp_path, call, samples):
+    """Also where the only other one is the warm-up."""
+    record = run(cell_with({"samples": samples}, strays_call=call), tmp_path / "0.json")
+    assert record.outcome == "wrong"
+    assert record.reason == "generations of one block, warm-up included, differ in their tokens"
 
 
 def test_a_hung_generation_ends_at_its_deadline_and_leaves_no_process(tmp_path, monkeypatch):

@@ -7,17 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from claimbench.scratch import Scratch, refusal, remove_abandoned
+from claimbench.errors import ClaimbenchError
+from claimbench.scratch import Scratch, refusal, remove_abandoned, temporary
 
 HOLD = """
 import sys
 from pathlib import Path
-import pytest
-
 from claimbench.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 (scratch.folder / "weights").write_bytes(bytes(100))
@@ -90,3 +90,10 @@ def test_too_little_space_is_told_in_numbers(tmp_path: Path) -> None:
     assert reason is not None
     assert "1e+09 GB" in reason
     assert "GB free" in reason
+
+
+def test_no_folder_for_temporary_files_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(ClaimbenchError, match=r"missing.*make room in one of them, or set TMPDIR"):
+        temporary()

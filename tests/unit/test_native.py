@@ -24,7 +24,8 @@ from claimbench.model import cost
 from claimbench.model.spec import Spec, read_spec
 from claimbench.model.weights import Affine, Weights, read_weights
 from claimbench.native import build, packing
-from claimbench.native.decoder import Formats, NativeDecoder, matrices_of, unavailable
+from claimbench.native.decoder import NativeDecoder, unavailable
+from claimbench.native.packed_model import Formats, matrices_of
 
 pytestmark = [
     pytest.mark.model,

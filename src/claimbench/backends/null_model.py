@@ -44,6 +44,7 @@ class Options(Frozen):
     oversubscribe: bool = Field(default=False, description="more processes than cores are fine")
     fails_rank: int | None = Field(default=None, description="only this one fails; the others wait for it for ever")
     strays_rank: int | None = Field(default=None, description="this one emits other tokens than the others")
+    strays_call: int | None = Field(default=None, description="this generation and later ones emit other tokens")
     launcher: Literal["processes", "torchrun", "srun", "missing"] = "processes"
 
 
@@ -84,11 +85,12 @@ class NullSession:
         self._fail_at(0)
         _pass_time(options.prefill_ms + (options.first_call_ms if self.calls == 1 else 0))
         count = workload.new_tokens - (1 if options.fails == "short" else 0)
+        strays = options.strays_rank == launchers.rank() or self.calls >= (options.strays_call or self.calls + 1)
         for step in range(count):
             if step:
                 self._fail_at(step)
                 _pass_time(options.step_ms + options.row_ms * workload.batch)
-            yield [[options.token + (options.strays_rank == launchers.rank())]] * workload.batch
+            yield [[options.token + strays]] * workload.batch
 
     def _fail_at(self, step: int) -> None:
         options = self.options

@@ -1,19 +1,11 @@
-"""NativeDecoder: a decoder's weights in the native step's order, and its step.
-
-Physics: at batch 1 a token costs the bytes of all weights over the bandwidth of memory, and everything else has to hide
-behind that. So the weights lie in one block of memory in the order in which a step reads them, on large pages, and
-Python is left with one call per token.
-"""
+"""NativeDecoder: a decode step as one call of decode.c, so that Python is left with one call per token."""
 
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import chain
 from operator import is_
 from typing import TYPE_CHECKING
@@ -21,32 +13,19 @@ from typing import TYPE_CHECKING
 from claimbench import machine
 from claimbench.errors import Unavailable
 from claimbench.native import build, structs
-from claimbench.native.packing import LANES, Format, Packed, pack, packed_bytes
+from claimbench.native.packed_model import Formats, PackedModel
+from claimbench.native.packing import LANES, Format
 
 if TYPE_CHECKING:
     import torch
 
     from claimbench.model.spec import Spec
-    from claimbench.model.weights import Affine, LayerWeights, Weights
+    from claimbench.model.weights import Weights
 
-FORMAT_CODES: dict[Format, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
-NORM_CODES = {"rms": 0, "layer": 1}
-POSITION_CODES = {"rotary": 0, "learned": 1, "alibi": 2}
-ACTIVATION_CODES = {"silu": 0, "tanh_gelu": 1, "gelu": 2}
 IDLE_SPIN_NS = 100_000
 """How long a thread looks for the next token before it sleeps: waking takes longer than Python does between two."""
-LARGE_PAGE_BYTES = 1 << 21
 OUT_OF_MEMORY, OUT_OF_RANGE = -1, -2
 LONGEST_HEAD = 256
-
-
-@dataclass(frozen=True)
-class Formats:
-    """How each group of matrices is stored."""
-
-    attention: Format = "float32"
-    mlp: Format = "float32"
-    head: Format = "float32"
 
 
 def unavailable(spec: Spec | None = None) -> str | None:
@@ -85,11 +64,11 @@ class NativeDecoder:
             raise Unavailable(reason)
         self.spec, self.threads = spec, threads or machine.usable_cores()
         self.formats = format if isinstance(format, Formats) else Formats(format, format, format)
-        self._kept: list[torch.Tensor] = []
         self._library = build.library(flags)
         if self._library.model_bytes() != ctypes.sizeof(structs.Model):
             raise Unavailable(f"decode.c and decoder.py disagree: {self._library.model_bytes()} bytes of a model")
-        model = self._model(weights)
+        self._packed = PackedModel(spec, weights, self.formats)
+        model = self._packed.described(self.threads, IDLE_SPIN_NS)
         handle = self._library.decoder_open(ctypes.byref(model))
         if not handle:
             raise MemoryError(f"no memory or threads for a native decoder with {self.threads} threads")
@@ -168,9 +147,10 @@ class NativeDecoder:
         """
         import torch
 
-        shape = self._shapes[matrix] if 0 <= matrix < len(self._shapes) else None
+        shapes = self._packed.shapes
+        shape = shapes[matrix] if 0 <= matrix < len(shapes) else None
         if shape != (rows, x.shape[-1]) or x.ndim != 2 or x.dtype != torch.float32 or not x.is_contiguous():
-            wanted = f"one of {len(self._shapes)} matrices" if shape is None else f"{shape[0]} rows of {shape[1]}"
+            wanted = f"one of {len(shapes)} matrices" if shape is None else f"{shape[0]} rows of {shape[1]}"
             raise ValueError(f"expected {wanted}, got matrix {matrix}, {rows} rows and {x.dtype} {list(x.shape)}")
         y = torch.empty(len(x), rows)
         product = structs.Product(matrix, len(x), x.shape[1], rows, x.data_ptr(), y.data_ptr())
@@ -199,17 +179,15 @@ class NativeDecoder:
     @property
     def held(self) -> dict[str, int]:
         """How many matrices are stored in each format, as the native code reads them."""
-        names = {code: name for name, code in FORMAT_CODES.items()}
-        return dict(Counter(names[matrix.format] for matrix in self._described))
+        return self._packed.held
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one step of batch 1 reads: packed matrices, norms, biases and one row looked up."""
-        looked_up = self._embedding[0].nbytes + (self._positions[0].nbytes if self._positions is not None else 0)
-        return self._block.nbytes + sum(tensor.nbytes for tensor in self._kept) + looked_up
+        return self._packed.weight_bytes()
 
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor that is held, the embedding included."""
-        return [self._block, *self._kept, self._embedding, *([] if self._positions is None else [self._positions])]
+        return self._packed.tensors()
 
     def _bind(self, keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
         """Take the cache's addresses, once for as long as the caller passes the same tensors."""
@@ -230,123 +208,3 @@ class NativeDecoder:
         self._addresses = addresses
         step.keys, step.values = (ctypes.addressof(array) for array in addresses)
         self._bound = caches
-
-    # ---- the model as decode.c sees it
-
-    def _model(self, weights: Weights) -> structs.Model:
-        import torch
-
-        from claimbench.model.transformer import alibi_slopes
-
-        spec, arch = self.spec, self.spec.arch
-        matrices = list(self._matrices(weights))
-        sizes = [packed_bytes(len(weight), weight.shape[1], form) for weight, _, form in matrices]
-        self._block = large_pages(sum(sizes))
-        places = torch.split(self._block, sizes)
-        packed = [pack(weight, form, into) for (weight, _, form), into in zip(matrices, places, strict=True)]
-        described = [self._matrix(part, bias) for part, (_, bias, _) in zip(packed, matrices, strict=True)]
-        self._described = described
-        self._shapes = [
-            *(tuple(affine.weight.shape) for layer in weights.layers for affine in matrices_of(layer)),
-            tuple(weights.head.shape),
-        ]
-        layers = (structs.Layer * arch.layers)()
-        for number, layer in enumerate(weights.layers):
-            qkv, out, up, down = described[4 * number : 4 * number + 4]
-            layers[number] = structs.Layer(self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down)
-        half = torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim
-        frequencies = 1.0 / (spec.rope_theta or 1.0) ** half
-        bfloat16 = weights.embedding.dtype == torch.bfloat16
-        self._embedding = (weights.embedding if bfloat16 else weights.embedding.float()).contiguous()
-        self._positions = None if weights.positions is None else weights.positions.float().contiguous()
-        return structs.Model(
-            vocabulary=arch.vocabulary,
-            hidden=arch.hidden,
-            heads=arch.heads,
-            kv_heads=arch.kv_heads,
-            head_dim=arch.head_dim,
-            intermediate=arch.intermediate,
-            layers=arch.layers,
-            norm=NORM_CODES[spec.norm],
-            positions=POSITION_CODES[spec.positions],
-            mlp=ACTIVATION_CODES[spec.activation],
-            window=spec.window or 0,
-            threads=self.threads,
-            idle_spin_ns=IDLE_SPIN_NS,
-            norm_epsilon=spec.eps,
-            attention_scale=arch.head_dim**-0.5,
-            inverse_frequencies=self._floats(frequencies),
-            slopes=self._floats(alibi_slopes(arch.heads)) if spec.positions == "alibi" else None,
-            embedding=self._embedding.data_ptr(),
-            embedding_bfloat16=bfloat16,
-            position_embedding=None if self._positions is None else self._positions.data_ptr(),
-            position_rows=0 if self._positions is None else len(self._positions),
-            embedding_norm=self._norm(weights.embedding_norm),
-            final_norm=self._norm(weights.norm),
-            layer=layers,
-            head=described[-1],
-        )
-
-    def _matrices(self, weights: Weights) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, Format]]:
-        """Every matrix with its bias and format, in the order of a step."""
-        for layer in weights.layers:
-            up = _take_turns(layer.up) if self.spec.gated else (layer.up.weight, layer.up.bias)
-            yield layer.qkv.weight, layer.qkv.bias, self.formats.attention
-            yield layer.out.weight, layer.out.bias, self.formats.attention
-            yield (*up, self.formats.mlp)
-            yield layer.down.weight, layer.down.bias, self.formats.mlp
-        yield weights.head, None, self.formats.head
-
-    def _matrix(self, packed: Packed, bias: torch.Tensor | None) -> structs.Matrix:
-        from torch.nn import functional
-
-        panels = len(packed.data)
-        padded = None if bias is None else functional.pad(bias.float(), (0, panels * LANES - len(bias)))
-        return structs.Matrix(
-            data=packed.data.data_ptr(),
-            bias=None if padded is None else self._floats(padded),
-            rows=packed.rows,
-            columns=packed.padded_columns,
-            format=FORMAT_CODES[packed.format],
-        )
-
-    def _norm(self, norm: Affine | None) -> structs.Norm:
-        if norm is None:
-            return structs.Norm()
-        return structs.Norm(self._floats(norm.weight), None if norm.bias is None else self._floats(norm.bias))
-
-    def _floats(self, tensor: torch.Tensor) -> int:
-        """The address of `tensor` as float32, kept for as long as the decoder lives."""
-        self._kept.append(tensor.detach().float().contiguous())
-        return self._kept[-1].data_ptr()
-
-
-def matrices_of(layer: LayerWeights) -> tuple[Affine, ...]:
-    """In the order of a step."""
-    return layer.qkv, layer.out, layer.up, layer.down
-
-
-def _take_turns(up: Affine) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Gate and up, one after the other, as panels of 16 rows that take turns: their product is made where they meet."""
-    from torch.nn import functional
-
-    def turns(rows: torch.Tensor) -> torch.Tensor:
-        halves = rows.view(2, len(rows) // 2, -1)
-        whole = functional.pad(halves, (0, 0, 0, -halves.shape[1] % LANES))
-        panels = whole.view(2, -1, LANES, whole.shape[2]).transpose(0, 1)
-        return panels.reshape(-1, whole.shape[2])
-
-    bias = None if up.bias is None else turns(up.bias[:, None])[:, 0]
-    return turns(up.weight), bias
-
-
-def large_pages(size: int) -> torch.Tensor:
-    """uint8 [size] at the start of a large page, and on large pages where the system has them."""
-    import torch
-
-    memory = mmap.mmap(-1, size + LARGE_PAGE_BYTES)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    begin = -whole.data_ptr() % LARGE_PAGE_BYTES
-    return whole[begin : begin + size]

@@ -12,7 +12,8 @@ from claimbench.model.buffers import Fresh
 from claimbench.model.kv_cache import AllocatedCache, Cache
 from claimbench.model.transformer import Linear, Parts, PlainLinear
 from claimbench.model.weights import Affine, Weights
-from claimbench.native.decoder import Formats, NativeDecoder, matrices_of
+from claimbench.native.decoder import NativeDecoder
+from claimbench.native.packed_model import Formats, matrices_of
 from claimbench.native.packing import Format
 
 if TYPE_CHECKING:
