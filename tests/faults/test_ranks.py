@@ -70,9 +70,10 @@ def test_cores_are_shared_out_between_ranks(tmp_path):
 @pytest.mark.parametrize(("rank", "step"), [(0, 0), (0, 2), (1, 0), (1, 2)])
 def test_a_rank_that_is_killed_is_named_with_signal_and_phase_long_before_the_deadline(tmp_path, rank, step):
     begun = time.monotonic()
-    record = run(ranks_with(fails="kill", fails_rank=rank, fails_step=step), tmp_path / "0.json")
+    cell = ranks_with(2, {"timeout_s": 600}, fails="kill", fails_rank=rank, fails_step=step)
+    record = run(cell, tmp_path / "0.json")
     assert (record.outcome, record.reason) == ("error", f"rank {rank} was killed by SIGKILL, during: first call")
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 300
 
 
 @pytest.mark.parametrize(
