@@ -20,6 +20,8 @@ from claimbench.errors import Unavailable
 from claimbench.measure import device_lock
 
 REPEATS = 7
+ROUNDS = 3
+"""Of everything: a shared machine's slow phases last some ten seconds, and a limit must not come from one."""
 AT_LEAST_S = 0.6
 """Short kernels are repeated this long, so that one quiet moment of a shared machine is among them."""
 DTYPES = ("float32", "bfloat16", "float16")
@@ -38,18 +40,26 @@ def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
     import torch
 
     with device_lock(device), torch.inference_mode():
+        rounds = [_rates(torch, device) for _ in range(ROUNDS)]
+        best = {name: max(rates[name] for rates in rounds) for name in rounds[0]}
         ceilings: dict[str, Any] = {
             "device": device,
             "machine": machine_key,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "read_bytes_per_s": _read_bandwidth(torch, device),
-            "matmul_flops_per_s": {name: _matmul_rate(torch, device, name) for name in DTYPES},
+            "read_bytes_per_s": best["read"],
+            "matmul_flops_per_s": {name: best[name] for name in DTYPES},
             "file_read_bytes_per_s": file_read_rates(Path.cwd(), FILE_BYTES),
         }
         if device == "cuda":
-            ceilings["copy_bytes_per_s"] = _copy_bandwidth(torch)
+            ceilings["copy_bytes_per_s"] = best["copy"]
     return ceilings
+
+
+def _rates(torch: Any, device: Device) -> dict[str, float]:
+    """Per second: bytes read, operations by dtype, and on a GPU bytes copied."""
+    rates = {"read": _read_bandwidth(torch, device), **{name: _matmul_rate(torch, device, name) for name in DTYPES}}
+    return rates | ({"copy": _copy_bandwidth(torch)} if device == "cuda" else {})
 
 
 def _best_seconds(torch: Any, device: Device, run: Callable[[], Any]) -> float:

@@ -249,9 +249,9 @@ def _repeats(text: str | None, reason: str | None) -> bool:
 
 def _adds(reason: str | None, said: Iterable[str | None]) -> bool:
     """Whether `reason` says more than the checks' own reasons, which stand above it."""
-    left = reason or ""
-    for text in said:
-        left = left.replace(text.rstrip(". "), "") if text else left
+    left = (reason or "").replace("Not judged:", "")
+    for text in sorted(filter(None, said), key=len, reverse=True):  # one may begin with all of another
+        left = left.replace(text.rstrip(". "), "")
     return any(character.isalnum() for character in left)
 
 

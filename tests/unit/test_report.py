@@ -495,3 +495,11 @@ def test_a_wrong_output_gives_no_number(tmp_path: Path) -> None:
     assert "wrong output" in svg
     metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text(encoding="utf-8"))
     assert "methods/int8" not in metrics["studies"]["rates"]
+
+
+def test_a_claims_reason_is_told_once():
+    wide = "The interval reaches beyond the range that would decide."
+    doubted = wide[:-1] + ". In doubt: one: the GPU throttled."
+    assert not report._adds(f"{wide} {doubted}", [wide, doubted])
+    assert not report._adds(f"{wide} Not judged: two ended oom.", [wide, "two ended oom"])
+    assert report._adds(f"{wide} Something else.", [wide])
