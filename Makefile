@@ -4,13 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-pairs test-deepspeed check format lock schema clean
+.PHONY: help reproduce forecast test test-deepspeed check format lock schema clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
 	@echo "make forecast    what a run will take, before it runs"
 	@echo "make test        set up, run the tests"
-	@echo "make test-pairs  run each technique of the engine beside each other one"
 	@echo "make test-deepspeed  build DeepSpeed's environment (minutes), run the tests of its backends"
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
@@ -42,9 +41,6 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 
 
 test: .venv/dev.stamp
 	$(PYTEST)
-
-test-pairs: .venv/dev.stamp
-	$(PYTEST) -m pairs
 
 # A compiler is needed, and libaio-dev for the tests of offloading to files.
 test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json

@@ -80,6 +80,7 @@ class VLLM:
         return found
 
     def close(self) -> dict[str, Any]:
+        self.llm.llm_engine.engine_core.shutdown()  # it has processes and shared memory, which would stay
         return {}
 
 

@@ -230,7 +230,8 @@ def test_every_odd_is_the_references(backend: str, architecture: str, folders: d
     asked, said = cell(backend, architecture), tmp_path / "log_probs.json"
     run = [str(ENVIRONMENT / "bin/python"), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [asked.model_dump_json(), str(folders[architecture]), str(said)]
-    subprocess.run([*run, str(tmp_path / "say.py"), *arguments], check=True, capture_output=True, timeout=200)
+    own = os.environ | {"TMPDIR": str(tmp_path)}  # torchrun leaves a folder of logs behind
+    subprocess.run([*run, str(tmp_path / "say.py"), *arguments], check=True, capture_output=True, timeout=200, env=own)
     plain = asked.model_copy(update={"backend": "transformers", "options": {}})
     session = backends.find("transformers").load(plain, folders[architecture], None)
     expected = session.log_probs([7, 70, 170, 270])  # [4, vocabulary]

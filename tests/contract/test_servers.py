@@ -6,6 +6,7 @@ Transformers' own server is installed wherever Claimbench is. The others run whe
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from claimbench import backends
 from claimbench.backends import transformers as reference
 from claimbench.cell import Cell
 from claimbench.errors import Refusal, Unavailable
+from claimbench.serving import vllm
 from claimbench.serving.session import ServerSession
+from claimbench.supervisor import supervise
 
 pytestmark = [pytest.mark.model, pytest.mark.servers]
 
@@ -94,6 +97,23 @@ def test_a_server_that_tells_ids_gives_the_reference_s_tokens(name, worded):
         assert max(proof["metrics"].values()) >= 3 * 12, "its own counters have seen the tokens"
     finally:
         close_and_check(session)
+
+
+def test_vllm_without_a_server_gives_the_reference_s_tokens(worded, monkeypatch):
+    """A whole block in vLLM's own environment, as the pipeline runs it; nothing stays in shared memory either."""
+    python = Path(os.environ.get(vllm.PYTHON_VARIABLE, "resources/environments/vllm/bin/python")).absolute()
+    if not python.exists():
+        pytest.skip(f"no interpreter with vLLM in {python}: {vllm.PYTHON_VARIABLE} may name one")
+    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
+    before = set(Path("/dev/shm").iterdir())
+    cell = cell_of("vllm_offline", {"eager": True}, **ROWS)
+    request = {"cell": cell.model_dump(mode="json"), "checkpoint": str(worded)}
+    facts = supervise(cell, request | dict.fromkeys(("draft", "reference", "reference_checkpoint")), str(python))
+    assert facts["outcome"] == "ok", (facts["reason"], facts["detail"])
+    assert facts["tokens"] == reference_rows(worded, **ROWS)[0]
+    assert (facts["proof"]["prefix_cache"], facts["proof"]["dtype"]) == ("off", "float32")
+    assert facts["proof"]["generations"] == len(facts["samples"]) + len(facts["warmup"])
+    assert [path for path in set(Path("/dev/shm").iterdir()) - before if path.name.startswith("psm_")] == []
 
 
 def close_and_check(session: ServerSession) -> None:

@@ -132,7 +132,6 @@ def test_the_proof_fails_when_it_did_not_run(
 PAIRS = [pair for pair in combinations(EXACT, 2) if not clash(*pair)]
 
 
-@pytest.mark.pairs
 @pytest.mark.parametrize("name", EXACT)
 def test_it_goes_together_with_every_other_seam(
     name: str, load_engine: LoadEngine, told: RowsOf, draft_of: Any
@@ -176,7 +175,6 @@ def test_the_compiled_product_of_codes_is_the_plain_one(name: str, load_engine: 
     assert plain.prove()["optimizations"][name]["compiled_regions"] == 0
 
 
-@pytest.mark.pairs
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_lossy_technique_is_proven_beside_every_other_seam(name: str, load_engine: LoadEngine, draft_of: Any) -> None:
     """Tokens may differ in the last bit of a rounding; what runs may not."""
