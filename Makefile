@@ -4,13 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-deepspeed check format lock schema clean
+.PHONY: help reproduce forecast test test-deepspeed test-vllm check format lock schema clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
 	@echo "make forecast    what a run will take, before it runs"
 	@echo "make test        set up, run the tests"
-	@echo "make test-deepspeed  build DeepSpeed's environment (minutes), run the tests of its backends"
+	@echo "make test-deepspeed, make test-vllm   build that environment (minutes), run the tests of its backends"
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
@@ -46,7 +46,11 @@ test: .venv/dev.stamp
 test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json
 	$(BIN)/python -m pytest -n 0 -m deepspeed
 
-resources/environments/deepspeed/stamp.json: envs/deepspeed.lock envs/deepspeed.build.py .venv/core.stamp
+test-vllm: .venv/dev.stamp resources/environments/vllm/stamp.json
+	CLAIMBENCH_VLLM_PYTHON=$(CURDIR)/resources/environments/vllm/bin/python $(BIN)/python -m pytest -n 0 -m vllm
+
+resources/environments/deepspeed/stamp.json: envs/deepspeed.build.py
+resources/environments/%/stamp.json: envs/%.lock .venv/core.stamp
 	$(BIN)/python -m claimbench environment --lock $< --folder $(@D) --output $@
 
 check: .venv/dev.stamp

@@ -85,7 +85,7 @@ def generated(session: ServerSession) -> list[list[int]]:
     return [[token for block in blocks for token in block[row]] for row in range(len(blocks[0]))]
 
 
-@pytest.mark.parametrize("name", ["llama_server", "vllm_server"])
+@pytest.mark.parametrize("name", ["llama_server", pytest.param("vllm_server", marks=pytest.mark.vllm)])
 def test_a_server_that_tells_ids_gives_the_reference_s_tokens(name, worded):
     session = open_session(name, worded, {"eager": True} if name == "vllm_server" else {}, **ROWS)
     try:
@@ -99,6 +99,7 @@ def test_a_server_that_tells_ids_gives_the_reference_s_tokens(name, worded):
         close_and_check(session)
 
 
+@pytest.mark.vllm
 def test_vllm_without_a_server_gives_the_reference_s_tokens(worded, monkeypatch):
     """A whole block in vLLM's own environment, as the pipeline runs it; nothing stays in shared memory either."""
     python = Path(os.environ.get(vllm.PYTHON_VARIABLE, "resources/environments/vllm/bin/python")).absolute()
