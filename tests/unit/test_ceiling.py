@@ -12,7 +12,7 @@ def test_a_ceiling_is_the_best_of_its_rounds(monkeypatch, tmp_path):
     count = ceiling.ROUNDS
     rounds = [{name: 1.0 + (number + at) % count for at, name in enumerate(names)} for number in range(count)]
     monkeypatch.setattr(ceiling, "_rates", lambda *_: rounds.pop())
-    monkeypatch.setattr(ceiling, "device_lock", lambda device: nullcontext())
+    monkeypatch.setattr(ceiling, "device_lock", lambda _: nullcontext())
     monkeypatch.setattr(ceiling, "FILE_BYTES", 1 << 20)
     monkeypatch.chdir(tmp_path)
     found = ceiling.measure_ceilings("cpu", "here")
