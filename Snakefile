@@ -2,7 +2,7 @@
 #
 #   params.yaml + studies -> plan -> fetch, shard -> measure -> aggregate -> judge -> report
 #
-# Results live under a key that holds the code, the libraries and the machine (see src/claimbench/keys.py): a change of
+# Results live under a key that holds the code, the libraries and the machine (see src/claimbench/planning/result_key.py): a change of
 # one of them is a new path, so Snakemake needs no other trigger than a file that is missing or older than its inputs.
 
 

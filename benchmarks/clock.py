@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from claimbench.analysis.stats import ratio_interval
 from claimbench.backends import find
-from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
-from claimbench.clock import time_generation
+from claimbench.measuring.clock import time_generation
 from claimbench.optimizations import settings_of
-from claimbench.stats import ratio_interval
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 
 CASES = {
     "eager, generate": [],

@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from claimbench.model.spec import Spec, read_spec
-from claimbench.model.weights import Weights, read_weights
-from claimbench.native import build
-from claimbench.native.decoder import NativeDecoder
-from claimbench.native.packed_model import Formats, large_pages
-from claimbench.stats import ratio_interval
+from claimbench.analysis.stats import ratio_interval
+from claimbench.engine.model.spec import Spec, read_spec
+from claimbench.engine.model.weights import Weights, read_weights
+from claimbench.engine.native import build
+from claimbench.engine.native.decoder import NativeDecoder
+from claimbench.engine.native.packed_model import Formats, large_pages
 
 FORMATS = {
     "float32": Formats(),

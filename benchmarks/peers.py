@@ -46,11 +46,12 @@ from typing import IO, Any
 
 import psutil
 
-from claimbench import machine
-from claimbench.cell import Cell, Checkpoint, Workload
-from claimbench.measure import device_lock
-from claimbench.prompt import prompt_ids
-from claimbench.stats import Interval, ratio_interval
+from claimbench.analysis.stats import ratio_interval
+from claimbench.checkpoints.prompt import prompt_ids
+from claimbench.measuring.measure import device_lock
+from claimbench.schema.cell import Cell, Checkpoint, Workload
+from claimbench.schema.interval import Interval
+from claimbench.system import machine
 
 HERE = Path(__file__).parent / "peers"
 REFERENCE = "eager fp32"

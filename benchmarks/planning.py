@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from claimbench import result
-from claimbench.params import read_yaml
-from claimbench.plan import Plan
-from claimbench.result import Result, Sample
-from claimbench.workflow import Workflow
+from claimbench.schema import result
+from claimbench.schema.plan import Plan
+from claimbench.schema.result import Result, Sample
+from claimbench.schema.validation import read_yaml
+from claimbench.workflow.jobs import Workflow
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("cells", "plan", "snakemake -n", "no-op", "render", "no-op of all")

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from claimbench import optimizations
+from claimbench.analysis.stats import ratio_interval
 from claimbench.backends import find
-from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
+from claimbench.checkpoints.shard import shard
 from claimbench.errors import ClaimbenchError
-from claimbench.shard import shard
-from claimbench.stats import ratio_interval
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 
 WAYS: dict[str, list[str]] = {
     "plain": [],

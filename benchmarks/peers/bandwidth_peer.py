@@ -1,4 +1,4 @@
-"""What memory gives to the same threads in the same round, by the kernels of claimbench.ceiling."""
+"""What memory gives to the same threads in the same round, by the kernels of claimbench.measuring.ceiling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from serve import serve
 
-from claimbench import ceiling
+from claimbench.measuring import ceiling
 
 
 class Bandwidth:

@@ -13,9 +13,9 @@ from typing import Any
 from serve import Emit, serve
 
 from claimbench import backends
-from claimbench.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
 from claimbench.errors import Unavailable
 from claimbench.optimizations import find, names, settings_of
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
 
 
 class Claimbench:

@@ -25,24 +25,24 @@ def _read_json(path: Path) -> Any:
 
 
 def _load_plan(path: Path) -> Any:
-    from claimbench.plan import Plan
+    from claimbench.schema.plan import Plan
 
     return Plan.model_validate(_read_json(path))
 
 
 def _machine(arguments: argparse.Namespace) -> None:
-    from claimbench import machine
-    from claimbench.result import write_json
+    from claimbench.schema.json_file import write_json
+    from claimbench.system import machine
 
     write_json(arguments.output, machine.identify())
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from claimbench import workflow
-    from claimbench.result import write_json
+    from claimbench.schema.json_file import write_json
+    from claimbench.workflow import jobs
 
-    plan = workflow.plan_for(json.loads(arguments.params), Path(arguments.studies))
-    if workflow.digest_of(plan) != arguments.digest:
+    plan = jobs.plan_for(json.loads(arguments.params), Path(arguments.studies))
+    if jobs.digest_of(plan) != arguments.digest:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
     write_json(arguments.output, plan.model_dump(mode="json"))
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
@@ -50,15 +50,15 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from claimbench import fetch
-    from claimbench.cell import Checkpoint
+    from claimbench.checkpoints import fetch
+    from claimbench.schema.cell import Checkpoint
 
     fetch.fetch(Checkpoint.model_validate_json(arguments.checkpoint), arguments.output)
 
 
 def _shard(arguments: argparse.Namespace) -> None:
-    from claimbench import shard
-    from claimbench.cell import Checkpoint
+    from claimbench.checkpoints import shard
+    from claimbench.schema.cell import Checkpoint
 
     checkpoint = Checkpoint.model_validate_json(arguments.checkpoint)
     shard.shard(checkpoint, arguments.fetched, arguments.output, int(arguments.max_shard_mb * 1e6))
@@ -66,7 +66,7 @@ def _shard(arguments: argparse.Namespace) -> None:
 
 def _checkpoints(arguments: argparse.Namespace) -> None:
     from claimbench.checkpoints import manifest
-    from claimbench.result import write_json
+    from claimbench.schema.json_file import write_json
 
     found = [manifest.read(path.parent) for path in arguments.manifests]
     summary = {
@@ -83,12 +83,14 @@ def _checkpoints(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from claimbench import measure, node, progress
-    from claimbench.cell import Cell
-    from claimbench.result import Key
+    from claimbench.measuring import measure
+    from claimbench.planning import target_machine
+    from claimbench.schema.cell import Cell
+    from claimbench.schema.result import Key
+    from claimbench.workflow import progress
 
     key = Key.model_validate_json(arguments.key)
-    node.expect_here(key.machine)
+    target_machine.expect_here(key.machine)
     for folder in filter(None, (arguments.checkpoint, arguments.draft)):
         if not folder.is_dir():
             raise SourceError(f"there is no checkpoint at {folder}: `snakemake fetched` makes it")
@@ -111,12 +113,14 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _frontier(arguments: argparse.Namespace) -> None:
-    from claimbench import fitting, frontier, node
-    from claimbench.cell import Cell
-    from claimbench.result import Key
+    from claimbench.measuring import frontier
+    from claimbench.planning import target_machine
+    from claimbench.schema.cell import Cell
+    from claimbench.schema.frontier import describe
+    from claimbench.schema.result import Key
 
     key = Key.model_validate_json(arguments.key)
-    node.expect_here(key.machine)
+    target_machine.expect_here(key.machine)
     found = frontier.find(
         Cell.model_validate_json(arguments.cell),
         key,
@@ -126,20 +130,21 @@ def _frontier(arguments: argparse.Namespace) -> None:
         draft=arguments.draft,
         python=arguments.python,
     )
-    print(f"    {fitting.told(found)}", file=sys.stderr, flush=True)
+    print(f"    {describe(found)}", file=sys.stderr, flush=True)
 
 
 def _ceiling(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from claimbench import ceiling, node
-    from claimbench.result import write_json
+    from claimbench.measuring import ceiling
+    from claimbench.planning import target_machine
+    from claimbench.schema.json_file import write_json
 
-    node.expect_here(arguments.machine)
+    target_machine.expect_here(arguments.machine)
     write_json(arguments.output, ceiling.measure_ceilings(arguments.device, arguments.machine))
 
 
 def _aggregate(arguments: argparse.Namespace) -> None:
-    from claimbench import aggregate
+    from claimbench.analysis import aggregate
 
     table = aggregate.aggregate(_load_plan(arguments.plan), _read_json(arguments.ceilings))
     aggregate.write_table(table, arguments.parquet, arguments.csv)
@@ -148,18 +153,19 @@ def _aggregate(arguments: argparse.Namespace) -> None:
 def _judge(arguments: argparse.Namespace) -> None:
     import pandas
 
-    from claimbench import fitting, judge
-    from claimbench.result import write_json
+    from claimbench.judging import judge
+    from claimbench.schema import frontier
+    from claimbench.schema.json_file import write_json
 
     plan = _load_plan(arguments.plan)
-    found = {id: fitting.read(Path(search.path)) for id, search in plan.frontiers.items()}
+    found = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
     write_json(arguments.output, judge.verdicts(plan, pandas.read_parquet(arguments.table), found))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     import pandas
 
-    from claimbench import report
+    from claimbench.reporting import report
 
     plan = _load_plan(arguments.plan)
     verdicts, ceilings = _read_json(arguments.verdicts), _read_json(arguments.ceilings)
@@ -167,20 +173,22 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
-    from claimbench import forecast, workflow
-    from claimbench.params import read_yaml
+    from claimbench import formatting
+    from claimbench.planning import forecast, paths
+    from claimbench.schema.validation import read_yaml
+    from claimbench.workflow import jobs
 
-    plan = workflow.plan_for(read_yaml(arguments.params), Path(arguments.studies))
-    path = workflow.ceilings_path(plan)
+    plan = jobs.plan_for(read_yaml(arguments.params), Path(arguments.studies))
+    path = paths.ceilings_path(plan)
     ceilings = _read_json(path) if path.exists() else {}
     told = forecast.forecast(plan, ceilings)
-    labels = workflow.labels(plan)
+    labels = paths.labels(plan)
     for id, count in sorted(told.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
         each, seen = forecast.block_seconds(plan.cells[id], ceilings)
         source = "seen" if seen else "estimated"
-        print(f"  {labels.get(id, 'reference')}: {count} x {forecast.duration(each)} ({source})")
+        print(f"  {labels.get(id, 'reference')}: {count} x {formatting.duration(each)} ({source})")
     print(f"{told.blocks_missing} of {told.blocks_total} blocks are to be measured on {plan.device}")
-    print(f"time: about {forecast.duration(told.seconds)} ({told.measured_share:.0%} of the blocks were seen before)")
+    print(f"time: about {formatting.duration(told.seconds)} ({told.measured_share:.0%} of the blocks were seen before)")
     if told.hungriest:
         print(f"memory: about {told.peak_bytes / 1e9:.1f} GB, for {labels.get(told.hungriest, 'a reference')}")
     print(f"disk: about {told.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
@@ -192,7 +200,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
 
 
 def _schema(arguments: argparse.Namespace) -> None:
-    from claimbench.params import json_schemas
+    from claimbench.schema.params import json_schemas
 
     for name, schema in json_schemas().items():
         path, text = arguments.output / name, json.dumps(schema, indent=2, sort_keys=True) + "\n"
@@ -204,9 +212,9 @@ def _schema(arguments: argparse.Namespace) -> None:
 
 
 def _environment(arguments: argparse.Namespace) -> None:
-    from claimbench import environment
+    from claimbench.workflow import environments
 
-    environment.build(arguments.lock, arguments.folder, arguments.output)
+    environments.build(arguments.lock, arguments.folder, arguments.output)
 
 
 def _parser() -> argparse.ArgumentParser:

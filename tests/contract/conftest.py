@@ -16,7 +16,7 @@ import pytest
 
 from claimbench import optimizations
 from claimbench.backends import transformers as backend
-from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 
 Use = str | tuple[str, dict[str, Any]]
 

@@ -12,8 +12,8 @@ from tests.contract.conftest import make_cell, rows_of
 
 from claimbench import optimizations
 from claimbench.backends import accelerate
-from claimbench.cell import Cell, OptimizationUse
 from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
+from claimbench.schema.cell import Cell, OptimizationUse
 
 pytestmark = pytest.mark.model
 INT8 = OptimizationUse(name="bitsandbytes_int8", settings={"threshold": 6.0})

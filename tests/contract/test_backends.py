@@ -11,8 +11,8 @@ from tests.contract.conftest import Load, make_cell, rows_of
 
 from claimbench import backends
 from claimbench.backends import transformers as backend
-from claimbench.cell import Frozen, Sampling
 from claimbench.errors import SourceError, WrongOutput
+from claimbench.schema.cell import Frozen, Sampling
 
 
 @pytest.mark.parametrize("name", backends.names())

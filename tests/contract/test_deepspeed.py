@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 
-from claimbench import backends, deepspeed_runtime, optimizations
-from claimbench.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
+from claimbench import backends, optimizations
+from claimbench.checkpoints.shard import shard
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
-from claimbench.keys import key_of
-from claimbench.measure import measure
-from claimbench.model import cost
-from claimbench.result import Result
-from claimbench.shard import shard
+from claimbench.hf import deepspeed
+from claimbench.measuring.measure import measure
+from claimbench.planning.result_key import key_of
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
+from claimbench.schema.result import Result
 
 ENVIRONMENT = Path(os.environ.get("CLAIMBENCH_DEEPSPEED", "resources/environments/deepspeed")).resolve()
 RUN = pytest.mark.deepspeed
@@ -155,13 +156,13 @@ def test_a_part_that_was_not_compiled_says_why(
     said: dict[str, str], reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ops.json").write_text(json.dumps(said), encoding="utf-8")
-    monkeypatch.setattr(deepspeed_runtime.sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(deepspeed_runtime.metadata, "version", lambda *_: "0.19.8")
+    monkeypatch.setattr(deepspeed.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(deepspeed.metadata, "version", lambda *_: "0.19.8")
     if reason is None:
-        deepspeed_runtime.require("async_io")
+        deepspeed.require("async_io")
         return
     with pytest.raises(Unavailable, match=reason):
-        deepspeed_runtime.require("async_io")
+        deepspeed.require("async_io")
 
 
 @pytest.mark.model
@@ -208,8 +209,9 @@ def test_a_checkpoint_cut_ahead_gives_the_same_tokens(
 SAY_LOG_PROBS = """
 import json, sys
 from pathlib import Path
-from claimbench import backends, launchers
-from claimbench.cell import Cell
+from claimbench import backends
+from claimbench.schema.cell import Cell
+from claimbench.system import launchers
 asked = Cell.model_validate_json(sys.argv[1])
 session = backends.find(asked.backend).load(asked, Path(sys.argv[2]), None)
 log_probs = session.log_probs([7, 70, 170, 270])

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from tests.contract.conftest import COMPILED, SLOW, Load, Use, companions, make_cell, pairs, rows_of, use
 
-from claimbench import backends, optimizations, proof
-from claimbench.cell import DTYPE_BYTES, Frozen
+from claimbench import backends, optimizations
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
-from claimbench.model import cost
-from claimbench.recipe import Recipe
+from claimbench.hf import evidence
+from claimbench.hf.setup import Recipe
+from claimbench.schema.cell import DTYPE_BYTES, Frozen
 
 ALL = optimizations.names()
 NAMES = [name for name in ALL if optimizations.find(name).SEAM in backends.find("transformers").SEAMS]
@@ -55,7 +56,7 @@ def test_its_docstring_opens_with_its_physics(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_it_names_no_backend(name: str) -> None:
-    file = Path(optimizations.__file__).parent / f"{name}.py"
+    file = Path(str(optimizations.find(name).__file__))
     imported = {
         node.module
         for node in ast.walk(ast.parse(file.read_text()))
@@ -77,7 +78,7 @@ def test_planning_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
         "from claimbench import backends, optimizations\n"
-        "from claimbench.cell import Cell, Checkpoint, Workload\n"
+        "from claimbench.schema.cell import Cell, Checkpoint, Workload\n"
         "from pydantic import ValidationError\n"
         "for device in ('cpu', 'cuda'):\n"
         "    checkpoint = Checkpoint(name='t', source='random://tiny-llama', architecture='tiny-llama')\n"
@@ -247,7 +248,7 @@ def test_the_proof_tells_attention_kernels_apart(load: Load) -> None:
 def test_nothing_may_run_that_was_not_asked_for(name: str, load: Load) -> None:
     seen = load(use(name)).watch()
     with pytest.raises(WrongOutput):
-        proof.check_plain(seen, Recipe(dtype="float32"))
+        evidence.check_plain(seen, Recipe(dtype="float32"))
 
 
 @pytest.mark.model

@@ -17,11 +17,11 @@ from tests.contract.conftest import make_cell, rows_of, save_tiny
 
 from claimbench import backends
 from claimbench.backends import transformers as reference
-from claimbench.cell import Cell
 from claimbench.errors import Refusal, Unavailable
+from claimbench.measuring.supervisor import supervise
+from claimbench.schema.cell import Cell
 from claimbench.serving import vllm
 from claimbench.serving.session import ServerSession
-from claimbench.supervisor import supervise
 
 pytestmark = [pytest.mark.model, pytest.mark.servers]
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from tests.contract.conftest import companions, make_cell, rows_of
 
-from claimbench import fetch, optimizations, shard
+from claimbench import optimizations
 from claimbench.backends import engine
 from claimbench.backends import transformers as backend
-from claimbench.cell import Cell, Checkpoint
+from claimbench.checkpoints import fetch, shard
 from claimbench.errors import SourceError
-from claimbench.params import load_params, read_yaml
+from claimbench.schema.cell import Cell, Checkpoint
+from claimbench.schema.params import load_params
+from claimbench.schema.validation import read_yaml
 
 pytestmark = [pytest.mark.model, pytest.mark.network]
 

@@ -14,17 +14,19 @@ from typing import Any
 import psutil
 import pytest
 
-from claimbench import backends, machine
-from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
-from claimbench.cell import Protocol as MeasureProtocol
+from claimbench import backends
+from claimbench.checkpoints.shard import shard
+from claimbench.cost_model import cost
 from claimbench.errors import SourceError
-from claimbench.keys import key_of
-from claimbench.measure import measure
-from claimbench.model import cost
+from claimbench.measuring.measure import measure
 from claimbench.optimizations import settings_of
-from claimbench.params import load_params, read_yaml
-from claimbench.result import Result
-from claimbench.shard import shard
+from claimbench.planning.result_key import key_of
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
+from claimbench.schema.cell import Protocol as MeasureProtocol
+from claimbench.schema.params import load_params
+from claimbench.schema.result import Result
+from claimbench.schema.validation import read_yaml
+from claimbench.system import machine
 
 pytestmark = pytest.mark.ranks
 
@@ -233,7 +235,11 @@ def computing_rank(number: int) -> psutil.Process:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 line = " ".join(process.cmdline())
-                child = "claimbench.rank" in line and not process.children() and "distributed.run" not in line
+                child = (
+                    "claimbench.measuring.rank_process" in line
+                    and not process.children()
+                    and "distributed.run" not in line
+                )
                 if child and process.environ().get("RANK") == str(number) and process.cpu_times().user > 4:
                     return process
         time.sleep(0.1)

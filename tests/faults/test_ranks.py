@@ -17,9 +17,11 @@ import psutil
 import pytest
 from tests.faults.test_blocks import _command, cell_with, run, started_under
 
-from claimbench import launchers, ranks, result
 from claimbench.backends import null_model
-from claimbench.cell import Cell
+from claimbench.measuring import rank_protocol
+from claimbench.schema import result
+from claimbench.schema.cell import Cell
+from claimbench.system import launchers
 
 
 def ranks_with(count: int = 2, protocol: dict[str, Any] | None = None, **options: Any) -> Cell:
@@ -51,11 +53,11 @@ def test_what_the_other_ranks_compute_is_not_taken_for_neighbours():
     """The doubt is about others: the CPU time of a rank is the cell's own, and its leader asks for it."""
     here, there = ["here", 3.0], ["there", 5.0]
     ours, theirs = Pipe()
-    lead = ranks.Lead(ours, 3)
+    lead = rank_protocol.Lead(ours, 3)
     here[0] = socket.gethostname()
-    ranks.send(theirs, {"answers": [here, there]})
+    rank_protocol.send(theirs, {"answers": [here, there]})
     assert lead.cpu_seconds() == 3.0
-    assert ranks.receive(theirs) == {"call": "cpu_seconds", "arguments": []}
+    assert rank_protocol.receive(theirs) == {"call": "cpu_seconds", "arguments": []}
 
 
 def test_one_process_has_no_ranks(tmp_path):
@@ -196,7 +198,7 @@ def test_a_rendezvous_port_in_use_is_one_clear_message(tmp_path, monkeypatch):
 
 def conduct_alone(cell: Cell, command: list[str]) -> dict[str, Any]:
     """The last thing that a conductor says, run in this process."""
-    from claimbench.conductor import conduct
+    from claimbench.measuring.coordinator import conduct
 
     said: list[dict[str, Any]] = []
     request = {"cell": cell.model_dump(mode="json"), "checkpoint": None, "draft": None, "reference": None}
@@ -217,7 +219,7 @@ def started(process: subprocess.Popen[bytes], count: int) -> list[psutil.Process
     end = time.monotonic() + 60
     while time.monotonic() < end:
         children = psutil.Process(process.pid).children(recursive=True)
-        found = [child for child in children if "claimbench.rank" in " ".join(child.cmdline())]
+        found = [child for child in children if "claimbench.measuring.rank_process" in " ".join(child.cmdline())]
         if len(found) >= count:
             return children
         time.sleep(0.05)
@@ -239,7 +241,11 @@ def test_a_killed_supervisor_leaves_no_rank(tmp_path, launcher):
 def test_a_killed_keeper_ends_its_rank_and_the_block(tmp_path):
     process = subprocess.Popen(_command(tmp_path, ranks_with(2, fails="hang")), stderr=subprocess.DEVNULL)
     children = started(process, 4)
-    keepers = [child for child in children if child.children() and "claimbench.rank" in " ".join(child.cmdline())]
+    keepers = [
+        child
+        for child in children
+        if child.children() and "claimbench.measuring.rank_process" in " ".join(child.cmdline())
+    ]
     time.sleep(1.0)  # let it reach the first call
     os.kill(keepers[0].pid, signal.SIGKILL)
     assert process.wait(timeout=30) == 0

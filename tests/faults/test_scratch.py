@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from claimbench.errors import ClaimbenchError
-from claimbench.scratch import Scratch, refusal, remove_abandoned, temporary
+from claimbench.system.scratch import Scratch, refusal, remove_abandoned, temporary
 
 HOLD = """
 import sys
 from pathlib import Path
-from claimbench.scratch import Scratch
+from claimbench.system.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 (scratch.folder / "weights").write_bytes(bytes(100))
 print(scratch.folder, flush=True)

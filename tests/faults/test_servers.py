@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from claimbench import result
+from claimbench.analysis.derive import of_block
 from claimbench.backends import null_server
-from claimbench.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.errors import Refusal, ServerFailed
-from claimbench.keys import key_of
-from claimbench.measure import measure
-from claimbench.metrics import of_block
+from claimbench.measuring.measure import measure
+from claimbench.planning.result_key import key_of
+from claimbench.schema import result
+from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.serving import process
 from claimbench.serving.process import Launch, Server, free_port, record_of
 

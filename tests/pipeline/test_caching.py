@@ -67,7 +67,7 @@ def test_more_blocks_measure_only_the_blocks_that_are_missing(project):
 
 def test_a_change_of_executed_code_measures_again(project):
     project.measured_by()
-    clock = project.folder / "src/claimbench/clock.py"
+    clock = project.folder / "src/claimbench/measuring/clock.py"
     edit(clock, "sample_clock(steps)", "sample_clock(iter(steps))")
     assert paces(project.measured_by()) == ALL
 
@@ -86,9 +86,9 @@ def test_a_change_of_one_backend_measures_its_cells_alone(project):
 def test_comments_docstrings_and_unrelated_code_measure_nothing(project):
     project.measured_by()
     package = project.folder / "src/claimbench"
-    edit(package / "clock.py", "def _host_clock", "# A remark.\n\n\ndef _host_clock")
-    edit(package / "clock.py", '"""The clock:', '"""A clock:')
-    with (package / "report.py").open("a", encoding="utf-8") as file:
+    edit(package / "measuring/clock.py", "def _host_clock", "# A remark.\n\n\ndef _host_clock")
+    edit(package / "measuring/clock.py", '"""The clock:', '"""A clock:')
+    with (package / "reporting/report.py").open("a", encoding="utf-8") as file:
         file.write("\nUNRELATED = 1\n")
     assert project.measured_by() == []
 

@@ -138,7 +138,7 @@ def test_a_clone_that_pulls_and_changes_a_cell_fetches_the_checkpoint_and_measur
 
 def test_a_clone_that_pulls_on_another_machine_measures_everything_and_plans_and_reports_anew(clone):
     clone.run("dvc", "pull")
-    machine = clone.folder / "src/claimbench/machine.py"
+    machine = clone.folder / "src/claimbench/system/machine.py"
     text = machine.read_text(encoding="utf-8")
     assert "platform.machine()" in text
     machine.write_text(text.replace("platform.machine()", '"another"'), encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from claimbench import result
+from claimbench.schema import result
 
 
 def slurm_answers() -> bool:
@@ -173,9 +173,8 @@ def is_active(job: str) -> bool:
 def test_a_job_on_another_machine_than_the_plan_is_for_fails_and_writes_nothing(project):
     with_description_of_a_node(project)
     path = project.folder / "node.json"
-    other = (
-        'import json, sys; from claimbench.cell import digest; m = json.load(open("node.json")); m["memory_gb"] = 1;'
-    )
+    other = 'import json, sys; from claimbench.schema.json_file import digest; m = json.load(open("node.json"));'
+    other += ' m["memory_gb"] = 1;'
     other += ' m["key"] = digest({k: v for k, v in m.items() if k not in ("key", "system")}); json.dump(m, sys.stdout)'
     path.write_text(project.run("python", "-c", other), encoding="utf-8")
     printed = run(project, *command("measured"), fails=True)

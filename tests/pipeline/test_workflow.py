@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from claimbench import result
+from claimbench.schema import result
 
 pytestmark = pytest.mark.pipeline
 
@@ -71,7 +71,7 @@ def test_the_html_report_holds_figures_tables_and_their_captions(rendered):
 
 def test_new_code_of_a_later_stage_runs_from_there_and_measures_nothing(rendered):
     assert rendered.jobs() == {}
-    with (rendered.folder / "src/claimbench/judge.py").open("a", encoding="utf-8") as file:
+    with (rendered.folder / "src/claimbench/judging/judge.py").open("a", encoding="utf-8") as file:
         file.write("\nNEW = 1\n")
     assert rendered.jobs() == {"judge": 1, "report": 1, "all": 1, "total": 3}
     template = rendered.folder / "src/claimbench/rendering/templates/report.md.j2"

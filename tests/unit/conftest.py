@@ -11,12 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from claimbench import aggregate, result
-from claimbench.cell import Device, digest
-from claimbench.params import load_params, parse_yaml, validate
-from claimbench.plan import Plan, PlannedCell, make_plan
-from claimbench.result import Result, Sample
-from claimbench.study import Study
+from claimbench.analysis import aggregate
+from claimbench.planning.plan import make_plan
+from claimbench.schema import result
+from claimbench.schema.cell import Device
+from claimbench.schema.json_file import digest
+from claimbench.schema.params import load_params
+from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.result import Result, Sample
+from claimbench.schema.study import Study
+from claimbench.schema.validation import parse_yaml, validate
 
 CPU: dict[str, Any] = {"key": "cpu0", "cpu": {"model": "Example CPU @ 2 GHz"}, "gpus": []}
 HEAD = """

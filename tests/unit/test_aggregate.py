@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from claimbench import aggregate, result
+from claimbench.analysis import aggregate, roofline
+from claimbench.analysis.derive import agreement
+from claimbench.cost_model import cost
 from claimbench.errors import ResultError
-from claimbench.metrics import METRICS, agreement
-from claimbench.model import cost, roofline
-from claimbench.plan import Plan, PlannedCell
-from claimbench.result import Fidelity, Result, Sample
+from claimbench.schema import result
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.result import Fidelity, Result, Sample
 
 PLAIN = """
 experiments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from claimbench import ceiling
+from claimbench.measuring import ceiling
 
 
 def test_a_ceiling_is_the_best_of_its_rounds(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from claimbench.model import cost
+from claimbench.cost_model import cost
 
 SMOL = cost.architecture("smollm2-135m")
 

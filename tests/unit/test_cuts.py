@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tests.unit.test_shard import make, random_checkpoint
 
-from claimbench.checkpoints import cuts, manifest, safetensors_file
+from claimbench.checkpoints import manifest, safetensors_file, tp_partition
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.tensors import shapes
+from claimbench.cost_model import cost
 from claimbench.errors import CorruptCheckpoint, SourceError
-from claimbench.model import cost
 
 TINY = ("tiny-llama", "tiny-bigcode", "tiny-bloom")
 
@@ -35,7 +35,7 @@ def test_the_parts_of_all_ranks_are_the_whole(architecture: str, ranks: int, tmp
     folder = make(tmp_path, checkpoint, 100_000, "cut")
     parts = [arrays(folder, manifest.rank_prefix(rank, ranks)) for rank in range(ranks)]
     assert len(list(folder.glob("*.safetensors"))) > ranks, "not more than one file a rank"
-    for name, cut in cuts.cuts(cost.architecture(architecture), ranks).items():
+    for name, cut in tp_partition.cuts(cost.architecture(architecture), ranks).items():
         assert [set(part) for part in parts] == [set(whole)] * ranks
         if cut.axis is None:
             assert all(np.array_equal(part[name], whole[name]) for part in parts)
@@ -67,23 +67,23 @@ def test_each_rank_has_about_its_share_and_is_verified(architecture: str, tmp_pa
 
 def test_a_fused_matrix_of_bloom_is_cut_between_heads() -> None:
     """Its rows are [heads, (query, key, value), head_dim]: a rank gets all three of its heads and none of another's."""
-    cut = cuts.cuts(cost.architecture("tiny-bloom"), 2)["transformer.h.0.self_attention.query_key_value.weight"]
+    cut = tp_partition.cuts(cost.architecture("tiny-bloom"), 2)["transformer.h.0.self_attention.query_key_value.weight"]
     assert cut.ranges == (((0, 96),), ((96, 192),))
 
 
 def test_the_single_key_value_head_goes_to_every_rank() -> None:
-    cut = cuts.cuts(cost.architecture("tiny-bigcode"), 2)["transformer.h.0.attn.c_attn.bias"]
+    cut = tp_partition.cuts(cost.architecture("tiny-bigcode"), 2)["transformer.h.0.attn.c_attn.bias"]
     assert cut.ranges == (((0, 32), (64, 96)), ((32, 64), (64, 96)))
 
 
 def test_ranks_that_outnumber_key_value_heads_have_the_one_that_their_queries_read() -> None:
-    cut = cuts.cuts(cost.architecture("tiny-llama"), 4)["model.layers.0.self_attn.k_proj.weight"]
+    cut = tp_partition.cuts(cost.architecture("tiny-llama"), 4)["model.layers.0.self_attn.k_proj.weight"]
     assert cut.ranges == (((0, 16),), ((0, 16),), ((16, 32),), ((16, 32),))
 
 
 def test_a_vocabulary_that_does_not_divide_leaves_the_last_rank_less() -> None:
     arch = cost.architecture("tiny-llama")._replace(vocabulary=301)
-    assert cuts.cuts(arch, 2)["lm_head.weight"].ranges == (((0, 151),), ((151, 301),))
+    assert tp_partition.cuts(arch, 2)["lm_head.weight"].ranges == (((0, 151),), ((151, 301),))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_vocabulary_that_does_not_divide_leaves_the_last_rank_less() -> None:
 def test_a_degree_that_does_not_divide_is_one_message_with_those_that_do(
     architecture: str, ranks: int, message: str, tmp_path: Path
 ) -> None:
-    assert cuts.refusal(cost.architecture(architecture), ranks) == message
+    assert tp_partition.refusal(cost.architecture(architecture), ranks) == message
     with pytest.raises(SourceError, match=message):
         make(tmp_path, random_checkpoint(architecture, tensor_parallel=ranks))
     assert not (tmp_path / "out" / manifest.MANIFEST).exists()
@@ -122,13 +122,13 @@ def test_cuts_do_not_depend_on_where_chunks_end(size: int) -> None:
         return (data[at : at + size] for at in range(0, len(data), size))
 
     tensor = StreamedTensor("t", "F32", (12, 10), chunks)
-    rows = cuts.Cut("column", 0, (((0, 3), (9, 12)), ((3, 9),)))
-    columns = cuts.Cut("row", 1, (((0, 5),), ((5, 10),)))
+    rows = tp_partition.Cut("column", 0, (((0, 3), (9, 12)), ((3, 9),)))
+    columns = tp_partition.Cut("row", 1, (((0, 5),), ((5, 10),)))
     for cut, expected in (
         (rows, [np.concatenate([whole[:3], whole[9:]]), whole[3:9]]),
         (columns, [whole[:, :5], whole[:, 5:]]),
     ):
         got = [b"", b""]
-        for rank, part in cuts.parts(tensor, cut, 2):
+        for rank, part in tp_partition.parts(tensor, cut, 2):
             got[rank] += bytes(part)
         assert got == [np.ascontiguousarray(each).tobytes() for each in expected]

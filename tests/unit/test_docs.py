@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from claimbench import __version__, backends, optimizations, params, plan, result
-from claimbench.cell import Cell, Checkpoint, Device, OptimizationUse, Workload
-from claimbench.study import Study
+from claimbench import __version__, backends, optimizations
+from claimbench.planning import plan
+from claimbench.schema import params, result, validation
+from claimbench.schema.cell import Cell, Checkpoint, Device, OptimizationUse, Workload
+from claimbench.schema.plan import Plan
+from claimbench.schema.study import Study
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,12 +38,12 @@ def section(text: str, title: str) -> str:
 
 
 def raw_params() -> dict[str, Any]:
-    value: dict[str, Any] = params.read_yaml(ROOT / "params.yaml")
+    value: dict[str, Any] = validation.read_yaml(ROOT / "params.yaml")
     return value
 
 
-def make_plan(device: Device, **studies: Any) -> plan.Plan:
-    read = {name: params.validate(Study, value, f"studies/{name}.yaml") for name, value in studies.items()}
+def make_plan(device: Device, **studies: Any) -> Plan:
+    read = {name: validation.validate(Study, value, f"studies/{name}.yaml") for name, value in studies.items()}
     return plan.make_plan(params.load_params(raw_params()), read, {"key": "here"}, device)
 
 
@@ -166,7 +169,7 @@ def test_params_survive_how_dvc_writes_them(tmp_path: Path) -> None:
         written["measure"]["blocks"] = 5
     expected = raw_params()
     expected["measure"]["blocks"] = 5
-    assert params.read_yaml(copy) == expected
+    assert validation.read_yaml(copy) == expected
 
 
 def test_the_readme_names_every_study() -> None:
@@ -191,7 +194,7 @@ def test_the_study_of_the_readme_plans(device: Device) -> None:
 def test_the_experiment_of_contributing_fits_into_the_quickstart(device: Device) -> None:
     (text,) = blocks(section(CONTRIBUTING, "An experiment"), "yaml")
     added = yaml.safe_load(text)
-    study = params.read_yaml(ROOT / "studies/quickstart.yaml")
+    study = validation.read_yaml(ROOT / "studies/quickstart.yaml")
     study["experiments"] |= added["experiments"]
     study["claims"] += added["claims"]
     made = make_plan(device, quickstart=study)
@@ -208,7 +211,8 @@ def copy_with(folder: Path, kind: str, name: str) -> Path:
     shutil.copytree(ROOT / "src", folder / "src", ignore=ignored)
     shutil.copytree(ROOT / "tests/contract", folder / "tests/contract", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    file = folder / f"src/claimbench/{kind}s/{name}.py"
+    place = {"optimization": "optimizations/transformers", "backend": "backends"}[kind]
+    file = folder / f"src/claimbench/{place}/{name}.py"
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -240,8 +244,8 @@ def test_the_backend_of_contributing_keeps_the_contract_and_is_measured(tmp_path
     copy_with(tmp_path, "backend", "congruence")
     assert "2 passed" in run_contract(tmp_path, "congruence")
     program = (
-        "import sys; from pathlib import Path; from claimbench.cell import Cell\n"
-        "from claimbench.measure import measure; from claimbench.result import Key\n"
+        "import sys; from pathlib import Path; from claimbench.schema.cell import Cell\n"
+        "from claimbench.measuring.measure import measure; from claimbench.schema.result import Key\n"
         "key = Key(code='c', libraries={}, machine='m')\n"
         "measure(Cell.model_validate_json(sys.argv[1]), 0, key, Path(sys.argv[2]), checkpoint=None)\n"
     )

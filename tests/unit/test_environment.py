@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from claimbench import environment
 from claimbench.errors import SourceError
+from claimbench.workflow import environments
 
 
 def test_an_environment_runs_this_package_and_is_stamped_with_its_lock(tmp_path: Path) -> None:
     lock = tmp_path / "family.lock"
     lock.write_text("# nothing but Python\n", encoding="utf-8")
-    environment.build(lock, tmp_path / "family", tmp_path / "family/stamp.json")
+    environments.build(lock, tmp_path / "family", tmp_path / "family/stamp.json")
     stamp = json.loads((tmp_path / "family/stamp.json").read_text(encoding="utf-8"))
     assert stamp["lock"] == hashlib.sha256(lock.read_bytes()).hexdigest()
     assert stamp["python"].startswith("Python 3.")
@@ -35,12 +35,12 @@ def test_a_complete_lock_is_installed_without_what_its_packages_ask_for(
         asked.append(command)
         return str(tmp_path)
 
-    monkeypatch.setattr(environment, "_run", note)
+    monkeypatch.setattr(environments, "_run", note)
     for first, alone in (("# complete: all of it", True), ("# some of it", False)):
         lock = tmp_path / "family.lock"
         lock.write_text(f"{first}\n", encoding="utf-8")
         asked.clear()
-        environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+        environments.build(lock, tmp_path / "family", tmp_path / "stamp.json")
         (install,) = [command for command in asked if "install" in command]
         assert ("--no-deps" in install) == alone
 
@@ -50,7 +50,7 @@ def test_a_lock_that_cannot_be_installed_leaves_no_stamp(tmp_path: Path, monkeyp
     lock = tmp_path / "family.lock"
     lock.write_text("no-such-package-of-claimbench==1.0\n", encoding="utf-8")
     with pytest.raises(SourceError, match="no-such-package-of-claimbench"):
-        environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+        environments.build(lock, tmp_path / "family", tmp_path / "stamp.json")
     assert not (tmp_path / "stamp.json").exists()
 
 
@@ -59,7 +59,7 @@ def test_what_must_be_compiled_is_compiled_by_the_new_environments_python(tmp_pa
     lock.write_text("# nothing but Python\n", encoding="utf-8")
     program = "import sys, pathlib; pathlib.Path(sys.prefix, 'compiled').write_text(sys.executable)"
     (tmp_path / "family.build.py").write_text(program, encoding="utf-8")
-    environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+    environments.build(lock, tmp_path / "family", tmp_path / "stamp.json")
     assert (tmp_path / "family/compiled").read_text(encoding="utf-8") == str(tmp_path / "family/bin/python")
 
 
@@ -68,5 +68,5 @@ def test_a_program_that_fails_leaves_no_stamp_and_its_last_words(tmp_path: Path)
     lock.write_text("# nothing but Python\n", encoding="utf-8")
     (tmp_path / "family.build.py").write_text("raise SystemExit('no compiler in sight')", encoding="utf-8")
     with pytest.raises(SourceError, match="no compiler in sight"):
-        environment.build(lock, tmp_path / "family", tmp_path / "stamp.json")
+        environments.build(lock, tmp_path / "family", tmp_path / "stamp.json")
     assert not (tmp_path / "stamp.json").exists()

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from claimbench import fetch
-from claimbench.cell import Checkpoint
-from claimbench.checkpoints import manifest
+from claimbench.checkpoints import fetch, manifest
+from claimbench.checkpoints.shard import shard
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse, redact
 from claimbench.errors import SourceError
-from claimbench.shard import shard
+from claimbench.schema.cell import Checkpoint
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 

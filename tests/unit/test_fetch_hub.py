@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-from claimbench import fetch
-from claimbench.cell import Checkpoint
-from claimbench.shard import shard
+from claimbench.checkpoints import fetch
+from claimbench.checkpoints.shard import shard
+from claimbench.schema.cell import Checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secretsecretsecret"  # noqa: S105 - what must not be seen
 SCRIPT = """
 import sys
 from pathlib import Path
-from claimbench import fetch
-from claimbench.cell import Checkpoint
+from claimbench.checkpoints import fetch
+from claimbench.schema.cell import Checkpoint
 from claimbench.errors import SourceError
 try:
     fetch.fetch(Checkpoint(name="tiny", source=sys.argv[1], architecture="tiny-llama"), Path(sys.argv[2]))

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from claimbench.rendering import svg
-from claimbench.rendering.curves import Line, Panel, Point, _apart, curves
-from claimbench.rendering.figures import Bar, Stack, bars, memory, roofline
-from claimbench.rendering.wording import Estimate
+from claimbench.formatting import Estimate
+from claimbench.reporting import svg
+from claimbench.reporting.bar_charts import Bar, Stack, bars, memory, roofline
+from claimbench.reporting.line_charts import Line, Panel, Point, _apart, curves
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from claimbench import fitting
 from claimbench.errors import ConfigError, ResultError
-from claimbench.fitting import Frontier, Trial
+from claimbench.measuring.frontier import search
+from claimbench.schema.frontier import Frontier, Trial, describe, read
 
 
 def trial(batch: int, outcome: str = "ok", swept: bool = True) -> Trial:
@@ -31,7 +31,7 @@ def machine(fits: int, *, breaks_at: int | None = None) -> Any:
 @pytest.mark.parametrize("fits", range(32, 64))
 def test_every_frontier_between_two_swept_batches_is_found_in_five_trials(fits: int) -> None:
     attempt, tried = machine(fits)
-    found = fitting.search([trial(16), trial(32), trial(64, "oom"), trial(128, "implied-oom")], attempt)
+    found = search([trial(16), trial(32), trial(64, "oom"), trial(128, "implied-oom")], attempt)
     assert (found.fits, found.fails, found.reason) == (fits, fits + 1, None)
     assert found.searched == len(tried) == 5
     assert len({one.batch for one in found.trials}) == 9
@@ -47,33 +47,33 @@ def test_every_frontier_between_two_swept_batches_is_found_in_five_trials(fits: 
 )
 def test_without_two_ends_nothing_is_tried(swept: list[Trial], ends: tuple[Any, Any], reason: str) -> None:
     attempt, tried = machine(100)
-    found = fitting.search(swept, attempt)
+    found = search(swept, attempt)
     assert ((found.fits, found.fails), found.reason, tried) == (ends, reason, [])
 
 
 def test_neighbours_need_no_trial() -> None:
     attempt, tried = machine(1)
-    assert fitting.told(fitting.search([trial(1), trial(2, "oom")], attempt)) == "Batch 1 fits and 2 does not."
+    assert describe(search([trial(1), trial(2, "oom")], attempt)) == "Batch 1 fits and 2 does not."
     assert tried == []
 
 
 def test_wrong_outputs_took_their_memory_all_the_same() -> None:
     attempt, _ = machine(3)
-    assert fitting.search([trial(2, "wrong"), trial(4, "oom")], attempt).fits == 3
+    assert search([trial(2, "wrong"), trial(4, "oom")], attempt).fits == 3
 
 
 def test_a_trial_that_ends_otherwise_ends_the_search_with_its_reason() -> None:
     attempt, tried = machine(10, breaks_at=12)
-    found = fitting.search([trial(8), trial(16, "oom")], attempt)
+    found = search([trial(8), trial(16, "oom")], attempt)
     assert (found.fits, found.fails, tried) == (8, 16, [12])
-    assert fitting.told(found) == "Between the swept batches: not found, batch 12 ended timeout: None."
+    assert describe(found) == "Between the swept batches: not found, batch 12 ended timeout: None."
 
 
 def test_a_file_that_is_no_search_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "frontier.json"
     path.write_text('{"fits": "many"}', encoding="utf-8")
     with pytest.raises(ResultError, match=r"frontier\.json: no search for a frontier can be read"):
-        fitting.read(path)
+        read(path)
 
 
 SWEEP = """
@@ -112,7 +112,7 @@ def test_a_search_without_batches_is_an_error_of_the_study(lab: Any) -> None:
 
 
 def test_a_claim_about_a_frontier_says_what_was_found_between(lab: Any) -> None:
-    from claimbench import judge
+    from claimbench.judging import judge
 
     plan = lab.plan(SWEEP.replace(", new_tokens: [3, 4]", ""))
     id = plan.row("study", "fit/few@batch=2").frontier
@@ -128,7 +128,7 @@ def test_a_claim_about_a_frontier_says_what_was_found_between(lab: Any) -> None:
 
 
 def test_a_forecast_says_how_many_rows_could_fit_here_and_on_the_document_s_hardware(lab: Any) -> None:
-    from claimbench import forecast
+    from claimbench.planning import forecast
 
     asked = SWEEP.partition("claims:")[0].replace(
         "few: {options: {fits_batch: 5}}, all: {}", "one: {backend: transformers}"

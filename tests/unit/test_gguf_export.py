@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from claimbench.cell import Dtype
-from claimbench.checkpoints.gguf_weights import GgufFile
+from claimbench.checkpoints.gguf import GgufFile
+from claimbench.checkpoints.gguf_export import export
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
-from claimbench.model import cost
-from claimbench.serving.gguf_export import export
+from claimbench.schema.cell import Dtype
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from claimbench import aggregate
+from claimbench.analysis import aggregate
 from claimbench.errors import ConfigError
-from claimbench.judge import ClaimVerdict, Verdicts, combine, judge, verdicts
+from claimbench.formatting import quantity
 from claimbench.judging import recommend
-from claimbench.judging.evidence import CheckVerdict
-from claimbench.judging.regions import bounds, number, verdict
-from claimbench.plan import PlannedCell
-from claimbench.result import Result, write_json
-from claimbench.stats import Interval
-from claimbench.study import Region
+from claimbench.judging.expectations import bounds, verdict
+from claimbench.judging.judge import combine, judge, verdicts
+from claimbench.schema.checks import Region
+from claimbench.schema.interval import Interval
+from claimbench.schema.json_file import write_json
+from claimbench.schema.plan import PlannedCell
+from claimbench.schema.result import Result
+from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdicts
 
 Made = Callable[..., Result]
 
@@ -397,7 +399,7 @@ def test_about_a_negative_number_is_a_range_from_low_to_high() -> None:
     ],
 )
 def test_numbers_are_said_with_their_unit(amount: float, unit: str, text: str) -> None:
-    assert number(amount, unit) == text
+    assert quantity(amount, unit) == text
 
 
 @pytest.fixture

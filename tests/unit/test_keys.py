@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from claimbench import keys
 from claimbench.backends import null_model
-from claimbench.cell import Cell, Checkpoint, Workload
+from claimbench.planning import code_hash, result_key
+from claimbench.schema.cell import Cell, Checkpoint, Workload
 
 
 @pytest.fixture
@@ -22,9 +22,11 @@ def cell() -> Cell:
 
 
 def test_the_measuring_closure_holds_the_clock_and_not_the_report() -> None:
-    closure = keys.import_closure(*keys.EXECUTED, "claimbench.backends.null_model")
-    assert {"claimbench.clock", "claimbench.result", "claimbench.backends.null_model"} <= set(closure)
-    assert not {"claimbench.report", "claimbench.judge", "claimbench.backends.transformers"} & set(closure)
+    closure = code_hash.import_closure(*result_key.EXECUTED, "claimbench.backends.null_model")
+    assert {"claimbench.measuring.clock", "claimbench.schema.result", "claimbench.backends.null_model"} <= set(closure)
+    assert not {"claimbench.reporting.report", "claimbench.judging.judge", "claimbench.backends.transformers"} & set(
+        closure
+    )
 
 
 def test_another_lock_is_another_key(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,9 +35,9 @@ def test_another_lock_is_another_key(cell: Cell, tmp_path: Path, monkeypatch: py
     lock = tmp_path / "envs/family.lock"
     lock.parent.mkdir()
     lock.write_text("package==1.0\n", encoding="utf-8")
-    first = keys.key_of(cell, "machine")
+    first = result_key.key_of(cell, "machine")
     lock.write_text("package==2.0\n", encoding="utf-8")
-    second = keys.key_of(cell, "machine")
+    second = result_key.key_of(cell, "machine")
     assert set(first.libraries) == {"envs/family.lock"}
     assert first.id != second.id
 
@@ -48,9 +50,9 @@ def test_what_the_environment_names_is_part_of_the_key_and_is_not_told(
     for address in (None, "http://one:8080", "http://other:8080"):
         if address:
             monkeypatch.setenv("CLAIMBENCH_SOME_URL", address)
-        keys._outside.cache_clear()
-        found.append(keys.key_of(cell, "machine"))
-    keys._outside.cache_clear()
+        result_key._outside.cache_clear()
+        found.append(result_key.key_of(cell, "machine"))
+    result_key._outside.cache_clear()
     assert len({key.id for key in found}) == 3
     assert "8080" not in "".join(key.model_dump_json() for key in found)
 
@@ -59,9 +61,9 @@ def test_a_program_that_is_installed_later_is_another_key(cell: Cell, monkeypatc
     ids = set()
     for version in (None, "1.0", "1.1"):
         monkeypatch.setattr(null_model, "programs", lambda version=version: {"program": version}, raising=False)
-        keys._outside.cache_clear()
-        ids.add(keys.key_of(cell, "machine").id)
-    keys._outside.cache_clear()
+        result_key._outside.cache_clear()
+        ids.add(result_key.key_of(cell, "machine").id)
+    result_key._outside.cache_clear()
     assert len(ids) == 3
 
 
@@ -71,7 +73,7 @@ def test_what_the_machine_lacks_is_part_of_the_key_and_its_numbers_are_not(
     ids = []
     for reason in (None, "not installed: x", "5 GB are free: free some", "7 GB are free: free some"):
         monkeypatch.setattr(null_model, "unavailable", lambda _, reason=reason: reason)
-        ids.append(keys.key_of(cell, "machine").id)
+        ids.append(result_key.key_of(cell, "machine").id)
     assert len(set(ids)) == 3
     assert ids[2] == ids[3]
 
@@ -81,25 +83,25 @@ def test_a_plan_for_another_machine_does_not_ask_what_this_one_lacks(
 ) -> None:
     monkeypatch.setenv("CLAIMBENCH_MACHINE", "node.json")
     monkeypatch.setattr(null_model, "unavailable", lambda _: "2 ranks need 2 GPUs, and here are 0")
-    assert keys.key_of(cell, "machine").lacking is None
+    assert result_key.key_of(cell, "machine").lacking is None
 
 
 def test_the_machine_and_the_series_are_part_of_the_key(cell: Cell) -> None:
-    ids = {keys.key_of(cell, machine, series).id for machine in ("one", "other") for series in (0, 1)}
+    ids = {result_key.key_of(cell, machine, series).id for machine in ("one", "other") for series in (0, 1)}
     assert len(ids) == 4
 
 
 def test_c_sources_are_part_of_what_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "PACKAGE", tmp_path / "claimbench")
-    folder = tmp_path / "claimbench/native"
+    monkeypatch.setattr(code_hash, "PACKAGE", tmp_path / "claimbench")
+    folder = tmp_path / "claimbench/engine/native"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("", encoding="utf-8")
     hashes = set()
     for text in ("int one;", "int two;"):
         (folder / "step.c").write_text(text, encoding="utf-8")
-        for cached in (keys._file_of, keys._read, keys.import_closure, keys.code_hash):
+        for cached in (code_hash._file_of, code_hash._read, code_hash.import_closure, code_hash.code_hash):
             cached.cache_clear()
-        hashes.add(keys.code_hash("claimbench.native"))
-    for cached in (keys._file_of, keys._read, keys.import_closure, keys.code_hash):
+        hashes.add(code_hash.code_hash("claimbench.engine.native"))
+    for cached in (code_hash._file_of, code_hash._read, code_hash.import_closure, code_hash.code_hash):
         cached.cache_clear()
     assert len(hashes) == 2

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 
-from claimbench import machine
+from claimbench.system import machine
 
 GRANDCHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
 

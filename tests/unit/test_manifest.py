@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from claimbench.cell import Checkpoint
 from claimbench.checkpoints import manifest
 from claimbench.checkpoints.manifest import File, Manifest
+from claimbench.checkpoints.shard import shard
 from claimbench.errors import CorruptCheckpoint
-from claimbench.shard import shard
+from claimbench.schema.cell import Checkpoint
 
 TINY = Checkpoint(name="tiny", source="random://tiny-llama?seed=1", architecture="tiny-llama")
 

@@ -19,13 +19,13 @@ import psutil
 import pytest
 import torch
 
+from claimbench.cost_model import cost
+from claimbench.engine.model.spec import Spec, read_spec
+from claimbench.engine.model.weights import Affine, Weights, read_weights
+from claimbench.engine.native import build, packing
+from claimbench.engine.native.decoder import NativeDecoder, unavailable
+from claimbench.engine.native.packed_model import Formats, matrices_of
 from claimbench.errors import Unavailable
-from claimbench.model import cost
-from claimbench.model.spec import Spec, read_spec
-from claimbench.model.weights import Affine, Weights, read_weights
-from claimbench.native import build, packing
-from claimbench.native.decoder import NativeDecoder, unavailable
-from claimbench.native.packed_model import Formats, matrices_of
 
 pytestmark = [
     pytest.mark.model,
@@ -488,9 +488,9 @@ def test_a_process_ends_cleanly_with_a_decoder_open(cases: dict[str, Case], tmp_
     program = """
         import json, sys, torch
         from pathlib import Path
-        from claimbench.model.spec import read_spec
-        from claimbench.model.weights import read_weights
-        from claimbench.native.decoder import NativeDecoder
+        from claimbench.engine.model.spec import read_spec
+        from claimbench.engine.model.weights import read_weights
+        from claimbench.engine.native.decoder import NativeDecoder
         folder = Path(sys.argv[1])
         spec = read_spec(json.loads((folder / "config.json").read_text()))
         decoder = NativeDecoder(spec, read_weights(folder, spec, torch.float32, "cpu"), threads=3)

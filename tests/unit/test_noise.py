@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from claimbench import noise  # noqa: E402
-from claimbench.cell import Sampling  # noqa: E402
-from claimbench.processing import draw_by_counter  # noqa: E402
+from claimbench.engine import counter_rng  # noqa: E402
+from claimbench.engine.sampling import draw_by_counter  # noqa: E402
+from claimbench.schema.cell import Sampling  # noqa: E402
 
 pytestmark = pytest.mark.model
 
@@ -33,12 +33,12 @@ def seeds(count: int) -> torch.Tensor:
 def test_the_hash_is_that_of_splitmix64() -> None:
     """The first outputs from seed 1234567, as published implementations print them."""
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    states = torch.tensor([1234567]) + torch.arange(1, 5) * noise.STRIDE
-    assert [word % (1 << 64) for word in noise.mix(states).tolist()] == published
+    states = torch.tensor([1234567]) + torch.arange(1, 5) * counter_rng.STRIDE
+    assert [word % (1 << 64) for word in counter_rng.mix(states).tolist()] == published
 
 
 def test_words_are_even_in_their_high_and_their_low_bits() -> None:
-    words = noise.words(noise.keys_of(seeds(64), 0), 1024)
+    words = counter_rng.words(counter_rng.keys_of(seeds(64), 0), 1024)
     assert words.shape == (64, 1024)
     assert int(words.min()) >= 0
     assert int(words.max()) < 1 << 32
@@ -48,10 +48,10 @@ def test_words_are_even_in_their_high_and_their_low_bits() -> None:
 
 @pytest.mark.parametrize("of", ["seeds", "tokens", "places", "halves"])
 def test_neighbours_are_independent(of: str) -> None:
-    first = noise.words(noise.keys_of(seeds(64), 7), 1024)
+    first = counter_rng.words(counter_rng.keys_of(seeds(64), 7), 1024)
     second = {
-        "seeds": noise.words(noise.keys_of(seeds(64) + 1, 7), 1024),
-        "tokens": noise.words(noise.keys_of(seeds(64), 8), 1024),
+        "seeds": counter_rng.words(counter_rng.keys_of(seeds(64) + 1, 7), 1024),
+        "tokens": counter_rng.words(counter_rng.keys_of(seeds(64), 8), 1024),
         "places": first.roll(1, dims=1),
         "halves": first.roll(512, dims=1),  # two words come from one hash
     }[of]
@@ -60,12 +60,12 @@ def test_neighbours_are_independent(of: str) -> None:
 
 
 def test_a_rows_noise_does_not_depend_on_its_company() -> None:
-    together = noise.exponential(noise.keys_of(torch.tensor([3, 4, 5]), 2), 301)
-    assert torch.equal(together[1:2], noise.exponential(noise.keys_of(torch.tensor([4]), 2), 301))
+    together = counter_rng.exponential(counter_rng.keys_of(torch.tensor([3, 4, 5]), 2), 301)
+    assert torch.equal(together[1:2], counter_rng.exponential(counter_rng.keys_of(torch.tensor([4]), 2), 301))
 
 
 def test_clocks_are_exponential() -> None:
-    clocks = noise.exponential(noise.keys_of(seeds(64), 0), 1024)
+    clocks = counter_rng.exponential(counter_rng.keys_of(seeds(64), 0), 1024)
     assert bool(clocks.isfinite().all())
     assert float(clocks.min()) > 0
     share = (1 - torch.exp(-clocks)).mul(32).long().clamp(max=31)  # the distribution function makes them uniform

@@ -8,31 +8,34 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from claimbench import judge, params, plan
 from claimbench.errors import ConfigError
+from claimbench.judging import judge
 from claimbench.judging.evidence import Evidence
-from claimbench.metrics import METRICS
-from claimbench.rendering.findings import Findings
-from claimbench.rendering.on_paper import paper_tables
-from claimbench.study import Study
+from claimbench.planning import plan
+from claimbench.reporting.report_data import Findings
+from claimbench.reporting.theoretical_limits import paper_tables
+from claimbench.schema import params, validation
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.plan import Plan
+from claimbench.schema.study import Study
 
 ROOT = Path(__file__).parents[2]
 
 
-def planned(**document: Any) -> plan.Plan:
-    raw = params.read_yaml(ROOT / "studies" / "bloom.yaml")
+def planned(**document: Any) -> Plan:
+    raw = validation.read_yaml(ROOT / "studies" / "bloom.yaml")
     raw["document"] |= document
-    study = params.validate(Study, raw, "studies/bloom.yaml")
-    values = params.load_params(params.read_yaml(ROOT / "params.yaml"))
+    study = validation.validate(Study, raw, "studies/bloom.yaml")
+    values = params.load_params(validation.read_yaml(ROOT / "params.yaml"))
     return plan.make_plan(values, {"bloom": study}, {"key": "here"}, "cpu")
 
 
 @pytest.fixture(scope="module")
-def made() -> plan.Plan:
+def made() -> Plan:
     return planned()
 
 
-def tables_of(made: plan.Plan) -> list[Any]:
+def tables_of(made: Plan) -> list[Any]:
     return paper_tables(
         Findings(made, pd.DataFrame(columns=["cell", *METRICS]), {"cells": {}}, {}), made.studies["bloom"]
     )
@@ -42,7 +45,7 @@ def line(table: Any, title: str) -> list[str]:
     return next(list(row) for row in table.rows if row[0].startswith(title))
 
 
-def test_each_published_cell_stands_beside_its_floor_and_its_share_of_the_limit(made: plan.Plan) -> None:
+def test_each_published_cell_stands_beside_its_floor_and_its_share_of_the_limit(made: Plan) -> None:
     floors = tables_of(made)[0]
     assert floors.head == ("batch", "1", "8", "16", "32", "64", "128", "256", "512")
     found = line(floors, "Accelerate bf16")
@@ -52,7 +55,7 @@ def test_each_published_cell_stands_beside_its_floor_and_its_share_of_the_limit(
     assert found[6] == "–<br>floor 1.51"
 
 
-def test_the_frontier_stands_beside_what_could_fit(made: plan.Plan) -> None:
+def test_the_frontier_stands_beside_what_could_fit(made: Plan) -> None:
     frontiers = tables_of(made)[1]
     assert line(frontiers, "Accelerate bf16")[:2] == ["Accelerate bf16", "8"]
     most, fitted, failed, needed = line(frontiers, "Accelerate bf16")[4:]
@@ -60,21 +63,21 @@ def test_the_frontier_stands_beside_what_could_fit(made: plan.Plan) -> None:
     assert (failed, needed) == ("64", "56 %")
 
 
-def test_tensor_parallelism_and_zero_have_floors_of_their_own(made: plan.Plan) -> None:
+def test_tensor_parallelism_and_zero_have_floors_of_their_own(made: Plan) -> None:
     floors = tables_of(made)[0]
     assert line(floors, "DeepSpeed-Inference fp16")[1] == "44.02<br>floor 21.7, 49 %"
     assert line(floors, "DeepSpeed-Inference fp16")[6] == "0.69<br>floor 0.214, 31 %"
     assert line(floors, "DeepSpeed-Inference int8")[1] == "89.09<br>floor 11.1, 12 %"
 
 
-def test_a_figure_that_no_such_machine_can_reach_is_marked(made: plan.Plan) -> None:
+def test_a_figure_that_no_such_machine_can_reach_is_marked(made: Plan) -> None:
     floors = tables_of(made)[0]
     assert line(floors, "DeepSpeed ZeRO bf16")[1] == "283<br>floor 1,030, 363 % <sup>1</sup>"
     assert len(floors.notes) == 1
     assert "Beyond the limit" in floors.notes[0]
 
 
-def test_every_system_of_the_table_has_its_frontier_on_paper(made: plan.Plan) -> None:
+def test_every_system_of_the_table_has_its_frontier_on_paper(made: Plan) -> None:
     found = {row[0]: row[4:7] for table in tables_of(made)[1::2] for row in table.rows}
     assert len(tables_of(made)[1].rows) == 5
     assert len(tables_of(made)[3].rows) == 2
@@ -83,7 +86,7 @@ def test_every_system_of_the_table_has_its_frontier_on_paper(made: plan.Plan) ->
         assert int(failed) > int(fitted), title
 
 
-def test_what_a_row_asks_for_is_the_document_s_and_not_this_machine_s(made: plan.Plan) -> None:
+def test_what_a_row_asks_for_is_the_document_s_and_not_this_machine_s(made: Plan) -> None:
     row = made.row("bloom", "throughput/accelerate_bf16@batch=64")
     assert row.asked is not None
     assert (row.asked.architecture, row.asked.devices, row.asked.batch) == ("bloom-176b", 8, 64)
@@ -105,7 +108,7 @@ def test_unknown_hardware_is_an_error_with_the_nearest_name() -> None:
         planned(hardware="NVIDIA A100-SXM4-80G")
 
 
-def test_claims_about_other_hardware_say_what_physics_says_of_them(made: plan.Plan) -> None:
+def test_claims_about_other_hardware_say_what_physics_says_of_them(made: Plan) -> None:
     evidence = Evidence(made, pd.DataFrame(columns=["cell"]), 0.02)
     claims = {claim.id: claim for claim in made.studies["bloom"].study.claims}
     frontiers = judge.judge_claim(claims["C7"], "bloom", evidence).checks[0].sentence

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from claimbench import ceiling, metrics, page_cache
+from claimbench.analysis import derive
 from claimbench.errors import Unavailable
+from claimbench.measuring import ceiling
+from claimbench.system import page_cache
 
 SIZE = 5 * 4096 + 17
 
@@ -74,8 +76,8 @@ def test_loading_is_told_in_bytes_per_second_and_by_what_lay_in_memory(made, lab
     plan = lab.plan("experiments: {one: {question: How fast, cells: {plain: {}}}}")
     (planned,) = plan.cells.values()
     told = {"checkpoint": {"bytes": 4_000_000_000, "cached_bytes": 1_000_000_000}}
-    numbers = metrics.of_block(made(planned, 0, load_ns=2_000_000_000, telemetry=told))
+    numbers = derive.of_block(made(planned, 0, load_ns=2_000_000_000, telemetry=told))
     assert (numbers["load_gb_s"], numbers["checkpoint_cached_share"]) == (2.0, 0.25)
-    without = metrics.of_block(made(planned, 0))
+    without = derive.of_block(made(planned, 0))
     assert without["load_gb_s"] is None
     assert without["checkpoint_cached_share"] is None

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from claimbench import params, plan
-from claimbench.cell import Workload
 from claimbench.errors import ConfigError
-from claimbench.study import Study
+from claimbench.planning import plan
+from claimbench.schema import params, validation
+from claimbench.schema.cell import Workload
+from claimbench.schema.plan import Plan
+from claimbench.schema.study import Study
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -66,9 +68,9 @@ def nothing(document: dict[str, Any]) -> None:
     """The change that changes nothing."""
 
 
-def planned(of_params: Change = nothing, of_study: Change = nothing, device: Any = "cpu") -> plan.Plan:
+def planned(of_params: Change = nothing, of_study: Change = nothing, device: Any = "cpu") -> Plan:
     values = params.load_params(changed(PARAMS, of_params))
-    study = params.validate(Study, changed(STUDY, of_study), "studies/small.yaml")
+    study = validation.validate(Study, changed(STUDY, of_study), "studies/small.yaml")
     return plan.make_plan(values, {"small": study}, {"key": "here"}, device)
 
 
@@ -285,13 +287,13 @@ def test_two_claims_of_one_id_are_an_error() -> None:
 
 def test_a_key_that_is_there_twice_is_an_error() -> None:
     assert (
-        error_of(lambda: params.parse_yaml("a: 1\nb: 2\na: 3\n", "x.yaml"))
+        error_of(lambda: validation.parse_yaml("a: 1\nb: 2\na: 3\n", "x.yaml"))
         == "x.yaml, line 3: the key 'a' is there twice"
     )
 
 
 def test_a_file_that_is_not_yaml_names_its_line() -> None:
-    assert error_of(lambda: params.parse_yaml("a: 1\nb: [\n", "x.yaml")).startswith("x.yaml, line 3: ")
+    assert error_of(lambda: validation.parse_yaml("a: 1\nb: [\n", "x.yaml")).startswith("x.yaml, line 3: ")
 
 
 def test_a_file_without_keys_says_what_was_expected() -> None:
@@ -372,7 +374,7 @@ def ragged(shortest: int, prompt_tokens: int | None = None) -> Change:
     return change
 
 
-def workloads(made: plan.Plan, experiment: str) -> list[Workload | None]:
+def workloads(made: Plan, experiment: str) -> list[Workload | None]:
     rows = made.studies["small"].rows[experiment].values()
     return [made.cells[row.cell].cell.workload if row.cell else None for row in rows]
 

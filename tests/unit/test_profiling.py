@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import sys
 import torch
-from claimbench.profiling import recorded
+from claimbench.proof import recorded
 with recorded("cpu", shapes=True) as profiler:
     torch.ones(2, 3) @ torch.ones(3, 4)
 shapes = [event.input_shapes for event in profiler.function_events if event.name == "aten::mm"]

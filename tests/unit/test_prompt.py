@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from claimbench.cell import Cell, Checkpoint, Workload
+from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.errors import SourceError
-from claimbench.prompt import prompt_ids, row_lengths
+from claimbench.schema.cell import Cell, Checkpoint, Workload, row_lengths
 
 
 def cell(prompt: str, length: int | None, source: str = "random://tiny-llama") -> Cell:

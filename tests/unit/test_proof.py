@@ -9,8 +9,9 @@ import pytest
 
 from claimbench import optimizations
 from claimbench.errors import WrongOutput
-from claimbench.proof import SDPA, Compiled, Evidence, check_plain, expect
-from claimbench.recipe import Recipe
+from claimbench.hf.evidence import SDPA, Evidence, check_plain
+from claimbench.hf.setup import Recipe
+from claimbench.proof import Compiled, expect
 
 PLAIN = Evidence(
     device="cpu",

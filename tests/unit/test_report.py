@@ -17,11 +17,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-from claimbench import aggregate, judge, report, result
-from claimbench.params import load_params, parse_yaml, validate
-from claimbench.plan import Plan, PlannedCell, make_plan
-from claimbench.result import Fidelity, Result, Sample
-from claimbench.study import Study
+from claimbench.analysis import aggregate
+from claimbench.judging import judge
+from claimbench.planning.plan import make_plan
+from claimbench.reporting import report
+from claimbench.schema import result
+from claimbench.schema.params import load_params
+from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.result import Fidelity, Result, Sample
+from claimbench.schema.study import Study
+from claimbench.schema.validation import parse_yaml, validate
 
 PARAMS = """
 device: cpu
@@ -241,8 +246,8 @@ def test_it_renders_from_what_is_written_without_torch(project: tuple[Path, Inpu
         "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "from claimbench import report\n"
-        "from claimbench.plan import Plan\n"
+        "from claimbench.reporting import report\n"
+        "from claimbench.schema.plan import Plan\n"
         "here = Path(sys.argv[1])\n"
         "read = lambda name: json.loads((here / name).read_text())\n"
         "plan = Plan.model_validate_json((here / 'plan.json').read_text())\n"

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from claimbench.cell import Cell
-from claimbench.model import cost, roofline
+from claimbench.analysis import roofline
+from claimbench.cost_model import cost
+from claimbench.schema.cell import Cell
 
 PROMPT, NEW = 100, 20
 READ = {"step_weights": 1000, "kv_cache": 0}

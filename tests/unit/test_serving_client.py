@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from claimbench.cell import Cell, Checkpoint, Workload
+from claimbench.schema.cell import Cell, Checkpoint, Workload
 from claimbench.serving import load as loads
-from claimbench.serving import times
+from claimbench.serving import request_metrics
 from claimbench.serving.client import Ask, Chunk, Limits, OpenAI, Piece, ask, message_of, open_client
 from claimbench.serving.load import Load, Record, Target
 from claimbench.serving.null_server import MODEL
@@ -151,7 +151,7 @@ def test_an_open_loop_sends_when_requests_are_due_and_not_when_answers_have_come
     )
     assert all(record.sent_ns >= record.scheduled_ns for record in records)
     assert max(_under_way(records, record.sent_ns) for record in records) >= 5
-    assert all((times.ttft_ms(record) or 0) >= 300 for record in records)
+    assert all((request_metrics.ttft_ms(record) or 0) >= 300 for record in records)
 
 
 @pytest.mark.parametrize(

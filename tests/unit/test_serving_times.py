@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from claimbench.metrics import METRICS
-from claimbench.serving import times
+from claimbench.schema.metrics import METRICS
+from claimbench.serving import request_metrics
 from claimbench.serving.load import Load, Objective, Record, arrivals_ns
 
 MS = 1_000_000
@@ -27,37 +27,37 @@ def record(first_ms: int = 100, step_ms: int = 10, tokens: int = 5, due_ms: int 
 
 def test_times_of_one_request_follow_from_its_arrivals() -> None:
     one = record()
-    assert times.ttft_ms(one) == 100
-    assert times.gaps_ms(one) == [10, 10, 10, 10]
-    assert times.tpot_ms(one) == 10
-    assert times.end_to_end_ms(one) == 140
+    assert request_metrics.ttft_ms(one) == 100
+    assert request_metrics.gaps_ms(one) == [10, 10, 10, 10]
+    assert request_metrics.tpot_ms(one) == 10
+    assert request_metrics.end_to_end_ms(one) == 140
 
 
 def test_tokens_of_one_event_arrive_together() -> None:
     one = record(tokens=3, chunk_tokens=(1, 2, 1))
-    assert times.gaps_ms(one) == [10, 0, 10]
-    assert times.tpot_ms(one) == pytest.approx(20 / 3)
+    assert request_metrics.gaps_ms(one) == [10, 0, 10]
+    assert request_metrics.tpot_ms(one) == pytest.approx(20 / 3)
 
 
 def test_latency_counts_from_when_a_request_was_due_and_not_from_when_it_was_sent() -> None:
     late = record(sent_ns=60 * MS)
-    assert times.ttft_ms(late) == 100
-    assert times.lateness_ms([late]) == [60]
+    assert request_metrics.ttft_ms(late) == 100
+    assert request_metrics.lateness_ms([late]) == [60]
 
 
 def test_a_single_token_has_no_rate_and_no_gap() -> None:
     one = record(tokens=1)
-    assert times.tpot_ms(one) is None
-    assert times.gaps_ms(one) == []
-    assert times.percentile([one], times.gaps_ms, 50) is None
+    assert request_metrics.tpot_ms(one) is None
+    assert request_metrics.gaps_ms(one) == []
+    assert request_metrics.percentile([one], request_metrics.gaps_ms, 50) is None
 
 
 def test_rates_count_whole_answers_over_the_whole_time() -> None:
     broken = record(due_ms=0, failure="cut", reason="broke off")
     records = [record(), record(due_ms=860), broken]
-    assert times.duration_s(records) == 1.0
-    assert times.requests_per_s(records) == 2
-    assert times.tokens_per_s(records) == 10
+    assert request_metrics.duration_s(records) == 1.0
+    assert request_metrics.requests_per_s(records) == 2
+    assert request_metrics.tokens_per_s(records) == 10
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,15 @@ def test_rates_count_whole_answers_over_the_whole_time() -> None:
 )
 def test_goodput_counts_what_keeps_every_demand(objective: dict[str, float], good: int) -> None:
     records = [record(), record(first_ms=200, due_ms=660), record(failure="busy")]
-    assert times.duration_s(records) == 0.9
-    assert times.goodput_per_s(records, Objective.model_validate(objective)) == pytest.approx(good / 0.9)
+    assert request_metrics.duration_s(records) == 0.9
+    assert request_metrics.goodput_per_s(records, Objective.model_validate(objective)) == pytest.approx(good / 0.9)
 
 
 def test_a_percentile_lies_in_its_interval_and_more_requests_make_it_narrower() -> None:
     def width(count: int) -> float:
-        found = times.percentile([record(first_ms=100 + number % 50) for number in range(count)], times.ttft_ms, 50)
+        found = request_metrics.percentile(
+            [record(first_ms=100 + number % 50) for number in range(count)], request_metrics.ttft_ms, 50
+        )
         assert found is not None
         assert found.low <= found.value <= found.high
         return found.high - found.low
@@ -89,7 +91,7 @@ def test_a_percentile_lies_in_its_interval_and_more_requests_make_it_narrower() 
 
 
 def test_equal_requests_have_an_interval_of_no_width() -> None:
-    assert times.percentile([record()] * 5, times.ttft_ms, 95) == (100, 100, 100)
+    assert request_metrics.percentile([record()] * 5, request_metrics.ttft_ms, 95) == (100, 100, 100)
 
 
 def test_arrivals_are_poisson_seeded_and_at_the_rate() -> None:
@@ -108,18 +110,18 @@ def test_the_metrics_of_a_block_are_those_that_the_table_knows() -> None:
     load = Load(kind="open", requests=2, objective=Objective(ttft_ms=150.0))
     records = [record(), record(first_ms=200, due_ms=660)]
     told = {"settings": load.model_dump(mode="json"), "records": [one.model_dump(mode="json") for one in records]}
-    numbers = times.of_load(told)
-    assert set(numbers) == set(times.METRICS) <= set(METRICS)
+    numbers = request_metrics.of_load(told)
+    assert set(numbers) == set(request_metrics.METRICS) <= set(METRICS)
     assert numbers["load_ttft_ms"] == 150
     assert numbers["load_goodput_per_s"] == pytest.approx(1 / 0.9)
     assert numbers["load_failed_share"] == 0
-    assert set(times.of_load(None).values()) == {None}
+    assert set(request_metrics.of_load(None).values()) == {None}
 
 
 def test_a_sweep_is_told_by_the_clients_that_got_most() -> None:
     levels = {"1": [record()], "2": [record(), record()], "4": [record(step_ms=100) for _ in range(4)]}
     told = {clients: [one.model_dump(mode="json") for one in records] for clients, records in levels.items()}
-    numbers = times.of_load({"settings": {"kind": "sweep"}, "levels": told})
+    numbers = request_metrics.of_load({"settings": {"kind": "sweep"}, "levels": told})
     assert numbers["load_clients"] == 2
     assert numbers["load_tok_s"] == pytest.approx(10 / 0.14)
     assert numbers["load_itl_ms"] == 10
@@ -127,7 +129,7 @@ def test_a_sweep_is_told_by_the_clients_that_got_most() -> None:
 
 def test_a_load_of_which_nothing_came_back_has_rates_of_zero_and_no_latencies() -> None:
     lost = Record(scheduled_ns=0, sent_ns=0, ended_ns=MS, failure="gone", reason="no connection")
-    numbers = times.of_load({"settings": {}, "records": [lost.model_dump(mode="json")]})
+    numbers = request_metrics.of_load({"settings": {}, "records": [lost.model_dump(mode="json")]})
     assert numbers["load_failed_share"] == 1
     assert numbers["load_tok_s"] == 0
     assert numbers["load_ttft_ms"] is None

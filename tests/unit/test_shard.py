@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from claimbench.cell import Checkpoint
 from claimbench.checkpoints import manifest, model_config, safetensors_file
 from claimbench.checkpoints.random_weights import encode
 from claimbench.checkpoints.safetensors_file import StreamedTensor
+from claimbench.checkpoints.shard import shard, split
 from claimbench.checkpoints.tensors import full_name, shapes
+from claimbench.cost_model import cost
 from claimbench.errors import CorruptCheckpoint, SourceError
-from claimbench.model import cost
-from claimbench.shard import shard, split
+from claimbench.schema.cell import Checkpoint
 
 TINY = ("tiny-llama", "tiny-bigcode", "tiny-bloom")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from claimbench.cell import Checkpoint
+from claimbench.checkpoints.shard import shard
 from claimbench.checkpoints.tensors import shapes
 from claimbench.checkpoints.tokenizer import byte_alphabet
-from claimbench.model import cost
-from claimbench.shard import shard
+from claimbench.cost_model import cost
+from claimbench.schema.cell import Checkpoint
 
 pytestmark = pytest.mark.model
 TEXT = "Wörter, numbers 123\n\tand\n  spaces."

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from claimbench.model.hardware import HARDWARE, Hardware
-from claimbench.model.spread import (
-    Layout,
-    Load,
+from claimbench.cost_model.hardware import HARDWARE, Hardware
+from claimbench.cost_model.parallelism import (
     _fullest_stage,
     all_reduce_seconds,
     device_bytes,
@@ -17,6 +15,7 @@ from claimbench.model.spread import (
     ms_per_token,
     pass_seconds,
 )
+from claimbench.schema.load import InferenceLoad, Layout
 
 A100 = HARDWARE["NVIDIA A100-SXM4-80GB"]
 MATRICES = 12 * 14336**2  # of a layer: 4 for attention, 8 for the feed-forward
@@ -26,9 +25,9 @@ WEIGHTS = 70 * LAYER + EMBEDDING + 4 * 14336
 KV_TOKEN = 2 * 70 * 14336 * 2  # bytes of one token of one row, 16 bit
 
 
-def load(layout: Layout = "tensor_parallel", **changed: Any) -> Load:
+def load(layout: Layout = "tensor_parallel", **changed: Any) -> InferenceLoad:
     values: dict[str, Any] = {"architecture": "bloom-176b", "layout": layout, "devices": 8, "value_bytes": 2}
-    return Load(**{**values, "batch": 1, "prompt_tokens": 6, "new_tokens": 100, **changed})
+    return InferenceLoad(**{**values, "batch": 1, "prompt_tokens": 6, "new_tokens": 100, **changed})
 
 
 def test_on_one_device_every_layout_holds_the_whole_model() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from claimbench import stats
+from claimbench.analysis import stats
+from claimbench.schema import interval
 
 TRUE_RATIO = 1.25
 positive = some.floats(min_value=0.1, max_value=1e3)
@@ -73,7 +74,7 @@ def test_the_estimate_is_the_geometric_mean_over_rounds_of_the_ratio_of_medians(
 
 
 def test_one_round_has_an_estimate_and_no_interval() -> None:
-    assert stats.ratio_interval([[2.0, 2.0]], [[1.0]]) == stats.Interval(2.0, None, None, 1)
+    assert stats.ratio_interval([[2.0, 2.0]], [[1.0]]) == interval.Interval(2.0, None, None, 1)
 
 
 def test_rounds_that_one_side_lacks_are_left_out() -> None:

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from claimbench import optimizations, params, plan
-from claimbench.cell import Device
-from claimbench.model import cost
-from claimbench.rendering.tables import metrics_of
-from claimbench.study import GainCheck, IdentityCheck, RatioCheck, Study
+from claimbench import optimizations
+from claimbench.cost_model import cost
+from claimbench.planning import plan
+from claimbench.reporting.tables import metrics_of
+from claimbench.schema import params, validation
+from claimbench.schema.cell import Device
+from claimbench.schema.checks import GainCheck, IdentityCheck, RatioCheck
+from claimbench.schema.plan import Plan
+from claimbench.schema.study import Study
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {"inference_speed": ("A", 10), "bigcode": ("B", 17), "bloom": ("C", 13), "llm_optims": ("D", 14)}
@@ -51,7 +55,7 @@ LOAD_S = {"accelerate": 121, "ds_sharded_int8": 61, "ds_sharded_fp16": 60, "ds_u
 
 @cache
 def raw_params() -> dict[str, Any]:
-    value: dict[str, Any] = params.read_yaml(ROOT / "params.yaml")
+    value: dict[str, Any] = validation.read_yaml(ROOT / "params.yaml")
     return value
 
 
@@ -61,7 +65,7 @@ def studies(*names: str) -> dict[str, Study]:
 
 
 @cache
-def planned(device: Device, *names: str, as_documented: bool = False) -> plan.Plan:
+def planned(device: Device, *names: str, as_documented: bool = False) -> Plan:
     """The plan of the studies called `names`; `as_documented` swaps nothing and cuts nothing."""
     changes = {"swap": {}, "limits": {}} if as_documented else {}
     return plan.make_plan(params.load_params({**raw_params(), **changes}), studies(*names), {"key": "here"}, device)

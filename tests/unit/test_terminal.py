@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from claimbench.terminal import LinesOfBlocks
+from claimbench.workflow.job_log import LinesOfBlocks
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from claimbench.metrics import METRICS
-from claimbench.rendering.findings import head
-from claimbench.rendering.wording import Estimate, cell_text, count, interval, number, percent, significant, slug
+from claimbench.formatting import Estimate, cell_text, count, interval, number, percent, significant, slug
+from claimbench.reporting.report_data import head
+from claimbench.schema.metrics import METRICS
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from claimbench import workflow
-from claimbench.model import cost
-from claimbench.plan import order
+from claimbench.cost_model import cost
+from claimbench.planning import paths
+from claimbench.planning.plan import order
+from claimbench.workflow import jobs
 
 STUDY = {
     "title": "t",
@@ -36,9 +37,9 @@ def folder_for(source: str, studies: Path) -> tuple[str, str]:
     """The checkpoint's folder and the cell's id."""
     checkpoint = {"source": source, "architecture": "tiny-llama"}
     params: dict[str, Any] = {"studies": ["s"], "device": "cpu", "checkpoints": {"tiny": checkpoint}}
-    plan = workflow.plan_for(params, studies)
+    plan = jobs.plan_for(params, studies)
     (planned,) = plan.cells.values()
-    return workflow.folder_of(plan, planned.cell.checkpoint), planned.cell.id
+    return paths.folder_of(plan, planned.cell.checkpoint), planned.cell.id
 
 
 def test_another_file_in_a_local_folder_is_another_checkpoint(studies: Path, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_random_weights_of_a_changed_architecture_are_another_checkpoint(
 def test_what_an_experiment_compares_is_measured_side_by_side_in_every_round() -> None:
     root = Path(__file__).parent.parent.parent
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) | {"studies": ["quickstart"]}
-    plan = workflow.plan_for(params, root / "studies")
+    plan = jobs.plan_for(params, root / "studies")
     first: dict[str, str] = {}
     for experiment, rows in plan.studies["quickstart"].rows.items():
         for row in rows.values():

@@ -21,7 +21,7 @@ rule aggregate:
     conda:
         "../../envs/core.yaml"
     params:
-        code=FLOW.code("aggregate", "pandas", "pyarrow"),
+        code=FLOW.code("analysis.aggregate", libraries=["pandas", "pyarrow"]),
     shell:
         "python -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q}"
         " --parquet {output.parquet:q} --csv {output.csv:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

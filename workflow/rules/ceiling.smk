@@ -15,7 +15,7 @@ rule ceiling:
         bench_slot=1,
         slurm_extra="--exclusive",
     params:
-        code=FLOW.code("ceiling", "torch"),
+        code=FLOW.code("measuring.ceiling", libraries=["torch"]),
         device=FLOW.plan.device,
         machine=FLOW.plan.machine["key"],
     shell:

@@ -7,9 +7,9 @@ from snakemake.logging import logger
 from snakemake.settings.types import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from claimbench.params import read_yaml
-from claimbench.terminal import LinesOfBlocks
-from claimbench.workflow import Workflow, as_json, in_one_message
+from claimbench.schema.validation import read_yaml
+from claimbench.workflow.job_log import LinesOfBlocks
+from claimbench.workflow.jobs import Workflow, as_json, in_one_message
 
 # Snakemake's own reader keeps the last of two equal keys without a word.
 with in_one_message():

@@ -39,7 +39,7 @@ rule report:
     conda:
         "../../envs/core.yaml"
     params:
-        code=FLOW.code("report", "jinja2", "matplotlib"),
+        code=FLOW.code("reporting.report", libraries=["jinja2", "matplotlib"]),
         folder=lambda wildcards, output: str(Path(output.markdown).parent),
     shell:
         "python -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"

@@ -22,7 +22,7 @@ and, where they apply:
                                     the number of ranks
     presharded(options) -> int | None   for how many ranks the checkpoint is to be cut ahead of time, or None for whole
     spread(options)                 how its devices share the model, and how many there are, as ("tensor_parallel", 2):
-                                    forecasts and ceilings count with it (model/spread.py); None where it is not known
+                                    forecasts and ceilings count with it; None: not known
 
 Nothing heavy is imported at a module's top: planning reads these files without importing torch.
 """
@@ -37,7 +37,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from claimbench.cell import Cell, Frozen
+from claimbench.schema.cell import Cell, Frozen
 
 
 @runtime_checkable

@@ -23,13 +23,14 @@ from pydantic import Field
 
 from claimbench import optimizations, proof
 from claimbench.backends import transformers
-from claimbench.backends.transformers import TransformersSession
-from claimbench.cell import DTYPE_BYTES, Cell, Frozen, Real, Whole
+from claimbench.cost_model import cost
 from claimbench.errors import OutOfMemory, Unavailable
-from claimbench.model import roofline
-from claimbench.model.spread import Layout
-from claimbench.recipe import Recipe
-from claimbench.scratch import Scratch, refusal
+from claimbench.hf import session, weight_memory
+from claimbench.hf.session import TransformersSession
+from claimbench.hf.setup import Recipe
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen, Real, Whole
+from claimbench.schema.load import Layout
+from claimbench.system.scratch import Scratch, refusal
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -82,13 +83,13 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> AccelerateSession:
         OutOfMemory: the weights do not fit where they may lie.
     """
     options = Options.model_validate(cell.options)
-    recipe = transformers.write_recipe(cell)
+    recipe = session.write_recipe(cell, optimizations.used_by(cell))
     placement = _placement(cell, options)
     scratch = _copied(checkpoint, options.offload_folder) if options.offload_folder else None
     try:
-        with transformers.refusals(recipe):
+        with session.refusals(recipe):
             folder = scratch.folder if scratch else checkpoint
-            model = transformers.load_model(recipe, folder, **recipe.load, **placement)
+            model = session.load_model(recipe, folder, **recipe.load, **placement)
             _check_map(map_of(model), cell, options)
             return AccelerateSession(cell, recipe, checkpoint, model, scratch)
     except BaseException:
@@ -123,7 +124,7 @@ def _placement(cell: Cell, options: Options) -> dict[str, Any]:
 def _room(cell: Cell, options: Options) -> Iterator[tuple[Place, int]]:
     """Bytes that each device may hold; what fits on none of them goes to the disk, which has no limit."""
     share = options.device_share
-    weights = roofline.architecture_of(cell).weights * DTYPE_BYTES[cell.dtype]
+    weights = cost.architecture_of(cell).weights * DTYPE_BYTES[cell.dtype]
     host = _host_bytes()
     if cell.device == "cpu":
         yield "cpu", int(weights * share) if share else host
@@ -154,7 +155,7 @@ def _check_map(placed: dict[str, Any], cell: Cell, options: Options) -> None:
     away = {module: place for module, place in placed.items() if place in _places_beyond(cell.device)}
     unasked = [module for module, place in away.items() if place != options.offload]
     if unasked and not (options.offload == "cpu" and set(away.values()) == {"cpu"}):
-        size = roofline.architecture_of(cell).weights * DTYPE_BYTES[cell.dtype] / 1e9
+        size = cost.architecture_of(cell).weights * DTYPE_BYTES[cell.dtype] / 1e9
         raise OutOfMemory(
             f"{size:.3g} GB of weights do not fit: {len(unasked)} of {len(placed)} modules had no room "
             f"({', '.join(unasked[:3])}, ...)"
@@ -236,7 +237,7 @@ def held_weights(model: Any) -> list[Held]:
             if tensor.device.type == "meta":
                 found.append(_away(module, path, name, tensor.nbytes, is_read))
                 continue
-            for part in proof.inner_tensors(tensor):
+            for part in weight_memory.inner_tensors(tensor):
                 storage = part.untyped_storage()
                 place = str(part.device)
                 found.append(Held(f"{path}.{name}", place, storage.data_ptr(), storage.nbytes(), is_read))

@@ -15,16 +15,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from claimbench import deepspeed_runtime as runtime
-from claimbench import launchers, optimizations, proof
-from claimbench.backends.transformers import TransformersSession, refusals, write_recipe
-from claimbench.cell import Cell, Frozen, Workload
+from claimbench import optimizations, proof
 from claimbench.checkpoints import manifest
+from claimbench.cost_model import cost
 from claimbench.errors import CorruptCheckpoint
-from claimbench.model import cost
-from claimbench.model.spread import Layout
-from claimbench.recipe import Recipe
-from claimbench.stepwise import Emit
+from claimbench.hf import deepspeed as runtime
+from claimbench.hf import evidence
+from claimbench.hf.session import TransformersSession, refusals, write_recipe
+from claimbench.hf.setup import Recipe
+from claimbench.hf.stepper import Emit
+from claimbench.schema.cell import Cell, Frozen, Workload
+from claimbench.schema.load import Layout
+from claimbench.system import launchers
 
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
@@ -111,7 +113,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> InferenceSession:
     if options.injection:
         runtime.require("transformer_inference")
     runtime.join(cell)
-    recipe = write_recipe(cell)
+    recipe = write_recipe(cell, optimizations.used_by(cell))
     with refusals(recipe), runtime.refusing(REFUSED):
         if options.checkpoint == "pre-sharded":
             model = _presharded_model(recipe, options, checkpoint)
@@ -261,7 +263,7 @@ class InferenceSession(TransformersSession):
         found["share_of_layers"] = self._share_of_layers()
         return found
 
-    def watch(self) -> proof.Evidence:
+    def watch(self) -> evidence.Evidence:
         self.seen = super().watch()
         return self.seen
 
@@ -287,15 +289,11 @@ class InferenceSession(TransformersSession):
         proof.check_finite(self._logits(self.prompt[:1], last=1))
         injected = sum(times for name, times in seen.modules.items() if name.startswith(KERNELS))
         proof.expect("kernel injection", injected >= seen.layers, f"{KERNELS}* in {seen.layers} layers", seen.modules)
-        used = {use.name: (optimizations.find(use.name), use.settings) for use in self.cell.optimizations}
         return {
             "modules": {name: times for name, times in seen.modules.items() if name.startswith(KERNELS)},
             "weights": seen.weights,
             "step_tokens": seen.step_tokens,
-            "optimizations": {
-                name: technique.prove(seen, optimizations.settings_of(name, settings))
-                for name, (technique, settings) in used.items()
-            },
+            "optimizations": {technique.name: technique.prove(seen) for technique in self.recipe.techniques},
         }
 
     def _logits(self, sequence: Any, last: int) -> Any:

@@ -16,15 +16,17 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from claimbench import deepspeed_runtime as runtime
-from claimbench import launchers, proof
-from claimbench.backends.transformers import TransformersSession, refusals, write_recipe
-from claimbench.cell import DTYPE_BYTES, Cell, Frozen
-from claimbench.model import cost
-from claimbench.model.cost import Architecture
-from claimbench.model.spread import Layout
-from claimbench.recipe import Recipe
-from claimbench.scratch import Scratch, refusal
+from claimbench import optimizations, proof
+from claimbench.cost_model import cost
+from claimbench.cost_model.cost import Architecture
+from claimbench.hf import deepspeed as runtime
+from claimbench.hf import evidence
+from claimbench.hf.session import TransformersSession, refusals, write_recipe
+from claimbench.hf.setup import Recipe
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.schema.load import Layout
+from claimbench.system import launchers
+from claimbench.system.scratch import Scratch, refusal
 
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
@@ -100,7 +102,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ZeroSession:
     if options.offload == "nvme":
         runtime.require("async_io", "pin_memory")
     runtime.join(cell)
-    recipe = write_recipe(cell)
+    recipe = write_recipe(cell, optimizations.used_by(cell))
     swap = Scratch(options.folder()) if options.offload == "nvme" else None
     try:
         with refusals(recipe):
@@ -217,7 +219,7 @@ class ZeroSession(TransformersSession):
         proof.expect("NVMe offload", in_files + kept >= part_bytes, f"{part_bytes} bytes on disk or kept", in_files)
         return {"offloaded_bytes": in_files, "offload_files": len(stored), "kept_bytes": kept}
 
-    def watch(self) -> proof.Evidence:
+    def watch(self) -> evidence.Evidence:
         self.seen = super().watch()
         return self.seen
 

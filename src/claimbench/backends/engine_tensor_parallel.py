@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from claimbench import launchers, process_group
+from claimbench import optimizations
 from claimbench.backends import engine
-from claimbench.backends.engine import EngineSession
-from claimbench.cell import DTYPE_BYTES, Cell, Frozen, OptimizationUse
-from claimbench.checkpoints import cuts
-from claimbench.model import cost
+from claimbench.checkpoints import tp_partition
+from claimbench.cost_model import cost
+from claimbench.engine import session
+from claimbench.engine.session import EngineSession
 from claimbench.proof import expect
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.system import launchers, process_group
+from claimbench.technique import Technique
 
 if TYPE_CHECKING:
-    from claimbench.engine import Engine
-    from claimbench.model.spec import Spec
-    from claimbench.model.spread import Layout
-    from claimbench.model.weights import Weights
+    from claimbench.engine.decoder import Engine
+    from claimbench.engine.model.spec import Spec
+    from claimbench.engine.model.weights import Weights
+    from claimbench.schema.load import Layout
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -73,7 +76,7 @@ def unavailable(cell: Cell) -> str | None:
     options = Options.model_validate(cell.options)
     return (
         engine.unavailable(cell)
-        or cuts.refusal(cost.architecture(cell.checkpoint.architecture), options.devices)
+        or tp_partition.refusal(cost.architecture(cell.checkpoint.architecture), options.devices)
         or launchers.too_many(options.devices, cell.device, nodes=options.nodes, oversubscribe=options.oversubscribe)
     )
 
@@ -90,24 +93,24 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSess
         OutOfMemory: the share does not fit.
         CorruptCheckpoint: the checkpoint is cut for other ranks.
     """
-    return engine.checked(TensorParallelSession, cell, checkpoint, draft)
+    return session.checked(TensorParallelSession, cell, checkpoint, draft, optimizations.used_by(cell))
 
 
 class TensorParallelSession(EngineSession):
     """An engine's session on one rank; its model meets those of the others inside every pass."""
 
-    def __init__(self, cell: Cell, checkpoint: Path, draft: Path | None) -> None:
-        from claimbench.model.tensor_parallel import Meeting
+    def __init__(self, cell: Cell, checkpoint: Path, draft: Path | None, techniques: tuple[Technique, ...]) -> None:
+        from claimbench.engine.model.tensor_parallel import Meeting
 
         self.meeting = Meeting(*process_group.join(cell.device))
-        self.whole = engine.spec_in(checkpoint)
-        super().__init__(cell, checkpoint, draft)
+        self.whole = session.spec_in(checkpoint)
+        super().__init__(cell, checkpoint, draft, techniques)
 
     def open(self, folder: Path) -> tuple[Spec, Weights]:
         import torch
 
-        from claimbench.model.tensor_parallel import RankShards, share_of
-        from claimbench.model.weights import weights_in
+        from claimbench.engine.model.tensor_parallel import RankShards, share_of
+        from claimbench.engine.model.weights import weights_in
 
         own = share_of(self.whole, self.meeting.rank, self.meeting.ranks)
         dtype = getattr(torch, self.cell.dtype)
@@ -115,10 +118,10 @@ class TensorParallelSession(EngineSession):
             self.files, self.expected_bytes = shards.names(), shards.expected_bytes()
             return own, weights_in(shards, own)
 
-    def composed(self, uses: Iterable[OptimizationUse]) -> Engine:
-        from claimbench.model.tensor_parallel import meet
+    def composed(self, techniques: Iterable[Technique]) -> Engine:
+        from claimbench.engine.model.tensor_parallel import meet
 
-        composed = super().composed(uses)
+        composed = super().composed(techniques)
         meet(composed.parts, self.whole, self.meeting)
         return composed
 

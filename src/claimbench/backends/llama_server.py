@@ -18,16 +18,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from claimbench import machine
-from claimbench.cell import Cell
+from claimbench.checkpoints.gguf_export import export
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
-from claimbench.model import cost
+from claimbench.schema.cell import Cell
 from claimbench.serving.client import Ask, Limits, Piece, RequestFailed, Usage, get_json, get_text, message_of, served
-from claimbench.serving.gguf_export import export
-from claimbench.serving.launch import reach
+from claimbench.serving.connect import reach
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import prompt_rows
+from claimbench.system import machine
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"

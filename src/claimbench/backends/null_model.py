@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from claimbench import launchers
-from claimbench.cell import Cell, Frozen
 from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
+from claimbench.schema.cell import Cell, Frozen
+from claimbench.system import launchers
 
 REFERENCE = "null_model"
 ENVIRONMENT = "core"

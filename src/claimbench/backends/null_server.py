@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from claimbench.cell import Cell, Frozen
+from claimbench.schema.cell import Cell, Frozen
 from claimbench.serving.client import Limits, OpenAI, get_json, served
 from claimbench.serving.load import Load
 from claimbench.serving.null_server import MODEL, Failure, Settings

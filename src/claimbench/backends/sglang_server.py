@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from claimbench.cell import Cell
 from claimbench.errors import Unavailable
+from claimbench.schema.cell import Cell
 from claimbench.serving.client import Limits, OpenAI, get_json, served
-from claimbench.serving.launch import reach
+from claimbench.serving.connect import reach
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows

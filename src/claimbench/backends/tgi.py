@@ -17,16 +17,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from claimbench import machine
-from claimbench.cell import Cell
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
-from claimbench.model import cost
+from claimbench.schema.cell import Cell
 from claimbench.serving import tgi
 from claimbench.serving.client import Limits, get_json, get_text
-from claimbench.serving.launch import Reached, reach
+from claimbench.serving.connect import Reached, reach
 from claimbench.serving.process import Launch
 from claimbench.serving.session import TOKEN_VARIABLE, ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
+from claimbench.system import machine
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"

@@ -1,36 +1,24 @@
 """Hugging Face Transformers: a checkpoint as its users load it, driven by `model.generate`.
 
 The plain run is what document A calls "no optimizations": eager attention, a dynamic key-value cache, greedy
-`generate`. A stopping criterion hands each step's new columns to the caller; see stepwise.py.
+`generate`. A stopping criterion hands each step's new columns to the caller; see hf/stepper.py.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from claimbench import optimizations, proof
-from claimbench.cell import DTYPE_BYTES, Cell, Frozen, Workload
-from claimbench.errors import OutOfMemory, Unavailable
-from claimbench.model import cost
-from claimbench.prompt import prompt_ids, row_lengths
-from claimbench.recipe import Generation, Recipe
-from claimbench.stepwise import Emit, Run, StepTap
+from claimbench import optimizations
+from claimbench.errors import Unavailable
+from claimbench.hf.session import TransformersSession, load_model, refusals, write_recipe
+from claimbench.schema.cell import Cell, Frozen
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("accelerate", "greenlet", "safetensors", "tokenizers", "torch", "transformers")
 IMPORTS = ("torch", "transformers.generation", "transformers.models.auto.modeling_auto")
 SEAMS = frozenset({"attention", "cache", "compile", "draft", "grad", "history", "loop", "weights"})
-
-PROOF_STEPS = 4
 
 
 class Options(Frozen):
@@ -53,271 +41,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TransformersSessio
 
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("torch sees no CUDA device")
-    recipe = write_recipe(cell)
+    recipe = write_recipe(cell, optimizations.used_by(cell))
     with refusals(recipe):
         model = load_model(recipe, checkpoint, **recipe.load)
         attention = recipe.load["attn_implementation"]
         assistant = load_model(recipe, draft, attn_implementation=attention) if draft and recipe.uses_draft else None
         return TransformersSession(cell, recipe, checkpoint, model, assistant)
-
-
-def write_recipe(cell: Cell) -> Recipe:
-    """The plain recipe, changed by each of the cell's optimizations."""
-    recipe = Recipe(dtype=cell.dtype, device=cell.device)
-    for use in cell.optimizations:
-        technique = optimizations.find(use.name)
-        settings = optimizations.settings_of(use.name, use.settings)
-        reason = technique.unavailable(cell, settings)
-        if reason:
-            raise Unavailable(f"{use.name}: {reason}")
-        technique.apply(recipe, settings)
-    if cell.workload.shortest is not None and recipe.loop is not None:
-        raise Unavailable("the hand-written loop takes rows of one length")
-    if cell.workload.shortest is not None and recipe.drafts:
-        raise Unavailable("drafts take rows of one length")
-    return recipe
-
-
-def load_model(recipe: Recipe, folder: Path, **arguments: Any) -> Any:
-    """The model in `folder` on the recipe's device, unless `arguments` of `from_pretrained` place it elsewhere."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, recipe.dtype),
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        **{"device_map": recipe.device, **arguments},
-    ).eval()
-
-
-@contextmanager
-def refusals(recipe: Recipe) -> Iterator[None]:
-    """Turns what the libraries say about memory and support into the outcome that it is."""
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from error
-    except (RuntimeError, ValueError) as error:
-        text = str(error)
-        if "can't allocate memory" in text:
-            raise OutOfMemory(text) from error
-        if any(known in text for known in recipe.unsupported):
-            raise Unavailable(text) from error
-        raise
-
-
-class TransformersSession:
-    def __init__(self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any, assistant: Any | None) -> None:
-        import torch
-
-        self.cell, self.recipe, self.model, self.assistant = cell, recipe, model, assistant
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        self.architecture = cost.parse(config)
-        row = prompt_ids(cell, checkpoint, self.architecture.vocabulary)
-        lengths = row_lengths(cell.workload, len(row))
-        rows = [_padded(row, length) for length in lengths]
-        self.prompt = torch.tensor(rows, device=recipe.device)  # [batch, prompt tokens]
-        starts = self.prompt.new_tensor([len(row) - length for length in lengths])
-        self.mask = (torch.arange(len(row), device=recipe.device) >= starts[:, None]).long()  # [batch, prompt tokens]
-        self._forget_generation_defaults()
-        self.compilations = proof.Compilations()
-        self.driven = model
-        for transform in recipe.transforms:
-            self.driven = transform(self.driven)
-        self._choose = _chooser(cell)
-        self._static_cache: Any = None
-        self._static_shape = (0, 0)
-        self.earlier: list[tuple[int, int]] = []
-        """Rows and new tokens that came out of each generation of another shape, before the first whole one."""
-
-    def _forget_generation_defaults(self) -> None:
-        """A checkpoint may ask for sampling, penalties or an end of sequence; here, the workload alone decides."""
-        from transformers import GenerationConfig
-
-        drafts = self.model if self.assistant is None else self.assistant
-        for model in (self.model, drafts):
-            model.generation_config = GenerationConfig()
-        drafts.generation_config.update(**self.recipe.drafting)
-
-    @property
-    def prompt_tokens(self) -> int:
-        return int(self.prompt.shape[1])
-
-    def generate(self) -> Iterator[Any]:
-        return self._run().steps()
-
-    def _run(self) -> Run:
-        return Run(self._generation, [partial(refusals, self.recipe), *self.recipe.around])
-
-    def _generation(self, emit: Emit) -> None:
-        if self.recipe.earlier is not None and not self.earlier:
-            self.earlier += [self._shape_of(workload) for workload in self.recipe.earlier(self.cell.workload)]
-        self._generate(self.cell.workload, emit)
-
-    def _shape_of(self, workload: Workload) -> tuple[int, int]:
-        """Generate `workload` to its end: rows and new tokens, counted as they come."""
-        shapes: list[Any] = []
-        self._generate(workload, lambda columns: shapes.append(columns.shape))
-        return int(shapes[0][0]), sum(int(shape[1]) for shape in shapes)
-
-    def _generate(self, workload: Workload, emit: Emit) -> None:
-        """One generation of the cell's workload, or of a smaller one: fewer tokens, or its first rows alone."""
-        import torch
-
-        self.recipe.phase.prefill = True
-        if workload.sampling:
-            torch.manual_seed(workload.sampling.seed)
-        if self.recipe.loop is None:
-            self._call_generate(workload, emit)
-        else:
-            prompt, cache = self.prompt[: workload.batch], self._empty_cache(workload)
-            self.recipe.loop(Generation(self.driven, prompt, workload.new_tokens, cache, self._choose, emit))
-
-    def _call_generate(self, workload: Workload, emit: Emit) -> None:
-        from transformers import GenerationConfig, StoppingCriteriaList
-
-        recipe, prompt = self.recipe, self.prompt[: workload.batch]
-        settings: dict[str, Any] = {
-            "max_new_tokens": workload.new_tokens,
-            "do_sample": workload.sampling is not None,
-            "use_cache": recipe.cache != "none",
-            "cache_implementation": "static" if recipe.cache == "static" else None,
-            "disable_compile": True,  # a static cache is one technique, a compiled forward another
-            **recipe.generate,
-        }
-        if workload.sampling:
-            settings |= workload.sampling.model_dump(exclude={"seed"})
-        tap = StepTap(prompt, emit)
-        with tap.beside_drafts(self.model) if recipe.drafts else nullcontext():
-            self.driven.generate(
-                prompt,
-                attention_mask=self.mask[: workload.batch],
-                generation_config=GenerationConfig(**settings),
-                stopping_criteria=StoppingCriteriaList([tap]),
-                assistant_model=self.assistant,
-            )
-
-    def _empty_cache(self, workload: Workload) -> Any:
-        """For the hand-written loop. A static cache is allocated once a shape and then emptied, as its makers ask."""
-        from transformers import DynamicCache, StaticCache
-
-        config = self.model.config.get_text_config(decoder=True)
-        if self.recipe.cache == "dynamic":
-            return DynamicCache(config=config)
-        if self.recipe.cache == "none":
-            return None
-        shape = workload.batch, self.prompt_tokens + workload.new_tokens - 1  # the last token is never read again
-        if self._static_cache is None or self._static_shape != shape:
-            self._static_cache, self._static_shape = StaticCache(config=config, max_cache_len=shape[1]), shape
-        else:
-            self._static_cache.reset()
-        return self._static_cache
-
-    def memory(self) -> dict[str, int]:
-        weights, read = proof.weight_bytes(self.model)
-        length = self.prompt_tokens + self.cell.workload.new_tokens
-        held = DTYPE_BYTES[self.cell.dtype] if self.recipe.cache != "none" else 0
-        memory = {
-            "weights": weights,
-            "step_weights": read,
-            "kv_cache": int(cost.kv_bytes(self.architecture, self.cell.workload.batch, length, held)),
-        }
-        if self.assistant is not None:
-            memory["draft_weights"] = proof.weight_bytes(self.assistant)[0]
-            memory["weights"] += memory["draft_weights"]
-        return memory
-
-    def prove(self) -> dict[str, Any]:
-        """What was seen to run: compilations so far, then a few steps of one more generation, watched.
-
-        Raises:
-            WrongOutput: a technique that was asked for did not run, one that was not asked for did, or the logits are
-                not finite.
-        """
-        seen = self.watch()
-        proof.check_finite(self._logits(self.prompt[:1], last=1))
-        found = proof.check_plain(seen, self.recipe)
-        found["optimizations"] = {
-            use.name: optimizations.find(use.name).prove(seen, optimizations.settings_of(use.name, use.settings))
-            for use in self.cell.optimizations
-        }
-        return found
-
-    def watch(self) -> proof.Evidence:
-        """Evidence from the first steps of one more generation; compilations are counted before it."""
-        compiled = self.compilations.so_far()
-        whole = self.cell.workload.batch, self.cell.workload.new_tokens
-        device = self.recipe.device
-        return proof.watch(self._run(), PROOF_STEPS, self.model, self.driven, device, compiled, whole, self.earlier)
-
-    def log_probs(self, tokens: list[int]) -> Any:
-        import torch
-
-        row = torch.cat([self.prompt[0], self.prompt.new_tensor(tokens[:-1])])
-        with torch.no_grad():
-            return self._logits(row[None], last=len(tokens))[0].float().log_softmax(-1)
-
-    def _logits(self, sequence: Any, last: int) -> Any:
-        """Logits of the last positions, [batch, last, vocabulary], by the model itself and never by compiled code."""
-        import torch
-
-        self.recipe.phase.prefill = True
-        with torch.no_grad(), refusals(self.recipe):
-            return self.model(input_ids=sequence, use_cache=False, logits_to_keep=last).logits
-
-    def close(self) -> None:
-        import torch
-
-        self.model = self.driven = self.assistant = self._static_cache = None
-        if "torch._dynamo" in sys.modules:
-            torch.compiler.reset()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _padded(row: list[int], length: int) -> list[int]:
-    """The last `length` tokens of `row`, padded on the left to the whole row's length.
-
-    Padding is masked, but a repetition penalty may look at it: the row's own first token tells it nothing new.
-    """
-    kept = row[len(row) - length :]
-    return kept[:1] * (len(row) - length) + kept
-
-
-def _chooser(cell: Cell) -> Callable[[Any, Any], Any]:
-    """How a hand-written loop picks the next tokens: as `generate` does, in float32."""
-    import torch
-    from transformers import (
-        LogitsProcessorList,
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-        TypicalLogitsWarper,
-    )
-
-    sampling = cell.workload.sampling
-    if sampling is None:
-        return lambda _, logits: logits.float().argmax(-1)
-    warpers = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:
-        warpers.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature != 1:
-        warpers.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        warpers.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        warpers.append(TopPLogitsWarper(sampling.top_p))
-    if sampling.typical_p < 1:
-        warpers.append(TypicalLogitsWarper(sampling.typical_p))
-
-    def draw(sequence: Any, logits: Any) -> Any:
-        return torch.multinomial(warpers(sequence, logits.float()).softmax(-1), 1)[:, 0]
-
-    return draw

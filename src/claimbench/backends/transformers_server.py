@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import Field
 
-from claimbench.cell import Cell
+from claimbench.schema.cell import Cell
 from claimbench.serving.client import Ask, Limits, Piece, get_json, read_completion
-from claimbench.serving.launch import reach
+from claimbench.serving.connect import reach
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows

@@ -12,14 +12,17 @@ from typing import Any
 
 from pydantic import Field
 
-from claimbench import launchers, process_group
+from claimbench import optimizations
 from claimbench.backends import transformers
-from claimbench.backends.transformers import TransformersSession
-from claimbench.cell import Cell, Frozen
-from claimbench.checkpoints import cuts, tensors
+from claimbench.checkpoints import tensors, tp_partition
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
-from claimbench.model import cost
-from claimbench.proof import Evidence, expect
+from claimbench.hf import session
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.session import TransformersSession
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+from claimbench.system import launchers, process_group
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -47,9 +50,9 @@ def unavailable(cell: Cell) -> str | None:
 
 def _refusal(arch: cost.Architecture, devices: int) -> str | None:
     """The library cuts keys and values as it cuts queries: their heads must divide as well."""
-    why = cuts.refusal(arch, devices)
+    why = tp_partition.refusal(arch, devices)
     if why is None and arch.kv_heads % devices:
-        fits = [degree for degree in cuts.degrees(arch, arch.kv_heads) if arch.kv_heads % degree == 0]
+        fits = [degree for degree in tp_partition.degrees(arch, arch.kv_heads) if arch.kv_heads % degree == 0]
         why = f"Transformers cannot give {devices} devices equal parts of {arch.kv_heads} key-value heads: "
         why += f"{' or '.join(map(str, fits))} would do"
     return why
@@ -72,9 +75,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSess
     if not getattr(config, "base_model_tp_plan", None):
         raise Unavailable(f"Transformers has no tensor-parallel plan for models of the type {config.model_type}")
     process_group.join(cell.device)
-    recipe = transformers.write_recipe(cell)
-    with transformers.refusals(recipe):
-        model = transformers.load_model(recipe, checkpoint, **recipe.load, **_spread())
+    recipe = session.write_recipe(cell, optimizations.used_by(cell))
+    with session.refusals(recipe):
+        model = session.load_model(recipe, checkpoint, **recipe.load, **_spread())
         return TensorParallelSession(cell, recipe, checkpoint, model, None)
 
 
@@ -93,7 +96,7 @@ class TensorParallelSession(TransformersSession):
     def __init__(self, cell: Cell, *parts: Any) -> None:
         super().__init__(cell, *parts)
         self.whole = self.architecture
-        self.architecture = cuts.share_of(self.whole, cell.devices)  # of which the key-value cache is counted
+        self.architecture = tp_partition.share_of(self.whole, cell.devices)  # of which the key-value cache is counted
         self.seen: Evidence | None = None
 
     def memory(self) -> dict[str, int]:
@@ -128,7 +131,7 @@ class TensorParallelSession(TransformersSession):
 
     def _count_cut(self) -> int:
         """Matrices of layers of which this rank holds its part and no more."""
-        shapes, own = tensors.shapes(self.whole), cuts.cuts(self.whole, self.cell.devices)
+        shapes, own = tensors.shapes(self.whole), tp_partition.cuts(self.whole, self.cell.devices)
         count = 0
         for name, weight in self.model.named_parameters():
             if name in own and own[name].kind in ("column", "row"):

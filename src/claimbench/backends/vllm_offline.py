@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import Field
 
-from claimbench.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
-from claimbench.model import cost
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.serving import vllm
 from claimbench.serving.tokens import architecture_of, prompt_rows
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from claimbench.cell import Cell
+from claimbench.schema.cell import Cell
 from claimbench.serving import vllm
 from claimbench.serving.client import Limits, OpenAI, get_json, get_text, served
-from claimbench.serving.launch import reach
+from claimbench.serving.connect import reach
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import architecture_of, prompt_rows

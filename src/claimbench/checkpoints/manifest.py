@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from claimbench.cell import Frozen, digest
 from claimbench.errors import CorruptCheckpoint
-from claimbench.result import write_json
+from claimbench.schema.cell import Frozen
+from claimbench.schema.json_file import digest, write_json
 
 MANIFEST = "manifest.json"
 STAMPS = ".verified.json"
@@ -41,7 +41,7 @@ class Layout(Frozen):
     """How tensors are cut over files.
 
     `whole`: every tensor lies whole in exactly one file, in layer order. `tensor_parallel`: rank r of n has its part of
-    every tensor in files of its own, `rank-r-of-n-...`, and reads no other; cuts.py says where the cuts are.
+    every tensor in files of its own, `rank-r-of-n-...`, and reads no other; tp_partition.py says where the cuts are.
     """
 
     kind: Literal["whole", "tensor_parallel"] = "whole"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from claimbench.cell import Checkpoint
+from claimbench.cost_model import cost
+from claimbench.cost_model.cost import Architecture
 from claimbench.errors import SourceError
-from claimbench.model import cost
-from claimbench.model.cost import Architecture
+from claimbench.schema.cell import Checkpoint
 
 CLASSES = {
     "llama": "LlamaForCausalLM",

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from claimbench.checkpoints.safetensors_file import DTYPE_OF, StreamedTensor
 from claimbench.checkpoints.sources import RandomSource
 from claimbench.checkpoints.tensors import shapes
-from claimbench.model.cost import Architecture
+from claimbench.cost_model.cost import Architecture
 
 CHUNK_VALUES = 1 << 24
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "wpe.weight", "word_embeddings.weight")

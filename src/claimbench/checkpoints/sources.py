@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, cast
 from urllib.parse import parse_qsl, unquote
 
+from claimbench.cost_model import cost
 from claimbench.errors import SourceError, did_you_mean
-from claimbench.model import cost
 
 RandomDtype = Literal["float32", "bfloat16", "float16"]
 RANDOM_DTYPES = ("float32", "bfloat16", "float16")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from claimbench.model.cost import Architecture
+from claimbench.cost_model.cost import Architecture
 
 Shape = tuple[int, ...]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from claimbench.errors import SourceError
-from claimbench.result import write_json
+from claimbench.schema.json_file import write_json
 
 END = "<|endoftext|>"
 BYTES = 256

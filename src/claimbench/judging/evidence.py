@@ -7,46 +7,19 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from claimbench.aggregate import blocks_in, by_cell
-from claimbench.cell import Frozen
-from claimbench.fitting import Frontier
-from claimbench.judging.regions import Verdict, bounds, bounds_text, unit_of, verdict
+from claimbench.analysis.aggregate import blocks_in, by_cell
+from claimbench.errors import ConfigError
+from claimbench.judging.expectations import bounds, verdict
 from claimbench.judging.summary import Ending, ending
-from claimbench.plan import Plan, Row
-from claimbench.stats import Interval
-from claimbench.study import (
-    AbsoluteCheck,
+from claimbench.schema.checks import (
     Check,
-    ComputedCheck,
-    FrontierCheck,
-    IdentityCheck,
-    OutcomeCheck,
-    Region,
-    ValueCheck,
 )
+from claimbench.schema.frontier import Frontier
+from claimbench.schema.interval import Interval
+from claimbench.schema.plan import Plan, Row
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
-NOT_RUNNABLE: Verdict = "not runnable here"
 SIDES = ("of", "to", "than_of", "than_to")
-
-
-class CheckVerdict(Frozen):
-    """What a check found. `low` and `high` are the ends of a 95 % interval, null where there is none."""
-
-    kind: str
-    metric: str | None
-    of: str | None
-    to: str | None
-    sentence: str
-    verdict: Verdict
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    expect: str
-    published: float | None = None
-    reason: str | None = None
-    blocks: int = 0
-    results: tuple[str, ...] = ()
-    deviations: tuple[str, ...] = ()
 
 
 class Evidence:
@@ -82,7 +55,7 @@ class Missing(Exception):
     """A cell that gave no numbers; the text is the reason."""
 
 
-def verdict_on(check: Check, evidence: Evidence, sentence: str, result: Verdict, **found: Any) -> CheckVerdict:
+def verdict_on(check: Check, sentence: str, result: Verdict, **found: Any) -> CheckVerdict:
     metric = getattr(check, "metric", getattr(check, "quantity", None))
     return CheckVerdict(
         kind=check.kind,
@@ -91,26 +64,9 @@ def verdict_on(check: Check, evidence: Evidence, sentence: str, result: Verdict,
         to=getattr(check, "to", None),
         sentence=sentence,
         verdict=result,
-        expect=_expect_text(check, evidence.tolerance),
         published=getattr(check, "published", None),
         **found,
     )
-
-
-def _expect_text(check: Check, tolerance: float) -> str:
-    if isinstance(check, IdentityCheck):
-        return "the same tokens"
-    if isinstance(check, FrontierCheck):
-        return f"the largest {check.over} that fits is {check.published}"
-    if isinstance(check, OutcomeCheck):
-        return f"ends {check.expect}" + (f", because of '{check.reason_contains}'" if check.reason_contains else "")
-    if isinstance(check, AbsoluteCheck):
-        region = Region(about=float(check.published), within=float(check.within))
-        return bounds_text(region, tolerance, unit_of(check.metric))
-    unit = unit_of(check.metric) if isinstance(check, ValueCheck) else ""
-    if isinstance(check, ComputedCheck):
-        unit = "ms" if check.quantity == "weight_read_ms" else "B"
-    return bounds_text(check.expect, tolerance, unit)
 
 
 def side_at(study: str, address: str, evidence: Evidence) -> Side:
@@ -137,6 +93,19 @@ def any_side_at(study: str, address: str, evidence: Evidence) -> Side | None:
     suffix = ", ".join(f"{key} {value}" for key, value in row.sweep.items())
     title = f"{row.title} ({suffix})" if suffix else row.title
     return Side(address, title, row, row.cell, evidence.ending(row.cell))
+
+
+def curve(study: str, address: str, over: str, evidence: Evidence) -> list[tuple[str, Row]]:
+    """(address, row) of every point of a swept cell, by the swept value."""
+    experiment, _, label = address.partition("/")
+    rows = evidence.plan.studies[study].rows[experiment]
+    points = [(f"{experiment}/{name}", row) for name, row in rows.items() if row.label == label]
+    for name, row in points:
+        if isinstance(row.sweep[over], str):
+            raise ConfigError(
+                f"studies/{study}.yaml: {name}: a curve over '{over}' needs numbers, got {row.sweep[over]!r}"
+            )
+    return sorted(points, key=lambda point: float(point[1].sweep[over]))
 
 
 def sides_of(check: Check, study: str, evidence: Evidence) -> list[Side]:
@@ -169,9 +138,7 @@ def by_interval(
     if found is None:
         named = " and ".join(dict.fromkeys(side.address for side in sides))
         reason = f"there is no round in which {named} gave this metric"
-        return verdict_on(
-            check, evidence, f"Not judged: {reason}.", "undecided", reason=joined(reason + ".", doubts), **rests_on
-        )
+        return verdict_on(check, f"Not judged: {reason}.", "undecided", reason=joined(reason + ".", doubts), **rests_on)
     result = verdict(found, bounds(region, evidence.tolerance))
     why: str | None = None
     if found.rounds < 2:
@@ -180,7 +147,6 @@ def by_interval(
         why = "The interval reaches beyond the range that would decide: more blocks would narrow it."
     return verdict_on(
         check,
-        evidence,
         say(found),
         result,
         estimate=found.estimate,

@@ -7,64 +7,16 @@ well, gave no sign of a broken measurement, and whose interval clears the tolera
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from claimbench import stats
-from claimbench.aggregate import blocks_in, by_cell, promises_tokens
-from claimbench.cell import Frozen
-from claimbench.judging.regions import number
-from claimbench.metrics import METRICS
-from claimbench.plan import Plan, PlannedCell
-
-Objective = Literal["latency", "throughput", "memory"]
-
-
-class Place(Frozen):
-    study: str
-    address: str
-    title: str
-
-
-class Cost(Frozen):
-    """What the gain is paid with. Ratios are cell over reference."""
-
-    memory_ratio: float | None
-    decode_ratio: float | None
-    step_ratio: float | None
-    first_call_s: float | None
-    first_call_extra_s: float | None
-    break_even_tokens: float | None
-    tokens_match: bool | None
-    token_agreement: float | None
-    first_divergence: int | None
-    kl_mean_nats: float | None
-    top1_agreement: float | None
-
-
-class Recommendation(Frozen):
-    """`gain` says how many times better than the reference, so that above 1 is better whatever the metric."""
-
-    objective: Objective
-    metric: str
-    cell: str
-    reference: str
-    shown_in: tuple[Place, ...]
-    backend: str
-    optimizations: tuple[str, ...]
-    checkpoint: str
-    dtype: str
-    batch: int
-    prompt_tokens: int | None
-    new_tokens: int
-    gain: float
-    low: float
-    high: float
-    exact: bool
-    reference_batch: int
-    cost: Cost
-    sentence: str
+from claimbench.analysis import stats
+from claimbench.analysis.aggregate import blocks_in, by_cell, promises_tokens
+from claimbench.formatting import quantity
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.verdicts import Cost, Objective, Place, Recommendation
 
 
 class _Gain(NamedTuple):
@@ -220,15 +172,17 @@ def _sentence(question: _Question, planned: PlannedCell, gain: _Gain, price: Cos
     metric = METRICS[question.metric]
     title += f" at batch {planned.cell.workload.batch}" if planned.cell.workload.batch > 1 else ""
     verb = "raises" if metric.better == "higher" else "lowers"
-    text = f"{title} {verb} {metric.title} by {number(gain.estimate)}x ({number(gain.low)} to {number(gain.high)})"
+    text = (
+        f"{title} {verb} {metric.title} by {quantity(gain.estimate)}x ({quantity(gain.low)} to {quantity(gain.high)})"
+    )
     costs = []
     if question.objective != "memory" and price.memory_ratio is not None and price.memory_ratio > 1.01:
-        costs.append(f"{number(price.memory_ratio)}x of the memory")
+        costs.append(f"{quantity(price.memory_ratio)}x of the memory")
     if question.objective == "memory" and price.decode_ratio is not None:
-        costs.append(f"{number(price.decode_ratio)}x of the decode speed")
+        costs.append(f"{quantity(price.decode_ratio)}x of the decode speed")
     if price.first_call_extra_s is not None and price.first_call_extra_s > 1:
         paid = "never" if price.break_even_tokens is None else f"after {price.break_even_tokens:,.0f} tokens"
-        costs.append(f"a first call {number(price.first_call_extra_s, 's')} longer, paid back {paid}")
+        costs.append(f"a first call {quantity(price.first_call_extra_s, 's')} longer, paid back {paid}")
     if not planned.exact and price.token_agreement is not None:
         costs.append(f"{price.token_agreement:.0%} of the reference's tokens")
     return text + (f", at {', '.join(costs)}." if costs else ".")

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from claimbench import stats
-from claimbench.aggregate import blocks_in, by_cell
-from claimbench.metrics import METRICS
-from claimbench.plan import Plan, PlannedCell
+from claimbench.analysis import stats
+from claimbench.analysis.aggregate import blocks_in, by_cell
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.plan import Plan, PlannedCell
 
 
 class Ending(NamedTuple):

@@ -1,5 +1,8 @@
 """One file per technique; an optimization's name is its file's name, and its docstring opens with its physics.
 
+Those of Claimbench's own engine are in `engine/`, those of Transformers and what is driven like it in `transformers/`;
+no name is in both.
+
 What an optimization module holds (the contract tests hold every file to it):
 
     SEAM: str                           the one thing that it changes; two on the same seam clash
@@ -29,43 +32,53 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
-from claimbench.cell import Cell, Frozen
-
-
-class Optimization(Protocol):
-    SEAM: str
-    EXACT: bool
-    LIBRARIES: tuple[str, ...]
-    Settings: type[Frozen]
-
-    def unavailable(self, cell: Cell, settings: Any) -> str | None: ...
-
-    def apply(self, recipe: Any, settings: Any) -> None: ...
-
-    def prove(self, evidence: Any, settings: Any) -> dict[str, Any]: ...
+from claimbench.schema.cell import Cell
+from claimbench.technique import Optimization, Technique
 
 
 @cache
 def names() -> tuple[str, ...]:
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """Of all techniques."""
+    return tuple(sorted(_folders()))
+
+
+@cache
+def _folders() -> dict[str, str]:
+    """Technique -> the folder that its file is in."""
+    found: dict[str, str] = {}
+    for folder in ("engine", "transformers"):
+        for module in pkgutil.iter_modules([f"{path}/{folder}" for path in __path__]):
+            assert module.name not in found, module.name
+            found[module.name] = folder
+    return found
 
 
 @cache
 def find(name: str) -> Optimization:
-    """The technique in `optimizations/<name>.py`.
+    """The technique in `optimizations/<folder>/<name>.py`.
 
     Raises:
         KeyError: there is no such file.
     """
     if name not in names():
         raise KeyError(name)
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(module_of(name))
+
+
+def module_of(name: str) -> str:
+    """The full name of a technique's module."""
+    return f"{__name__}.{_folders()[name]}.{name}"
 
 
 def settings_of(use_name: str, raw: dict[str, Any]) -> Any:
     return find(use_name).Settings.model_validate(raw)
+
+
+def used_by(cell: Cell) -> tuple[Technique, ...]:
+    """The cell's optimizations, in its order."""
+    return tuple(Technique(use.name, find(use.name), settings_of(use.name, use.settings)) for use in cell.optimizations)
 
 
 def is_exact(cell: Cell) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from claimbench.cell import Frozen, Real, Whole
+from claimbench.schema.cell import Frozen, Real, Whole
 from claimbench.serving.client import Ask, Chunk, Dialect, Limits, RequestFailed, ask
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Literal
 
-from claimbench.cell import Frozen
+from claimbench.schema.cell import Frozen
 
 MODEL = "null"
 SPIN_S = 0.002

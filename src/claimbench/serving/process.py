@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from claimbench import footprint
 from claimbench.errors import ServerFailed
+from claimbench.system import memory
 
 HOST = "127.0.0.1"
 KEPT_LINES = 60
@@ -108,7 +108,7 @@ class Server:
         environment = {**inherited, **launch.environment}
         self._secrets = secrets_of(environment)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "claimbench.serving.keeper", self._request()],
+            [sys.executable, "-m", "claimbench.serving.subreaper", self._request()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -198,7 +198,7 @@ class Server:
 
     def peak_bytes(self) -> int:
         """Sum of the peaks of resident memory of the server's processes, as the kernel keeps them."""
-        return sum(footprint.peak_of(process.pid) for process in self.descendants())
+        return sum(memory.peak_of(process.pid) for process in self.descendants())
 
     def stop(self) -> None:
         """End the server and everything that it started."""

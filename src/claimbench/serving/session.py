@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from claimbench.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.cost_model import cost
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
-from claimbench.model import cost
-from claimbench.serving import times
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.serving import request_metrics
 from claimbench.serving.client import Answer, Ask, Chunk, Dialect, Limits, Prompt, RequestFailed, ask, open_client
 from claimbench.serving.load import Load, Record, Target, run, sweep
 from claimbench.serving.process import Server, record_of
@@ -208,7 +208,7 @@ class ServerSession:
         target = Target(self._client, service.dialect, service.limits, lambda chunk: len(self._ids_of(chunk)))
         told: dict[str, Any] = {"settings": load.model_dump(mode="json")}
         if load.kind == "sweep":
-            levels = self._loop.run_until_complete(sweep(load, target, asks, times.tokens_per_s))
+            levels = self._loop.run_until_complete(sweep(load, target, asks, request_metrics.tokens_per_s))
             told["levels"] = {str(clients): _dumped(records) for clients, records in levels.items()}
         else:
             told["records"] = _dumped(self._loop.run_until_complete(run(load, target, asks)))

@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from claimbench.cell import Cell
+from claimbench.checkpoints.prompt import TOKENIZER_FILES, prompt_ids
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
-from claimbench.model import cost
-from claimbench.prompt import TOKENIZER_FILES, prompt_ids, row_lengths
+from claimbench.schema.cell import Cell, row_lengths
 
 UNKNOWN = -1
 """The id of a token that the server counted and did not show."""

@@ -13,9 +13,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from claimbench.cell import DTYPE_BYTES, Cell
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
-from claimbench.model import cost
+from claimbench.schema.cell import DTYPE_BYTES, Cell
 
 PYTHON_VARIABLE = "CLAIMBENCH_VLLM_PYTHON"
 REMOVED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")

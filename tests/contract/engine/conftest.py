@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from claimbench import backends, optimizations
-from claimbench.cell import Cell, Checkpoint, OptimizationUse, Workload
-from claimbench.model import cost
+from claimbench.cost_model import cost
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 
 Use = str | tuple[str, dict[str, Any]]
 FAMILIES = ("tiny-llama", "tiny-bigcode", "tiny-bloom")

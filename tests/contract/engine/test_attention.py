@@ -23,8 +23,8 @@ def test_the_flash_kernel_attends_as_a_matrix_of_scores_does(heads: tuple[int, i
     """Behind a past, with excess keys at the end; without a bias, several new tokens are a whole prompt."""
     import torch
 
-    from claimbench.model.flash import attend_on_cpu
-    from claimbench.model.transformer import Span, attend_by_scores, plain_softmax
+    from claimbench.engine.kernels.flash import attend_on_cpu
+    from claimbench.engine.model.transformer import Span, attend_by_scores, plain_softmax
 
     torch.manual_seed(0)
     past = 5 if biased or new == 1 else 0
@@ -44,8 +44,8 @@ def test_the_flash_kernel_attends_as_a_matrix_of_scores_does(heads: tuple[int, i
 def test_flash_attention_on_cuda_refuses_a_mask() -> None:
     import torch
 
-    from claimbench.model.flash import attend_on_cuda
-    from claimbench.model.transformer import Span, plain_softmax
+    from claimbench.engine.kernels.flash import attend_on_cuda
+    from claimbench.engine.model.transformer import Span, plain_softmax
 
     q = torch.zeros(1, 1, 1, 8)
     with pytest.raises(Unavailable, match="takes no mask"):
@@ -74,7 +74,7 @@ def test_flash_attention_on_cuda_says_what_it_cannot_do(
 
 
 def test_a_prompt_through_flash_attention_has_no_mask(load_engine: LoadEngine) -> None:
-    from claimbench.model.transformer import Span
+    from claimbench.engine.model.transformer import Span
 
     decoder = load_engine("prefill_flash", batch=2).decoder
     first: Span = decoder.span(decoder.engine.cache(decoder.room), decoder.prompt.shape[1])
@@ -116,8 +116,7 @@ def test_a_kept_mask_says_what_a_mask_in_full_says(alibi: bool, ragged: bool) ->
     """For prompts, single tokens and several tokens behind a past, with and without excess keys."""
     import torch
 
-    from claimbench.engine import mask_in_full
-    from claimbench.model.masks import KeptMask
+    from claimbench.engine.masks import KeptMask, mask_in_full
 
     decoder: Any = SimpleNamespace(
         dtype=torch.float32,
@@ -142,7 +141,7 @@ def test_a_kept_mask_says_what_a_mask_in_full_says(alibi: bool, ragged: bool) ->
 def test_a_mask_is_made_anew_when_the_batch_changes() -> None:
     import torch
 
-    from claimbench.model.masks import KeptMask
+    from claimbench.engine.masks import KeptMask
 
     decoder: Any = SimpleNamespace(
         dtype=torch.float32, device=torch.device("cpu"), ragged=True, padding=torch.tensor([0, 2]),

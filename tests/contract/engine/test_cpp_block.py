@@ -23,8 +23,8 @@ RAGGED: dict[str, Any] = {"batch": 3, "shortest": 4}
 
 
 def seen_of(session: Any) -> Any:
+    from claimbench.engine.evidence import watch
     from claimbench.proof import Compiled
-    from claimbench.witness import watch
 
     return watch(session.decoder, session.generate, 4, Compiled())
 
@@ -47,7 +47,7 @@ def test_codes_are_those_of_the_modules_and_held_once(
 def test_a_step_that_packs_plain_weights_proves_no_codes(
     use: Use, load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from claimbench.native import engine_step
+    from claimbench.engine.native import engine_step
 
     monkeypatch.setattr(engine_step, "OF_BITS", {4: "float32", 8: "float32"})
     session = load_engine(*IN_C, use)
@@ -65,7 +65,7 @@ def test_a_step_that_packs_codes_unasked_is_not_proven(
 ) -> None:
     import torch
 
-    from claimbench.native import engine_step
+    from claimbench.engine.native import engine_step
 
     monkeypatch.setattr(engine_step, "OF_TYPE", {torch.float32: "int8"})
     with pytest.raises(WrongOutput, match="cpp_block did not run"):

@@ -64,9 +64,9 @@ def test_gelu_at_the_end_of_a_product_multiplies_the_same_matrix() -> None:
     import torch
     from torch.nn import functional
 
-    from claimbench.model.fused import DenseGelu, FastLinear
-    from claimbench.model.transformer import PlainLinear
-    from claimbench.model.weights import Affine
+    from claimbench.engine.kernels.fused import DenseGelu, FastLinear
+    from claimbench.engine.model.transformer import PlainLinear
+    from claimbench.engine.model.weights import Affine
 
     torch.manual_seed(0)
     affine = Affine(torch.randn(6, 4), torch.randn(6))
@@ -83,8 +83,8 @@ def test_megatrons_kernel_is_handed_booleans() -> None:
     """A stand-in for the kernel does what it does: hides where the mask is true, and scales."""
     import torch
 
-    from claimbench.model.softmax_kernels import MegatronSoftmax
-    from claimbench.model.transformer import plain_softmax
+    from claimbench.engine.kernels.softmax import MegatronSoftmax
+    from claimbench.engine.model.transformer import plain_softmax
 
     def kernel(scores: Any, mask: Any, scale: float) -> Any:
         assert mask.dtype == torch.bool
@@ -103,7 +103,7 @@ def test_megatrons_kernel_is_handed_booleans() -> None:
 
 
 def test_a_kernel_that_is_not_built_is_unavailable() -> None:
-    from claimbench.model import softmax_kernels
+    from claimbench.engine.kernels import softmax as softmax_kernels
 
     with pytest.raises(Unavailable, match="build apex"):
         softmax_kernels.megatron_softmax()
@@ -135,8 +135,8 @@ def test_the_triton_kernel_is_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     pytest.importorskip("triton")
-    from claimbench.model.softmax_kernels import triton_softmax
-    from claimbench.model.transformer import plain_softmax
+    from claimbench.engine.kernels.softmax import triton_softmax
+    from claimbench.engine.model.transformer import plain_softmax
 
     torch.manual_seed(0)
     softmax = triton_softmax()

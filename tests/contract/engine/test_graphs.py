@@ -33,24 +33,24 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    from claimbench.model import graphs
+    from claimbench.engine.steps import cuda_graphs
 
     recorder, module = Recorder(), optimizations.find("cuda_graphs")
     monkeypatch.setattr(module, "unavailable", lambda *_: None)
-    monkeypatch.setattr(graphs, "capture_on_gpu", lambda _: recorder)
+    monkeypatch.setattr(cuda_graphs, "capture_on_gpu", lambda _: recorder)
     return recorder
 
 
 @pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (255, 256)])
 def test_batches_are_padded_to_a_power_of_two(rows: int, bucket: int) -> None:
-    from claimbench.model.graphs import batch_bucket
+    from claimbench.engine.steps.cuda_graphs import batch_bucket
 
     assert batch_bucket(rows) == bucket
 
 
 @pytest.mark.parametrize(("keys", "bucket"), [(1, 128), (128, 128), (129, 256), (300, 300)])
 def test_keys_are_padded_to_a_multiple_within_the_slots(keys: int, bucket: int) -> None:
-    from claimbench.model.graphs import key_bucket
+    from claimbench.engine.steps.cuda_graphs import key_bucket
 
     assert key_bucket(keys, 128, slots=300) == bucket
 
@@ -111,7 +111,7 @@ def test_other_techniques_work_inside_of_a_graph(
 
 
 def test_in_the_open_nothing_is_replayed(load_engine: LoadEngine, recorder: Recorder) -> None:
-    from claimbench.model.static_step import in_the_open
+    from claimbench.engine.steps.static import in_the_open
 
     session = load_engine("cuda_graphs", "cache_static")
     rows, replays = rows_of(session), recorder.replays

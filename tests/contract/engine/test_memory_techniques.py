@@ -97,7 +97,7 @@ def test_copying_moves_the_cache_and_slots_do_not(how: str, company: str, moves:
 def test_slots_write_the_rows_that_join_and_no_others(load_engine: LoadEngine) -> None:
     import torch
 
-    from claimbench.surgery import by_slots
+    from claimbench.engine.continuous_batching import by_slots
 
     session = load_engine("cache_static", batch=3)
     rows_of(session)
@@ -131,9 +131,9 @@ def test_surgery_says_why_it_cannot_be(
 def test_a_part_of_a_cache_joins_the_rest_again() -> None:
     import torch
 
-    from claimbench.model import cost
-    from claimbench.model.kv_cache import AllocatedCache, ConcatenatedCache, Room
-    from claimbench.model.transformer import Span
+    from claimbench.cost_model import cost
+    from claimbench.engine.kv_cache import AllocatedCache, ConcatenatedCache, Room
+    from claimbench.engine.model.transformer import Span
 
     room = Room(cost.architecture("tiny-llama"), 3, 6, torch.float32, torch.device("cpu"))
     shape = 3, room.arch.kv_heads, 4, room.arch.head_dim
@@ -193,7 +193,7 @@ def test_a_sequence_grows_in_its_place(load_engine: LoadEngine) -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to return freed memory")
 def test_memory_that_loading_freed_is_given_back() -> None:
-    from claimbench.backends.engine import give_back_memory
+    from claimbench.engine.session import give_back_memory
 
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.contract.engine.conftest import LoadEngine, rows_of
 
-from claimbench.cell import Sampling
+from claimbench.schema.cell import Sampling
 
 pytestmark = pytest.mark.model
 
@@ -43,7 +43,7 @@ def warped_by_transformers(logits: Any, sequence: Any, settings: dict[str, Any])
 def test_it_warps_as_transformers_does(settings: dict[str, Any]) -> None:
     import torch
 
-    from claimbench.processing import warp
+    from claimbench.engine.sampling import warp
 
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
@@ -59,7 +59,7 @@ def test_it_warps_as_transformers_does(settings: dict[str, Any]) -> None:
 def test_all_requests_at_once_are_processed_as_one_by_one(settings: dict[str, Any]) -> None:
     import torch
 
-    from claimbench.processing import choose_one_by_one, choose_together, draw_seeded
+    from claimbench.engine.sampling import choose_one_by_one, choose_together, draw_seeded
 
     generator = torch.Generator().manual_seed(1)
     logits = 3 * torch.randn(5, 300, generator=generator)
@@ -104,7 +104,7 @@ def test_only_one_by_one_reads_tokens_back_from_the_device() -> None:
     import torch
     from torch.profiler import profile
 
-    from claimbench.processing import choose_one_by_one, choose_together
+    from claimbench.engine.sampling import choose_one_by_one, choose_together
 
     logits, sequence = torch.randn(3, 300), torch.zeros((3, 5), dtype=torch.int64)
     reads = {}

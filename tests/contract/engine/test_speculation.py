@@ -13,8 +13,8 @@ import pytest
 from tests.contract.engine.conftest import FAMILIES, LoadEngine, RowsOf, Use, engine_cell, rows_of, save_family
 
 from claimbench import optimizations
-from claimbench.cell import Sampling
 from claimbench.errors import Unavailable
+from claimbench.schema.cell import Sampling
 
 pytestmark = pytest.mark.model
 
@@ -68,7 +68,7 @@ def test_text_that_repeats_itself_gives_several_tokens_a_step(load_engine: LoadE
 def test_the_latest_and_longest_repeat_is_followed() -> None:
     import torch
 
-    from claimbench.speculation import latest_repeat
+    from claimbench.engine.speculation import latest_repeat
 
     rows = torch.tensor([[1, 2, 3, 1, 2], [5, 1, 2, 1, 2], [1, 2, 3, 4, 5], [7, 7, 7, 7, 7], [1, 2, 9, 3, 2]])
     assert latest_repeat(rows, 2).tolist() == [2, 3, 5, 4, 2]
@@ -79,7 +79,7 @@ def test_the_latest_and_longest_repeat_is_followed() -> None:
 def test_a_repeat_that_runs_into_the_end_goes_round() -> None:
     import torch
 
-    from claimbench.speculation import by_lookup
+    from claimbench.engine.speculation import by_lookup
 
     said = torch.tensor([[4, 1, 2, 1, 2], [1, 2, 3, 4, 5]])
     decoder: Any = SimpleNamespace(sequence=said)
@@ -127,7 +127,7 @@ def markov_decoder(odds: Any, batch: int, draft: Any = None) -> Any:
     """A decoder whose next token depends on the last one alone, by a table of odds [tokens, tokens]."""
     import torch
 
-    from claimbench.engine import Decoder, Engine
+    from claimbench.engine.decoder import Decoder, Engine
 
     decoder = object.__new__(Decoder)
     decoder.engine = Engine(torch.float32, torch.device("cpu"), details=None)
@@ -152,7 +152,7 @@ def test_drafts_leave_the_distribution_as_it_is(kind: str, batch: int) -> None:
     import torch
     from scipy.stats import chisquare
 
-    from claimbench.speculation import by_draft_model, speculate
+    from claimbench.engine.speculation import by_draft_model, speculate
 
     model = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.4, 0.1], [0.6, 0.1, 0.1, 0.2]])
     wrong = torch.tensor([[0.2, 0.3, 0.1, 0.4], [0.4, 0.2, 0.3, 0.1], [0.1, 0.5, 0.2, 0.2], [0.3, 0.3, 0.3, 0.1]])

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from tests.contract.engine.conftest import LoadEngine, Use, engine_cell, rows_of
 
-from claimbench import compilers, optimizations
+from claimbench import optimizations
 from claimbench.errors import Unavailable, WrongOutput
+from claimbench.system import compilers
 
 pytestmark = pytest.mark.model
 
@@ -54,7 +55,7 @@ def test_judging_drafts_takes_one_more_graph_for_each_width_at_most(name: str, l
 @pytest.mark.parametrize("name", COMPILED)
 def test_what_compiled_code_consists_of_is_seen(name: str, load_engine: LoadEngine) -> None:
     """The plain norm runs inside the graph: counted by calls in the open, and not called when timed."""
-    from claimbench.witness import watch
+    from claimbench.engine.evidence import watch
 
     session = load_engine(use(name), "cache_static")
     rows_of(session)
@@ -63,7 +64,7 @@ def test_what_compiled_code_consists_of_is_seen(name: str, load_engine: LoadEngi
     outside = 1 if name == "compiled_block" else 0  # the last norm, after the layers
     for step in seen.steps:
         assert step.called("PlainNorm.forward") == norms
-        assert step.timed_calls.get("claimbench.model.transformer:PlainNorm.forward", 0) == outside
+        assert step.timed_calls.get("claimbench.engine.model.transformer:PlainNorm.forward", 0) == outside
         assert step.operators.get("aten::rsqrt", 0) == norms
 
 

@@ -10,8 +10,8 @@ import pytest
 from tests.contract.engine.conftest import FAMILIES, LoadEngine, RowsOf, Use, engine_cell, rows_of, save_family
 
 from claimbench import backends, optimizations
-from claimbench.cell import Sampling
 from claimbench.errors import WrongOutput
+from claimbench.schema.cell import Sampling
 
 pytestmark = pytest.mark.model
 

@@ -1,0 +1,1 @@
+"""From results to numbers: metrics, one tidy table, intervals, physical limits."""

@@ -1,0 +1,199 @@
+"""Every result of a plan -> one tidy table: a row per cell, block and sample. Nothing is averaged here.
+
+A block that did not end well has one row, with its outcome and no metrics. A result that does not belong to the plan,
+is missing, or was edited is an error: a table never mixes in a number whose settings are not those it is shown under.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from claimbench import optimizations
+from claimbench.analysis import derive, roofline
+from claimbench.errors import ResultError
+from claimbench.schema import result
+from claimbench.schema.cell import Cell, row_lengths
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.result import Result, Sample
+
+ABOVE_CEILING = 1.05
+"""Fraction of a physical limit beyond which the measurement must be wrong; 5 % is left to the limit's own noise."""
+
+SETTINGS = ("backend", "checkpoint", "dtype", "batch", "new_tokens", "device")
+COLUMNS = (
+    *("cell", "block", "sample", "outcome", "reason", "flags", "path", *SETTINGS, "prompt_tokens", "tokens_sha256"),
+    *("tokens_match", "first_divergence", "above_ceiling"),
+    *METRICS,
+)
+
+Read = Callable[[Path], Result]
+
+
+def aggregate(plan: Plan, ceilings: dict[str, Any], read: Read = result.read) -> pd.DataFrame:
+    """The table of `plan`; its columns are `COLUMNS`, units in the names.
+
+    Raises:
+        ResultError: a result is missing, edited, or not the one that the plan asks for at its path.
+    """
+    _check_all_there(plan)
+    found = {
+        id: [_belonging(planned, block, read) for block in range(planned.blocks)] for id, planned in plan.cells.items()
+    }
+    rows: list[dict[str, Any]] = []
+    for id, planned in plan.cells.items():
+        reference = found[planned.reference][0] if planned.reference else None
+        for record, path in zip(found[id], planned.paths(), strict=True):
+            rows += _rows(id, record, path, reference, ceilings)
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence"]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    table["above_ceiling"] = table["above_ceiling"].astype(bool)
+    table["tokens_match"] = table["tokens_match"].astype("boolean")
+    return table
+
+
+def promises_tokens(cell: Cell) -> bool:
+    """Whether another token than the reference's would break a promise: exact, greedy, and not rounded to 16 bits."""
+    return optimizations.is_exact(cell) and cell.workload.sampling is None and cell.dtype == "float32"
+
+
+def by_cell(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(cell): rows for cell, rows in table.groupby("cell")}
+
+
+def blocks_of(table: pd.DataFrame, cell: str, metric: str) -> list[list[float]]:
+    """The samples of `metric`, by block; a block without a number is an empty list, so that rounds stay paired."""
+    return blocks_in(table[table["cell"] == cell], metric)
+
+
+def blocks_in(rows: pd.DataFrame, metric: str) -> list[list[float]]:
+    """`blocks_of`, from the rows of one cell."""
+    numbers, values = rows["block"].tolist(), rows[metric].tolist()
+    blocks: list[list[float]] = [[] for _ in range(max(numbers, default=-1) + 1)]
+    for block, value in zip(numbers, values, strict=True):
+        if value is not None and not math.isnan(value):
+            blocks[block].append(float(value))
+    return blocks
+
+
+def write_table(table: pd.DataFrame, parquet: Path, csv: Path) -> None:
+    parquet.parent.mkdir(parents=True, exist_ok=True)
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(parquet, index=False)
+    table.to_csv(csv, index=False)
+
+
+def read_table(parquet: Path) -> pd.DataFrame:
+    """The table that `write_table` wrote.
+
+    Raises:
+        ResultError: it is missing or is not such a table.
+    """
+    try:
+        table = pd.read_parquet(parquet)
+    except (OSError, ValueError) as error:
+        raise ResultError(f"cannot read {parquet}: {error}: make it with the stage `aggregate`") from error
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise ResultError(
+            f"{parquet} is of another version: it lacks {', '.join(missing)}. Make it anew with the stage `aggregate`."
+        )
+    return table
+
+
+def _check_all_there(plan: Plan) -> None:
+    paths = [path for planned in plan.cells.values() for path in planned.paths()]
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing:
+        raise ResultError(
+            f"{len(missing)} of {len(paths)} results are missing; the first is {missing[0]}. Measure them first."
+        )
+
+
+def _belonging(planned: PlannedCell, block: int, read: Read) -> Result:
+    path = Path(planned.paths()[block])
+    found = read(path)
+    for name, expected, arrived in (
+        ("cell", planned.cell.id, found.cell.id),
+        ("block", block, found.block),
+        ("key", planned.key.id, found.key.id),
+    ):
+        if expected != arrived:
+            raise ResultError(
+                f"{path}: expected the result of {name} {expected}, got {name} {arrived}. Delete it and measure again."
+            )
+    return found
+
+
+def _rows(
+    id: str, record: Result, path: str, reference: Result | None, ceilings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    cell = record.cell
+    settings = {
+        "backend": cell.backend,
+        "checkpoint": cell.checkpoint.name,
+        "dtype": cell.dtype,
+        "batch": cell.workload.batch,
+        "new_tokens": cell.workload.new_tokens,
+        "device": cell.device,
+    }
+    common: dict[str, Any] = {
+        "cell": id,
+        "block": record.block,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "flags": "; ".join(record.flags),
+        "path": path,
+        "above_ceiling": False,
+        "prompt_tokens": record.prompt_tokens or cell.workload.prompt_tokens,
+        **settings,
+    }
+    if record.outcome != "ok":
+        return [common]
+    if not record.samples:
+        raise ResultError(f"{path}: the outcome is ok but there is no sample. Delete it and measure again.")
+    common |= derive.of_block(record)
+    if reference is not None and reference.outcome == "ok":
+        share, first = derive.agreement(record.tokens, reference.tokens)
+        common |= {"token_agreement": share, "first_divergence": first}
+        if first is not None and promises_tokens(cell):
+            doubt = f"an exact technique, yet its tokens differ from the reference's from position {first} on"
+            common["flags"] = "; ".join([*record.flags, doubt])
+    return [
+        {**common, "sample": number, **_of_sample(record, sample, reference, ceilings)}
+        for number, sample in enumerate(record.samples)
+    ]
+
+
+def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: dict[str, Any]) -> dict[str, Any]:
+    rows, workload = record.cell.rows, record.cell.workload
+    streams = rows // workload.batch
+    read_tokens = streams * sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None
+    numbers: dict[str, Any] = dict(derive.of_sample(sample, rows, read_tokens))
+    numbers["tokens_sha256"] = sample.tokens_sha256
+    if reference is not None and reference.outcome == "ok":
+        numbers["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256
+    if record.prompt_tokens:
+        step_limit = roofline.step_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
+        prefill_limit = roofline.prefill_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
+        steps = sample.step_ns[1:]
+        mean_step_ms = sum(steps) / len(steps) / 1e6 if steps else 0.0
+        numbers |= {
+            "ceiling_ms": step_limit,
+            "prefill_ceiling_ms": prefill_limit,
+            "ceiling_fraction": _fraction(step_limit, mean_step_ms),
+            "prefill_ceiling_fraction": _fraction(prefill_limit, numbers["prefill_ms"]),
+        }
+    fractions = (numbers.get("ceiling_fraction"), numbers.get("prefill_ceiling_fraction"))
+    numbers["above_ceiling"] = any(fraction is not None and fraction > ABOVE_CEILING for fraction in fractions)
+    return numbers
+
+
+def _fraction(limit_ms: float | None, measured_ms: float) -> float | None:
+    return limit_ms / measured_ms if limit_ms is not None and measured_ms > 0 else None

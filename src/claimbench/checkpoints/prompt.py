@@ -1,0 +1,58 @@
+"""A workload's prompt as token ids: one row, exactly as long as asked for, and how much of it each row has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from claimbench.errors import SourceError
+from claimbench.schema.cell import Cell
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+SETTINGS_BESIDE = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space"})
+"""Keys of tokenizer_config.json by which Transformers changes what tokenizer.json does."""
+
+
+def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
+    """Token ids of one row of the prompt, repeated or cut to `workload.prompt_tokens` where that is set.
+
+    Random weights have no tokenizer: their prompt is its own UTF-8 bytes, since any ids cost the same time.
+
+    Raises:
+        SourceError: the folder has no tokenizer, or one that does not fit the weights.
+    """
+    workload = cell.workload
+    if any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
+        ids = _encode(checkpoint, workload.prompt)
+    elif cell.checkpoint.source.startswith("random://"):
+        ids = [byte % vocabulary for byte in workload.prompt.encode()]
+    else:
+        raise SourceError(
+            f"no tokenizer in {checkpoint}: expected one of {', '.join(TOKENIZER_FILES)}. Fetch the checkpoint again"
+        )
+    if not ids:
+        raise SourceError(f"the prompt {workload.prompt!r} has no tokens: give it some text")
+    if max(ids) >= vocabulary:
+        raise SourceError(
+            f"the tokenizer in {checkpoint} gives token {max(ids)}, but the model knows {vocabulary} tokens only: "
+            f"the folder mixes two checkpoints"
+        )
+    length = workload.prompt_tokens or len(ids)
+    return (ids * -(-length // len(ids)))[:length]
+
+
+def _encode(checkpoint: Path, text: str) -> list[int]:
+    """As `AutoTokenizer` encodes, without it where tokenizer.json says all: importing Transformers takes seconds."""
+    path, config = checkpoint / "tokenizer.json", checkpoint / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if path.is_file() and not SETTINGS_BESIDE & settings.keys():
+        from tokenizers import Tokenizer
+
+        plain = Tokenizer.from_file(str(path))
+        plain.no_truncation()
+        plain.no_padding()
+        return [int(token) for token in plain.encode(text).ids]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    return [int(token) for token in tokenizer(text).input_ids]

@@ -1,0 +1,262 @@
+"""Fetched files -> one folder that every backend can load: safetensors shards, config, tokenizer and a manifest.
+
+Tensors stream from their source to the disk, so memory stays at one tensor and the model is never held. The manifest
+is written last: without it the folder does not count as a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from claimbench.checkpoints import (
+    disk,
+    fetch,
+    manifest,
+    model_config,
+    random_weights,
+    safetensors_file,
+    tensors,
+    tokenizer,
+    tp_partition,
+)
+from claimbench.checkpoints.gguf import GgufFile
+from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES
+from claimbench.checkpoints.manifest import File, Layout, Manifest
+from claimbench.checkpoints.safetensors_file import StreamedTensor
+from claimbench.checkpoints.sources import RandomSource, parse
+from claimbench.cost_model import cost
+from claimbench.cost_model.cost import Architecture
+from claimbench.errors import SourceError
+from claimbench.schema.cell import Checkpoint
+from claimbench.schema.json_file import write_json
+
+DTYPE_NAMES = {code: name for name, code in safetensors_file.DTYPE_OF.items()}
+
+
+class Model(NamedTuple):
+    """A checkpoint that is still spread over its source: the config, and tensors that are not read yet."""
+
+    config: dict[str, Any]
+    arch: Architecture
+    tensors: list[StreamedTensor]
+
+
+def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: int) -> None:
+    """Write the checkpoint in `fetched` to `folder`, at most `max_shard_bytes` a file (one tensor at least).
+
+    Fetched files are verified first, and fetched again where they have been damaged since.
+
+    Raises:
+        SourceError: what was fetched is not what `checkpoint` declares, or the disk is full.
+    """
+    fetch.fetch(checkpoint, fetched)
+    record = fetch.read(fetched)
+    _clear(folder)
+    model = _open(checkpoint, fetched, record)
+    model_config.require_declared(checkpoint, model.arch)
+    layers = model_config.kept_layers(checkpoint, model.arch)
+    arch = model.arch._replace(layers=layers)
+    why = tp_partition.refusal(arch, checkpoint.tensor_parallel or 1)
+    if why:
+        raise SourceError(f"{checkpoint.name}: {why}")
+    kept = _select(model, arch, checkpoint)
+    disk.require_space(folder, sum(tensor.bytes for tensor in kept) + sum(file.bytes for file in _side_files(record)))
+    with disk.explain_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            special = _write_tokenizer(checkpoint, fetched, record, arch, folder)
+            _write_config(model.config, layers, kept, special, folder)
+            if checkpoint.tensor_parallel is None:
+                layout, weights = Layout(), _write_shards(kept, folder, max_shard_bytes)
+            else:
+                layout, weights = _write_ranks(kept, arch, checkpoint.tensor_parallel, folder, max_shard_bytes)
+            _write_manifest(checkpoint, record, kept, layout, weights, folder)
+        except BaseException:
+            _clear(folder)
+            raise
+
+
+def _open(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched) -> Model:
+    source = parse(checkpoint.source)
+    if isinstance(source, RandomSource):
+        config = model_config.normalise(cost.config(source.architecture), checkpoint.source)
+        arch = model_config.parse(config, checkpoint.source)
+        return Model(config, arch, random_weights.tensors(source, arch, config.get("initializer_range", 0.02)))
+    ggufs = [file.name for file in record.files if file.name.endswith(".gguf")]
+    if ggufs:
+        gguf = GgufFile(fetched / ggufs[0])
+        config = model_config.normalise(gguf.config(), checkpoint.source)
+        arch = model_config.parse(config, checkpoint.source)
+        return Model(config, arch, gguf.tensors(arch))
+    try:
+        raw = json.loads((fetched / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SourceError(f"{checkpoint.source}: {CONFIG} is not JSON ({error})") from error
+    config = model_config.normalise(raw, checkpoint.source)
+    arch = model_config.parse(config, checkpoint.source)
+    files = [fetched / file.name for file in record.files if file.name.endswith(".safetensors")]
+    return Model(config, arch, [tensor for file in files for tensor in safetensors_file.read(file)])
+
+
+def _select(model: Model, arch: Architecture, checkpoint: Checkpoint) -> list[StreamedTensor]:
+    """The model's tensors under their full names in the order of `arch`, which must be all there and of its shapes."""
+    expected = tensors.shapes(arch)
+    whole = tensors.shapes(model.arch)
+    found: dict[str, StreamedTensor] = {}
+    for tensor in model.tensors:
+        name = tensors.full_name(arch, tensor.name)
+        if tensors.IGNORED.search(name) or (name == "lm_head.weight" and arch.tied):
+            continue
+        if name not in whole:
+            raise SourceError(f"{checkpoint.source}: '{checkpoint.architecture}' has no tensor {tensor.name}")
+        if tensor.shape != whole[name]:
+            raise SourceError(f"{checkpoint.source}: {name}: expected shape {whole[name]}, arrived {tensor.shape}")
+        if tensor.dtype not in safetensors_file.DTYPE_BYTES:
+            known = ", ".join(safetensors_file.DTYPE_BYTES)
+            raise SourceError(f"{checkpoint.source}: {name}: expected one of {known}, arrived {tensor.dtype}")
+        found[name] = tensor._replace(name=name)
+    missing = [name for name in whole if name not in found]
+    if missing:
+        raise SourceError(f"{checkpoint.source}: the tensor {missing[0]} is missing ({len(missing)} in all)")
+    return [found[name] for name in expected]
+
+
+def _write_tokenizer(
+    checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, arch: Architecture, folder: Path
+) -> dict[str, int]:
+    """Write or copy the tokenizer; returns special token ids that the config must take over."""
+    if isinstance(parse(checkpoint.source), RandomSource):
+        return tokenizer.write_byte_tokenizer(folder, arch.vocabulary, arch.context)
+    ggufs = [file.name for file in record.files if file.name.endswith(".gguf")]
+    if ggufs:
+        tokenizer.write_from_gguf(fetched / ggufs[0], folder)
+    for file in _side_files(record):
+        shutil.copyfile(fetched / file.name, folder / file.name)
+    return {}
+
+
+def _side_files(record: fetch.Fetched) -> list[File]:
+    return [file for file in record.files if file.name in SIDE_FILES]
+
+
+def _write_config(
+    config: dict[str, Any], layers: int, kept: Sequence[StreamedTensor], special: dict[str, int], folder: Path
+) -> None:
+    """`dtype` is the one that most values are stored in."""
+    sizes: dict[str, int] = {}
+    for tensor in kept:
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.values
+    dtype = DTYPE_NAMES[max(sizes, key=lambda code: sizes[code])]
+    written = model_config.with_layers(config, layers) | special | {"dtype": dtype}
+    text = json.dumps(written, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def split(
+    kept: Sequence[StreamedTensor],
+    max_shard_bytes: int,
+    size: Callable[[StreamedTensor], int] = lambda tensor: tensor.bytes,
+) -> list[list[StreamedTensor]]:
+    """`kept` cut, in order, into groups of at most `max_shard_bytes`; a larger tensor gets a group of its own."""
+    groups: list[list[StreamedTensor]] = []
+    room = 0
+    for tensor in kept:
+        if not groups or size(tensor) > room:
+            groups.append([])
+            room = max_shard_bytes
+        groups[-1].append(tensor)
+        room -= size(tensor)
+    return groups
+
+
+def _write_shards(kept: Sequence[StreamedTensor], folder: Path, max_shard_bytes: int) -> list[File]:
+    groups = split(kept, max_shard_bytes)
+    files = []
+    for number, group in enumerate(groups, start=1):
+        files.append(safetensors_file.write(folder / f"model-{number:05d}-of-{len(groups):05d}.safetensors", group))
+    weight_map = {name: file.name for file in files for name in file.tensors}
+    total = sum(tensor.bytes for tensor in kept)
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return files
+
+
+class _Part(NamedTuple):
+    """A rank's part of a tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * safetensors_file.DTYPE_BYTES[self.dtype]
+
+
+def _write_ranks(
+    kept: Sequence[StreamedTensor], arch: Architecture, ranks: int, folder: Path, max_shard_bytes: int
+) -> tuple[Layout, list[File]]:
+    """Each tensor streams by once and falls into the files of all ranks; no rank's file is above the limit."""
+    found = tp_partition.cuts(arch, ranks)
+    groups = split(kept, max_shard_bytes, lambda tensor: _part(tensor, found[tensor.name], 0).bytes)
+    files: list[File] = []
+    for number, group in enumerate(groups, start=1):
+        with ExitStack() as stack:
+            writers = []
+            for rank in range(ranks):
+                name = f"{manifest.rank_prefix(rank, ranks)}{number:05d}-of-{len(groups):05d}.safetensors"
+                own = [_part(tensor, found[tensor.name], rank) for tensor in group]
+                writers.append(stack.enter_context(safetensors_file.Writer(folder / name, own)))
+            by_name = {tensor.name: tensor for tensor in group}
+            for place, stored in enumerate(writers[0].order):
+                for rank, part in tp_partition.parts(by_name[stored.name], found[stored.name], ranks):
+                    writers[rank].add(part)
+                for writer in writers:
+                    writer.end(writer.order[place])
+        files += [writer.described() for writer in writers]
+    return Layout(kind="tensor_parallel", ranks=ranks, cuts={name: cut.kind for name, cut in found.items()}), files
+
+
+def _part(tensor: StreamedTensor, cut: tp_partition.Cut, rank: int) -> _Part:
+    return _Part(tensor.name, tensor.dtype, cut.share(tensor.shape, rank))
+
+
+def _write_manifest(
+    checkpoint: Checkpoint,
+    record: fetch.Fetched,
+    kept: Sequence[StreamedTensor],
+    layout: Layout,
+    weights: list[File],
+    folder: Path,
+) -> None:
+    written = {file.name for file in weights}
+    others = [path for path in sorted(folder.iterdir()) if path.name not in written and not path.name.startswith(".")]
+    manifest.write(
+        folder,
+        Manifest(
+            checkpoint=checkpoint.name,
+            source=checkpoint.source,
+            revision=record.revision,
+            architecture=checkpoint.architecture,
+            keep_layers=checkpoint.keep_layers,
+            layout=layout,
+            parameters=sum(tensor.values for tensor in kept),
+            files=(*(manifest.describe(path) for path in others), *weights),
+        ),
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Take the manifest away first, then what an earlier run wrote."""
+    if not folder.is_dir():
+        return
+    (folder / manifest.MANIFEST).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        ours = path.name in (CONFIG, INDEX, manifest.STAMPS, *SIDE_FILES) or path.suffix == ".safetensors"
+        if ours or path.name.endswith(".partial"):
+            path.unlink()

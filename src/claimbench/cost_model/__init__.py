@@ -1,0 +1,1 @@
+"""What a pass of an architecture costs, and what hardware allows. Pure arithmetic."""

@@ -1,0 +1,141 @@
+"""A model spread over the devices of one node: what each must hold, and how long a pass must take. Pure arithmetic.
+
+Three ways to spread it, and what limits each:
+
+    pipeline          whole layers, dealt out in order. One device works while the others wait, so a step reads all
+                      weights at the bandwidth of one device. Keys and values lie with their layers.
+    tensor_parallel   every matrix, head and key-value head cut into equal parts. A step reads its bytes at the
+                      bandwidth of all devices, and each layer waits for two all-reduces of the residual stream.
+    zero              every weight cut into equal parts and gathered before its use (ZeRO's third stage), so each device
+                      receives nearly all weights at every step. Rows are computed whole: each device has all of the
+                      cache.
+
+Everything is a lower bound. Bytes leave out the libraries, the allocator's fragments and buffers that a system reserves
+ahead; times leave out launches, latencies and waiting. So a batch that does not fit here cannot fit, and one that fits
+here may not; a time that is below its floor was counted otherwise or is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from claimbench.cost_model import cost
+from claimbench.cost_model.cost import Architecture, Precision
+from claimbench.cost_model.hardware import Hardware
+from claimbench.schema.load import InferenceLoad
+
+
+def model_of(load: InferenceLoad) -> Architecture:
+    """The architecture of its model, cut to the layers that it keeps."""
+    arch = cost.architecture(load.architecture)
+    return arch if load.layers is None else arch._replace(layers=min(load.layers, arch.layers))
+
+
+def precision_of(load: InferenceLoad) -> Precision:
+    return Precision(value_bytes=load.value_bytes, layer_bits=load.layer_bits)
+
+
+class DeviceBytes(NamedTuple):
+    """What the fullest device holds at the end of a generation."""
+
+    weights: float
+    gathered: float
+    """Whole weights beside its own part of all of them, for as long as they are used."""
+    kv: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gathered + self.kv + self.activations
+
+
+def device_bytes(load: InferenceLoad) -> DeviceBytes:
+    """Bytes that the fullest device cannot do without.
+
+    Raises:
+        ValueError: the model cannot be cut into so many equal parts.
+    """
+    arch, precision, size = model_of(load), precision_of(load), load.value_bytes
+    kv = cost.kv_bytes(arch, load.batch, load.length, size)
+    activations = cost.activation_bytes(arch, load.batch, 1, size)
+    if load.layout == "tensor_parallel":
+        share = cost.device_share(arch, load.devices)
+        kv = cost.kv_bytes(share, load.batch, load.length, size)
+        activations = cost.activation_bytes(share, load.batch, 1, size)
+        return DeviceBytes(cost.held_weight_bytes(share, precision), 0, kv, activations)
+    weights = cost.held_weight_bytes(arch, precision)
+    if load.layout == "zero":
+        largest = max(arch.embedding_weights, arch.hidden * arch.intermediate) * size
+        gathered = largest * (1 - 1 / load.devices)
+        return DeviceBytes(weights / load.devices, gathered, kv, activations)
+    ends = cost.held_weight_bytes(arch._replace(layers=0), precision)
+    layer = (weights - ends) / arch.layers
+    layers, has_ends = _fullest_stage(arch.layers, load.devices, ends, layer + kv / arch.layers)
+    return DeviceBytes(layers * layer + has_ends * ends, 0, layers * kv / arch.layers, activations)
+
+
+def _fullest_stage(layers: int, devices: int, ends: float, layer: float) -> tuple[int, int]:
+    """Layers of the fullest device, and whether it holds embedding and head (1 or 0), in the best possible deal.
+
+    `ends` and `layer` are bytes; embedding and head share their weights, so they lie on one device.
+    """
+    if devices == 1:
+        return layers, 1
+    deals = []
+    for beside_ends in range(layers + 1):
+        others = -(-(layers - beside_ends) // (devices - 1))
+        deals.append(max((ends + beside_ends * layer, beside_ends, 1), (others * layer, others, 0)))
+    _, held, has_ends = min(deals)
+    return held, has_ends
+
+
+def largest_batch(load: InferenceLoad, memory_bytes: float) -> int:
+    """The most rows that could fit into `memory_bytes` of each device; 0 where the weights alone do not."""
+
+    def fits(batch: int) -> bool:
+        return device_bytes(load.model_copy(update={"batch": batch})).total <= memory_bytes
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def pass_seconds(load: InferenceLoad, new: int, past: int, hardware: Hardware) -> float:
+    """The least time of one pass over `new` tokens a row behind `past` cached ones."""
+    arch, precision = model_of(load), precision_of(load)
+    rate = hardware.flops_per_s * (2 if load.layer_bits == 8 else 1)
+    stream = load.batch * new * arch.hidden * load.value_bytes  # the residual stream of all rows
+
+    def working(part: Architecture) -> float:
+        read = cost.read_weight_bytes(part, precision)
+        read += cost.kv_bytes(part, load.batch, past + new, load.value_bytes)
+        flops = cost.pass_flops(part, load.batch, new, past, heads_at=1)
+        return max(read / hardware.read_bytes_per_s, flops / rate)
+
+    if load.layout == "tensor_parallel":
+        share = cost.device_share(arch, load.devices)
+        return working(share) + 2 * arch.layers * all_reduce_seconds(stream, load.devices, hardware)
+    if load.layout == "pipeline":
+        return working(arch) + (load.devices - 1) * stream / hardware.link_bytes_per_s
+    received = cost.held_weight_bytes(arch, precision) * (1 - 1 / load.devices)
+    return max(working(arch), received / hardware.link_bytes_per_s)
+
+
+def all_reduce_seconds(size: float, devices: int, hardware: Hardware) -> float:
+    """Each device sends and receives all but its own part twice: to sum it, and to spread the sums."""
+    return 2 * size * (1 - 1 / devices) / hardware.link_bytes_per_s
+
+
+def ms_per_token(load: InferenceLoad, hardware: Hardware) -> float:
+    """The floor of a generation's wall time over its tokens, those of all rows: prompt first, then its steps."""
+    steps = load.new_tokens - 1
+    prefill = pass_seconds(load, load.prompt_tokens, 0, hardware)
+    # Time grows evenly with length, so the step in the middle is the mean of all.
+    step = pass_seconds(load, 1, load.prompt_tokens + steps // 2, hardware) if steps else 0.0
+    return (prefill + steps * step) / (load.batch * load.new_tokens) * 1e3

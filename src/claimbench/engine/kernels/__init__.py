@@ -1,0 +1,1 @@
+"""Single operations that a technique puts in the place of plain ones."""

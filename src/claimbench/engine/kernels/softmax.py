@@ -1,0 +1,69 @@
+"""Softmax in one launch on CUDA: a kernel of our own in Triton, and Megatron's, as apex builds it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from claimbench.engine.model.transformer import Softmax
+from claimbench.errors import Unavailable
+
+MEGATRON = "generic_scaled_masked_softmax_cuda"  # of Megatron's kernels, the one that takes a single query
+
+
+def megatron_softmax() -> Softmax:
+    """
+    Raises:
+        Unavailable: apex is not built with the kernel.
+    """
+    return MegatronSoftmax(_megatron_forward())
+
+
+def _megatron_forward() -> Any:
+    for place in (MEGATRON, f"apex.extensions.{MEGATRON}"):
+        try:
+            return importlib.import_module(place).forward
+        except ImportError:
+            continue
+    raise Unavailable(f"apex is there without {MEGATRON}: build apex with its CUDA extensions for Megatron")
+
+
+class MegatronSoftmax:
+    """Its mask is of booleans: they are derived from the bias once a pass, or are all false."""
+
+    def __init__(self, forward: Any) -> None:
+        self.forward = forward
+        self.hidden: tuple[Tensor, Tensor] | None = None
+        self.nothing: Tensor | None = None
+
+    def __call__(self, scores: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        """scores [batch, heads, new, keys]"""
+        probabilities: Tensor = self.forward(scores.contiguous(), self.mask(scores, bias), scale)
+        return probabilities
+
+    def mask(self, scores: Tensor, bias: Tensor | None) -> Tensor:
+        """[batch or 1, 1, new, keys]"""
+        new, keys = scores.shape[2:]
+        if bias is None:
+            if self.nothing is None or len(self.nothing) < new * keys:
+                self.nothing = torch.zeros(2 * new * keys, dtype=torch.bool, device=scores.device)
+            return self.nothing[: new * keys].view(1, 1, new, keys)
+        if self.hidden is None or self.hidden[0] is not bias:
+            self.hidden = bias, (bias < 0).contiguous()
+        return self.hidden[1]
+
+
+def triton_softmax() -> Softmax:
+    """
+    Raises:
+        Unavailable: Triton is not installed.
+    """
+    try:
+        kernels = importlib.import_module("claimbench.engine.kernels.triton_softmax")
+    except ImportError as error:
+        raise Unavailable(f"Triton cannot be imported: {error}") from error
+    softmax: Softmax = kernels.softmax
+    return softmax

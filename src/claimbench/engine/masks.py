@@ -1,0 +1,82 @@
+"""Masks that are made once for a batch: a decode step takes a view of them, where it needs one at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from claimbench.engine.decoder import Decoder
+
+if TYPE_CHECKING:
+    from claimbench.engine.decoder import Decoder
+
+
+class Tables:
+    """What hides the future and the padding from any token of one batch, up to `length` keys."""
+
+    def __init__(self, decoder: Decoder, length: int) -> None:
+        self.padding, self.length = decoder.padding, length
+        least = torch.finfo(decoder.dtype).min
+        steps = torch.zeros(2 * length, dtype=decoder.dtype, device=decoder.device)
+        steps[length:] = least
+        self.future = steps
+        """Zeros, then as many hidden: the token at p sees the window that has p + 1 zeros left."""
+        self.rows: Tensor | None = None
+        """Of padding and distance, what the last token of all would see: [batch or 1, heads or 1, 1, length]."""
+        if decoder.ragged or decoder.model.slopes is not None:
+            padding = decoder.padding if decoder.ragged else decoder.padding[:1]
+            self.rows = hide(padding, decoder.model.slopes, decoder.dtype, length - 1, 1, length)
+
+    def bias(self, past: int, new: int, keys: int) -> Tensor:
+        """[batch or 1, heads or 1, new, keys]; for one token it is a view wherever one of the tables says it all."""
+        first = self.length - past - new
+        if new > 1:
+            windows = self.future.unfold(0, keys, 1)[first : first + new]
+            future = windows.flip(0)[None, None]  # the first token sees the least
+        elif self.rows is not None and keys == past + 1:
+            return self.rows[..., :keys]
+        else:
+            future = self.future[first : first + keys].view(1, 1, 1, keys)
+        return future if self.rows is None else self.rows[..., :keys] + future
+
+
+class KeptMask:
+    """The mask of an engine: none where nothing is hidden, else out of tables that outlive the pass."""
+
+    def __init__(self) -> None:
+        self.tables: Tables | None = None
+        self.prompt: tuple[tuple[int, int], Tensor] | None = None
+        """(tokens, keys) of the last prompt, and its bias, which the next generation asks for again."""
+
+    def __call__(self, decoder: Decoder, past: int, new: int, keys: int) -> Tensor | None:
+        if new == 1 and keys == past + 1 and not decoder.ragged and decoder.model.slopes is None:
+            return None
+        if self.tables is None or self.tables.padding is not decoder.padding or self.tables.length < keys:
+            self.tables = Tables(decoder, max(keys, decoder.room.length))
+            self.prompt = None
+        if past:
+            return self.tables.bias(past, new, keys)
+        if self.prompt is None or self.prompt[0] != (new, keys):
+            self.prompt = (new, keys), self.tables.bias(past, new, keys)
+        return self.prompt[1]
+
+
+def mask_in_full(decoder: Decoder, past: int, new: int, keys: int) -> Tensor | None:
+    """What each new token must not see, as a number to add to its scores: [batch, 1 or heads, new, keys]."""
+    return hide(decoder.padding, decoder.model.slopes, decoder.dtype, past, new, keys)
+
+
+def hide(padding: Tensor, slopes: Tensor | None, dtype: torch.dtype, past: int | Tensor, new: int, keys: int) -> Tensor:
+    """The future and the `padding` [batch], hidden from each new token; with `slopes` [heads], distance counts too."""
+    key = torch.arange(keys, device=padding.device)
+    query = past + torch.arange(new, device=padding.device)  # the past may be a number on the device
+    seen = (key[None] <= query[:, None]) & (key >= padding[:, None, None])  # [batch, new, keys]
+    hidden = torch.zeros(seen.shape, dtype=dtype, device=padding.device)
+    # the type's least number, not infinity: a row of padding sees nothing, and its softmax must stay finite
+    hidden = hidden.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    if slopes is None:
+        return hidden
+    distance = (key - padding[:, None]).float()[:, None, None]  # [batch, 1, 1, keys]
+    return hidden + (slopes[None, :, None, None] * distance).to(dtype)

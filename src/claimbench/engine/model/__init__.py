@@ -1,0 +1,1 @@
+"""The reference transformer: three families of models in plain PyTorch."""

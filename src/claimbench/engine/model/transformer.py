@@ -1,0 +1,272 @@
+"""The reference transformer: one readable decoder for the Llama, GPT-BigCode and BLOOM families.
+
+It is plain PyTorch, a module per part. What document B takes apart is handed in as `Parts`: how a matrix is multiplied,
+how a norm, a softmax and a GELU are computed, how attention goes over a prompt and over one new token. Tensors are
+[batch, new, hidden] between layers and [batch, heads, new, head_dim] inside attention; a key-value cache holds
+[batch, kv_heads, keys, head_dim] per layer.
+
+Sources of the maths: Transformers' own Llama, Mistral, GPT-BigCode and BLOOM, which the tests compare with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from claimbench.engine.model.spec import Spec
+from claimbench.engine.model.weights import Affine, LayerWeights, Weights
+
+
+@dataclass
+class Span:
+    """Where one pass stands: the positions that it adds, and what they may attend to."""
+
+    past: int
+    """Slots of the cache that were filled before."""
+    positions: Tensor
+    """Of the new tokens in their rows, int64 [batch, new]; slots of padding have some valid position."""
+    bias: Tensor | None = None
+    """Added to the scores: [batch or 1, heads or 1, new, keys]. None: nothing but causality."""
+    packed: Packed | None = None
+    """What the new tokens are made of, where they are several requests' in one row."""
+
+    @property
+    def new(self) -> int:
+        return int(self.positions.shape[1])
+
+
+@dataclass
+class Packed:
+    """Requests one after the other in one row, none of which sees another: a prompt without padding."""
+
+    spans: list[Span]
+    """Each request's own pass."""
+    starts: Tensor
+    """Where each begins, and where the last ends: int32 [requests + 1]."""
+    longest: int
+
+
+class Slot(Protocol):
+    """One layer's place in a key-value cache."""
+
+    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        """Add [batch, kv_heads, new, head_dim]; all keys and all values, [batch, kv_heads, keys, head_dim]."""
+
+
+Linear = Callable[[Tensor], Tensor]
+Norm = Callable[[Tensor], Tensor]
+Softmax = Callable[[Tensor, Tensor | None, float], Tensor]
+"""(scores [..., keys], bias or None, scale) -> probabilities of the scores' type."""
+Attend = Callable[[Tensor, Tensor, Tensor, Span, float, Softmax], Tensor]
+"""(queries, keys, values, span, scale, softmax) -> [batch, heads, new, head_dim]."""
+
+
+class PlainLinear(nn.Module):
+    def __init__(self, affine: Affine) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(affine.weight, requires_grad=False)
+        self.bias = None if affine.bias is None else nn.Parameter(affine.bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+class PlainNorm(nn.Module):
+    """RMSNorm or LayerNorm, written out operation by operation, in float32 as Transformers computes it."""
+
+    def __init__(self, affine: Affine, spec: Spec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(affine.weight, requires_grad=False)
+        self.bias = None if affine.bias is None else nn.Parameter(affine.bias, requires_grad=False)
+        self.eps, self.centred = spec.eps, spec.norm == "layer"
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        if self.centred:
+            wide = wide - wide.mean(-1, keepdim=True)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        scaled = wide.to(x.dtype) * self.weight
+        return scaled if self.bias is None else scaled + self.bias
+
+
+class PlainGelu(nn.Module):
+    """GELU after a matrix, operation by operation: in its tanh form, or with the error function."""
+
+    def __init__(self, dense: Linear, spec: Spec) -> None:
+        super().__init__()
+        self.dense, self.by_tanh = dense, spec.activation == "tanh_gelu"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.dense(x)
+        if not self.by_tanh:
+            return 0.5 * y * (1.0 + torch.erf(y * math.sqrt(0.5)))
+        return 0.5 * y * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y * y * y)))
+
+
+def plain_softmax(scores: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Scale, mask, widen to float32, softmax, narrow: one pass over the scores each."""
+    scores = scores * scale
+    if bias is not None:
+        scores = scores + bias
+    return functional.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+
+
+def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
+    """Attention that writes the matrix of scores, [batch, heads, new, keys], to memory.
+
+    Queries that share a key-value head are one tall matrix, so that the head is read once and never repeated.
+    """
+    batch, heads, new, head_dim = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    grouped = q.reshape(batch, kv_heads, heads // kv_heads * new, head_dim)
+    scores = (grouped @ k.transpose(2, 3)).view(batch, heads, new, keys)
+    weights = softmax(scores, span.bias, scale).view(batch, kv_heads, heads // kv_heads * new, keys)
+    return (weights @ v).view(batch, heads, new, head_dim)
+
+
+def attend_one_by_one(attend: Attend) -> Attend:
+    """`attend`, over the requests of a packed row, one after the other."""
+
+    def attend_each(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
+        assert span.packed is not None
+        lengths = [own.new for own in span.packed.spans]
+        queries, keys, values = (torch.split(each, lengths, dim=2) for each in (q, k, v))
+        rows = zip(queries, keys, values, span.packed.spans, strict=True)
+        return torch.cat([attend(q, k, v, own, scale, softmax) for q, k, v, own in rows], 2)
+
+    return attend_each
+
+
+def never(past: int, new: int, keys: int) -> bool:
+    return False
+
+
+@dataclass
+class Parts:
+    """How the operations of a layer are done: the plain way, until an optimization puts another in its place."""
+
+    linear: Callable[[Affine], Linear] = PlainLinear
+    head: Callable[[Affine], Linear] | None = None
+    """The output head's product, where it is not as the others'."""
+    norm: Callable[[Affine, Spec], Norm] = PlainNorm
+    gelu: Callable[[Linear, Spec], Linear] = PlainGelu
+    softmax: Softmax = plain_softmax
+    attend_prompt: Attend = attend_by_scores
+    attend_packed: Attend | None = None
+    """Over a packed row; None: `attend_prompt` over each request."""
+    attend_step: Attend = attend_by_scores
+    causal: Callable[[int, int, int], bool] = never
+    """(past, new, keys) -> whether attention hides the future by itself; then it needs no bias to do so."""
+    look_up: Callable[[Tensor, Tensor], Tensor] = functional.embedding
+    """Token ids [batch, new] and the table of embeddings -> [batch, new, hidden]."""
+    add: Callable[[Tensor, Tensor], Tensor] = torch.add
+    """What a layer's half gives, the second, to the residual stream, the first, which nothing else reads afterwards."""
+
+    def attend(self, span: Span) -> Attend:
+        if span.packed is not None:
+            return self.attend_packed or attend_one_by_one(self.attend_prompt)
+        return self.attend_prompt if span.past == 0 else self.attend_step
+
+
+class Rotary(nn.Module):
+    """Rotary positions: pairs (i, i + head_dim / 2) of a head turn by position x theta^(-2i / head_dim)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, spec: Spec, device: torch.device) -> None:
+        super().__init__()
+        half = torch.arange(0, spec.arch.head_dim, 2, dtype=torch.float32, device=device) / spec.arch.head_dim
+        angles = torch.outer(torch.arange(spec.arch.context, device=device).float(), 1.0 / spec.rope_theta**half)
+        self.register_buffer("cos", torch.cat((angles, angles), -1).cos(), persistent=False)  # [context, head_dim]
+        self.register_buffer("sin", torch.cat((angles, angles), -1).sin(), persistent=False)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Turn x, [batch, heads, new, head_dim]."""
+        cos, sin = self.cos[positions].unsqueeze(1).to(x.dtype), self.sin[positions].unsqueeze(1).to(x.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-second, first), -1) * sin
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward; each reads a norm of the residual stream and adds to it."""
+
+    def __init__(self, spec: Spec, weights: LayerWeights, parts: Parts, rotary: Rotary | None) -> None:
+        super().__init__()
+        self.spec, self.parts, self.rotary = spec, parts, rotary
+        self.norm1, self.norm2 = parts.norm(weights.norm1, spec), parts.norm(weights.norm2, spec)
+        self.qkv, self.out = parts.linear(weights.qkv), parts.linear(weights.out)
+        up = parts.linear(weights.up)
+        self.up = up if spec.gated else parts.gelu(up, spec)
+        self.down = parts.linear(weights.down)
+        self.scale = spec.arch.head_dim**-0.5
+
+    def forward(self, x: Tensor, span: Span, slot: Slot) -> Tensor:
+        x = self.parts.add(x, self.attention(self.norm1(x), span, slot))
+        return self.parts.add(x, self.feed_forward(self.norm2(x)))
+
+    def attention(self, x: Tensor, span: Span, slot: Slot) -> Tensor:
+        arch = self.spec.arch
+        batch, new, _ = x.shape
+        heads = self.qkv(x).view(batch, new, arch.heads + 2 * arch.kv_heads, arch.head_dim).transpose(1, 2)
+        q, k, v = torch.split(heads, [arch.heads, arch.kv_heads, arch.kv_heads], dim=1)
+        if self.rotary is not None:
+            q, k = self.rotary(q, span.positions), self.rotary(k, span.positions)
+        keys, values = slot.write(k, v, span)
+        mixed = self.parts.attend(span)(q, keys, values, span, self.scale, self.parts.softmax)
+        return self.out(mixed.transpose(1, 2).reshape(batch, new, arch.heads * arch.head_dim))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        if not self.spec.gated:
+            return self.down(self.up(x))
+        gate, up = self.up(x).chunk(2, dim=-1)
+        return self.down(functional.silu(gate) * up)
+
+
+class Transformer(nn.Module):
+    """Token ids to hidden states, and hidden states to logits."""
+
+    def __init__(self, spec: Spec, weights: Weights, parts: Parts) -> None:
+        super().__init__()
+        self.spec, self.parts = spec, parts
+        device = weights.embedding.device
+        self.embedding = nn.Parameter(weights.embedding, requires_grad=False)
+        self.positions = None if weights.positions is None else nn.Parameter(weights.positions, requires_grad=False)
+        plain = weights.embedding_norm
+        self.embedding_norm = None if plain is None else parts.norm(plain, spec)
+        rotary = Rotary(spec, device) if spec.positions == "rotary" else None
+        self.layers = nn.ModuleList(Layer(spec, layer, parts, rotary) for layer in weights.layers)
+        self.norm = parts.norm(weights.norm, spec)
+        self.head = (parts.head or parts.linear)(Affine(weights.head))
+        slopes = alibi_slopes(spec.arch.heads * spec.ranks).chunk(spec.ranks)[spec.rank]
+        self.slopes = slopes.to(device) if spec.positions == "alibi" else None  # [heads]
+
+    def forward(self, tokens: Tensor, span: Span, slots: list[Slot]) -> Tensor:
+        """Token ids [batch, new] -> hidden states [batch, new, hidden], before the head."""
+        x = self.embed(tokens, span.positions)
+        for layer, slot in zip(self.layers, slots, strict=False):  # a draft of fewer layers leaves the last slots alone
+            x = layer(x, span, slot)
+        return self.norm(x)
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x = self.parts.look_up(tokens, self.embedding)
+        if self.positions is not None:
+            x = x + functional.embedding(positions, self.positions)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """How fast each head forgets, float32 [heads]: a geometric series (Press et al., 2021).
+
+    Between powers of two, the rest are every other member of the next power's series.
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (number + 1) / power) for number in range(power)]
+    slopes += [2 ** (-4 * (2 * number + 1) / power) for number in range(heads - power)]
+    return torch.tensor(slopes, dtype=torch.float32)

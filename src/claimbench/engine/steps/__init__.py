@@ -1,0 +1,1 @@
+"""Whole decode steps, and the prefill of packed rows."""

@@ -1,0 +1,86 @@
+"""Prefill of rows of several lengths as one row of real tokens, spread over a padded batch only where it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from claimbench.engine.kv_cache import Cache
+from claimbench.engine.masks import hide
+from claimbench.engine.model.transformer import Packed, Slot, Span
+
+if TYPE_CHECKING:
+    from claimbench.engine.decoder import Decoder
+
+
+class SpreadSlot:
+    """A layer's slot that is written a packed row, and holds it as a padded batch."""
+
+    def __init__(self, slot: Slot, padded: Span, place: Tensor) -> None:
+        self.slot, self.padded, self.place = slot, padded, place
+
+    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        """Packed in, [1, kv_heads, tokens, head_dim], and packed out: attention goes over the real tokens."""
+        self.slot.write(self._spread(keys), self._spread(values), self.padded)
+        return keys, values
+
+    def _spread(self, row: Tensor) -> Tensor:
+        return row[0][:, self.place].transpose(0, 1)  # [batch, kv_heads, longest, head_dim]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which token of the packed row stands where: laid out once, with the batch."""
+
+    prompt: Tensor
+    """The padded one that it was made for, [batch, longest]."""
+    tokens: Tensor
+    """[1, tokens]"""
+    positions: Tensor
+    """Of each token in its own row, [1, tokens]."""
+    starts: Tensor
+    """Where each row begins, and where the last one ends: int32 [batch + 1]."""
+    place: Tensor
+    """Where the packed row has each slot of the padded batch, [batch, longest]; for padding, the row's first token."""
+
+
+def lay_out(decoder: Decoder) -> Layout:
+    column = torch.arange(decoder.prompt.shape[1], device=decoder.device)
+    position = column - decoder.padding[:, None]  # [batch, longest]
+    real = position >= 0
+    starts = torch.tensor([0, *decoder.lengths], device=decoder.device).cumsum(0)
+    place = starts[:-1, None] + position.clamp(min=0)
+    return Layout(decoder.prompt, decoder.prompt[real][None], position[real][None], starts.int(), place)
+
+
+class PackedPrefill:
+    def __init__(self) -> None:
+        self.layout: Layout | None = None
+
+    def __call__(self, decoder: Decoder, cache: Cache) -> Tensor:
+        """Hidden states [batch, longest, hidden], those of padding without meaning."""
+        if self.layout is None or self.layout.prompt is not decoder.prompt:
+            self.layout = lay_out(decoder)
+        layout, longest = self.layout, max(decoder.lengths)
+        cache.keys_after(longest)
+        packed = Packed(_own_passes(decoder, layout, longest), layout.starts, longest)
+        padded = Span(past=0, positions=layout.place)
+        slots: list[Slot] = [SpreadSlot(slot, padded, layout.place) for slot in cache.slots]
+        span = Span(past=0, positions=layout.positions, packed=packed)
+        hidden: Tensor = decoder.model(layout.tokens, span, slots)  # [1, tokens, hidden]
+        cache.length += longest
+        return hidden[0][layout.place]
+
+
+def _own_passes(decoder: Decoder, layout: Layout, longest: int) -> list[Span]:
+    """Every request's pass; what is hidden in the longest one is hidden, as far as it goes, in each."""
+    positions = torch.split(layout.positions, decoder.lengths, dim=1)
+    slopes = decoder.model.slopes
+    if slopes is None and decoder.engine.parts.causal(0, longest, longest):
+        return [Span(0, own) for own in positions]
+    unpadded = decoder.padding.new_zeros(1)
+    bias = hide(unpadded, slopes, decoder.dtype, 0, longest, longest)  # [1, 1 or heads, longest, longest]
+    return [Span(0, own, bias[:, :, : own.shape[1], : own.shape[1]]) for own in positions]

@@ -1,0 +1,186 @@
+"""A decode step whose shapes never change: for code that is compiled once, and for graphs that are captured once.
+
+Where the new tokens stand is a number on the device instead of one in Python, so that nothing is specialised to it.
+Keys and values are written by index into tensors that stay where they are, and attention goes over all of the slots
+that it is given, with those that hold nothing yet masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from claimbench.engine.kv_cache import AllocatedCache, Cache
+from claimbench.engine.model.transformer import Layer, Slot, Span, Transformer
+
+if TYPE_CHECKING:
+    from claimbench.engine.decoder import Decoder, Step
+
+Run = TypeVar("Run", bound=Callable[..., Any])
+
+
+@dataclass
+class StaticSpan(Span):
+    """A pass behind a past whose length the device alone knows: `past` says that there is one, and no more."""
+
+    index: Tensor | None = None
+    """Slots that the new tokens fill, int64 [new]."""
+
+
+class StaticSlot:
+    """One layer's keys and values, which stay where they are: [batch, kv_heads, slots, head_dim]."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+
+    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+        assert isinstance(span, StaticSpan)
+        assert span.index is not None
+        self.keys.index_copy_(2, span.index, keys)
+        self.values.index_copy_(2, span.index, values)
+        return self.keys, self.values
+
+
+def static_span(past: Tensor, new: int, padding: Tensor, bias: Tensor | None) -> StaticSpan:
+    """The pass over `new` tokens behind `past` others, int64 []; rows begin after their `padding`, int64 [batch]."""
+    index = past + torch.arange(new, device=past.device)
+    return StaticSpan(1, (index - padding[:, None]).clamp(min=0), bias, index=index)
+
+
+def static_layer(layer: Layer, x: Tensor, span: StaticSpan, keys: Tensor, values: Tensor) -> Tensor:
+    """One layer of a step, [batch, new, hidden]; the same code for every layer and every length."""
+    out: Tensor = layer(x, span, StaticSlot(keys, values))
+    return out
+
+
+def static_step(
+    model: Transformer,
+    tokens: Tensor,
+    past: Tensor,
+    padding: Tensor,
+    bias: Tensor | None,
+    keys: list[Tensor],
+    values: list[Tensor],
+) -> Tensor:
+    """Token ids [batch, new] -> logits [batch, new, vocabulary]; without a bias, what is hidden is worked out here."""
+    from claimbench.engine.masks import hide
+
+    new = tokens.shape[1]
+    if bias is None:
+        bias = hide(padding, model.slopes, model.embedding.dtype, past, new, keys[0].shape[2])
+    slots: list[Slot] = [StaticSlot(*pair) for pair in zip(keys, values, strict=True)]
+    logits: Tensor = model.head(model(tokens, static_span(past, new, padding, bias), slots))
+    return logits
+
+
+class Place:
+    """Where a step stands in a cache that was allocated once, as tensors on the device."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.past = torch.zeros((), dtype=torch.int64, device=decoder.device)
+        self.biases: dict[tuple[int, int], Tensor] = {}
+
+    def slots(self, cache: Cache, new: int, slots: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of each of the model's layers, all slots of them or so many, with room for `new` tokens."""
+        assert isinstance(cache, AllocatedCache)
+        cache.keys_after(new)
+        self.past.fill_(cache.length)
+        layers = cache.allocated[: len(self.decoder.model.layers)]
+        return [slot.keys[:, :, :slots] for slot in layers], [slot.values[:, :, :slots] for slot in layers]
+
+    def bias(self, cache: Cache, new: int, keys: int) -> Tensor | None:
+        """What the mask that is plugged in makes, always in the same place; None for the plain one.
+
+        The plain mask is worked out inside of a static step.
+        """
+        from claimbench.engine.masks import mask_in_full
+
+        if self.decoder.engine.mask is mask_in_full:
+            return None
+        bias = self.decoder.engine.mask(self.decoder, cache.length, new, keys)
+        if bias is None:  # nothing is hidden any more
+            bias = torch.zeros((1, 1, new, keys), dtype=self.decoder.dtype, device=self.decoder.device)
+        kept = self.biases.get((new, keys))
+        if kept is None or kept.shape[:2] != bias.shape[:2]:
+            kept = self.biases[new, keys] = torch.empty_like(bias, memory_format=torch.contiguous_format)
+        return kept.copy_(bias)
+
+
+def own_code(function: Run) -> Run:
+    """`function` again, with code of its own.
+
+    Compiled graphs are kept by code and are limited in number: models in one process, such as a draft beside its model,
+    would look through each other's graphs and use up the limit together.
+    """
+    assert isinstance(function, FunctionType)
+    return cast(Run, FunctionType(function.__code__.replace(), function.__globals__, function.__name__))
+
+
+def step_compiled(decoder: Decoder, **how: Any) -> Step:
+    """The whole step in one graph, token ids in and logits out."""
+    place, compiled = Place(decoder), torch.compile(own_code(static_step), fullgraph=True, **how)
+
+    def step(tokens: Tensor, cache: Cache) -> Tensor:
+        new = tokens.shape[1]
+        keys, values = place.slots(cache, new)
+        bias = place.bias(cache, new, keys[0].shape[2])
+        logits: Tensor = compiled(decoder.model, tokens, place.past, decoder.padding, bias, keys, values)
+        cache.length += new
+        return logits
+
+    return step
+
+
+def step_of_compiled_layers(decoder: Decoder, **how: Any) -> Step:
+    """One graph, which is run for each layer; positions and mask are made once a step, outside."""
+    from claimbench.engine.masks import hide
+
+    place, compiled = Place(decoder), torch.compile(own_code(static_layer), fullgraph=True, **how)
+
+    def step(tokens: Tensor, cache: Cache) -> Tensor:
+        new, model = tokens.shape[1], decoder.model
+        keys, values = place.slots(cache, new)
+        bias = place.bias(cache, new, keys[0].shape[2])
+        if bias is None:
+            bias = hide(decoder.padding, model.slopes, decoder.dtype, place.past, new, keys[0].shape[2])
+        span = static_span(place.past, new, decoder.padding, bias)
+        x = model.embed(tokens, span.positions)
+        for layer, *slot in zip(model.layers, keys, values, strict=True):
+            x = compiled(layer, x, span, *slot)  # type: ignore[arg-type] # a ModuleList holds no type
+        cache.length += new
+        logits: Tensor = model.head(model.norm(x))
+        return logits
+
+    return step
+
+
+_open = False
+
+
+def is_open() -> bool:
+    """Whether what is captured must run as Python now, to be watched."""
+    return _open
+
+
+@contextmanager
+def in_the_open() -> Iterator[None]:
+    """While it lasts, compiled code runs as the Python that it was made from, and no graph is replayed."""
+    global _open
+    before, _open = _open, True
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        _open = before
+
+
+def how_to_compile(mode: str, code: str) -> dict[str, Any]:
+    """Arguments of `torch.compile` for the settings of a technique that compiles."""
+    return {"mode": mode} if code == "fused" else {"backend": "eager"}

@@ -1,0 +1,88 @@
+"""What a Transformers model is loaded from and driven by: the parts that optimizations change.
+
+The plain recipe is eager attention, a dynamic key-value cache and `model.generate`. Each optimization's
+`apply(recipe, settings)` changes the one part at its seam:
+
+    seam        part
+    attention   load["attn_implementation"], around
+    weights     load["quantization_config"]
+    compile     transforms
+    cache       cache
+    draft       drafts, uses_draft, drafting, generate
+    grad        around
+    loop        loop
+    history     earlier
+    injected    inference
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from claimbench.schema.cell import Workload
+from claimbench.technique import Technique
+
+CacheKind = Literal["dynamic", "static", "none"]
+
+
+@dataclass
+class Phase:
+    """Whether the pass about to run is the prompt's: compiled code serves decode steps and leaves prefill alone."""
+
+    prefill: bool = True
+
+
+@dataclass
+class Generation:
+    """One generation, as a loop sees it: what to run and where to hand each step's tokens."""
+
+    model: Any
+    """What is called: the model, or the wrapper that a transform made of it."""
+    prompt: Any
+    """Token ids, int64 tensor [batch, prompt tokens], on the device."""
+    new_tokens: int
+    cache: Any
+    """An empty cache, or None where every step recomputes the whole sequence."""
+    choose: Callable[[Any, Any], Any]
+    """(sequence [batch, length], logits [batch, vocabulary]) -> next tokens [batch]."""
+    emit: Callable[[Any], None]
+    """Hands over new columns [batch, n] and waits until the next step is asked for."""
+
+
+Loop = Callable[[Generation], None]
+
+
+@dataclass
+class Recipe:
+    dtype: str
+    """Name of the type of weights and activations, such as "bfloat16"."""
+    device: str = "cpu"
+    techniques: tuple[Technique, ...] = ()
+    """What changed it, to be proven of what ran."""
+    load: dict[str, Any] = field(default_factory=lambda: {"attn_implementation": "eager"})
+    """Keyword arguments of `from_pretrained`."""
+    transforms: list[Callable[[Any], Any]] = field(default_factory=list)
+    """model -> model, in order, after loading; may return a wrapper."""
+    cache: CacheKind = "dynamic"
+    generate: dict[str, Any] = field(default_factory=dict)
+    """Fields of the generation config, beside length, sampling and cache."""
+    drafting: dict[str, Any] = field(default_factory=dict)
+    """Fields of the generation config of the model that drafts."""
+    uses_draft: bool = False
+    """Whether the cell's draft checkpoint is the assistant."""
+    drafts: bool = False
+    """Whether a step may give several tokens, by any kind of draft."""
+    around: list[Callable[[], AbstractContextManager[Any]]] = field(default_factory=list)
+    """Contexts that a whole generation runs in."""
+    loop: Loop | None = None
+    """Drives the model in place of its own `generate`."""
+    earlier: Callable[[Workload], list[Workload]] | None = None
+    """The cell's workload -> others that are generated once each, in the same process, before its first generation."""
+    inference: dict[str, Any] = field(default_factory=dict)
+    """Settings of the system that puts its own modules into the model, where the backend has one."""
+    unsupported: list[str] = field(default_factory=list)
+    """Texts of the library's errors by which it says that it does not support what was asked for."""
+    phase: Phase = field(default_factory=Phase)

@@ -1,0 +1,62 @@
+"""Bytes of a model's weights: those that it holds, and those that a decode step reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+def _storage_type(parameter: Any) -> str:
+    """Class and type of what is stored: a torchao weight calls itself float32 and holds int8."""
+    inner = list(inner_tensors(parameter))
+    return f"{type(parameter).__name__} {str(max(inner, key=lambda part: part.nbytes).dtype).removeprefix('torch.')}"
+
+
+def inner_tensors(tensor: Any) -> Iterator[Any]:
+    """The plain tensors that a weight is stored in: packed values, scales, zero points."""
+    import torch
+
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None and type(tensor) is not torch.nn.Parameter:
+        for part in (getattr(tensor, name) for name in flatten()[0]):
+            if isinstance(part, torch.Tensor):  # a distributed one names its mesh of devices as well
+                yield from inner_tensors(part)
+        return
+    yield tensor.data
+    for extra in vars(tensor).values():
+        yield from _tensors_in(extra)
+
+
+def _tensors_in(thing: Any, depth: int = 2) -> Iterator[Any]:
+    """Tensors that a quantization state holds, such as the scales of a bitsandbytes weight."""
+    import torch
+
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif depth and type(thing).__name__ in ("QuantState", "MatmulLtState"):
+        for value in vars(thing).values():
+            yield from _tensors_in(value, depth - 1)
+
+
+def _storages(tensors: Iterable[Any]) -> dict[int, int]:
+    """Address -> bytes of each storage, shared ones once; a meta tensor has none."""
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta"]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def weight_bytes(model: Any) -> tuple[int, int]:
+    """Bytes that the model holds, buffers included, and bytes of weights that one decode step reads.
+
+    A step looks up one row of an embedding and reads all of everything else; an embedding that is also the output head
+    is read.
+    """
+    import torch
+
+    held: dict[int, int] = {}
+    read: dict[int, int] = {}
+    for module in model.modules():
+        weights = _storages(part for weight in module.parameters(recurse=False) for part in inner_tensors(weight))
+        held |= weights | _storages(module.buffers(recurse=False))
+        if not isinstance(module, torch.nn.Embedding):
+            read |= weights | _storages(_tensors_in(getattr(module, "state", None)))
+    return sum((held | read).values()), sum(read.values())

@@ -1,0 +1,27 @@
+"""How a cell ends, for claims about what is not supported or does not fit."""
+
+from __future__ import annotations
+
+from claimbench.judging.evidence import Evidence, Missing, any_side_at, doubts_about, resting_on, verdict_on
+from claimbench.schema.checks import OutcomeCheck
+from claimbench.schema.verdicts import CheckVerdict
+
+
+def judge(check: OutcomeCheck, study: str, evidence: Evidence) -> CheckVerdict:
+    side = any_side_at(study, check.of, evidence)
+    if side is None:
+        raise Missing(f"{check.of} cannot be run: {evidence.plan.row(study, check.of).unavailable}")
+    rests_on = {"blocks": side.end.blocks, **resting_on([side], evidence)}
+    outcomes = set(evidence.frames[side.cell].drop_duplicates("block")["outcome"].str.removeprefix("implied-"))
+    why = f": {side.end.reason}" if side.end.reason else ""
+    sentence = f"{side.title} ended {' and '.join(sorted(outcomes))}{why}."
+    if len(outcomes) > 1:
+        return verdict_on(check, sentence, "undecided", reason="Its blocks ended differently.", **rests_on)
+    holds = outcomes == {check.expect} and (check.reason_contains or "").lower() in (side.end.reason or "").lower()
+    if not holds and outcomes <= {"unavailable", "timeout", "error"}:
+        raise Missing(f"{check.of} ended {side.end.outcome}: {side.end.reason}")
+    return verdict_on(check, sentence, "supported" if holds else "refuted", reason=doubts_about([side]), **rests_on)
+
+
+def expected(check: OutcomeCheck, tolerance: float) -> str:
+    return f"ends {check.expect}" + (f", because of '{check.reason_contains}'" if check.reason_contains else "")

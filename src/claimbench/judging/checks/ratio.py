@@ -1,0 +1,44 @@
+"""One cell's metric over another's, with an interval over the rounds that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from claimbench.analysis import stats
+from claimbench.formatting import quantity, range_text
+from claimbench.judging.evidence import Evidence, Side, by_interval, resting_on, sides_of, verdict_on
+from claimbench.judging.expectations import bounds_text, direction
+from claimbench.schema.checks import GainCheck, RatioCheck
+from claimbench.schema.interval import Interval
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.verdicts import CheckVerdict
+
+
+def compared(
+    check: RatioCheck | GainCheck, study: str, evidence: Evidence, say: Callable[[list[Side], Interval], str]
+) -> CheckVerdict:
+    sides = sides_of(check, study, evidence)
+    if sides[0].cell == sides[1].cell and (len(sides) == 2 or sides[2].cell == sides[3].cell):
+        reason = f"{check.of} and {check.to} are the same cell here, so their ratio says nothing."
+        return verdict_on(check, f"Not judged: {reason}", "undecided", reason=reason, **resting_on(sides, evidence))
+    series = [evidence.blocks(side.cell, check.metric) for side in sides]
+    try:
+        found = stats.ratio_interval(*series) if len(series) == 2 else stats.gain_interval(*series)
+    except ValueError:
+        reason = f"a block has zero {METRICS[check.metric].title}, and a ratio with zero means nothing."
+        return verdict_on(check, f"Not judged: {reason}", "undecided", reason=reason, **resting_on(sides, evidence))
+    return by_interval(check, evidence, sides, found, check.expect, lambda interval: say(sides, interval))
+
+
+def judge(check: RatioCheck, study: str, evidence: Evidence) -> CheckVerdict:
+    def say(sides: list[Side], found: Interval) -> str:
+        of, to = sides
+        title = METRICS[check.metric].title
+        size = f"{quantity(found.estimate)} times that of '{to.title}' ({range_text(found)})"
+        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {direction(found, evidence.tolerance)}."
+
+    return compared(check, study, evidence, say)
+
+
+def expected(check: RatioCheck, tolerance: float) -> str:
+    return bounds_text(check.expect, tolerance)

@@ -1,0 +1,64 @@
+"""How a metric grows with what is swept: the exponent of a power law, with its interval."""
+
+from __future__ import annotations
+
+from claimbench.analysis import stats
+from claimbench.formatting import power
+from claimbench.judging.evidence import (
+    Evidence,
+    Missing,
+    Side,
+    by_interval,
+    curve,
+    joined,
+    resting_on,
+    side_at,
+    verdict_on,
+)
+from claimbench.judging.expectations import bounds_text
+from claimbench.schema.checks import ShapeCheck
+from claimbench.schema.interval import Interval
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.verdicts import CheckVerdict
+
+
+def judge(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
+    kept: list[tuple[float, str, list[Side]]] = []  # swept value, the other swept settings, of and to
+    missing: list[str] = []
+    pairs = [curve(study, address, check.over, evidence) for address in (check.of, check.to) if address]
+    for points in zip(*pairs, strict=True):
+        row = points[0][1]
+        others = str({key: value for key, value in row.sweep.items() if key != check.over})
+        try:
+            kept.append((float(row.sweep[check.over]), others, [side_at(study, name, evidence) for name, _ in points]))
+        except Missing as reason:
+            missing.append(str(reason))
+    if len({x for x, _, _ in kept}) < 2:
+        raise Missing(
+            f"a curve needs at least two points, and {len(kept)} gave numbers; {'; '.join(missing)}".rstrip("; ")
+        )
+    curves = [[(x, evidence.blocks(sides[k].cell, check.metric)) for x, _, sides in kept] for k in range(len(pairs))]
+    sides = [side for _, _, pair in kept for side in pair]
+    try:
+        found = stats.exponent_interval(curves[0], *curves[1:], groups=[others for _, others, _ in kept])
+    except ValueError as error:
+        return verdict_on(
+            check, f"Not judged: {error}.", "undecided", reason=f"{error}.", **resting_on(sides, evidence)
+        )
+    title = kept[0][2][0].row.title + (f" over {kept[0][2][1].row.title}" if check.to else "")
+    span = f"{min(x for x, _, _ in kept):g} to {max(x for x, _, _ in kept):g}"
+
+    def say(interval: Interval) -> str:
+        law = f"{check.over}^{power(interval.estimate)}"
+        if interval.low is not None and interval.high is not None:
+            law += f" ({power(interval.low)} to {power(interval.high)})"
+        metric = METRICS[check.metric].title
+        return f"{metric[0].upper()}{metric[1:]} of {title} goes as {law}, from {check.over} {span}."
+
+    judged = by_interval(check, evidence, sides, found, check.expect, say)
+    left_out = f"Left out: {'; '.join(missing)}." if missing else None
+    return judged.model_copy(update={"reason": joined(judged.reason, left_out)})
+
+
+def expected(check: ShapeCheck, tolerance: float) -> str:
+    return bounds_text(check.expect, tolerance)

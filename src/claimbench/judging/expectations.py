@@ -1,0 +1,62 @@
+"""Where a quantity must lie, and what an interval says about it. Also the words for both."""
+
+from __future__ import annotations
+
+import math
+
+from claimbench.formatting import quantity
+from claimbench.schema.checks import Expectation
+from claimbench.schema.interval import Interval
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.verdicts import Verdict
+
+Bounds = tuple[float, float]
+
+
+def bounds(expect: Expectation, tolerance: float) -> Bounds:
+    """The closed range that `expect` means; `above` and `below` leave out the ends of `same`: no quantity is both."""
+    if expect == "same":
+        return 1 - tolerance, 1 + tolerance
+    if expect == "above":
+        return math.nextafter(1 + tolerance, math.inf), math.inf
+    if expect == "below":
+        return -math.inf, math.nextafter(1 - tolerance, -math.inf)
+    if expect.about is not None and expect.within is not None:
+        ends = sorted((expect.about * (1 - expect.within), expect.about * (1 + expect.within)))
+        return ends[0], ends[1]
+    return (
+        -math.inf if expect.at_least is None else expect.at_least,
+        math.inf if expect.at_most is None else expect.at_most,
+    )
+
+
+def bounds_text(expect: Expectation, tolerance: float, unit: str = "") -> str:
+    low, high = bounds(expect, tolerance)
+    if isinstance(expect, str) and expect != "same":
+        return f"above {quantity(1 + tolerance)}" if expect == "above" else f"below {quantity(1 - tolerance)}"
+    if math.isinf(high):
+        return f"at least {quantity(low, unit)}"
+    if math.isinf(low):
+        return f"at most {quantity(high, unit)}"
+    return f"{quantity(low, unit)} to {quantity(high, unit)}"
+
+
+def verdict(found: Interval, wanted: Bounds) -> Verdict:
+    """Supported where all of the interval lies inside, refuted where none does; else, or without one, undecided."""
+    if found.low is None or found.high is None:
+        return "undecided"
+    if wanted[0] <= found.low and found.high <= wanted[1]:
+        return "supported"
+    return "refuted" if found.high < wanted[0] or found.low > wanted[1] else "undecided"
+
+
+def direction(found: Interval, tolerance: float) -> str:
+    """What a ratio shows by itself, whatever was claimed."""
+    for name in ("same", "above", "below"):
+        if verdict(found, bounds(name, tolerance)) == "supported":
+            return {"same": "the same", "above": "higher", "below": "lower"}[name]
+    return "too close to call" if found.low is not None else "one block cannot tell"
+
+
+def unit_of(metric: str) -> str:
+    return METRICS[metric].unit if metric in METRICS else ""

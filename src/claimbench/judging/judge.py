@@ -1,0 +1,106 @@
+"""Claims and a table -> verdicts. Pure.
+
+The rule, in words. A check is judged by the 95 % interval of its number: supported where the whole interval lies in the
+region that the check names, refuted where none of it does, undecided between, and undecided with fewer than two blocks.
+A check whose cells gave no numbers is not runnable here, and so is a figure of hardware that this machine is not;
+neither is ever refuted. A claim takes the verdict of its checks:
+
+1. refuted, if any check is refuted: the sentence says all of it.
+2. not runnable here, if no check could be judged, or if a check that any machine could judge was not runnable.
+3. Otherwise only figures of the document's own hardware (absolute, frontier) may be missing. The verdict is that of the
+   checks which were judged, and the reason names what was not: undecided if any of them is, else supported.
+
+What is written, `results/verdicts.json`: {"schema_version": 1, "device", "device_name", "tolerance", "claims": [...],
+"cells": {...}, "frontiers": {...}, "recommendations": [...]}. A claim is `ClaimVerdict`, its checks are `CheckVerdict`
+(schema/verdicts.py). A cell is what summary.py's `_summary` returns: outcome, reason, flags, settings, and per metric
+{"value", "low", "high", "blocks": [one median per block]}; metrics that were not measured are absent. A frontier is
+that of schema/frontier.py, a recommendation that of recommend.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from claimbench.judging.checks import judge_check
+from claimbench.judging.evidence import Evidence
+from claimbench.judging.other_hardware import device_names
+from claimbench.judging.recommend import recommendations
+from claimbench.judging.summary import summarise
+from claimbench.schema.frontier import Frontier
+from claimbench.schema.plan import Plan
+from claimbench.schema.study import Claim
+from claimbench.schema.verdicts import NOT_RUNNABLE, CheckVerdict, ClaimVerdict, Verdict, Verdicts
+
+ELSEWHERE_KINDS = ("absolute", "frontier")
+
+
+def judge(
+    plan: Plan,
+    table: pd.DataFrame,
+    tolerance: float | None = None,
+    frontiers: dict[str, Frontier] | None = None,
+) -> Verdicts:
+    """Verdicts on every claim of every study of `plan`; the tolerance is the plan's own unless given."""
+    tolerance = plan.params.measure.tolerance if tolerance is None else tolerance
+    evidence = Evidence(plan, table, tolerance, frontiers)
+    cells = summarise(plan, table)
+    names = device_names(plan.machine, plan.device)
+    return Verdicts(
+        device=plan.device,
+        device_name=names[0] if names else None,
+        tolerance=tolerance,
+        claims=tuple(
+            judge_claim(claim, study, evidence)
+            for study, planned in plan.studies.items()
+            for claim in planned.study.claims
+        ),
+        cells=cells,
+        frontiers=frontiers or {},
+        recommendations=tuple(recommendations(plan, table, cells, tolerance)),
+    )
+
+
+def verdicts(plan: Plan, table: pd.DataFrame, frontiers: dict[str, Frontier] | None = None) -> dict[str, Any]:
+    """What is written: the verdicts as plain JSON values."""
+    return judge(plan, table, frontiers=frontiers).model_dump(mode="json")
+
+
+def judge_claim(claim: Claim, study: str, evidence: Evidence) -> ClaimVerdict:
+    checks = tuple(judge_check(check, study, evidence) for check in claim.checks)
+    verdict, reason = combine(checks)
+    return ClaimVerdict(
+        study=study,
+        id=claim.id,
+        kind=claim.kind,
+        statement=claim.statement,
+        published=claim.published,
+        note=claim.note,
+        verdict=verdict,
+        reason=reason,
+        checks=checks,
+    )
+
+
+def combine(checks: tuple[CheckVerdict, ...]) -> tuple[Verdict, str | None]:
+    """The verdict of a claim from its checks, by the rule above, and the reason where it needs one."""
+    absent = [check for check in checks if check.verdict == NOT_RUNNABLE]
+    judged = [check for check in checks if check.verdict != NOT_RUNNABLE]
+    not_judged = f"Not judged: {_reasons(absent)}" if absent else None
+    if any(check.verdict == "refuted" for check in judged):
+        return "refuted", _joined(_reasons([check for check in judged if check.verdict == "refuted"]), not_judged)
+    if not judged or any(check.kind not in ELSEWHERE_KINDS for check in absent):
+        return NOT_RUNNABLE, _reasons(absent)
+    if any(check.verdict == "undecided" for check in judged):
+        return "undecided", _joined(_reasons([check for check in judged if check.verdict == "undecided"]), not_judged)
+    return "supported", _joined(_reasons(judged), not_judged)
+
+
+def _reasons(checks: list[CheckVerdict]) -> str | None:
+    found = dict.fromkeys(check.reason.rstrip(".") + "." for check in checks if check.reason)
+    return " ".join(found) or None
+
+
+def _joined(*parts: str | None) -> str | None:
+    return " ".join(part for part in parts if part) or None

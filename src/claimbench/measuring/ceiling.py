@@ -1,0 +1,131 @@
+"""The machine's measured limits: how fast memory can be read, how fast matrices multiply.
+
+A roofline from a data sheet flatters nobody but its author: these are the best of several plain kernels on this
+machine, so that a cell at 90 % of its ceiling really has only 10 % left.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from claimbench.errors import Unavailable
+from claimbench.measuring.measure import device_lock
+from claimbench.schema.cell import Device, PageCache
+from claimbench.system import page_cache
+
+REPEATS = 7
+ROUNDS = 3
+"""Of everything: a shared machine's slow phases last some ten seconds, and a limit must not come from one."""
+AT_LEAST_S = 0.6
+"""Short kernels are repeated this long, so that one quiet moment of a shared machine is among them."""
+DTYPES = ("float32", "bfloat16", "float16")
+READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}
+FILE_BYTES = 1 << 28
+FILE_READS = 3
+MATRIX_SIDES = (256, 512, 1024, 2048, 4096, 8192)
+LONGEST_PRODUCT_S = 0.25
+"""Some CPUs multiply 16-bit floats a thousand times slower than 32-bit ones; larger matrices are then not tried."""
+
+
+def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
+    """`read_bytes_per_s`, `matmul_flops_per_s` by dtype, `file_read_bytes_per_s` by state of the page cache, and on a
+    GPU `copy_bytes_per_s` (bytes read plus written).
+    """
+    import torch
+
+    with device_lock(device), torch.inference_mode():
+        rounds = [_rates(torch, device) for _ in range(ROUNDS)]
+        best = {name: max(rates[name] for rates in rounds) for name in rounds[0]}
+        ceilings: dict[str, Any] = {
+            "device": device,
+            "machine": machine_key,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "read_bytes_per_s": best["read"],
+            "matmul_flops_per_s": {name: best[name] for name in DTYPES},
+            "file_read_bytes_per_s": file_read_rates(Path.cwd(), FILE_BYTES),
+        }
+        if device == "cuda":
+            ceilings["copy_bytes_per_s"] = best["copy"]
+    return ceilings
+
+
+def _rates(torch: Any, device: Device) -> dict[str, float]:
+    """Per second: bytes read, operations by dtype, and on a GPU bytes copied."""
+    rates = {"read": _read_bandwidth(torch, device), **{name: _matmul_rate(torch, device, name) for name in DTYPES}}
+    return rates | ({"copy": _copy_bandwidth(torch)} if device == "cuda" else {})
+
+
+def _best_seconds(torch: Any, device: Device, run: Callable[[], Any]) -> float:
+    """The fastest of several runs: a limit is what the machine can do, not what it does on average."""
+    times: list[float] = []
+    while len(times) < REPEATS + 2 or sum(times) < AT_LEAST_S:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[2:])
+
+
+def _read_bandwidth(torch: Any, device: Device) -> float:
+    """Bytes per second of reading a tensor far larger than any cache: the best of a sum and a matrix-vector product."""
+    size = READ_BYTES[device]
+    matrix = torch.ones(size // 4 // 4096, 4096, device=device)
+    vector = torch.ones(4096, device=device)
+    best = min(_best_seconds(torch, device, matrix.sum), _best_seconds(torch, device, lambda: matrix @ vector))
+    return float(matrix.nbytes / best)
+
+
+def _copy_bandwidth(torch: Any) -> float:
+    source = torch.ones(READ_BYTES["cuda"] // 4, device="cuda")
+    target = torch.empty_like(source)
+    return float(2 * source.nbytes / _best_seconds(torch, "cuda", lambda: target.copy_(source)))
+
+
+def file_read_rates(folder: Path, size: int) -> dict[str, float | None]:
+    """Bytes per second of reading a file in `folder` from end to end, the best of some runs: `cold`, `warm`.
+
+    None where the page cache cannot be brought into that state, as on a file system that lives in memory. A virtual
+    machine's disk may be cached by its host: then even a cold read comes from memory, and is as real as a block's.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".claimbench-read-") as file:
+        noise = os.urandom(1 << 20)  # a disk that compresses would read zeros for nothing
+        for _ in range(-(-size // len(noise))):
+            file.write(noise)
+        file.flush()
+        os.fsync(file.fileno())
+        return {state: _file_read_rate(Path(file.name), state) for state in ("cold", "warm")}
+
+
+def _file_read_rate(path: Path, state: PageCache) -> float | None:
+    best = 0.0
+    for _ in range(FILE_READS):
+        try:
+            page_cache.prepare([path], state)
+        except Unavailable:
+            return None
+        start = time.perf_counter()
+        page_cache.read(path)
+        best = max(best, path.stat().st_size / (time.perf_counter() - start))
+    return best
+
+
+def _matmul_rate(torch: Any, device: Device, dtype: str) -> float:
+    """Operations per second (2 per multiply-add) of the best square product that takes at most `LONGEST_PRODUCT_S`."""
+    best = 0.0
+    for n in MATRIX_SIDES:
+        left, right = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        seconds = _best_seconds(torch, device, functools.partial(torch.matmul, left, right))
+        best = max(best, 2 * n**3 / seconds)
+        if seconds * 8 > LONGEST_PRODUCT_S:
+            break
+    return best

@@ -1,0 +1,306 @@
+"""Runs a cell that has several ranks: starts the launcher, relays between the ranks, ends all when one fails.
+
+It is the worker that the supervisor started, so its messages are those of any block; rank 0's pass through. Every rank
+has two lines here: its own and its keeper's (see rank_process.py).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import psutil
+
+from claimbench.errors import Unavailable
+from claimbench.measuring import rank_protocol
+from claimbench.schema.cell import Cell
+from claimbench.system import launchers
+
+Say = Callable[..., None]
+
+SETTLE_S = 1.0  # after the first bad news: a dead peer makes others fail as well, and may be heard of second
+LEAVE_S = 5.0
+KEPT_LINES = 40
+LONGEST_PATH = 100  # of a socket, in bytes; the kernel's limit is 107
+WORST_FIRST = ("killed", "oom", "unavailable", "wrong", "error", "ended", "launcher")
+
+
+class News(NamedTuple):
+    """Something that happened: a message or the end of a line, or the end of the launcher (rank -1)."""
+
+    role: str
+    rank: int
+    message: dict[str, Any] | None
+
+
+class Failure(NamedTuple):
+    rank: int
+    kind: str
+    """One of WORST_FIRST."""
+    reason: str
+    signal: str | None = None
+
+
+class Company:
+    """The lines to all ranks, and what is known of each."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.lines: dict[tuple[str, int], Connection] = {}
+        self.processes: list[psutil.Process] = []
+        self.size: int | None = None
+        self.answers: dict[int, Any] = {}
+        self.printed: dict[int, list[str]] = {}
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _accept(self, listener: Listener) -> None:
+        while True:
+            try:
+                line = listener.accept()
+                hello = rank_protocol.receive(line)
+            except (AuthenticationError, EOFError, ValueError):
+                continue  # not one of ours
+            except OSError:
+                return
+            self.news.put(News("hello", hello["RANK"], hello | {"line": line}))
+
+    def greet(self, hello: dict[str, Any], request: dict[str, Any]) -> None:
+        """Take a line in; with the last one there, every rank gets the request."""
+        role, rank, line = hello["role"], hello["RANK"], hello["line"]
+        self.size = hello["WORLD_SIZE"]
+        self.lines[role, rank] = line
+        if hello["host"] == socket.gethostname():
+            with suppress(psutil.NoSuchProcess):
+                self.processes.append(psutil.Process(hello["pid"]))
+        threading.Thread(target=self._listen, args=(role, rank, line), daemon=True).start()
+        if sum(role == "rank" for role, _ in self.lines) == self.size and role == "rank":
+            for each in range(self.size):
+                self.tell(each, request)
+
+    def _listen(self, role: str, rank: int, line: Connection) -> None:
+        while True:
+            try:
+                message = rank_protocol.receive(line)
+            except (OSError, EOFError, ValueError):
+                self.news.put(News(role, rank, None))
+                return
+            self.news.put(News(role, rank, message))
+
+    def tell(self, rank: int, message: dict[str, Any], role: str = "rank") -> None:
+        with suppress(OSError):  # its end is news of its own
+            rank_protocol.send(self.lines[role, rank], message)
+
+    def relay(self, call: dict[str, Any]) -> None:
+        """Tell rank 0's call to the others; with nobody else there, it is answered at once."""
+        self.answers = {}
+        for rank in range(1, self.size or 1):
+            self.tell(rank, call)
+        self._let_go()
+
+    def answer(self, rank: int, answer: Any) -> None:
+        self.answers[rank] = answer
+        self._let_go()
+
+    def _let_go(self) -> None:
+        others = range(1, self.size or 1)
+        if len(self.answers) == len(others):
+            for rank in others:
+                self.tell(rank, {"go": True})
+            self.tell(0, {"answers": [self.answers[rank] for rank in others]})
+
+    def end(self) -> None:
+        """End every rank, by id, and wait until it is gone; keepers elsewhere see their line close."""
+        for process in self.processes:
+            with suppress(psutil.NoSuchProcess):  # psutil compares start times: a number used anew is not hit
+                process.kill()
+        for line in self.lines.values():
+            line.close()
+        psutil.wait_procs(self.processes, timeout=LEAVE_S)
+
+
+def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -> None:
+    """Run the cell's ranks and say what rank 0 says; or how the first of them failed.
+
+    Raises:
+        Unavailable: the launcher is not installed.
+    """
+    say("phase", name="launch")
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:  # made 0700
+        secret = secrets.token_bytes(32)
+        with _listener(cell.nodes, Path(folder), secret) as (listener, address):
+            company = Company(listener)
+            with _launched(cell, [*command, address], secret, company) as last_lines, _ended(company):
+                failure = Course(company, request, say, last_lines).run()
+    if failure:
+        detail = "".join(company.printed.get(failure.rank, last_lines))
+        outcome = "error" if failure.kind in ("killed", "ended", "launcher") else failure.kind
+        say("refused", outcome=outcome, reason=failure.reason, signal=failure.signal, detail=detail)
+
+
+@contextmanager
+def _listener(nodes: int, folder: Path, secret: bytes) -> Iterator[tuple[Listener, str]]:
+    """A socket in `folder`; a port of this machine where its name is too long, or one for ranks on several nodes."""
+    path = str(folder / "line")
+    in_folder = nodes == 1 and len(os.fsencode(path)) <= LONGEST_PATH
+    host = "127.0.0.1" if nodes == 1 else launchers.address()
+    where: Any = path if in_folder else (host, 0)
+    with Listener(where, family="AF_UNIX" if in_folder else "AF_INET", authkey=secret, backlog=64) as listener:
+        bound: Any = listener.address
+        yield listener, path if in_folder else f"{host}:{bound[1]}"
+
+
+@contextmanager
+def _launched(cell: Cell, command: list[str], secret: bytes, company: Company) -> Iterator[deque[str]]:
+    """The launcher, while it runs; yields the last lines of its standard error."""
+    threads = str(launchers.threads(cell.devices // cell.nodes, cell.protocol.threads))
+    names = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, rank_protocol.SECRET: secret.hex()}
+    try:
+        launcher = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **names},
+            preexec_fn=launchers.die_with_parent,
+        )
+    except OSError as error:
+        raise Unavailable(f"the launcher {command[0]} does not start ({error.strerror}): is it installed?") from error
+    assert launcher.stderr is not None
+    lines: deque[str] = deque(maxlen=KEPT_LINES)
+    threading.Thread(target=_pass_on, args=(launcher, launcher.stderr, lines, company), daemon=True).start()
+    try:
+        yield lines
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            launcher.wait(LEAVE_S)
+        launcher.kill()
+        launcher.wait()
+
+
+def _pass_on(launcher: subprocess.Popen[str], stream: IO[str], lines: deque[str], company: Company) -> None:
+    for line in stream:
+        lines.append(line)
+        sys.stderr.write(line)
+    company.news.put(News("launcher", -1, {"status": launcher.wait()}))
+
+
+@contextmanager
+def _ended(company: Company) -> Iterator[None]:
+    """Whatever happens inside, no rank outlives it; a polite end asked for by the supervisor included."""
+
+    def leave(*_: Any) -> None:
+        raise SystemExit(1)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        company.end()
+
+
+class Course:
+    """What the ranks have said and done so far, and which of them failed."""
+
+    def __init__(self, company: Company, request: dict[str, Any], say: Say, last_lines: deque[str]) -> None:
+        self.company = company
+        self.request = request
+        self.say = say
+        self.last_lines = last_lines
+        self.phase = "launch"
+        self.failures: list[Failure] = []
+        self.codes: dict[int, int] = {}
+        """Exit codes of ranks, from their keepers."""
+        self.silent: set[int] = set()
+        """Ranks whose own line has ended: all that they said has been heard."""
+        self.done = False
+        self.closing = False
+
+    def run(self) -> Failure | None:
+        """Serve the ranks until all have ended well, or until it is clear which one failed."""
+        deadline: float | None = None
+        while not (self.done and len(self.codes) == self.company.size):
+            wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                self.take(self.company.news.get(timeout=wait_s))
+            except queue.Empty:
+                break
+            if deadline is None and (self.failures or self.done):
+                deadline = time.monotonic() + (SETTLE_S if self.failures else LEAVE_S)
+        return min(self.failures, key=lambda failure: WORST_FIRST.index(failure.kind), default=None)
+
+    def take(self, news: News) -> None:
+        role, rank, message = news
+        if role == "launcher":
+            if not self.done and message:
+                self.failures.append(_launcher_ended(message["status"], self.company, self.last_lines))
+        elif role == "hello" and message:
+            self.company.greet(message, self.request)
+        elif role == "keeper":
+            self.take_from_keeper(rank, message)
+        elif message is None:
+            self.silent.add(rank)
+            self.judge_end(rank)
+        elif "call" in message:
+            self.closing = message["call"] == "close"
+            self.company.relay(message)
+        elif "answer" in message:
+            self.company.answer(rank, message["answer"])
+        elif message["event"] == "refused":
+            self.failures.append(Failure(rank, message["outcome"], f"rank {rank}: {message['reason']}"))
+        elif rank == 0:
+            self.phase = message["name"] if message["event"] == "phase" else self.phase
+            self.done = message["event"] == "done"
+            self.say(**message)
+
+    def take_from_keeper(self, rank: int, message: dict[str, Any] | None) -> None:
+        if message:
+            self.codes[rank] = message["ended"]
+            self.company.printed[rank] = message["lines"]
+            self.company.tell(rank, {"heard": True}, role="keeper")
+            self.judge_end(rank)
+        elif rank not in self.codes:
+            reason = f"rank {rank} vanished with its keeper, during: {self.phase}"
+            self.failures.append(Failure(rank, "killed", reason))
+
+    def judge_end(self, rank: int) -> None:
+        """Once all that a rank said has been heard, and how it ended: was it meant to end here?"""
+        if rank not in self.codes or rank not in self.silent:
+            return
+        code = self.codes[rank]
+        if code < 0:
+            name = signal.Signals(-code).name
+            reason = f"rank {rank} was killed by {name}, during: {self.phase}"
+            kind = "launcher" if name == "SIGTERM" else "killed"  # how a launcher ends the others after a failure
+            self.failures.append(Failure(rank, kind, reason, name))
+        elif code or not (self.done or (self.closing and rank)):
+            reason = f"rank {rank} ended with status {code}, during: {self.phase}"
+            self.failures.append(Failure(rank, "ended", reason))
+
+
+def _launcher_ended(status: int, company: Company, last_lines: deque[str]) -> Failure:
+    """A launcher that ends first has its reason in what it printed; a port that is taken is the common one."""
+    text = "".join(last_lines)
+    here = sum(role == "rank" for role, _ in company.lines)
+    if "EADDRINUSE" in text or "address already in use" in text.lower():
+        return Failure(
+            -1, "error", "the launcher's rendezvous port is in use: choose another, or let it find a free one"
+        )
+    errors = [line.strip() for line in text.splitlines() if "error" in line.lower()]
+    why = f": {errors[-1]}" if errors else ""
+    return Failure(-1, "launcher", f"the launcher ended with status {status}, {here} ranks having started{why}"[:500])

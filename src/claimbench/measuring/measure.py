@@ -1,0 +1,141 @@
+"""One block of one cell -> one result, in a supervised fresh process, with the device to itself.
+
+A failed experiment is a written result and a successful command; only Claimbench's own mistakes are raised.
+
+Names in `Result.memory`, all bytes: `rss_before_load`, `rss_after_load`, `rss_peak` (while generating), `weights`,
+`step_weights` (read by one decode step), `kv_cache` (at full length), and on a GPU `device_allocated_peak`,
+`device_reserved_peak` (the allocator's) and `device_used` (the driver's, everyone's). Where a cell runs in several
+processes they are sums over its ranks, and `Result.ranks` has each one's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from claimbench.errors import ResultError, Unavailable
+from claimbench.measuring.supervisor import supervise
+from claimbench.planning.availability import lacking
+from claimbench.schema import result
+from claimbench.schema.cell import Cell, Device
+from claimbench.schema.result import Key, Result
+from claimbench.system import machine, page_cache, scratch
+
+
+def measure(
+    cell: Cell,
+    block: int,
+    key: Key,
+    output: Path,
+    *,
+    checkpoint: Path | None,
+    draft: Path | None = None,
+    reference: Cell | None = None,
+    reference_checkpoint: Path | None = None,
+    smaller: Path | None = None,
+    python: str = sys.executable,
+) -> Result:
+    """Measure block `block` of `cell` and write it to `output`; a valid result that is there already is kept.
+
+    `checkpoint` and `draft` are folders with a manifest; `reference` is compared with in block 0, and is loaded from
+    `reference_checkpoint` where its layout is another (that of several ranks); `smaller` is the result of the same cell
+    at a smaller batch, which decides whether this one can fit.
+    """
+    kept = _already_there(output, cell, block, key)
+    if kept:
+        return kept
+    started = datetime.now(UTC)
+    clock = time.monotonic()
+    facts: dict[str, Any] = {"machine": machine.identify()}
+    refusal = _known_before(cell, smaller)
+    if refusal:
+        facts |= refusal
+    else:
+        with device_lock(cell.device):
+            kept = _already_there(output, cell, block, key)
+            if kept:
+                return kept
+            facts |= _checkpoint_facts(cell, checkpoint, draft)
+            if "outcome" not in facts:
+                request = {
+                    "cell": cell.model_dump(mode="json"),
+                    "checkpoint": str(checkpoint) if checkpoint else None,
+                    "draft": str(draft) if draft else None,
+                    "reference": reference.model_dump(mode="json") if reference and block == 0 else None,
+                    "reference_checkpoint": str(reference_checkpoint) if reference_checkpoint else None,
+                }
+                before = machine.telemetry(cell.device)
+                facts |= supervise(cell, request, python)
+                facts["telemetry"] |= {"before": before, "after": machine.telemetry(cell.device)}
+    record = Result(
+        cell=cell,
+        block=block,
+        key=key,
+        started_at=started.isoformat(timespec="seconds"),
+        duration_s=round(time.monotonic() - clock, 3),
+        **facts,
+    )
+    result.write(output, record)
+    return record
+
+
+def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | None:
+    if not output.exists():
+        return None
+    try:
+        found = result.read(output)
+    except ResultError:
+        return None
+    return found if (found.cell, found.block, found.key) == (cell, block, key) else None
+
+
+def _known_before(cell: Cell, smaller: Path | None) -> dict[str, Any] | None:
+    """An outcome that needs no process: what this machine lacks, or a smaller batch that did not fit."""
+    if smaller is not None:
+        previous = result.read(smaller)
+        if previous.outcome in ("oom", "implied-oom"):
+            batch = previous.cell.workload.batch
+            return {"outcome": "implied-oom", "reason": f"batch {batch} of the same cell is already out of memory"}
+    reason = lacking(cell)
+    return {"outcome": "unavailable", "reason": reason} if reason else None
+
+
+def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -> dict[str, Any]:
+    """What is to be loaded, and how much of it lies in the page cache: `telemetry["checkpoint"]`, in bytes."""
+    from claimbench.checkpoints import manifest
+    from claimbench.errors import CorruptCheckpoint
+
+    facts: dict[str, Any] = {"telemetry": {}}
+    try:
+        if draft:
+            manifest.verify(draft)
+        if checkpoint:
+            facts["checkpoint_sha256"] = manifest.verify(checkpoint).sha256
+    except CorruptCheckpoint as error:
+        return {"outcome": "error", "reason": str(error).splitlines()[0], "detail": str(error)}
+    files = [file for folder in (checkpoint, draft) if folder for file in sorted(folder.glob("*.safetensors"))]
+    try:
+        found = page_cache.prepare(files, cell.protocol.page_cache)
+    except Unavailable as error:
+        return {"outcome": "unavailable", "reason": str(error)}
+    return facts | ({"telemetry": {"checkpoint": found._asdict()}} if files else {})
+
+
+@contextmanager
+def device_lock(device: Device) -> Iterator[None]:
+    """One timing job at a time per device, across every checkout; the kernel frees it if its holder dies."""
+    path = scratch.temporary() / f"claimbench-{os.getuid()}-{device}.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"claimbench: waiting for another measurement on {device}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

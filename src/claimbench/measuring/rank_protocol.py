@@ -1,0 +1,223 @@
+"""How the ranks of one cell keep step, over a line of their own: nothing here knows torch, gloo or nccl.
+
+Rank 0 measures its own session, and each call on it is first told to the others, which make the same call:
+
+    rank 0     {"call": "generate", "arguments": []}  ->  conductor  ->  the others
+    others     {"answer": ...}  ->  conductor; with the last answer, it lets all go on at the same moment
+    rank 0     {"answers": [...]}
+
+Nothing is sent while a generation is timed: its call and the common start come before the clock starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+from claimbench import backends
+from claimbench.backends import Session
+from claimbench.errors import WrongOutput
+from claimbench.measuring.clock import hash_tokens, rows_of
+from claimbench.schema.cell import Cell
+from claimbench.system import launchers, machine
+from claimbench.system import memory as footprint
+
+SECRET = "CLAIMBENCH_RANKS_SECRET"  # noqa: S105 - the name of the variable that holds it
+
+
+def connect(address: str, role: str, place: dict[str, int]) -> Connection:
+    """A line to the conductor at `address`: a socket's path, or host:port where ranks are on several machines."""
+    host, _, port = address.rpartition(":")
+    where: Any = (host, int(port)) if host else address
+    line: Connection = Client(where, authkey=bytes.fromhex(os.environ[SECRET]))
+    send(line, {"role": role, **place, "pid": os.getpid(), "host": socket.gethostname()})
+    return line
+
+
+def send(line: Connection, message: dict[str, Any]) -> None:
+    line.send_bytes(json.dumps(message).encode())
+
+
+def receive(line: Connection) -> Any:
+    return json.loads(line.recv_bytes())
+
+
+class Record:
+    """What one rank says of itself: who it is, how long it loaded, what it holds."""
+
+    def __init__(self) -> None:
+        self.memory = {"rss_before_load": footprint.resident()}
+        self.load_ns = 0
+        self.begun = time.perf_counter_ns()
+
+    def since_begun(self) -> int:
+        return time.perf_counter_ns() - self.begun
+
+    def note_loaded(self) -> None:
+        self.load_ns = self.since_begun()
+        self.memory["rss_after_load"] = footprint.resident()
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "rank": launchers.rank(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "threads": int(os.environ.get("OMP_NUM_THREADS", machine.usable_cores())),
+            "load_ns": self.load_ns,
+            "memory": self.memory,
+        }
+
+
+class Together:
+    """A generation that all ranks are in. None can leave it alone, so closing it early runs it to its end."""
+
+    def __init__(self, steps: Iterator[Any]) -> None:
+        self.steps = steps
+        self.columns: list[Any] = []
+
+    def __iter__(self) -> Together:
+        return self
+
+    def __next__(self) -> Any:
+        column = next(self.steps)
+        self.columns.append(column)
+        return column
+
+    def close(self) -> None:
+        for _ in self:
+            pass
+
+    def sha256(self) -> str:
+        return hash_tokens(rows_of(self.columns))
+
+
+class Lead:
+    """Rank 0's session, shared: a `Session` whose every call the other ranks make as well."""
+
+    def __init__(self, channel: Connection, ranks: int) -> None:
+        self.channel = channel
+        self.ranks = ranks
+        self.session: Session
+        self.last: Together | None = None
+
+    def share(self, session: Session) -> Lead:
+        """Wait until every rank has loaded."""
+        self.session = session
+        self._tell("loaded")
+        self._answers()
+        return self
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.session.prompt_tokens
+
+    def generate(self) -> Iterator[Any]:
+        self._compare_tokens()
+        self._tell("generate")
+        self.last = Together(self.session.generate())
+        self._answers()
+        return self.last
+
+    def memory(self) -> dict[str, int]:
+        self._tell("memory")
+        own = self.session.memory()
+        self._answers()
+        return own
+
+    def prove(self) -> dict[str, Any]:
+        """Rank 0's proof, and those of the others under `ranks`."""
+        self._compare_tokens()
+        self._tell("prove")
+        own = self.session.prove()
+        return own | {"ranks": self._answers()}
+
+    def log_probs(self, tokens: list[int]) -> Any:
+        self._tell("log_probs", tokens)
+        own = self.session.log_probs(tokens)
+        self._answers()
+        return own
+
+    def cpu_seconds(self) -> float:
+        """That the other ranks on this machine have computed."""
+        self._tell("cpu_seconds")
+        here = socket.gethostname()
+        return float(sum(seconds for host, seconds in self._answers() if host == here))
+
+    def records(self) -> list[dict[str, Any]]:
+        """What each of the other ranks says of itself, memory included."""
+        self._tell("record")
+        return self._answers()
+
+    def close(self) -> None:
+        self._tell("close")
+        self.session.close()
+        self._answers()
+
+    def _compare_tokens(self) -> None:
+        """A rank that drew other tokens than rank 0 has been computing another sentence since.
+
+        Raises:
+            WrongOutput: it did. A session that serves rows of its own in every rank says so by `streams`.
+        """
+        if self.last is None:
+            return
+        self._tell("tokens")
+        own, self.last = self.last.sha256(), None
+        answers = self._answers()
+        if getattr(self.session, "streams", 1) > 1:
+            return
+        others = [number for number, answer in enumerate(answers, start=1) if answer != own]
+        if others:
+            raise WrongOutput(f"rank {others[0]} emitted other tokens than rank 0 in the same generation")
+
+    def _tell(self, call: str, *arguments: Any) -> None:
+        send(self.channel, {"call": call, "arguments": arguments})
+
+    def _answers(self) -> list[Any]:
+        """The others' answers in order of rank, once the last is there; all ranks go on from here together."""
+        answers: list[Any] = receive(self.channel)["answers"]
+        return answers
+
+
+def follow(cell: Cell, request: dict[str, Any], channel: Connection) -> None:
+    """Load, and make each call that rank 0 makes, until it closes."""
+    backends.import_libraries(cell.backend)
+    record = Record()
+    checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
+    session = backends.find(cell.backend).load(cell, checkpoint or Path(), draft)
+    record.note_loaded()
+    generation = Together(iter(()))
+    while True:
+        message = receive(channel)
+        call = message["call"]
+        answer: Any = None
+        if call == "generate":
+            generation = Together(session.generate())
+        elif call == "tokens":
+            answer = generation.sha256()
+        elif call == "memory":
+            record.memory |= session.memory()
+            footprint.reset_peak()
+        elif call == "prove":
+            answer = session.prove()
+        elif call == "log_probs":
+            session.log_probs(*message["arguments"])
+        elif call == "cpu_seconds":
+            answer = [socket.gethostname(), machine.cpu_ticks()["own"]]
+        elif call == "record":
+            record.memory |= footprint.peaks(cell.device)
+            answer = record.described()
+        elif call == "close":
+            session.close()
+        send(channel, {"answer": answer})
+        receive(channel)  # all ranks go on from here together
+        if call == "generate":
+            generation.close()
+        elif call == "close":
+            return

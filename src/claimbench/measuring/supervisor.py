@@ -1,0 +1,175 @@
+"""Starts a block's worker, watches the clock, and turns whatever happens to it into an outcome."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+
+from claimbench.schema.cell import Cell
+from claimbench.system import machine, scratch
+
+GRACE_S = 5.0
+KEPT_LINES = 40
+
+
+def supervise(cell: Cell, request: dict[str, Any], python: str) -> dict[str, Any]:
+    """Fields of a result: what the worker said until it ended or its time was up, and how it ended.
+
+    `request` is what the worker reads; `python` is the interpreter that runs it.
+    """
+    with closing(scratch.Scratch(scratch.temporary())) as own:
+        environment = _environment(cell, own.folder)
+        return _supervise_in(cell, request, [python, "-m", "claimbench.measuring.worker"], environment)
+
+
+def _environment(cell: Cell, temporary: Path) -> dict[str, str]:
+    """`temporary` is for whatever libraries leave behind: torchrun, for one, a folder of logs for each start."""
+    threads = str(cell.protocol.threads or machine.usable_cores())
+    cache = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve()
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(temporary),
+    }
+
+
+def _supervise_in(
+    cell: Cell, request: dict[str, Any], command: list[str], environment: dict[str, str]
+) -> dict[str, Any]:
+    oom_kills = _kernel_oom_kills()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    messages: list[dict[str, Any]] = []
+    lines: list[str] = []
+    readers = [
+        threading.Thread(target=_collect_messages, args=(process.stdout, messages), daemon=True),
+        threading.Thread(target=_collect_lines, args=(process.stderr, lines), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    timed_out = False
+    try:
+        try:
+            process.stdin.write(json.dumps(request))
+            process.stdin.close()
+        except BrokenPipeError:
+            pass
+        process.wait(timeout=cell.protocol.timeout_s)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+    finally:
+        _end_group(process)
+    for reader in readers:
+        reader.join(timeout=GRACE_S)
+    facts = _facts(messages)
+    facts |= _ending(process.returncode, messages, timed_out, cell.protocol.timeout_s, _kernel_oom_kills() - oom_kills)
+    if facts["outcome"] != "ok":
+        of_its_rank = messages[-1].get("detail") if messages else None
+        facts["detail"] = (of_its_rank or "".join(lines))[-4000:] or None
+    return facts
+
+
+def _collect_messages(stream: IO[str], messages: list[dict[str, Any]]) -> None:
+    for line in stream:
+        try:
+            messages.append(json.loads(line))
+        except ValueError:  # a line cut short by the death of the worker
+            return
+
+
+def _collect_lines(stream: IO[str], lines: list[str]) -> None:
+    for line in stream:
+        lines.append(line)
+        del lines[:-KEPT_LINES]
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End the worker and what it started (compilers, say); the group is its own, so nothing else is hit."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sent)
+        except (ProcessLookupError, PermissionError):
+            break
+        try:
+            process.wait(timeout=GRACE_S if sent == signal.SIGTERM else None)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _facts(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the worker said, as fields of a result."""
+    facts: dict[str, Any] = {"warmup": [], "samples": [], "flags": []}
+    single = {"loaded", "memory", "proof", "fidelity", "energy", "tokens"}
+    for message in messages:
+        event = message["event"]
+        if event == "warmup":
+            facts["warmup"].append(message["sample"])
+        elif event == "sample":
+            facts["samples"].append(message["sample"])
+        elif event == "flag":
+            facts["flags"].append(message["flag"])
+        elif event in single:
+            facts |= {name: value for name, value in message.items() if name != "event"}
+    if facts["warmup"]:
+        facts["first_call_ns"] = facts["warmup"][0]["wall_ns"]
+    return facts
+
+
+def _ending(
+    status: int | None, messages: list[dict[str, Any]], timed_out: bool, limit_s: float, oom_kills: int
+) -> dict[str, Any]:
+    phase = next((m["name"] for m in reversed(messages) if m["event"] == "phase"), "start")
+    last = messages[-1] if messages else {"event": "none"}
+    if last["event"] == "done":
+        hashes = {m["sample"]["tokens_sha256"] for m in messages if m["event"] in ("warmup", "sample")}
+        if len(hashes) > 1:
+            return {"outcome": "wrong", "reason": "generations of one block, warm-up included, differ in their tokens"}
+        return {"outcome": "ok"}
+    if last["event"] == "refused":
+        if last.get("signal") == "SIGKILL" and oom_kills > 0:
+            return {"outcome": "oom", "reason": f"{last['reason']} (by the kernel, for memory)"}
+        return {"outcome": last["outcome"], "reason": last["reason"]}
+    if timed_out:
+        return {"outcome": "timeout", "reason": f"over {limit_s:g} s, during: {phase}"}
+    if status == -signal.SIGKILL and oom_kills > 0:
+        return {"outcome": "oom", "reason": f"killed by the kernel for memory, during: {phase}"}
+    how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
+    return {"outcome": "error", "reason": f"the worker was {how}, during: {phase}"}
+
+
+def _kernel_oom_kills() -> int:
+    """Processes that the kernel has killed for memory, in this control group and on this machine."""
+    count = 0
+    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        try:
+            for line in path.read_text(encoding="ascii").splitlines():
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    count += int(value)
+        except OSError:
+            continue
+    return count

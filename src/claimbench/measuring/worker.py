@@ -1,0 +1,236 @@
+"""The fresh process of one block: load, warm up, time, prove, compare; it reports as it goes.
+
+It reads one request (JSON) from standard input and writes one message (a JSON line) per event to the descriptor that
+was its standard output; what libraries print goes to standard error. A worker that is killed leaves its last message.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from claimbench import backends, optimizations
+from claimbench.backends import Session
+from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
+from claimbench.measuring.clock import GPU_THROTTLED, time_generation
+from claimbench.measuring.coordinator import conduct
+from claimbench.measuring.rank_protocol import Lead, Record
+from claimbench.schema.cell import Cell
+from claimbench.schema.result import Sample
+from claimbench.system import launchers, machine
+from claimbench.system import memory as footprint
+
+Say = Callable[..., None]
+
+STEADY = 0.05  # a warm-up generation that is at most this much faster than the one before it
+FOREIGN_CPU = 0.05  # share of the cores that others may take before a block is doubted
+STEAL = 0.02
+
+
+def main() -> int:
+    """Serve one request. Exit status 0 when a message says how it ended, whatever the outcome."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    launchers.die_with_parent()
+    request = json.loads(sys.stdin.read())
+
+    def say(event: str, **content: Any) -> None:
+        channel.write(json.dumps({"event": event, **content}) + "\n")
+
+    def work() -> None:
+        cell = Cell.model_validate(request["cell"])
+        launch = getattr(backends.find(cell.backend), "launch", None)
+        command = launch(cell) if launch else None
+        if command:
+            conduct(cell, command, request, say)
+            return
+        if cell.protocol.memory_limit:
+            resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
+        run_block(cell, request, say)
+
+    guarded(work, say)
+    return 0
+
+
+def guarded(work: Callable[[], None], say: Say) -> None:
+    """Do `work`; what it raises about the experiment is said, and what is a mistake of Claimbench's own is raised."""
+    try:
+        work()
+    except Refusal as refusal:
+        say("refused", outcome=refusal.outcome, reason=str(refusal))
+    except CorruptCheckpoint as error:
+        say("refused", outcome="error", reason=str(error))
+    except (MemoryError, RuntimeError, OSError, ValueError) as error:
+        traceback.print_exc()
+        memory = _is_out_of_memory(error)
+        say("refused", outcome="oom" if memory else "error", reason=_one_line(error))
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:500]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """torch raises RuntimeError where its CPU allocator gives up, and a type of its own on a GPU."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(
+            sign in text for sign in ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
+        )
+    )
+
+
+def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: Lead | None = None) -> None:
+    """Measure one block of `cell`; every finding is said as soon as it is known. `lead` is of rank 0 among several."""
+    checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
+    backend = backends.find(cell.backend)
+    say("phase", name="import")
+    backends.import_libraries(cell.backend)
+    say("phase", name="load")
+    record = Record()
+    session = backend.load(cell, checkpoint or Path(), draft)
+    try:
+        record.note_loaded()
+        if lead:
+            session = lead.share(session)
+        say("loaded", load_ns=record.since_begun(), prompt_tokens=session.prompt_tokens)
+        record.memory |= session.memory()
+        footprint.reset_peak()
+        _warm_up(cell, session, say)
+        rows = _timed_samples(cell, session, say, lead)
+        elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
+        record.memory |= footprint.total([footprint.peaks(cell.device), elsewhere])
+        if lead:
+            everyone = [record.described(), *lead.records()]
+            say("memory", memory=footprint.total(each["memory"] for each in everyone), ranks=everyone)
+        else:
+            say("memory", memory=record.memory)
+        gc.freeze()  # nothing is timed from here on, and a collection takes a fifth of a second with torch in memory
+        say("phase", name="proof")
+        say("proof", proof=session.prove())
+        if request["reference"] and not optimizations.is_exact(cell):
+            _compare(request, session, rows[0], say)
+    except BaseException:
+        if lead is None:  # the other ranks may be inside a collective call: they are ended, not waited for
+            session.close()
+        raise
+    session.close()
+    say("done")
+
+
+def _compare(request: dict[str, Any], session: Session, tokens: list[int], say: Say) -> None:
+    say("phase", name="fidelity")
+    reference = Cell.model_validate(request["reference"])
+    checkpoint = Path(request["reference_checkpoint"] or request["checkpoint"] or "")
+    fidelity = _fidelity(session, reference, checkpoint, tokens)
+    say("fidelity", fidelity=fidelity)
+    if fidelity is None:
+        say("flag", flag="not compared with the reference model: it does not fit beside this one")
+
+
+def _generate(cell: Cell, session: Session) -> tuple[Sample, list[list[int]]]:
+    return time_generation(session.generate(), cell.workload, cell.device)
+
+
+def _warm_up(cell: Cell, session: Session, say: Say) -> None:
+    """Generate until a generation is no longer clearly faster than the one before it, within the protocol's bounds."""
+    protocol = cell.protocol
+    walls: list[int] = []
+    steady = False
+    while len(walls) < protocol.warmup_min or (not steady and len(walls) < protocol.warmup_max):
+        say("phase", name="first call" if not walls else "warm-up")
+        sample, _ = _generate(cell, session)
+        walls.append(sample.wall_ns)
+        say("warmup", sample=sample.model_dump(mode="json"))
+        steady = len(walls) > 1 and walls[-1] > (1 - STEADY) * walls[-2]
+    if protocol.warmup_max > 1 and not steady:
+        say("flag", flag="the warm-up did not become steady within its bound")
+
+
+def _timed_samples(cell: Cell, session: Session, say: Say, lead: Lead | None) -> list[list[int]]:
+    rows: list[list[int]] = []
+    energy_before = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
+    ticks_before, start = _ticks(lead), time.perf_counter()
+    for number in range(cell.protocol.samples):
+        say("phase", name=f"sample {number + 1} of {cell.protocol.samples}")
+        sample, rows = _generate(cell, session)
+        say("sample", sample=sample.model_dump(mode="json"))
+    seconds, ticks = time.perf_counter() - start, _ticks(lead)
+    energy_after = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
+    if energy_before is not None and energy_after is not None:
+        say("energy", energy_mj=energy_after - energy_before)
+    for flag in _doubts(ticks_before, ticks, seconds):
+        say("flag", flag=flag)
+    if cell.device == "cuda":
+        reasons = machine.telemetry("cuda").get("gpu", {}).get("throttle_reasons") or 0
+        if reasons & GPU_THROTTLED:
+            say("flag", flag=f"the GPU throttled its clocks (reasons {reasons:#x})")
+    say("tokens", tokens=rows[0])
+    return rows
+
+
+def _ticks(lead: Lead | None) -> dict[str, float]:
+    """CPU time so far. What the other ranks took is our own."""
+    ticks = machine.cpu_ticks()
+    return ticks | {"own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
+
+
+def _doubts(before: dict[str, float], after: dict[str, float], seconds: float) -> list[str]:
+    """What others did to this machine meanwhile. The kernel counts in ticks of 10 ms: short times say nothing."""
+    if seconds < 0.5:
+        return []
+    capacity = seconds * machine.usable_cores()
+    spent = {name: after[name] - before[name] for name in before}
+    foreign = max(0.0, spent["busy"] - spent["own"]) / capacity
+    steal = spent["steal"] / capacity
+    doubts = []
+    if foreign > FOREIGN_CPU:
+        doubts.append(f"other processes took {foreign:.0%} of the cores")
+    if steal > STEAL:
+        doubts.append(f"the hypervisor took {steal:.0%} of the cores")
+    return doubts
+
+
+def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> dict[str, Any] | None:
+    """Both models forced along `tokens`: how far apart are their distributions, and do they rank the same token first?
+
+    None where the two do not fit in memory together.
+    """
+    ours = session.log_probs(tokens)  # [len(tokens), vocabulary]
+    try:
+        other = backends.find(reference.backend).load(reference, checkpoint, None)
+    except (MemoryError, RuntimeError) as error:
+        if _is_out_of_memory(error):
+            return None
+        raise
+    try:
+        theirs = other.log_probs(tokens)
+    finally:
+        other.close()
+    if not (bool(ours.isfinite().all()) and bool(theirs.isfinite().all())):
+        raise WrongOutput("log-probabilities hold NaN or infinity")
+    kl = (theirs.exp() * (theirs - ours)).sum(-1)  # [len(tokens)]
+    agree = ours.argmax(-1) == theirs.argmax(-1)
+    return {
+        "positions": len(tokens),
+        "kl_mean_nats": float(kl.mean()),
+        "kl_max_nats": float(kl.max()),
+        "top1_agreement": float(agree.float().mean()),
+    }
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # taking the libraries down in order takes a second, and everything has been said

@@ -1,1 +1,0 @@
-"""The models: what an architecture costs (`cost`)."""

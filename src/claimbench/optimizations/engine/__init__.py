@@ -1,0 +1,1 @@
+"""Techniques of Claimbench's own engine: each plugs a part into an `Engine`."""

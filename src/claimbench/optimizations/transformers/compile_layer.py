@@ -1,0 +1,90 @@
+"""Physics: saves launches inside a layer, and compile time. The layers of a decoder are one piece of code with
+different weights: compiled once, it serves all of them, so compiling costs one layer instead of all. Fusion stops at
+the layer's edge, and the host still calls each layer: a little less is saved than by compiling the whole step. Like
+any fusion, it cannot help where reading the weights already fills the time.
+
+To be one piece of code, a layer must not depend on its own index. Each sees a cache of one layer: its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Phase, Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "compile"
+EXACT = True
+LIBRARIES = ("triton",)
+CLASHES = frozenset({"early_exit"})
+
+
+class Settings(Frozen):
+    mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
+    fullgraph: bool = False
+    dynamic: bool | None = None
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    if cell.workload.new_tokens < 2:
+        return "compiles decode steps, and a workload of one new token has none"
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    recipe.transforms.append(lambda model: compile_layers(model, recipe.phase, settings))
+
+
+def compile_layers(model: Any, phase: Phase, settings: Settings) -> Any:
+    """The same model, whose layers run compiled from the second pass of a generation on."""
+    import torch
+
+    whole = model.forward
+
+    @functools.wraps(whole)
+    def forward(*arguments: Any, **named: Any) -> Any:
+        output = whole(*arguments, **named)
+        phase.prefill = False
+        return output
+
+    model.forward = forward
+    layers = next(
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers
+    )
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                setattr(module, "layer_idx", 0)  # noqa: B010 - a plain assignment reads as a submodule to mypy
+        compiled: Any = torch.compile(
+            layer.forward, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic
+        )
+        layer.forward = one_layer(layer.forward, compiled, index, phase)
+    return model
+
+
+def one_layer(eager: Any, compiled: Any, index: int, phase: Phase) -> Any:
+    """A layer's forward pass that hands on the whole cache as a cache of this layer alone."""
+    from transformers import Cache
+
+    def own(value: Any) -> Any:
+        return Cache(layers=[value.layers[index]]) if isinstance(value, Cache) else value
+
+    @functools.wraps(eager)
+    def forward(*arguments: Any, **named: Any) -> Any:
+        run = eager if phase.prefill else compiled
+        return run(*map(own, arguments), **{name: own(value) for name, value in named.items()})
+
+    return forward
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    wanted = evidence.layers * evidence.decode_steps
+    regions = evidence.compiled_regions
+    expected = f"a compiled region in each of {evidence.layers} layers of {evidence.decode_steps} decode steps"
+    expect("compile_layer", regions >= wanted > 0, expected, regions)
+    return {"compiled_regions": regions, "decode_steps": evidence.decode_steps, "layers": evidence.layers}

@@ -1,0 +1,69 @@
+"""Physics: saves launches and round trips. A compiled step is a few fused kernels instead of hundreds: chains of
+small operations stay in registers, and the host launches less (with `reduce-overhead` on a GPU, one captured graph).
+The weights are still read once a step: where that already fills the time, as for large models, it cannot help much.
+It needs constant shapes: with a dynamic cache the length changes every step, and code is compiled anew or made slower
+to suit any length.
+
+The forward pass of decode steps is compiled, prefill is not, as `generate` does it on accelerators.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Phase, Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "compile"
+EXACT = True
+LIBRARIES = ("triton",)
+CLASHES = frozenset({"early_exit"})
+
+Mode = Literal["default", "reduce-overhead", "max-autotune"]
+
+
+class Settings(Frozen):
+    mode: Mode = "default"
+    fullgraph: bool = False
+    dynamic: bool | None = None
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    if cell.workload.new_tokens < 2:
+        return "compiles decode steps, and a workload of one new token has none"
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    recipe.transforms.append(lambda model: compile_decode(model, recipe.phase, settings))
+
+
+def compile_decode(model: Any, phase: Phase, settings: Settings) -> Any:
+    """The same model, whose forward pass is compiled from the second pass of a generation on."""
+    import torch
+
+    eager = model.forward
+    compiled: Any = torch.compile(eager, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic)
+
+    @functools.wraps(eager)
+    def forward(*arguments: Any, **named: Any) -> Any:
+        if phase.prefill:
+            phase.prefill = False
+            return eager(*arguments, **named)
+        return compiled(*arguments, **named)
+
+    model.forward = forward
+    return model
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    steps = evidence.decode_steps
+    regions = evidence.compiled_regions
+    expect("compile_model", regions >= steps > 0, f"a compiled region in each of {steps} decode steps", regions)
+    if settings.mode == "reduce-overhead" and evidence.device == "cuda":
+        launches = evidence.graph_launches
+        expect("reduce-overhead", launches > 0, f"CUDA graph launches in {steps} decode steps", launches)
+    return {"compiled_regions": regions, "decode_steps": steps, "graph_launches": evidence.graph_launches}

@@ -1,0 +1,44 @@
+"""Physics: saves nothing and cannot help under `generate`. `torch.compile(model)` returns a wrapper that compiles its
+own call; every other attribute, `generate` among them, is the original model's, and that calls the original's forward
+pass. So `torch.compile(model).generate(...)` runs uncompiled. It is here because it is what document A timed as
+"compiled"; the proof says how many compiled regions ran. Driven by the hand-written loop, which calls the wrapper, it
+does compile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "compile"
+EXACT = True
+LIBRARIES = ("triton",)
+
+
+class Settings(Frozen):
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "max-autotune"
+    fullgraph: bool = False
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    import torch
+
+    recipe.transforms.append(lambda model: torch.compile(model, mode=settings.mode, fullgraph=settings.fullgraph))
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    held = evidence.wrapper == "OptimizedModule"
+    expect("compile_wrapped", held, "the wrapper that torch.compile makes", evidence.wrapper)
+    return {
+        "wrapper": evidence.wrapper,
+        "compiled_regions": evidence.compiled_regions,
+        "graphs": evidence.compiled.graphs,
+    }

@@ -1,0 +1,46 @@
+"""Physics: DeepSpeed's own 8-bit weights. Each group of a weight is stored in int8 with one scale, so a step reads half
+of what fp16 reads, and is turned back into fp16 inside the injected kernels before it is multiplied.
+
+It cannot help where a step is not bound by reading weights (large batches), and the turning back costs more than is
+saved where kernels do it badly: document C measured twice fp16's time at batch 1. Outputs of its int8 were reported to
+be degenerate, so read the tokens and the divergence before the speed. DeepSpeed quantizes inside its injected kernels
+alone: without `injection` it would leave all weights in fp16 without a word, so its backend refuses that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "injected"
+EXACT = False
+LIBRARIES: tuple[str, ...] = ()
+LAYER_BITS = 8
+
+
+class Settings(Frozen):
+    """None: DeepSpeed chooses its groups itself."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    if cell.device == "cpu":
+        return "DeepSpeed's int8 runs on GPUs alone: on a CPU it says 'Data type torch.int8 is not supported'"
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    import torch
+
+    recipe.inference["dtype"] = torch.int8
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    quantized = sum(times for kind, times in evidence.weights.items() if kind.endswith(" int8"))
+    # The four matrices of a layer: fused query, key and value, attention's output, and both of the feed-forward
+    least = 4 * evidence.layers
+    expect("deepspeed_int8", quantized >= least, f"at least {least} weights in int8", evidence.weights)
+    return {"int8_weights": quantized}

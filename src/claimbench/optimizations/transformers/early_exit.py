@@ -1,0 +1,55 @@
+"""Physics: saves passes over the upper layers. The model drafts with its own first `layers` layers and output head,
+and checks the drafts with all of them in one pass. No second model is held. It needs weights trained to be read at
+that depth; it cannot help others, which accept almost no draft: every step pays for drafting and gets one token.
+There it is a negative control.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from claimbench.cost_model import cost
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "draft"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+CLASHES = frozenset({"forward_loop", "no_cache", "static_cache"})
+
+
+class Settings(Frozen):
+    layers: int = Field(ge=1, description="the layers that draft, counted from the first")
+    num_assistant_tokens: int = Field(default=4, ge=1, description="drafted per pass, at most")
+    confidence_threshold: float = Field(default=0.4, ge=0, lt=1, description="stop drafting below it; 0 never does")
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    architecture = cost.architecture(cell.checkpoint.architecture)
+    layers = cell.checkpoint.keep_layers or architecture.layers
+    if settings.layers >= layers:
+        return f"asks for an exit after {settings.layers} layers of a model of {layers}"
+    if architecture.family != "llama":
+        return "Transformers exits early in the Llama family only"
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    recipe.drafts = True
+    recipe.generate["assistant_early_exit"] = settings.layers
+    recipe.drafting |= {
+        "num_assistant_tokens": settings.num_assistant_tokens,
+        "num_assistant_tokens_schedule": "constant",
+        "assistant_confidence_threshold": settings.confidence_threshold,
+    }
+    recipe.unsupported.append("assisted generate is")
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    seen = evidence.candidate_generators
+    expect("early_exit", seen == ["EarlyExitCandidateGenerator"], "the early exit's candidate generator", seen)
+    return {"candidate_generators": seen, "step_tokens": evidence.step_tokens}

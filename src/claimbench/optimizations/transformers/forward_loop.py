@@ -1,0 +1,59 @@
+"""Physics: saves host time, not bytes. `generate` prepares inputs, masks, logits processors and stopping criteria
+anew at every step, and asks the device whether it is done, which waits for it. This loop is what is left without all
+that: one forward pass over the prompt, then one pass per token, the argmax taken on the device. It cannot help where
+the device is busy longer than the host takes to queue a step.
+
+With `static_cache` it is the guide's second way: an explicit StaticCache, allocated once and reset between
+generations.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Generation, Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "loop"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    import torch
+
+    recipe.loop = forward_loop
+    recipe.around.insert(0, torch.no_grad)  # as `generate` does; a grad optimization comes inside and has the last word
+
+
+def forward_loop(generation: Generation) -> None:
+    """Prefill, then one pass per token."""
+    import torch
+
+    model, cache = generation.model, generation.cache
+    head_at = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    sequence = generation.prompt  # [batch, length]
+    inputs = sequence
+    for _ in range(generation.new_tokens):
+        output = model(input_ids=inputs, past_key_values=cache, use_cache=cache is not None, **head_at)
+        token = generation.choose(sequence, output.logits[:, -1])[:, None]  # [batch, 1]
+        generation.emit(token)
+        sequence = torch.cat([sequence, token], dim=1)
+        inputs = sequence if cache is None else token
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    held = "forward_loop" in evidence.functions and "generate" not in evidence.functions
+    expect("forward_loop", held, "the loop of this file on the stack, and no `generate`", evidence.functions)
+    return {"functions": evidence.functions}

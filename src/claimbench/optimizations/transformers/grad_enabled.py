@@ -1,0 +1,38 @@
+"""Physics: costs, saves nothing, cannot help. With gradients on, every operator adds a node to a graph that nobody
+will walk, and the graph keeps all activations alive: memory grows with each token, and the host does more per
+operator. It is here as the other side of `no_grad`. `generate` switches gradients off by itself, so only a
+hand-written loop can show it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "grad"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+NEEDS = frozenset({"forward_loop"})
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    import torch
+
+    recipe.around.append(torch.enable_grad)
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    expect("grad_enabled", evidence.grad_enabled, "gradients on inside the generation", evidence.grad_enabled)
+    return {"grad_enabled": evidence.grad_enabled}

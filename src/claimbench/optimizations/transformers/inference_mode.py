@@ -1,0 +1,36 @@
+"""Physics: saves a little host time per operator. Beyond `no_grad`, tensors made under `torch.inference_mode` have no
+version counter and skip view tracking, some hundred nanoseconds an operator. That shows only where the host is the
+bottleneck; it cannot help a busy device, since bytes moved and kernels launched are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "grad"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    import torch
+
+    recipe.around.append(torch.inference_mode)
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    expect("inference_mode", evidence.inference_mode, "inference mode inside the generation", evidence.inference_mode)
+    return {"inference_mode": evidence.inference_mode}

@@ -1,0 +1,35 @@
+"""Physics: saves memory, costs operations. Without a key-value cache every step processes the whole sequence again: a
+step of length n costs n times the operations, and generating n tokens grows from linear to quadratic. What it saves
+is the cache's bytes. It cannot help speed; it is here to show what a cache is worth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "cache"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+RECOMPUTES = True
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    recipe.cache = "none"
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    expect("no_cache", not evidence.caches, "no key-value cache alive in mid-generation", evidence.caches)
+    return {"caches": evidence.caches}

@@ -1,0 +1,40 @@
+"""Physics: saves copies and allocations. A dynamic cache concatenates one column a step, which copies the whole
+cache: layers x 2 x kv_heads x head_dim x length x batch values read and written per token. A static cache is
+allocated once at full length and written in place. In exchange, attention reads the whole allocation, masked, at
+every step. Its constant shapes are what lets the forward pass be compiled and captured in a graph: alone, it cannot
+help at short lengths.
+
+`generate` would compile the forward pass by itself on an accelerator; that is switched off here, since compiling is a
+technique of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "cache"
+EXACT = True
+LIBRARIES: tuple[str, ...] = ()
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    recipe.cache = "static"
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    held = evidence.caches == {"StaticCache": ["StaticLayer"]}
+    expect("static_cache", held, "a StaticCache of StaticLayers, and no other cache", evidence.caches)
+    return {"caches": evidence.caches}

@@ -1,0 +1,41 @@
+"""Physics: saves bytes. The linear layers' weights are 8-bit integers with one scale per row; activations stay as
+they are. Each use widens the weights and multiplies: alone, that writes a wide copy, which cannot help. Compiled, the
+widening happens inside the matrix-vector product, and a decode step reads half of the bytes of 16-bit weights: it is
+`compile` that turns saved bytes into saved time.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from claimbench.hf.evidence import Evidence
+from claimbench.hf.setup import Recipe
+from claimbench.proof import expect
+from claimbench.schema.cell import Cell, Frozen
+
+SEAM = "weights"
+EXACT = False
+LIBRARIES = ("torchao",)
+
+
+class Settings(Frozen):
+    """None."""
+
+
+def unavailable(cell: Cell, settings: Settings) -> str | None:
+    return None if find_spec("torchao") else "the torchao package is not installed"
+
+
+def apply(recipe: Recipe, settings: Settings) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    recipe.load["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+    stored = {kind: count for kind, count in evidence.weights.items() if kind.endswith(" int8")}
+    held = sum(stored.values()) > 0 and not any(kind.startswith(("Parameter", "Int8Params")) for kind in stored)
+    expect("torchao_int8", held, "weights of a torchao type that hold int8", evidence.weights)
+    return {"weights": stored}

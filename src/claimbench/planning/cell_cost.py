@@ -1,0 +1,48 @@
+"""A cell in the numbers that its cost depends on: which model, spread how over how many devices, at which precision."""
+
+from __future__ import annotations
+
+from claimbench import backends, optimizations
+from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.load import InferenceLoad, Layout
+
+
+def spread_of(cell: Cell) -> tuple[Layout, int] | None:
+    """How the cell's system spreads a model, and over how many devices; None where the cost model does not know."""
+    backend = backends.find(cell.backend)
+    told = getattr(backend, "spread", None)
+    if told is not None:
+        spread: tuple[Layout, int] | None = told(backend.Options.model_validate(cell.options))
+        return spread
+    several = "devices" in backend.Options.model_fields
+    return None if several or not backend.LIBRARIES else ("pipeline", 1)
+
+
+def load_of(cell: Cell) -> InferenceLoad | None:
+    """None where its system or one of its lossy techniques is not known to the cost model.
+
+    A prompt that no study cut to a length counts with its words: it has at least as many tokens.
+    """
+    spread = spread_of(cell)
+    modules = [optimizations.find(use.name) for use in cell.optimizations]
+    bits = [getattr(module, "LAYER_BITS", None) for module in modules if not module.EXACT]
+    if spread is None or None in bits or len(bits) > 1:
+        return None
+    layout, devices = spread
+    workload = cell.workload
+    return InferenceLoad(
+        architecture=cell.checkpoint.architecture,
+        layers=cell.checkpoint.keep_layers,
+        layout=layout,
+        devices=devices,
+        value_bytes=DTYPE_BYTES[cell.dtype],
+        layer_bits=bits[0] if bits else None,
+        batch=workload.batch,
+        prompt_tokens=workload.prompt_tokens or max(1, len(workload.prompt.split())),
+        new_tokens=workload.new_tokens,
+    )
+
+
+def recomputes(cell: Cell) -> bool:
+    """Whether every step processes the whole sequence again."""
+    return any(getattr(optimizations.find(use.name), "RECOMPUTES", False) for use in cell.optimizations)

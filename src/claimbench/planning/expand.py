@@ -1,0 +1,250 @@
+"""One point of an experiment -> the cell that it asks for, on this machine and with these parameters.
+
+A point that this version or these parameters cannot serve is no error: its row says `unavailable` and why. A point that
+makes no sense is one, by file and key.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+from claimbench import backends, optimizations
+from claimbench.checkpoints import tp_partition
+from claimbench.cost_model import cost
+from claimbench.errors import ConfigError, did_you_mean
+from claimbench.planning import limits
+from claimbench.planning.cell_cost import load_of
+from claimbench.planning.optimization_list import techniques
+from claimbench.schema.cell import Cell, Checkpoint, Device, OptimizationUse, Protocol, Workload
+from claimbench.schema.load import InferenceLoad
+from claimbench.schema.metrics import METRICS
+from claimbench.schema.params import Params
+from claimbench.schema.study import Experiment, Hold, Study, StudyCell
+from claimbench.schema.validation import validate
+
+BUILT_IN = Hold(dtype="float32", batch=1, optimizations=(), options={}, backend="transformers", page_cache="as_it_is")
+
+
+class Resolved(NamedTuple):
+    cell: Cell | None
+    """None where this version or these parameters cannot plan it; then `unavailable` says why."""
+    unavailable: str | None = None
+    checkpoint: str | None = None
+    """The checkpoint that the study asks for, before `swap`."""
+    deviations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A labelled cell of an experiment at one combination of the swept values."""
+
+    params: Params
+    study: Study
+    experiment: Experiment
+    label: str
+    study_cell: StudyCell
+    sweep: dict[str, Any]
+    device: Device
+    path: str
+    """Where it stands, for messages: `studies/x.yaml: experiments.y.cells.z`."""
+
+    def setting(self, key: str) -> Any:
+        """The nearest value: the sweep's, the cell's, the experiment's, the study's, the built-in one."""
+        layers = (
+            Hold.model_validate(self.sweep),
+            self.study_cell,
+            self.experiment.hold,
+            self.study.defaults,
+            BUILT_IN,
+        )
+        return next((value for layer in layers if (value := getattr(layer, key)) is not None), None)
+
+    def resolve(self) -> Resolved:
+        """The cell, or why there is none.
+
+        Raises:
+            ConfigError: a name is unknown, optimizations clash, or the workload cannot fit the model's context.
+        """
+        workload, deviations, too_large = self._workload()
+        asked = self.setting("checkpoint")
+        checkpoint = checkpoint_of(self.params, asked, self.path)
+        meant = self.params.checkpoints[asked].architecture
+        if checkpoint.architecture != meant:
+            deviations.append(f"{asked} ({meant}) swapped for {checkpoint.name} ({checkpoint.architecture})")
+        backend_name = self._backend()
+        if backend_name is None:
+            return Resolved(None, f"this version has no backend '{self.setting('backend')}' yet")
+        backend = backends.find(backend_name)
+        uses, missing = techniques(self.setting("optimizations"), self.study, backend.SEAMS, backend_name, self.path)
+        if missing is None and self.experiment.device not in (None, self.device):
+            missing = f"this experiment is about a {self.experiment.device} device"
+        if missing or too_large:
+            return Resolved(None, missing or too_large)
+        asked_options, fewer = limits.fewer_devices(self.params, self.setting("options"))
+        options = validate(backend.Options, asked_options, f"{self.path}.options").model_dump(mode="json")
+        presharded = getattr(backend, "presharded", None)
+        ranks = presharded(options) if presharded else None
+        if ranks is not None:
+            why = tp_partition.refusal(cost.architecture(checkpoint.architecture), ranks)
+            if why:
+                return Resolved(None, why)
+            checkpoint = checkpoint.model_copy(update={"tensor_parallel": ranks})
+        self._check_context(checkpoint, workload)
+        cell = Cell(
+            checkpoint=checkpoint,
+            draft=self._draft(uses),
+            backend=backend_name,
+            options=options,
+            optimizations=uses,
+            dtype=self.setting("dtype"),
+            workload=workload,
+            device=self.device,
+            protocol=self._protocol(),
+        )
+        return Resolved(cell, None, asked, (*deviations, *fewer))
+
+    def asked(self) -> InferenceLoad | None:
+        """What the document asks for, uncut and unswapped, where the cost model knows the system."""
+        name, checkpoint = self.setting("backend"), self.setting("checkpoint")
+        if name not in backends.names() or checkpoint not in self.params.checkpoints:
+            return None
+        backend = backends.find(name)
+        uses, missing = techniques(self.setting("optimizations"), self.study, backend.SEAMS, name, self.path)
+        if missing:
+            return None
+        sizes = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
+        options = validate(backend.Options, self.setting("options"), f"{self.path}.options")
+        return load_of(
+            Cell(
+                checkpoint=Checkpoint(name=checkpoint, **self.params.checkpoints[checkpoint].model_dump()),
+                backend=name,
+                options=options.model_dump(mode="json"),
+                optimizations=uses,
+                dtype=self.setting("dtype"),
+                workload=Workload(prompt=self.study.prompts[self.setting("prompt")], **sizes),
+                device="cuda",
+            )
+        )
+
+    def published(self) -> dict[str, float | int | str]:
+        """The document's figures of this very point, by metric."""
+        figures: dict[str, float | int | str] = {}
+        for metric, figure in self.study_cell.published.items():
+            where = f"{self.path}.published"
+            if metric not in METRICS:
+                raise ConfigError(f"{where}: unknown metric '{metric}'.{did_you_mean(metric, METRICS)}")
+            if not isinstance(figure, dict):
+                figures[metric] = figure
+                continue
+            if len(self.sweep) != 1:
+                raise ConfigError(f"{where}.{metric}: figures by value need an experiment that sweeps over one key")
+            (value,) = self.sweep.values()
+            if value in figure:
+                figures[metric] = figure[value]
+        return figures
+
+    def _workload(self) -> tuple[Workload, list[str], str | None]:
+        """The workload, how it was cut to this machine, and why its row is to be left out if it is."""
+        name, prompts = self.setting("prompt"), self.study.prompts
+        for key in ("prompt", "new_tokens"):
+            if self.setting(key) is None:
+                raise ConfigError(f"{self.path}: no {key}: set one here, in `hold`, or in the study's `defaults`")
+        if name not in prompts:
+            raise ConfigError(f"{self.path}.prompt: unknown prompt '{name}'.{did_you_mean(name, prompts)}")
+        asked = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
+        shortest = self._shortest(asked)
+        sizes, cut, too_large = limits.cut_down(self.params, self.experiment, asked)
+        if shortest is not None and too_large is None:
+            shortest, too_large = limits.cut_shortest(self.params, self.experiment, shortest, sizes, cut)
+        settings = {"prompt": prompts[name], "sampling": self.setting("sampling"), **sizes}
+        return Workload.model_validate(settings | {"shortest": None if too_large else shortest}), cut, too_large
+
+    def _shortest(self, asked: dict[str, int | None]) -> int | None:
+        """Prompt tokens of the shortest row as the study asks for them, which its own sizes must allow."""
+        shortest: int | None = self.setting("shortest")
+        batch, prompt_tokens = asked["batch"] or 1, asked["prompt_tokens"]
+        if shortest is not None and batch < 2:
+            raise ConfigError(f"{self.path}.shortest: rows of several lengths need a batch of at least 2 (got {batch})")
+        if shortest is not None and prompt_tokens is not None and shortest > prompt_tokens:
+            raise ConfigError(f"{self.path}.shortest: expected at most prompt_tokens ({prompt_tokens}), got {shortest}")
+        return shortest
+
+    def _backend(self) -> str | None:
+        """The backend's name, or None for one that the study plans for and this version does not have."""
+        name: str = self.setting("backend")
+        if name in self.study.planned.backends:
+            if name in backends.names():
+                raise ConfigError(f"{self.path}: the backend '{name}' is there now: take it out of `planned`")
+            return None
+        if name not in backends.names():
+            hint = did_you_mean(name, backends.names())
+            raise ConfigError(f"{self.path}.backend: unknown backend '{name}'.{hint}")
+        return name
+
+    def _draft(self, uses: tuple[OptimizationUse, ...]) -> Checkpoint | None:
+        for use in uses:
+            key = getattr(optimizations.find(use.name), "CHECKPOINT_SETTING", None)
+            if key:
+                return checkpoint_of(self.params, use.settings[key], f"{self.path}.optimizations.{use.name}.{key}")
+        return None
+
+    def _check_context(self, checkpoint: Checkpoint, workload: Workload) -> None:
+        context = cost.architecture(checkpoint.architecture).context
+        length = (workload.prompt_tokens or 1) + workload.new_tokens
+        if length > context:
+            raise ConfigError(
+                f"{self.path}: prompt and new tokens make {length}, but '{checkpoint.name}' "
+                f"({checkpoint.architecture}) has a context of {context}: ask for fewer"
+            )
+
+    def _protocol(self) -> Protocol:
+        ours, its = self.params.measure, self.study.measure
+        return Protocol(
+            samples=min(its.samples or ours.samples, self.params.limits.samples or sys.maxsize),
+            warmup_min=its.warmup_min or ours.warmup_min,
+            warmup_max=its.warmup_max or ours.warmup_max,
+            timeout_s=its.timeout_s or ours.timeout_s,
+            threads=ours.threads,
+            memory_limit=int(ours.memory_limit_gb * 1e9) if ours.memory_limit_gb else None,
+            page_cache=self.setting("page_cache"),
+        )
+
+
+def points(params: Params, study: Study, experiment: Experiment, device: Device, path: str) -> Iterator[Point]:
+    """Every labelled cell at every combination of the swept values; `path` names the experiment in messages."""
+    for label, study_cell in experiment.cells.items():
+        for values in product(*experiment.sweep.values()):
+            sweep = dict(zip(experiment.sweep, values, strict=True))
+            yield Point(params, study, experiment, label, study_cell, sweep, device, f"{path}.cells.{label}")
+
+
+def checkpoint_of(params: Params, name: str | None, path: str) -> Checkpoint:
+    """The checkpoint that stands for `name` after `swap`."""
+    if name is None:
+        raise ConfigError(f"{path}: no checkpoint: set one here, in `hold`, or in the study's `defaults`")
+    if name not in params.checkpoints:
+        raise ConfigError(f"{path}: unknown checkpoint '{name}'.{did_you_mean(name, params.checkpoints)}")
+    used = params.swap.get(name, name)
+    try:
+        cost.architecture(params.checkpoints[used].architecture)
+    except KeyError:
+        asked = params.checkpoints[used].architecture
+        hint = did_you_mean(asked, cost.architecture_names())
+        raise ConfigError(
+            f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}"
+        ) from None
+    return Checkpoint(name=used, **params.checkpoints[used].model_dump())
+
+
+def reference_of(cell: Cell) -> Cell:
+    """The plain cell whose tokens `cell` is compared with."""
+    backend_name = backends.find(cell.backend).REFERENCE
+    options = backends.find(backend_name).Options().model_dump(mode="json")
+    whole = cell.checkpoint.model_copy(update={"tensor_parallel": None})
+    protocol = cell.protocol.model_copy(update={"page_cache": "as_it_is"})
+    plain = {"backend": backend_name, "options": options, "optimizations": (), "draft": None}
+    return cell.model_copy(update={**plain, "checkpoint": whole, "protocol": protocol})

@@ -1,0 +1,200 @@
+"""What a run will take, said before it starts: which blocks are missing, how long, how much memory, how much disk.
+
+Blocks that were measured before, here or on an earlier version of the code, are the best forecast; the others are
+estimated from their bytes and operations and from this machine's ceilings, or from guesses where none are known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from claimbench.cost_model import cost
+from claimbench.cost_model.hardware import HARDWARE
+from claimbench.cost_model.parallelism import device_bytes, largest_batch
+from claimbench.errors import ResultError
+from claimbench.formatting import quantity
+from claimbench.planning import cell_cost
+from claimbench.planning.cell_cost import load_of
+from claimbench.planning.paths import CHECKPOINTS, folder_of
+from claimbench.schema import result
+from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.load import InferenceLoad
+from claimbench.schema.plan import RESULTS, Plan, PlannedCell, Row
+
+# Guesses for a machine whose ceilings are not measured yet.
+CAUTIOUS = {
+    "cpu": {"read_bytes_per_s": 20e9, "flops_per_s": 1.2e11},
+    "cuda": {"read_bytes_per_s": 500e9, "flops_per_s": 3e13},
+}
+START_S = {"cpu": 6.0, "cuda": 15.0}
+COMPILE_S = 15.0
+LIBRARIES_BYTES = 0.45e9
+"""A process that has loaded torch and Transformers and nothing else."""
+BELOW_CEILING = 2.0
+"""Plain implementations take about twice their ceiling's time."""
+
+
+class Forecast(NamedTuple):
+    blocks_total: int
+    blocks_missing: int
+    seconds: float
+    peak_bytes: float
+    """Of the hungriest cell that is still to be measured."""
+    hungriest: str
+    disk_bytes: float
+    """Checkpoints that are not there yet, fetched and sharded."""
+    missing_by_cell: dict[str, int]
+    measured_share: float
+    """Share of the missing blocks whose time is known from an earlier measurement."""
+
+
+def missing_blocks(plan: Plan, root: Path = Path()) -> dict[str, int]:
+    """Blocks without a result file, by cell id."""
+    counts = {id: sum(not (root / path).exists() for path in planned.paths()) for id, planned in plan.cells.items()}
+    return {id: count for id, count in counts.items() if count}
+
+
+def block_seconds(planned: PlannedCell, ceilings: dict[str, Any], root: Path = Path()) -> tuple[float, bool]:
+    """Seconds that one block will take, and whether that was seen (under any key) rather than estimated."""
+    seen = []
+    for path in sorted((root / RESULTS / "measure" / planned.cell.id).glob("*/*.json")):
+        try:
+            seen.append(result.read(path).duration_s)
+        except ResultError:
+            continue
+    return (median(seen), True) if seen else (estimate_seconds(planned.cell, ceilings), False)
+
+
+def estimate_seconds(cell: Cell, ceilings: dict[str, Any]) -> float:
+    arch = cost.architecture(cell.checkpoint.architecture)
+    if cell.backend == "null_model":
+        return 1.0
+    guess = CAUTIOUS[cell.device]
+    bandwidth = ceilings.get("read_bytes_per_s") or guess["read_bytes_per_s"]
+    rate = (ceilings.get("matmul_flops_per_s") or {}).get(cell.dtype) or guess["flops_per_s"]
+    load = cell.workload
+    prompt, size = load.prompt_tokens or 64, DTYPE_BYTES[cell.dtype]
+    length = prompt + load.new_tokens // 2
+    prefill = cost.pass_flops(arch, load.batch, prompt, 0) / rate
+    recomputed = length if cell_cost.recomputes(cell) else 1
+    step = max(
+        cost.step_bytes(arch, load.batch, length, size) / bandwidth,
+        cost.pass_flops(arch, load.batch, recomputed, length - recomputed) / rate,
+    )
+    generation = BELOW_CEILING * (prefill + (load.new_tokens - 1) * step)
+    compiling = COMPILE_S if any("compile" in use.name for use in cell.optimizations) else 0.0
+    return START_S[cell.device] + compiling + generation * (cell.protocol.samples + 2)
+
+
+def peak_bytes(cell: Cell) -> float:
+    """What a plain run of the cell holds at its worst moment."""
+    load = cell.workload
+    length = (load.prompt_tokens or 64) + load.new_tokens
+    arch = cost.architecture(cell.checkpoint.architecture)
+    return LIBRARIES_BYTES * cell.devices + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
+
+
+def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forecast:
+    missing = missing_blocks(plan, root)
+    seconds, seen_blocks = 0.0, 0
+    for id, count in missing.items():
+        each, seen = block_seconds(plan.cells[id], ceilings, root)
+        seconds += each * count
+        seen_blocks += count if seen else 0
+    peaks = {id: peak_bytes(plan.cells[id].cell) for id in missing}
+    hungriest = max(peaks, key=lambda id: peaks[id], default="")
+    return Forecast(
+        blocks_total=sum(planned.blocks for planned in plan.cells.values()),
+        blocks_missing=sum(missing.values()),
+        seconds=seconds,
+        peak_bytes=peaks.get(hungriest, 0.0),
+        hungriest=hungriest,
+        disk_bytes=_disk_bytes(plan, missing, root),
+        missing_by_cell=missing,
+        measured_share=seen_blocks / sum(missing.values()) if missing else 1.0,
+    )
+
+
+class Room(NamedTuple):
+    """What a row of batches needs of each device by weights and cache alone, and how many rows that leaves room for."""
+
+    row: str
+    load: InferenceLoad
+    device: str
+    memory_bytes: float
+    """Of each device."""
+    held: float
+    """Whatever the batch."""
+    each_row: float
+    most: int
+    published: str | None = None
+
+
+def rooms(plan: Plan) -> list[Room]:
+    """Every experiment's rows of batches: on this machine, and the document's own on its own hardware."""
+    found: list[Room] = []
+    for study, planned in plan.studies.items():
+        named = planned.study.document.hardware
+        for experiment, rows in planned.rows.items():
+            swept = [row for row in rows.values() if "batch" in row.sweep]
+            for label in dict.fromkeys(row.label for row in swept):
+                line, name = [row for row in swept if row.label == label], f"{study}: {experiment}/{label}"
+                here = next((plan.cells[row.cell].cell for row in line if row.cell), None)
+                load = load_of(here) if here else None
+                if load and here:
+                    found.append(_room(name, load, f"this {here.device}", device_memory(plan, here)))
+                asked = next((row.asked for row in line if row.asked), None)
+                if asked and named:
+                    room = _room(name, asked, named, HARDWARE[named].memory_bytes)
+                    found.append(room._replace(published=_published_frontier(line)))
+    return found
+
+
+def _room(row: str, load: InferenceLoad, device: str, memory_bytes: float) -> Room:
+    one, two = (device_bytes(load.model_copy(update={"batch": batch})).total for batch in (1, 2))
+    most = largest_batch(load, memory_bytes)
+    return Room(row, load, device, memory_bytes, one - (two - one), two - one, most)
+
+
+def sentence(room: Room) -> str:
+    """`bloom: throughput/ds_fp16 on 8 x NVIDIA A100: 783 (44.1 GB + 53.4 MB a row, of 85.9 GB each); published 128`."""
+    needs = (
+        f"{quantity(room.held, 'B')} + {quantity(room.each_row, 'B')} a row, of {quantity(room.memory_bytes, 'B')} each"
+    )
+    published = f"; {room.published}" if room.published else ""
+    return f"{room.row} on {room.load.devices} x {room.device}: {room.most} ({needs}){published}"
+
+
+def device_memory(plan: Plan, cell: Cell) -> float:
+    """Bytes that each device of the cell may take: a GPU's own, or a share of the host's for each process."""
+    if cell.device == "cuda":
+        sizes = [gpu.get("memory_bytes") for gpu in plan.machine.get("gpus") or []]
+        return float(min(filter(None, sizes), default=0))
+    limit = cell.protocol.memory_limit or float("inf")
+    return min(limit, (plan.machine.get("memory_gb") or 0) * 1e9 / cell.devices)
+
+
+def _published_frontier(line: list[Row]) -> str | None:
+    """The largest batch that the document has a figure for, and the first that it calls out of memory."""
+    figures = {row.asked.batch: row.published.get("ms_per_token") for row in line if row.asked}
+    fitted = max((batch for batch, figure in figures.items() if isinstance(figure, int | float)), default=None)
+    failed = min((batch for batch, figure in figures.items() if figure == "oom"), default=None)
+    if fitted is None:
+        return None
+    return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")
+
+
+def _disk_bytes(plan: Plan, missing: dict[str, int], root: Path) -> float:
+    wanted = {}
+    for id in missing:
+        cell = plan.cells[id].cell
+        for checkpoint in filter(None, (cell.checkpoint, cell.draft)):
+            if not (root / CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
+                wanted[checkpoint.name] = checkpoint
+    # A download is kept beside its shards, so twice; random weights are only written once, as 16-bit numbers.
+    return sum(
+        cost.architecture(c.architecture).weights * (2 if c.source.startswith("random://") else 8)
+        for c in wanted.values()
+    )

@@ -1,0 +1,36 @@
+"""Where checkpoints, environments and ceilings lie, and the name that a person knows each cell by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from claimbench.schema.cell import Checkpoint
+from claimbench.schema.json_file import digest
+from claimbench.schema.plan import RESULTS, Plan
+
+CHECKPOINTS = Path("resources/checkpoints")
+
+FETCHED = Path("resources/fetched")
+
+ENVIRONMENTS = Path("resources/environments")
+
+
+def ceilings_path(plan: Plan) -> Path:
+    return RESULTS / "ceilings" / f"{plan.machine['key']}-{plan.device}.json"
+
+
+def labels(plan: Plan) -> dict[str, str]:
+    """A name a person knows for each cell: the first row that shows it, as `study: experiment/label@...`."""
+    names: dict[str, str] = {}
+    for study, planned in plan.studies.items():
+        for experiment, rows in planned.rows.items():
+            for address, row in rows.items():
+                if row.cell:
+                    names.setdefault(row.cell, f"{study}: {experiment}/{address}")
+    return names
+
+
+def folder_of(plan: Plan, checkpoint: Checkpoint) -> str:
+    """A folder's name holds all that its content follows from, so that a change never rewrites one in use."""
+    settings = [checkpoint.model_dump(mode="json"), plan.params.shard.model_dump(mode="json")]
+    return f"{checkpoint.name}-{digest(settings, length=8)}"

@@ -1,0 +1,69 @@
+"""What a result depends on besides its settings: the code it executes, the libraries, the machine.
+
+Results live under a folder named after this key, so that a change gives a new path and going back finds the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from claimbench import backends, optimizations
+from claimbench.planning.availability import lacking
+from claimbench.planning.code_hash import code_hash, version_of
+from claimbench.planning.target_machine import VARIABLE as MACHINE
+from claimbench.schema.cell import Cell
+from claimbench.schema.json_file import digest
+from claimbench.schema.result import Key
+
+EXECUTED = ("claimbench.measuring.measure", "claimbench.measuring.worker", "claimbench.measuring.rank_process")
+
+
+def locked(family: str) -> dict[str, str | None]:
+    """What stands for the libraries of an environment that may not be built yet: hashes of what it is made from."""
+    made_from = [Path("envs") / f"{family}.lock", *build_program(family)]
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None for path in made_from
+    }
+
+
+def build_program(family: str) -> list[Path]:
+    """The program that compiles what pip does not, where an environment has one."""
+    program = Path("envs") / f"{family}.build.py"
+    return [program] if program.exists() else []
+
+
+@cache
+def _outside(backend: str) -> dict[str, str | None]:
+    """Programs that a backend starts, and what the environment names for it: a server's address is only hashed."""
+    module = backends.find(backend)
+    named = {name: os.environ.get(name) for name in getattr(module, "VARIABLES", ())}
+    programs: dict[str, str | None] = getattr(module, "programs", dict)()
+    return programs | {name: digest(value) for name, value in named.items() if value}
+
+
+def _lacking(cell: Cell) -> str | None:
+    """Numbers do not count, such as those of free bytes. A plan for another machine cannot know."""
+    reason = None if os.environ.get(MACHINE) else lacking(cell)
+    return digest(re.sub(r"\d+", "", reason)) if reason else None
+
+
+def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
+    used = sorted(use.name for use in cell.optimizations)
+    roots = (f"claimbench.backends.{cell.backend}", *map(optimizations.module_of, used))
+    wanted = set(backends.find(cell.backend).LIBRARIES)
+    for name in used:
+        wanted |= set(optimizations.find(name).LIBRARIES)
+    family = backends.find(cell.backend).ENVIRONMENT
+    own = family == "core"
+    return Key(
+        code=code_hash(*EXECUTED, *roots),
+        libraries={name: version_of(name) for name in sorted(wanted)} if own else locked(family),
+        outside=_outside(cell.backend),
+        lacking=_lacking(cell),
+        machine=machine_key,
+        series=series,
+    )

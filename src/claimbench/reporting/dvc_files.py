@@ -1,0 +1,96 @@
+"""What DVC compares between revisions: one JSON of metrics and a few CSV files of plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from claimbench.formatting import significant
+from claimbench.reporting.report_data import Findings, in_unit
+from claimbench.reporting.tables import metrics_of, row_title, swept_key
+from claimbench.schema.metrics import PEAK
+from claimbench.schema.plan import Row
+
+VERDICTS = ("supported", "refuted", "undecided", "not runnable here")
+TRACKED = (
+    *("decode_tok_s", "tok_s", "prefill_ms", "ms_per_token", "load_s", "compile_s_extra", "energy_j_per_token"),
+    *(PEAK, "token_agreement", "ceiling_fraction"),
+)
+
+
+def verdict_counts(findings: Findings) -> dict[str, int]:
+    found = Counter(claim["verdict"] for claim in findings.verdicts["claims"])
+    return {verdict: found.get(verdict, 0) for verdict in VERDICTS}
+
+
+def metrics_json(findings: Findings) -> dict[str, Any]:
+    """`verdicts`, and `studies` -> study -> address -> metric: medians to four digits, of the cells that ended well."""
+    studies: dict[str, dict[str, dict[str, float]]] = {}
+    for study, address, row in _rows(findings):
+        numbers = {metric: found.value for metric in TRACKED if (found := findings.estimate(row, metric))}
+        if numbers:
+            studies.setdefault(study, {})[address] = {name: significant(value, 4) for name, value in numbers.items()}
+    return {"verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(findings).items()}, "studies": studies}
+
+
+def _rows(findings: Findings) -> Iterator[tuple[str, str, Row]]:
+    for study, planned in findings.plan.studies.items():
+        for experiment, rows in planned.rows.items():
+            for address, row in rows.items():
+                yield study, f"{experiment}/{address}", row
+
+
+def csv_files(findings: Findings) -> dict[str, str]:
+    """File name -> text."""
+    bars = {
+        "decode.csv": ("decode_tok_s", "tok_s", 1.0),
+        "throughput.csv": ("tok_s", "tok_s", 1.0),
+        "prefill.csv": ("prefill_ms", "ms", 1.0),
+        "memory.csv": (PEAK, "gb", 1.0),
+        "ceiling.csv": ("ceiling_fraction", "percent", 100.0),
+    }
+    files = {
+        name: _text(("study", "cell", column, "low", "high"), _bars(findings, metric, factor))
+        for name, (metric, column, factor) in bars.items()
+    }
+    files["curves.csv"] = _text(("panel", "series", "x", "value", "low", "high"), _curves(findings))
+    claims = ((f"{claim['study']}: {claim['id']}", claim["verdict"]) for claim in findings.verdicts["claims"])
+    files["verdicts.csv"] = _text(("claim", "verdict"), claims)
+    return files
+
+
+def _bars(findings: Findings, metric: str, factor: float) -> Iterator[tuple[Any, ...]]:
+    for study, address, row in _rows(findings):
+        estimate = findings.estimate(row, metric)
+        if estimate:
+            yield study, f"{study}: {address}", *_digits(in_unit(metric, estimate).scaled(factor))
+
+
+def _curves(findings: Findings) -> Iterator[tuple[Any, ...]]:
+    for study, planned in findings.plan.studies.items():
+        for experiment, rows in planned.rows.items():
+            key = swept_key(planned.study.experiments[experiment])
+            if key is None:
+                continue
+            for metric in metrics_of(planned.study, experiment, rows):
+                for row in rows.values():
+                    estimate = findings.estimate(row, metric)
+                    if estimate and not isinstance(row.sweep[key], str):  # a line needs numbers to stand over
+                        rest = row.model_copy(update={"sweep": {k: v for k, v in row.sweep.items() if k != key}})
+                        panel = f"{study}: {experiment}, {metric} by {key}"
+                        yield panel, row_title(rest), row.sweep[key], *_digits(in_unit(metric, estimate))
+
+
+def _digits(numbers: Iterable[float | None]) -> tuple[float | str, ...]:
+    return tuple("" if number is None else significant(number, 4) for number in numbers)
+
+
+def _text(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return buffer.getvalue()

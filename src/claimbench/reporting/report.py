@@ -1,0 +1,292 @@
+"""Plan, table, verdicts and ceilings -> reports/report.md, its figures, and DVC's metrics and plots.
+
+Needs no model, no GPU and no torch. The same inputs give the same bytes: nothing here asks for the time or the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from claimbench import __version__
+from claimbench.formatting import Estimate, cell_text, count, interval, number, percent, slug
+from claimbench.reporting import dvc_files, recommendations, study_figures
+from claimbench.reporting.report_data import Findings
+from claimbench.reporting.study_figures import Illustration
+from claimbench.reporting.tables import memory_table, row_title, shared_deviations, tables, tokens_table
+from claimbench.reporting.theoretical_limits import paper_tables
+from claimbench.schema.frontier import Frontier, describe
+from claimbench.schema.plan import Plan, Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_LINKS = 4
+
+
+def render(
+    plan: Plan, table: pd.DataFrame, verdicts: Mapping[str, Any], ceilings: Mapping[str, Any], folder: Path
+) -> None:
+    """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
+
+    Links lead to `../results`: `folder` stands beside it.
+    """
+    findings = Findings(plan, table, verdicts, ceilings)
+    drawn: list[Illustration] = []
+    studies = [_study(findings, name, drawn) for name in plan.studies]
+    context = {
+        "plan": plan,
+        "device_name": verdicts["device_name"],
+        "tolerance": verdicts["tolerance"],
+        "counts": dvc_files.verdict_counts(findings),
+        "objectives": recommendations.objectives(findings),
+        "machine": _machine(findings),
+        "studies": studies,
+        "claims": _claims(findings),
+        "unavailable": _unavailable(findings),
+        "not_judged": [claim for claim in verdicts["claims"] if claim["verdict"] == "not runnable here"],
+        "params_yaml": _params_yaml(plan),
+        "libraries": _libraries(plan),
+        "codes": len({planned.key.code for planned in plan.cells.values()}),
+        "blocks": sum(planned.blocks for planned in plan.cells.values()),
+        "version": __version__,
+    }
+    text = _template("report.md.j2").render(context)
+    _write(folder, "report.md", re.sub(r"\n{3,}", "\n\n", text))
+    _write_folder(folder / "figures", {illustration.file: illustration.svg for illustration in drawn})
+    _write_folder(folder / "plots", dvc_files.csv_files(findings))
+    _write(folder, "metrics.json", json.dumps(dvc_files.metrics_json(findings), indent=1, ensure_ascii=False) + "\n")
+
+
+def _params_yaml(plan: Plan) -> str:
+    text: str = yaml.safe_dump(plan.params.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def _write_folder(folder: Path, files: Mapping[str, str]) -> None:
+    """Exactly `files`: what an earlier render left is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        _write(folder, name, text)
+
+
+def _template(name: str) -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("claimbench.reporting"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown, not HTML; what comes from outside goes through `cell`
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": cell_text, "percent": percent, "number": number, "slug": slug, "links": links}
+    environment.globals |= {"count": count}
+    return environment.get_template(name)
+
+
+def links(paths: list[str]) -> str:
+    """Links to raw results, from the report's folder: `block 0, block 1` of one cell, or `cell/0, ...` of several."""
+    several = len({PurePosixPath(path).parent for path in paths}) > 1
+    return ", ".join(f"[{_link_text(PurePosixPath(path), several)}](../{path})" for path in paths)
+
+
+def _link_text(path: PurePosixPath, several: bool) -> str:
+    return f"{path.parent.parent.name}/{path.stem}" if several else f"block {path.stem}"
+
+
+def _machine(findings: Findings) -> list[tuple[str, str]]:
+    """What the machine is, and its measured limits, as (name, value)."""
+    machine, ceilings = findings.plan.machine, findings.ceilings
+    lines = [("device measured", f"{findings.plan.device}: {findings.verdicts['device_name'] or 'unnamed'}")]
+    for place, gpu in enumerate(machine.get("gpus") or []):
+        memory = f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu.get("memory_bytes") else "memory unknown"
+        power = f", power limit {gpu['power_limit_mw'] / 1e3:.0f} W" if gpu.get("power_limit_mw") else ""
+        modes = "".join(
+            f", {mode.upper()} {'on' if gpu[mode] else 'off'}" for mode in ("ecc", "mig") if gpu.get(mode) is not None
+        )
+        text = f"{gpu.get('name')}, {memory}{power}{modes}, driver {gpu.get('driver')}, CUDA {gpu.get('cuda')}"
+        lines.append((f"GPU {place}", text))
+    cpu = machine.get("cpu") or {}
+    if cpu:
+        sets = ", ".join(cpu.get("instruction_sets") or ()) or "none of those that matter"
+        lines.append(
+            ("CPU", f"{cpu.get('model')}, {count(cpu.get('cores', 0), 'usable core')}; instruction sets: {sets}")
+        )
+    if machine.get("memory_gb"):
+        lines.append(("memory", f"{machine['memory_gb']} GB"))
+    if machine.get("system"):
+        lines.append(("system", str(machine["system"])))
+    if ceilings.get("read_bytes_per_s"):
+        lines.append(("measured read bandwidth", f"{number(ceilings['read_bytes_per_s'] / 1e9)} GB/s"))
+    if ceilings.get("copy_bytes_per_s"):
+        lines.append(("measured copy bandwidth (read + write)", f"{number(ceilings['copy_bytes_per_s'] / 1e9)} GB/s"))
+    for dtype, rate in (ceilings.get("matmul_flops_per_s") or {}).items():
+        lines.append((f"measured matrix rate, {dtype}", f"{number(rate / 1e12)} TFLOP/s"))
+    for state, rate in (ceilings.get("file_read_bytes_per_s") or {}).items():
+        if rate:
+            lines.append((f"measured read rate of a file, {state} page cache", f"{number(rate / 1e9)} GB/s"))
+    if ceilings.get("threads"):
+        lines.append(("threads", str(ceilings["threads"])))
+    lines.append(("machine key", f"`{machine['key']}`"))
+    return [(name, cell_text(value)) for name, value in lines]
+
+
+def _study(findings: Findings, name: str, drawn: list[Illustration]) -> dict[str, Any]:
+    planned = findings.plan.studies[name]
+    experiments = []
+    for experiment, rows in planned.rows.items():
+        pictures = study_figures.of_experiment(findings, name, experiment)
+        drawn += pictures
+        question = planned.study.experiments[experiment]
+        listed = tables(findings, planned.study, experiment, rows)
+        experiments.append(
+            {
+                "name": experiment,
+                "question": question.question,
+                "held": _held(findings, rows),
+                "deviations": shared_deviations(rows.values()),
+                "tables": listed,
+                "frontiers": _frontiers(findings, rows),
+                "tokens": tokens_table(findings, rows) if "tokens" not in listed[0].head else None,
+                "figures": pictures,
+            }
+        )
+    own = [
+        picture
+        for picture in (study_figures.of_memory(findings, name), study_figures.of_ceilings(findings, name))
+        if picture
+    ]
+    drawn += own
+    everything = {
+        f"{experiment}: {row_title(row)}": row for experiment, rows in planned.rows.items() for row in rows.values()
+    }
+    return {
+        "name": name,
+        "title": planned.study.title,
+        "document": planned.study.document,
+        "experiments": experiments,
+        "figures": own,
+        "memory": memory_table(findings, everything),
+        "paper": paper_tables(findings, planned),
+    }
+
+
+def _frontiers(findings: Findings, rows: Mapping[str, Row]) -> list[tuple[str, str]]:
+    """(row, what its search for the largest batch found), of rows that ran."""
+    written = findings.verdicts.get("frontiers", {})
+    titles = {row.frontier: row.title for row in rows.values() if row.frontier in written}
+    found = [(title, Frontier.model_validate(written[id])) for id, title in titles.items()]
+    return [(title, describe(one)) for title, one in found if one.fits or one.fails]
+
+
+def _held(findings: Findings, rows: Mapping[str, Row]) -> str:
+    """What the cells of an experiment have in common, and over how many blocks they were measured."""
+    cells = [findings.plan.cells[row.cell] for row in rows.values() if row.cell in findings.plan.cells]
+    if not cells:
+        return "No cell of this experiment can be planned by this version."
+
+    def common(values: list[Any], text: str = "{}") -> list[str]:
+        known = list(dict.fromkeys(value for value in values if value is not None))
+        return [text.format(known[0])] if len(known) == 1 else []
+
+    workloads = [planned.cell.workload for planned in cells]
+    summaries = [findings.cells[planned.cell.id] for planned in cells if planned.cell.id in findings.cells]
+    parts = [
+        *common([planned.cell.checkpoint.name for planned in cells], "checkpoint `{}`"),
+        *common([planned.cell.dtype for planned in cells]),
+        *common([workload.batch for workload in workloads], "batch {}"),
+        *common([summary["prompt_tokens"] for summary in summaries], "{} prompt tokens"),
+        *common([workload.new_tokens for workload in workloads], "{} new tokens"),
+        *common(["sampled" if workload.sampling else "greedy" for workload in workloads]),
+        *common([planned.blocks for planned in cells], "blocks: {}"),
+        *common([planned.cell.protocol.samples for planned in cells], "samples a block: {}"),
+    ]
+    return f"Held: {', '.join(parts)}." if parts else ""
+
+
+def _claims(findings: Findings) -> list[dict[str, Any]]:
+    """Every study's claims; each check with what it found and the links to its results."""
+    by_study: dict[str, list[dict[str, Any]]] = {name: [] for name in findings.plan.studies}
+    for claim in findings.verdicts["claims"]:
+        checks = [_told(check) for check in claim["checks"]]
+        results = list(dict.fromkeys(path for check in checks for path in check["results"]))
+        ours = "; ".join(check["ours"] for check in checks if check["ours"] != "–") or "–"
+        why = claim["reason"] if _adds(claim["reason"], [check["reason"] for check in claim["checks"]]) else None
+        told = {**claim, "checks": checks, "results": results, "ours": ours, "why": why}
+        by_study.setdefault(claim["study"], []).append(told)
+    return [
+        {"study": name, "title": findings.plan.studies[name].study.title, "claims": claims, "fold": MOST_LINKS}
+        for name, claims in by_study.items()
+        if claims
+    ]
+
+
+def _told(check: Mapping[str, Any]) -> dict[str, Any]:
+    published = check["published"]
+    if published is not None:
+        in_gb = (check["metric"] or "").endswith("bytes") and check["kind"] != "ratio"
+        published = f"{published * 1e-9:,.4g} GB" if in_gb else f"{published:,.4g}"
+    reason = None if _repeats(check["sentence"], check["reason"]) else check["reason"]
+    return {**check, "ours": _found(check), "published": published, "reason": reason}
+
+
+def _repeats(text: str | None, reason: str | None) -> bool:
+    """Whether `text` says already what `reason` does."""
+    return bool(text and reason) and str(reason).rstrip(". ").lower() in str(text).lower()
+
+
+def _adds(reason: str | None, said: Iterable[str | None]) -> bool:
+    """Whether `reason` says more than the checks' own reasons, which stand above it."""
+    left = (reason or "").replace("Not judged:", "")
+    for text in sorted(filter(None, said), key=len, reverse=True):  # one may begin with all of another
+        left = left.replace(text.rstrip(". "), "")
+    return any(character.isalnum() for character in left)
+
+
+def _found(check: Mapping[str, Any]) -> str:
+    if check["estimate"] is None:
+        return "–"
+    found = Estimate(check["estimate"], check["low"], check["high"])
+    metric = check["metric"] or ""
+    if check["kind"] == "ratio":
+        return interval(found, "x")
+    if check["kind"] == "shape":
+        return f"exponent {interval(found)}"
+    if metric.endswith("bytes"):
+        return f"{interval(found.scaled(1e-9))} GB"
+    return interval(found)
+
+
+def _unavailable(findings: Findings) -> list[dict[str, Any]]:
+    """What did not end well, by outcome and reason, with the rows that it concerns."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for study, planned in findings.plan.studies.items():
+        for experiment, rows in planned.rows.items():
+            for row in rows.values():
+                if findings.outcome(row) != "ok":
+                    key = (findings.outcome(row), findings.reason(row))
+                    grouped.setdefault(key, []).append(f"{study}: {experiment}/{row_title(row)}")
+    return [{"outcome": outcome, "reason": reason, "rows": rows} for (outcome, reason), rows in sorted(grouped.items())]
+
+
+def _libraries(plan: Plan) -> dict[str, str]:
+    """Every library that a result here depends on, with the versions that were seen."""
+    seen: dict[str, set[str]] = {}
+    for planned in plan.cells.values():
+        for name, version in planned.key.libraries.items():
+            seen.setdefault(name, set()).add(version or "absent")
+    return {name: ", ".join(sorted(seen[name])) for name in sorted(seen)}

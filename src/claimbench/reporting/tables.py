@@ -1,0 +1,291 @@
+"""A study's experiments as tables, each in the shape of its document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from claimbench.formatting import Estimate, cell_text, interval, number, percent
+from claimbench.reporting.report_data import Findings, head, in_unit, shown
+from claimbench.schema.metrics import METRICS, PEAK
+from claimbench.schema.plan import Row
+from claimbench.schema.study import Experiment, Study
+
+OF_LOADING = ("load_gb_s", "checkpoint_cached_share", "first_call_s")
+"""Weights that are mapped are read when they are first used: a short load may only have moved its time there."""
+OF_REQUESTS = (
+    "load_clients",
+    "load_tok_s",
+    "load_ttft_ms",
+    "load_ttft_p95_ms",
+    "load_itl_ms",
+    "load_itl_p95_ms",
+    "load_end_to_end_p95_ms",
+    "load_goodput_per_s",
+    "load_failed_share",
+    "load_lateness_ms",
+)
+"""What the requests of a load saw, each by itself."""
+LENGTHS = ("prompt_tokens", "new_tokens")
+
+
+class Table(NamedTuple):
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    """What the raised numbers in the cells refer to, in order."""
+
+
+class Notes:
+    """Reasons and doubts of one table, each numbered once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, texts: Iterable[str]) -> str:
+        """The raised numbers of `texts`."""
+        numbers = []
+        for text in texts:
+            if text not in self.texts:
+                self.texts.append(text)
+            numbers.append(str(self.texts.index(text) + 1))
+        return f" <sup>{', '.join(numbers)}</sup>" if numbers else ""
+
+
+def tables(findings: Findings, study: Study, name: str, rows: dict[str, Row]) -> list[Table]:
+    """The tables of experiment `name`."""
+    experiment = study.experiments[name]
+    metrics = metrics_of(study, name, rows)
+    everywhere = shared_deviations(rows.values())
+    if experiment.show == "grid":
+        return [
+            _grid(findings, metrics[0], swept_key(experiment), group, part, everywhere)
+            for group, part in groups(experiment, rows).items()
+        ]
+    if experiment.show == "curves" and swept_key(experiment):
+        return [
+            _grid(findings, metric, swept_key(experiment), group, part, everywhere)
+            for metric in metrics
+            if metric in shown_metrics(findings, metrics, rows)
+            for group, part in groups(experiment, rows).items()
+        ]
+    return [_list(findings, experiment, metrics, rows)]
+
+
+def metrics_of(study: Study, name: str, rows: dict[str, Row]) -> list[str]:
+    """What experiment `name` is about, the main metric first: what is published, then what claims judge, by shape."""
+    published = [metric for row in rows.values() for metric in row.published if metric in METRICS]
+    judged = Counter(
+        check.metric
+        for claim in study.claims
+        for check in claim.checks
+        if check.kind in ("ratio", "shape", "value", "absolute") and check.of.partition("/")[0] == name
+    )
+    ratios = Counter(
+        check.metric
+        for claim in study.claims
+        for check in claim.checks
+        if check.kind == "ratio" and check.of.partition("/")[0] == name
+    )
+    show = study.experiments[name].show
+    if show == "bars":
+        main = [metric for metric, _ in ratios.most_common(1)] or published[:1] or ["decode_tok_s"]
+    elif show == "curves":
+        phases = ["step_ms", "prefill_ms"]  # every cell times both, so one experiment draws both curves
+        main = phases if not published and set(judged) <= set(phases) else []
+    else:
+        asked = [metric for metric in judged if metric in OF_REQUESTS]  # it is about a load, and so are its figures
+        main = published[:1] or asked[:1] or [{"rates": "tok_s", "grid": "ms_per_token"}[show]]
+    return [metric for metric in dict.fromkeys([*main, *published, *judged]) if metric in METRICS]
+
+
+def shown_metrics(findings: Findings, metrics: list[str], rows: dict[str, Row]) -> list[str]:
+    """Those of `metrics` that at least one row has; the first one where none has any."""
+    measured = [metric for metric in metrics if any(findings.estimate(row, metric) for row in rows.values())]
+    return measured or metrics[:1]
+
+
+def swept_key(experiment: Experiment) -> str | None:
+    """The key that is drawn along the table's width: a length in curves, the batch in grids, else the last."""
+    preferred = (*LENGTHS, "batch") if experiment.show == "curves" else ("batch", *LENGTHS)
+    return next((key for key in preferred if key in experiment.sweep), next(reversed(experiment.sweep), None))
+
+
+def groups(experiment: Experiment, rows: dict[str, Row]) -> dict[str, dict[str, Row]]:
+    """Rows by the values of the other swept keys, as `batch 8`; one group without a name where there are none."""
+    key = swept_key(experiment)
+    found: dict[str, dict[str, Row]] = {}
+    for address, row in rows.items():
+        others = ", ".join(f"{worded(name)} {value}" for name, value in row.sweep.items() if name != key)
+        found.setdefault(others, {})[address] = row
+    return found
+
+
+def worded(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def shared_deviations(rows: Iterable[Row]) -> list[str]:
+    """How every cell that can be run departs from the document: said once, not beside each row."""
+    planned = [row.deviations for row in rows if row.cell]
+    return _shared(planned) if planned else []
+
+
+def row_title(row: Row) -> str:
+    point = ", ".join(f"{worded(key)} {value}" for key, value in row.sweep.items())
+    return f"{row.title} · {point}" if point else row.title
+
+
+def base_of(rows: dict[str, Row], row: Row) -> Row:
+    """The first cell of the experiment at the same swept point: what a ratio is to."""
+    return next(other for other in rows.values() if other.sweep == row.sweep)
+
+
+def published_number(row: Row, metric: str) -> float | None:
+    """The document's figure in the unit of `head(metric)`, where it is a number."""
+    figure = row.published.get(metric)
+    return in_unit(metric, Estimate(float(figure))).value if isinstance(figure, int | float) else None
+
+
+def published_better(row: Row, base: Row, metric: str) -> float | None:
+    """How many times better the document found `row` than `base`."""
+    of, to = published_number(row, metric), published_number(base, metric)
+    if not of or not to:
+        return None
+    return to / of if METRICS[metric].better == "lower" else of / to
+
+
+def _measured(findings: Findings, row: Row, metric: str, notes: Notes) -> str:
+    estimate = findings.estimate(row, metric)
+    if estimate is not None:
+        return shown(metric, estimate)
+    if findings.outcome(row) == "ok":
+        return "–"
+    return f"**{findings.outcome(row)}**" + notes.mark([findings.reason(row)])
+
+
+def _beside_ceiling(findings: Findings, row: Row, metric: str) -> tuple[str, str]:
+    limit, share = findings.ceiling(row, metric), findings.ceiling_share(row, metric)
+    return number(limit) if limit else "–", percent(share) if share is not None else "–"
+
+
+def _list(findings: Findings, experiment: Experiment, metrics: list[str], rows: dict[str, Row]) -> Table:
+    """One row a cell: the main metric beside its ceiling and the published figure, then what else is judged."""
+    notes = Notes()
+    main, *others = metrics
+    everywhere = shared_deviations(rows.values())
+    if main == "load_s":
+        others += [metric for metric in OF_LOADING if metric not in others]
+    others += [metric for metric in OF_REQUESTS if metric not in metrics]
+    extras = [metric for metric in others if any(findings.estimate(row, metric) for row in rows.values())]
+    if PEAK not in metrics:
+        extras.append(PEAK)
+    bars = experiment.show == "bars"
+    ceiling = any(findings.ceiling(row, main) for row in rows.values())
+    published = any(main in row.published for row in rows.values())
+    heads = ["", f"{head(main)} [95 % interval]"]
+    heads += ["ceiling here", "% of it"] if ceiling else []
+    heads += ["times better than the first row [95 % interval]"] if bars and len(rows) > 1 else []
+    heads += [f"published, {head(main)}"] if published else []
+    heads += ["published, times better"] if published and bars else []
+    heads += [head(metric) for metric in extras] + ["tokens"]
+    lines = []
+    for row in rows.values():
+        marks = notes.mark([*_own(row.deviations, everywhere), *findings.doubts(row)])
+        line = [cell_text(row_title(row)) + marks, _measured(findings, row, main, notes)]
+        base = base_of(rows, row)
+        if ceiling:
+            line += _beside_ceiling(findings, row, main)
+        if bars and len(rows) > 1:
+            line.append(_times(findings.times_better(row, base, main), row is base))
+        if published:
+            line.append(_as_published(row, main))
+        if published and bars:
+            better = published_better(row, base, main)
+            line.append(f"{number(better)}x" if better else "–")
+        line += [shown(metric, found) if (found := findings.estimate(row, metric)) else "–" for metric in extras]
+        lines.append((*line, findings.tokens(row)))
+    return Table("", tuple(heads), tuple(lines), tuple(notes.texts))
+
+
+def _times(ratio: Estimate | None, is_base: bool) -> str:
+    if ratio is None:
+        return "–"
+    return "1 (the base)" if is_base else interval(ratio, "x")
+
+
+def _as_published(row: Row, metric: str) -> str:
+    value, figure = published_number(row, metric), row.published.get(metric)
+    if value is not None:
+        return f"{value:,.6g}"
+    return cell_text(figure) if figure is not None else "–"
+
+
+def _grid(
+    findings: Findings, metric: str, key: str | None, group: str, rows: dict[str, Row], everywhere: list[str]
+) -> Table:
+    """One column a swept value, one row a label; the published figures in a row below, each number with its ceiling."""
+    notes = Notes()
+    values = list(dict.fromkeys(row.sweep[key] for row in rows.values())) if key else [""]
+    lines: list[tuple[str, ...]] = []
+    for label in dict.fromkeys(row.label for row in rows.values()):
+        of_label = {row.sweep[key] if key else "": row for row in rows.values() if row.label == label}
+        first = next(iter(of_label.values()))
+        same = _shared([findings.doubts(row) + row.deviations for row in of_label.values()])
+        cells = [_grid_cell(findings, of_label.get(value), metric, [*same, *everywhere], notes) for value in values]
+        lines.append((cell_text(first.title) + notes.mark(_own(same, everywhere)), *cells))
+        if any(metric in row.published for row in of_label.values()):
+            figures = [_as_published(of_label[value], metric) if value in of_label else "–" for value in values]
+            lines.append((f"*{cell_text(first.title)}, published*", *(f"*{figure}*" for figure in figures)))
+    title = head(metric) + (f", by {worded(key)}" if key else "") + (f"; {group}" if group else "")
+    corner = worded(key) if key else ""
+    return Table(title, (corner, *(cell_text(value) for value in values)), tuple(lines), tuple(notes.texts))
+
+
+def _own(texts: Iterable[str], everywhere: list[str]) -> list[str]:
+    return [text for text in texts if text not in everywhere]
+
+
+def _shared(lists: list[tuple[str, ...]]) -> list[str]:
+    """What all of several lists say."""
+    return [text for text in lists[0] if all(text in other for other in lists)]
+
+
+def _grid_cell(findings: Findings, row: Row | None, metric: str, same: list[str], notes: Notes) -> str:
+    if row is None:
+        return "–"
+    own = _own((*row.deviations, *findings.doubts(row)), same)
+    text = _measured(findings, row, metric, notes) + notes.mark(own)
+    share = findings.ceiling_share(row, metric)
+    return text if share is None else f"{text}<br>{percent(share)} of {number(findings.ceiling(row, metric) or 0)}"
+
+
+def memory_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
+    """Every memory figure that any row has, in GB (1e9 bytes)."""
+    names = [metric for metric in METRICS if metric.endswith("_bytes") and metric != PEAK]
+    measured = [metric for metric in names if any(findings.estimate(row, metric) for row in rows.values())]
+    if not measured:
+        return None
+    lines = []
+    for title, row in rows.items():
+        found = [findings.estimate(row, metric) for metric in measured]
+        if any(found):
+            pairs = zip(measured, found, strict=True)
+            texts = [number(*in_unit(metric, value)) if value else "–" for metric, value in pairs]
+            lines.append((cell_text(title), *texts))
+    return Table("", ("", *(head(metric) for metric in measured)), tuple(lines), ())
+
+
+def tokens_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
+    """For shapes whose cells hold a number alone: whether each label's outputs were the reference's."""
+    lines = []
+    for label in dict.fromkeys(row.label for row in rows.values()):
+        of_label = [row for row in rows.values() if row.label == label and findings.outcome(row) in ("ok", "wrong")]
+        if of_label:
+            said = Counter(findings.tokens(row) for row in of_label)
+            texts = [f"{text} ({times} of {len(of_label)} cells)" for text, times in said.items()]
+            texts = texts if len(said) > 1 else list(said)
+            lines.append((cell_text(of_label[0].title), "<br>".join(texts)))
+    return Table("", ("", "tokens against the reference"), tuple(lines), ()) if lines else None

@@ -1,0 +1,167 @@
+"""A cell and what it is made of: frozen values, known before anything runs.
+
+A cell is one point of an experiment: checkpoint x backend x optimizations x workload x device. Its id is a hash of
+its settings alone, so that two studies which ask for the same point share its results.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from claimbench.errors import SourceError
+from claimbench.schema.json_file import digest
+
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+PageCache = Literal["as_it_is", "cold", "warm"]
+
+Whole = Annotated[int, Strict()]
+Real = Annotated[float, Strict()]
+"""Numbers that a person wrote as numbers: the text "3" is a mistake, not three."""
+
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+class Frozen(BaseModel):
+    """A validated value that cannot change; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(Frozen):
+    """Draw tokens instead of taking the likeliest one."""
+
+    temperature: Real = Field(default=1.0, gt=0)
+    top_k: Whole = Field(default=0, ge=0, description="0 keeps all")
+    top_p: Real = Field(default=1.0, gt=0, le=1)
+    typical_p: Real = Field(default=1.0, gt=0, le=1, description="locally typical sampling; 1 keeps all")
+    repetition_penalty: Real = Field(default=1.0, gt=0, description="of tokens that the row holds already; 1 is none")
+    seed: Whole = Field(default=0, ge=0)
+
+
+class Workload(Frozen):
+    """What is asked of the model: one prompt, `batch` rows of it, exactly `new_tokens` each.
+
+    The end-of-sequence token is an ordinary token here: every row runs to its full length. With `shortest`, row 0 is
+    the whole prompt and the others are its ends, so that all rows end alike; see `row_lengths` below.
+    """
+
+    prompt: str = Field(min_length=1, description="the prompt's text")
+    prompt_tokens: int | None = Field(default=None, ge=1, description="repeat or cut the prompt to exactly this length")
+    shortest: int | None = Field(
+        default=None,
+        ge=1,
+        description="prompt tokens of the shortest row; rows are cut to lengths spread evenly from it up to the full "
+        "prompt. Absent: all rows are equal",
+    )
+    new_tokens: int = Field(ge=1)
+    batch: int = Field(default=1, ge=1)
+    sampling: Sampling | None = Field(default=None, description="absent: greedy")
+
+    @model_validator(mode="after")
+    def _shortest_row_fits(self) -> Workload:
+        if self.shortest is None:
+            return self
+        if self.batch < 2:
+            raise ValueError(f"shortest: rows of several lengths need a batch of at least 2 (got {self.batch})")
+        if self.prompt_tokens is not None and self.shortest > self.prompt_tokens:
+            raise ValueError(f"shortest: expected at most prompt_tokens ({self.prompt_tokens}), got {self.shortest}")
+        return self
+
+
+class Protocol(Frozen):
+    """How one block measures: warm-up until steady within bounds, then `samples` timed generations."""
+
+    samples: int = Field(default=5, ge=1)
+    warmup_min: int = Field(default=1, ge=1, description="the first call is always a warm-up")
+    warmup_max: int = Field(default=4, ge=1)
+    timeout_s: float = Field(default=900.0, gt=0, description="for the whole block, loading included")
+    threads: int | None = Field(default=None, ge=1, description="absent: every core that the process may use")
+    memory_limit: int | None = Field(default=None, ge=1, description="bytes of address space each rank may take")
+    page_cache: PageCache = Field(
+        default="as_it_is", description="of the checkpoint's files when loading begins: dropped, or read ahead"
+    )
+
+
+class Checkpoint(Frozen):
+    """Weights by name. `source` pins what they are; `architecture` names a file in `architectures/`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    source: str
+    architecture: str
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, where it is one"
+    )
+    content: str | None = Field(
+        default=None,
+        description="of a local source's files or a random source's architecture: a hash, taken when planning",
+    )
+    keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
+    tensor_parallel: int | None = Field(
+        default=None,
+        ge=1,
+        description="cut for so many ranks ahead of time; set when planning, by the backend's options",
+    )
+
+
+class OptimizationUse(Frozen):
+    """One technique switched on: `name` is a file in `optimizations/`, `settings` its validated parameters."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
+class Cell(Frozen):
+    checkpoint: Checkpoint
+    draft: Checkpoint | None = Field(default=None, description="the assistant of speculative decoding")
+    backend: str
+    options: dict[str, Any] = Field(default={}, description="the backend's own settings, validated by it")
+    optimizations: tuple[OptimizationUse, ...] = ()
+    dtype: Dtype = "float32"
+    workload: Workload
+    device: Device
+    protocol: Protocol = Protocol()
+
+    @property
+    def id(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+    @property
+    def devices(self) -> int:
+        """Ranks that share the work: processes on a CPU, GPUs elsewhere."""
+        return int(self.options.get("devices", 1))
+
+    @property
+    def rows(self) -> int:
+        """Rows that come out of one generation: of the batch, times the devices that serve rows of their own."""
+        return self.workload.batch * int(self.options.get("streams", 1))
+
+    @property
+    def nodes(self) -> int:
+        """Machines that the devices are on."""
+        return int(self.options.get("nodes", 1))
+
+    def uses(self, optimization: str) -> bool:
+        return any(use.name == optimization for use in self.optimizations)
+
+
+def row_lengths(workload: Workload, prompt_tokens: int) -> list[int]:
+    """Prompt tokens of each row of the batch, row 0 the full prompt, the last one `shortest`, evenly spaced in between.
+
+    Row r has the last `row_lengths(...)[r]` tokens of the prompt: shorter rows begin later and all end alike.
+
+    Raises:
+        SourceError: the prompt has fewer tokens than the shortest row is to have.
+    """
+    shortest, batch = workload.shortest, workload.batch
+    if shortest is None:
+        return [prompt_tokens] * batch
+    if shortest > prompt_tokens:
+        raise SourceError(
+            f"the prompt has {prompt_tokens} tokens, and its shortest row is to have {shortest}: "
+            f"set prompt_tokens, or a smaller shortest"
+        )
+    return [prompt_tokens - row * (prompt_tokens - shortest) // (batch - 1) for row in range(batch)]

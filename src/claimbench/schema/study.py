@@ -1,0 +1,148 @@
+"""What a study file says: experiments, and claims about them. One file per document, `studies/<name>.yaml`.
+
+An experiment's cells are addressed as `experiment/label`, or `experiment/label@batch=8` where the experiment sweeps.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from claimbench.schema.cell import Device, Dtype, Frozen, PageCache, Real, Sampling, Whole
+from claimbench.schema.checks import Check
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Scalar = float | int | str
+Published = dict[str, Scalar | dict[Scalar, Scalar]]
+
+SWEEPABLE = ("checkpoint", "dtype", "prompt", "prompt_tokens", "shortest", "new_tokens", "batch")
+
+
+class Hold(Frozen):
+    """Settings of cells, each optional: a cell's own, else its experiment's, else the study's defaults."""
+
+    checkpoint: str | None = None
+    backend: str | None = None
+    options: dict[str, Any] | None = None
+    optimizations: tuple[str | dict[str, dict[str, Any]], ...] | None = Field(
+        default=None, description="names, or {name: {setting: value}}; replaces what is held, does not add to it"
+    )
+    dtype: Dtype | None = None
+    prompt: str | None = Field(default=None, description="a name in `prompts`")
+    prompt_tokens: Whole | None = Field(default=None, ge=1)
+    shortest: Whole | None = Field(
+        default=None, ge=1, description="prompt tokens of the shortest row of a batch; absent: all rows are equal"
+    )
+    new_tokens: Whole | None = Field(default=None, ge=1)
+    batch: Whole | None = Field(default=None, ge=1)
+    sampling: Sampling | None = None
+    page_cache: PageCache | None = Field(
+        default=None, description="of the checkpoint's files when a block loads them; absent: as it is"
+    )
+
+
+class StudyCell(Hold):
+    title: str | None = Field(default=None, description="the row's name in the report; the label otherwise")
+    blocks: Whole | None = Field(
+        default=None, ge=1, description="fresh processes of this cell; absent: the experiment's. One: no interval"
+    )
+    published: Published = Field(
+        default={}, description="the document's own figures by metric; by swept value where the experiment sweeps"
+    )
+
+
+Shape = Literal["rates", "grid", "curves", "bars"]
+
+
+class Experiment(Frozen):
+    """One question: what is held, what varies.
+
+    `show` is the shape of its table: `rates` (tokens per second, one row a cell), `grid` (milliseconds per token, one
+    column a batch size), `curves` (latency against the swept length), `bars` (ratio to the first cell).
+    """
+
+    question: str
+    show: Shape = "bars"
+    device: Device | None = Field(default=None, description="the kind of device that it is about; absent: any")
+    blocks: Whole | None = Field(
+        default=None, ge=1, description="fresh processes per cell; absent: the study's. One gives a curve, no interval"
+    )
+    hold: Hold = Hold()
+    cells: dict[Name, StudyCell] = Field(min_length=1)
+    sweep: dict[str, tuple[Scalar, ...]] = {}
+    frontier: Literal["bisect"] | None = Field(
+        default=None, description="search between the swept batches for the largest that fits; absent: the sweep's own"
+    )
+
+    @model_validator(mode="after")
+    def _sweep_is_over_settings(self) -> Experiment:
+        for key, values in self.sweep.items():
+            if key not in SWEEPABLE:
+                raise ValueError(f"cannot sweep over '{key}': expected one of {', '.join(SWEEPABLE)}")
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"sweep over '{key}' needs at least one value, none of them twice")
+            for value in values:
+                try:
+                    Hold.model_validate({key: value})
+                except ValidationError as error:
+                    raise ValueError(f"sweep over '{key}': {error.errors()[0]['msg']} (got {value!r})") from None
+        if self.frontier and "batch" not in self.sweep:
+            raise ValueError("frontier: expected a sweep over 'batch' to search in")
+        return self
+
+
+class Claim(Frozen):
+    """A testable sentence. It is supported when every one of its checks is."""
+
+    id: Name
+    kind: str = Field(description="ratio, shape, identity, size or absolute; joined with + where it is several")
+    statement: str
+    published: str | None = Field(default=None, description="the document's figure, as a person would say it")
+    note: str | None = Field(default=None, description="what a reader must know to understand the verdict")
+    checks: tuple[Check, ...] = Field(min_length=1)
+
+
+class Document(Frozen):
+    title: str
+    url: str | None = None
+    setting: str | None = Field(default=None, description="the hardware, model and lengths that it measured")
+    hardware: str | None = Field(
+        default=None,
+        description="its accelerator, by a name of cost_model/hardware.py: limits on paper stand in the report",
+    )
+
+
+class Planned(Frozen):
+    """Names that this study uses and this version does not have yet; their cells are `unavailable`."""
+
+    backends: tuple[str, ...] = ()
+    optimizations: tuple[str, ...] | dict[str, str] = Field(
+        default=(), description="names, or {name: why it is not there}, as a reader of its row should know it"
+    )
+
+    def reason(self, optimization: str) -> str:
+        reasons = self.optimizations if isinstance(self.optimizations, dict) else {}
+        return reasons.get(optimization, f"this version has no optimization '{optimization}' yet")
+
+
+class MeasureOverrides(Frozen):
+    blocks: Whole | None = Field(default=None, ge=1)
+    samples: Whole | None = Field(default=None, ge=1)
+    warmup_min: Whole | None = Field(default=None, ge=1)
+    warmup_max: Whole | None = Field(default=None, ge=1)
+    timeout_s: Real | None = Field(default=None, gt=0)
+
+
+class Study(Frozen):
+    title: str
+    document: Document
+    prompts: dict[Name, str] = Field(min_length=1)
+    defaults: Hold
+    measure: MeasureOverrides = MeasureOverrides()
+    presets: dict[Name, tuple[str | dict[str, dict[str, Any]], ...]] = Field(
+        default={}, description="named sets of optimizations; a set may name another"
+    )
+    planned: Planned = Planned()
+    experiments: dict[Name, Experiment] = Field(min_length=1)
+    claims: tuple[Claim, ...] = ()

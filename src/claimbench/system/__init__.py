@@ -1,0 +1,1 @@
+"""The machine: what it is, its memory, its page cache, processes and launchers."""

@@ -1,0 +1,199 @@
+"""What this machine is, and how it was doing while it measured.
+
+`identify` names what a result depends on; its `key` is a hash of that alone, so that an H100's result is never taken
+for an A10G's. `telemetry` is a snapshot: clocks, load, neighbours. Nothing here changes a machine's settings.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from claimbench.errors import ConfigError
+from claimbench.schema.cell import Device
+from claimbench.schema.json_file import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What decides which kernels a CPU can run; the other flags do not change an inference's speed.
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "sve",
+    "asimd",
+)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which containers and `taskset` make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu() -> dict[str, Any]:
+    fields: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return {
+        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "family": fields.get("cpu family", ""),
+        "generation": fields.get("model", ""),
+        "cores": usable_cores(),
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+    }
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVIDIA's management library, or None where there is no driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # the library raises its own types for "no library", "no driver" and "no permission"
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _asked(nvml: Any, call: str, *arguments: Any) -> Any:
+    """An answer of NVML, or None for a question that this device does not support."""
+    try:
+        return getattr(nvml, call)(*arguments)
+    except (nvml.NVMLError, AttributeError):
+        return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    with _nvml() as nvml:
+        if nvml is None:
+            return []
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = _asked(nvml, "nvmlDeviceGetMemoryInfo", handle)
+            ecc = _asked(nvml, "nvmlDeviceGetEccMode", handle)
+            mig = _asked(nvml, "nvmlDeviceGetMigMode", handle)
+            found.append(
+                {
+                    "name": _text(_asked(nvml, "nvmlDeviceGetName", handle)),
+                    "memory_bytes": int(memory.total) if memory else None,
+                    "driver": _text(_asked(nvml, "nvmlSystemGetDriverVersion")),
+                    "cuda": _asked(nvml, "nvmlSystemGetCudaDriverVersion"),
+                    "power_limit_mw": _asked(nvml, "nvmlDeviceGetPowerManagementLimit", handle),
+                    "ecc": bool(ecc[0]) if ecc else None,
+                    "mig": bool(mig[0]) if mig else None,
+                }
+            )
+        return found
+
+
+def identify() -> dict[str, Any]:
+    """This machine: `key`, `cpu`, `memory_gb` (1e9 bytes), `gpus`, and for people `system` (not part of the key)."""
+    identity: dict[str, Any] = {
+        "cpu": _cpu(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "gpus": _gpus(),
+        "architecture": platform.machine(),
+    }
+    key = digest(identity)
+    return {**identity, "key": key, "system": f"{platform.system()} {platform.release()}"}
+
+
+def resolve_device(asked: str, machine: dict[str, Any]) -> Device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        ConfigError: a GPU was asked for by name and there is none.
+    """
+    if asked == "cuda" and not machine["gpus"]:
+        raise ConfigError("params.yaml: device: asked for cuda, but no NVIDIA driver answers here: use cpu or auto")
+    if asked == "auto":
+        return "cuda" if machine["gpus"] else "cpu"
+    return "cuda" if asked == "cuda" else "cpu"
+
+
+def device_name(machine: dict[str, Any], device: str) -> str:
+    return str(machine["gpus"][0]["name"]) if device == "cuda" and machine["gpus"] else str(machine["cpu"]["model"])
+
+
+def cpu_ticks() -> dict[str, float]:
+    """Seconds of CPU time since boot, over all cores: `busy`, `steal`, and `own`: this process and its descendants."""
+    times = psutil.cpu_times()
+    own = sum(map(_seconds, [psutil.Process(), *psutil.Process().children(recursive=True)]))
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    return {
+        "busy": busy,
+        "steal": getattr(times, "steal", 0.0),
+        "own": own,
+    }
+
+
+def _seconds(process: psutil.Process) -> float:
+    """CPU time of a process and of its children that have ended; those that live are asked themselves."""
+    try:
+        spent = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(spent.user + spent.system + spent.children_user + spent.children_system)
+
+
+def telemetry(device: Device) -> dict[str, Any]:
+    """A snapshot of load, memory and, on a GPU, clocks, temperature, power, throttling and who else is there."""
+    snapshot: dict[str, Any] = {
+        "load_average": round(os.getloadavg()[0], 2),
+        "available_memory_bytes": psutil.virtual_memory().available,
+    }
+    frequency = psutil.cpu_freq()
+    if frequency:
+        snapshot["cpu_mhz"] = round(frequency.current)
+    if device == "cuda":
+        with _nvml() as nvml:
+            if nvml is not None:
+                snapshot["gpu"] = _gpu_snapshot(nvml, nvml.nvmlDeviceGetHandleByIndex(0))
+    return snapshot
+
+
+def _gpu_snapshot(nvml: Any, handle: Any) -> dict[str, Any]:
+    processes = _asked(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
+    return {
+        "sm_mhz": _asked(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
+        "memory_mhz": _asked(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
+        "celsius": _asked(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
+        "power_mw": _asked(nvml, "nvmlDeviceGetPowerUsage", handle),
+        "throttle_reasons": _asked(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle),
+        "energy_mj": _asked(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle),
+        "processes": len(processes),
+    }
+
+
+def energy_mj(devices: int = 1) -> int | None:
+    """The energy counters of the first `devices` GPUs, millijoules since the driver was loaded; None without them."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return None
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(min(devices, nvml.nvmlDeviceGetCount()))]
+        values = [_asked(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) for handle in handles]
+        return sum(int(value) for value in values) if values and None not in values else None

@@ -1,0 +1,210 @@
+"""What the Snakefile asks: the plan for a configuration, and for each job the values and files that it needs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from claimbench import backends
+from claimbench.checkpoints.fetch import local_identity
+from claimbench.cost_model import cost
+from claimbench.errors import ClaimbenchError, SourceError
+from claimbench.planning import target_machine
+from claimbench.planning.code_hash import stage_hash
+from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, FETCHED, ceilings_path, folder_of
+from claimbench.planning.plan import make_plan, order
+from claimbench.planning.result_key import build_program
+from claimbench.schema.cell import Checkpoint
+from claimbench.schema.json_file import canonical_json, digest
+from claimbench.schema.params import CheckpointParams, load_params, load_studies
+from claimbench.schema.plan import RESULTS, Plan, PlannedCell
+from claimbench.system import machine
+
+
+@contextmanager
+def in_one_message() -> Iterator[None]:
+    """A mistake in the configuration ends Snakemake as it ends the command line: one message and no traceback."""
+    try:
+        yield
+    except ClaimbenchError as error:
+        print(f"claimbench: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+
+
+def plan_for(config: dict[str, Any], studies: Path) -> Plan:
+    """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of."""
+    params = load_params(config)
+    params = params.model_copy(update={"checkpoints": _with_contents(params.checkpoints)})
+    here = target_machine.planned_for()
+    return make_plan(params, load_studies(params.studies, studies), here, machine.resolve_device(params.device, here))
+
+
+def _with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
+    """What no source pins by itself: a local folder's files, and the architecture that random weights are drawn for.
+
+    A folder that is missing is told of when it is fetched, an unknown architecture when it is used.
+    """
+    known = dict(checkpoints)
+    for name, checkpoint in checkpoints.items():
+        content = None
+        if checkpoint.source.startswith("file://"):
+            with suppress(SourceError):
+                content = local_identity(checkpoint.source)
+        elif checkpoint.source.startswith("random://") and checkpoint.architecture in cost.architecture_names():
+            content = digest(cost.config(checkpoint.architecture))
+        if content:
+            known[name] = checkpoint.model_copy(update={"content": content})
+    return known
+
+
+def digest_of(plan: Plan) -> str:
+    return digest(plan.model_dump(mode="json"), length=64)
+
+
+def as_json(checkpoint: Checkpoint) -> str:
+    return canonical_json(checkpoint.model_dump(mode="json"))
+
+
+class Workflow:
+    """A plan with the look-ups of the rules; made once, when Snakemake reads the Snakefile."""
+
+    def __init__(self, config: dict[str, Any], studies: Path = Path("studies")) -> None:
+        self.plan = plan_for(config, studies)
+        self.studies = studies
+        self.digest = digest_of(self.plan)
+        self.params_json = canonical_json(self.plan.params.model_dump(mode="json"))
+        self.ceilings = str(ceilings_path(self.plan))
+        self.plan_json = str(RESULTS / "plan" / f"{self.digest[:12]}.json")
+
+    @cached_property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """Every checkpoint that a cell loads, by the name of its folder."""
+        found: dict[str, Checkpoint] = {}
+        for planned in self.plan.cells.values():
+            if backends.find(planned.cell.backend).LIBRARIES:
+                for checkpoint in filter(None, (planned.cell.checkpoint, planned.cell.draft)):
+                    found[folder_of(self.plan, checkpoint)] = checkpoint
+        return found
+
+    def fetched(self, folder: str) -> str:
+        """Where the files of a checkpoint are fetched to; two checkpoints cut from one source share a download."""
+        checkpoint = self.checkpoints[folder]
+        source = [checkpoint.source, checkpoint.sha256, checkpoint.content, checkpoint.architecture]
+        return str(FETCHED / digest(source) / "source.json")
+
+    @cached_property
+    def fetched_checkpoints(self) -> dict[str, Checkpoint]:
+        """By the folder that they are fetched to."""
+        return {Path(self.fetched(folder)).parent.name: found for folder, found in self.checkpoints.items()}
+
+    @property
+    def manifests(self) -> list[str]:
+        return [str(CHECKPOINTS / folder / "manifest.json") for folder in self.checkpoints]
+
+    @cached_property
+    def cores(self) -> int:
+        """All that a timed job may use where it runs."""
+        return int(self.plan.machine["cpu"]["cores"])
+
+    @cached_property
+    def gpus(self) -> int:
+        """A timed job takes every GPU of its machine: a neighbour on another one would be noise."""
+        return len(self.plan.machine["gpus"]) if self.plan.device == "cuda" else 0
+
+    @cached_property
+    def results(self) -> list[str]:
+        return [path for planned in self.plan.cells.values() for path in planned.paths()]
+
+    @property
+    def frontiers(self) -> list[str]:
+        return [search.path for search in self.plan.frontiers.values()]
+
+    def frontier_inputs(self, frontier: str) -> dict[str, str | list[str]]:
+        """The first block of each swept batch, and what its trials load: none where the search is done already."""
+        search = self.plan.frontiers[frontier]
+        if Path(search.path).exists():
+            return {}
+        needed = self.needs(search.cells[0], 0)
+        wanted: dict[str, str | list[str]] = {"swept": [self.cell(id).paths()[0] for id in search.cells]}
+        return wanted | {name: needed[name] for name in ("checkpoint", "draft", "environment") if name in needed}
+
+    def frontier_flags(self, frontier: str) -> str:
+        """The flags of `claimbench frontier`, quoted for a shell."""
+        flags = self._arguments(self.plan.frontiers[frontier].cells[0], 0)
+        kept = ("cell", "key", "checkpoint", "draft", "python")
+        return " ".join(f"--{name} {shlex.quote(flags[name])}" for name in kept if name in flags)
+
+    @cached_property
+    def priority(self) -> dict[tuple[str, int], int]:
+        """Snakemake runs what has the highest priority first; everything that is not timed comes before (0)."""
+        return {job: -1 - place for place, job in enumerate(order(self.plan))}
+
+    @staticmethod
+    def code(*roots: str, libraries: Sequence[str] = ()) -> str:
+        """A parameter that changes with the code of a stage: Snakemake does not see edits to imported modules."""
+        return stage_hash(*roots, libraries=libraries)
+
+    def cell(self, id: str) -> PlannedCell:
+        return self.plan.cells[id]
+
+    def environment(self, id: str) -> str:
+        return backends.find(self.cell(id).cell.backend).ENVIRONMENT
+
+    @staticmethod
+    def build_program(family: str) -> list[str]:
+        return [str(path) for path in build_program(family)]
+
+    def inputs(self, id: str, block: int) -> dict[str, str]:
+        """The files that a block waits for: none where its result is there.
+
+        Snakemake 9 runs a job when another job makes its input, even an `ancient` one: a checkpoint that a clone lacks,
+        or a smaller batch that a study adds, would have good results measured again.
+        """
+        return {} if Path(self.cell(id).paths()[block]).exists() else self.needs(id, block)
+
+    def needs(self, id: str, block: int) -> dict[str, str]:
+        """The files that a block reads; each is addressed by content or by key, so none of them makes it stale."""
+        planned = self.cell(id)
+        needed = {}
+        if backends.find(planned.cell.backend).LIBRARIES:
+            needed["checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.checkpoint) / "manifest.json")
+        if planned.cell.draft:
+            needed["draft"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.draft) / "manifest.json")
+        if block == 0 and not planned.exact and planned.cell.checkpoint.tensor_parallel and planned.reference:
+            whole = self.cell(planned.reference).cell.checkpoint
+            needed["reference_checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, whole) / "manifest.json")
+        if planned.smaller:
+            paths = self.cell(planned.smaller).paths()
+            needed["smaller"] = paths[min(block, len(paths) - 1)]
+        if self.environment(id) != "core":
+            needed["environment"] = str(ENVIRONMENTS / self.environment(id) / "stamp.json")
+        return needed
+
+    def flags(self, id: str, block: int) -> str:
+        """The flags of `claimbench measure`, quoted for a shell."""
+        return " ".join(f"--{name} {shlex.quote(value)}" for name, value in self._arguments(id, block).items())
+
+    def _arguments(self, id: str, block: int) -> dict[str, str]:
+        planned, needed = self.cell(id), self.needs(id, block)
+        flags = {
+            "cell": canonical_json(planned.cell.model_dump(mode="json")),
+            "key": canonical_json(planned.key.model_dump(mode="json")),
+            "block": str(block),
+            "plan": self.plan_json,
+        }
+        for name in ("checkpoint", "draft", "reference_checkpoint"):
+            if name in needed:
+                flags[name.replace("_", "-")] = str(Path(needed[name]).parent)
+        if "smaller" in needed:
+            flags["smaller"] = needed["smaller"]
+        if planned.reference and planned.reference != id and block == 0:
+            reference = self.cell(planned.reference).cell
+            flags["reference"] = canonical_json(reference.model_dump(mode="json"))
+        if self.environment(id) != "core":
+            flags["python"] = str(ENVIRONMENTS / self.environment(id) / "bin" / "python")
+        return flags
