@@ -33,10 +33,10 @@ def bare_loop(session: Any, new_tokens: int) -> float:
     import torch
 
     model, prompt = session.driven, session.prompt
-    session.recipe.phase.prefill = True
+    session.setup.phase.prefill = True
     start = time.perf_counter()
     with torch.no_grad():
-        for context in session.recipe.around[1:]:
+        for context in session.setup.around[1:]:
             context().__enter__()
         cache = session._empty_cache(session.cell.workload)
         token = (

@@ -63,7 +63,7 @@ def step_us(session: Any, steps: int) -> float:
 
     decoder = session.decoder
     with torch.inference_mode():
-        decoder.start(None)
+        decoder.prefill(None)
         token = decoder.prompt[:, -1:].contiguous()
         _wait(session)
         begin = time.perf_counter_ns()

@@ -69,7 +69,7 @@ class Claimbench:
                 if left <= 0:
                     return
 
-    def force(self, tokens: list[int]) -> list[int] | None:
+    def teacher_force(self, tokens: list[int]) -> list[int] | None:
         log_probs = self.session.log_probs(tokens)  # [len(tokens), vocabulary]
         return None if log_probs is None else log_probs.argmax(-1).tolist()
 

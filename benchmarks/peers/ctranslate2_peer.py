@@ -111,7 +111,7 @@ class CTranslate2:
             callback=lambda step: emit(step.token_id),
         )
 
-    def force(self, tokens: list[int]) -> list[int]:
+    def teacher_force(self, tokens: list[int]) -> list[int]:
         logits = self.generator.forward_batch([self.prompt + tokens[:-1]])
         return np.asarray(logits)[0, -len(tokens) :].argmax(-1).tolist()
 

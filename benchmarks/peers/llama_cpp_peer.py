@@ -40,7 +40,7 @@ class LlamaCpp:
             if left > 1:
                 self.model.eval([token])
 
-    def force(self, tokens: list[int]) -> list[int]:
+    def teacher_force(self, tokens: list[int]) -> list[int]:
         found: list[int] = []
         self.model.reset()
         self.model.eval(self.prompt)

@@ -59,7 +59,7 @@ class OpenVINO:
     def generate(self, new_tokens: int, emit: Emit) -> None:
         self._run(self.prompt, new_tokens, emit)
 
-    def force(self, tokens: list[int]) -> list[int]:
+    def teacher_force(self, tokens: list[int]) -> list[int]:
         found: list[int] = []
         for length in range(len(tokens)):
             self._run(self.prompt + tokens[:length], 1, found.append)

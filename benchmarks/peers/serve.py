@@ -29,7 +29,7 @@ class Peer(Protocol):
     def generate(self, new_tokens: int, emit: Emit) -> None:
         """Greedily continue the prompt; calls `emit` with each token's id as soon as it is known."""
 
-    def force(self, tokens: list[int]) -> list[int] | None:
+    def teacher_force(self, tokens: list[int]) -> list[int] | None:
         """The likeliest token after the prompt and tokens[:i], for each i; None if it cannot be had."""
 
     def close(self) -> dict[str, Any]:

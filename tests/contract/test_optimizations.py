@@ -15,7 +15,7 @@ from claimbench import backends, optimizations
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.hf import evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.setup import GenerationSetup
 from claimbench.schema.cell import DTYPE_BYTES, Frozen
 
 ALL = optimizations.names()
@@ -106,7 +106,7 @@ def test_what_needs_cuda_says_so(name: str) -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("name", NAMES)
 def test_apply_changes_the_recipe(name: str) -> None:
-    plain, changed = Recipe(dtype="float32"), Recipe(dtype="float32")
+    plain, changed = GenerationSetup(dtype="float32"), GenerationSetup(dtype="float32")
     optimizations.find(name).apply(changed, settings(name))
     changed.phase = plain.phase
     assert changed != plain
@@ -248,7 +248,7 @@ def test_the_proof_tells_attention_kernels_apart(load: Load) -> None:
 def test_nothing_may_run_that_was_not_asked_for(name: str, load: Load) -> None:
     seen = load(use(name)).watch()
     with pytest.raises(WrongOutput):
-        evidence.check_plain(seen, Recipe(dtype="float32"))
+        evidence.check_plain(seen, GenerationSetup(dtype="float32"))
 
 
 @pytest.mark.model

@@ -53,7 +53,7 @@ def test_what_the_other_ranks_compute_is_not_taken_for_neighbours():
     """The doubt is about others: the CPU time of a rank is the cell's own, and its leader asks for it."""
     here, there = ["here", 3.0], ["there", 5.0]
     ours, theirs = Pipe()
-    lead = rank_protocol.Lead(ours, 3)
+    lead = rank_protocol.LeaderSession(ours, 3)
     here[0] = socket.gethostname()
     rank_protocol.send(theirs, {"answers": [here, there]})
     assert lead.cpu_seconds() == 3.0
@@ -198,13 +198,13 @@ def test_a_rendezvous_port_in_use_is_one_clear_message(tmp_path, monkeypatch):
 
 def conduct_alone(cell: Cell, command: list[str]) -> dict[str, Any]:
     """The last thing that a conductor says, run in this process."""
-    from claimbench.measuring.coordinator import conduct
+    from claimbench.measuring.coordinator import run_ranks
 
     said: list[dict[str, Any]] = []
     request = {"cell": cell.model_dump(mode="json"), "checkpoint": None, "draft": None, "reference": None}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        conduct(cell, command, request, lambda event, **content: said.append({"event": event, **content}))
+        run_ranks(cell, command, request, lambda event, **content: said.append({"event": event, **content}))
     finally:
         signal.signal(signal.SIGTERM, before)
     return said[-1]

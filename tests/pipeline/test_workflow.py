@@ -74,7 +74,7 @@ def test_new_code_of_a_later_stage_runs_from_there_and_measures_nothing(rendered
     with (rendered.folder / "src/claimbench/judging/judge.py").open("a", encoding="utf-8") as file:
         file.write("\nNEW = 1\n")
     assert rendered.jobs() == {"judge": 1, "report": 1, "all": 1, "total": 3}
-    template = rendered.folder / "src/claimbench/rendering/templates/report.md.j2"
+    template = rendered.folder / "src/claimbench/reporting/templates/report.md.j2"
     template.write_text(template.read_text(encoding="utf-8") + "\nA new last line.\n", encoding="utf-8")
     assert rendered.measured_by("all") == []
     assert "A new last line." in (rendered.folder / "reports/report.md").read_text(encoding="utf-8")

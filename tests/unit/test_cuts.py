@@ -35,7 +35,7 @@ def test_the_parts_of_all_ranks_are_the_whole(architecture: str, ranks: int, tmp
     folder = make(tmp_path, checkpoint, 100_000, "cut")
     parts = [arrays(folder, manifest.rank_prefix(rank, ranks)) for rank in range(ranks)]
     assert len(list(folder.glob("*.safetensors"))) > ranks, "not more than one file a rank"
-    for name, cut in tp_partition.cuts(cost.architecture(architecture), ranks).items():
+    for name, cut in tp_partition.partitions(cost.architecture(architecture), ranks).items():
         assert [set(part) for part in parts] == [set(whole)] * ranks
         if cut.axis is None:
             assert all(np.array_equal(part[name], whole[name]) for part in parts)
@@ -67,23 +67,25 @@ def test_each_rank_has_about_its_share_and_is_verified(architecture: str, tmp_pa
 
 def test_a_fused_matrix_of_bloom_is_cut_between_heads() -> None:
     """Its rows are [heads, (query, key, value), head_dim]: a rank gets all three of its heads and none of another's."""
-    cut = tp_partition.cuts(cost.architecture("tiny-bloom"), 2)["transformer.h.0.self_attention.query_key_value.weight"]
+    cut = tp_partition.partitions(cost.architecture("tiny-bloom"), 2)[
+        "transformer.h.0.self_attention.query_key_value.weight"
+    ]
     assert cut.ranges == (((0, 96),), ((96, 192),))
 
 
 def test_the_single_key_value_head_goes_to_every_rank() -> None:
-    cut = tp_partition.cuts(cost.architecture("tiny-bigcode"), 2)["transformer.h.0.attn.c_attn.bias"]
+    cut = tp_partition.partitions(cost.architecture("tiny-bigcode"), 2)["transformer.h.0.attn.c_attn.bias"]
     assert cut.ranges == (((0, 32), (64, 96)), ((32, 64), (64, 96)))
 
 
 def test_ranks_that_outnumber_key_value_heads_have_the_one_that_their_queries_read() -> None:
-    cut = tp_partition.cuts(cost.architecture("tiny-llama"), 4)["model.layers.0.self_attn.k_proj.weight"]
+    cut = tp_partition.partitions(cost.architecture("tiny-llama"), 4)["model.layers.0.self_attn.k_proj.weight"]
     assert cut.ranges == (((0, 16),), ((0, 16),), ((16, 32),), ((16, 32),))
 
 
 def test_a_vocabulary_that_does_not_divide_leaves_the_last_rank_less() -> None:
     arch = cost.architecture("tiny-llama")._replace(vocabulary=301)
-    assert tp_partition.cuts(arch, 2)["lm_head.weight"].ranges == (((0, 151),), ((151, 301),))
+    assert tp_partition.partitions(arch, 2)["lm_head.weight"].ranges == (((0, 151),), ((151, 301),))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +124,8 @@ def test_cuts_do_not_depend_on_where_chunks_end(size: int) -> None:
         return (data[at : at + size] for at in range(0, len(data), size))
 
     tensor = StreamedTensor("t", "F32", (12, 10), chunks)
-    rows = tp_partition.Cut("column", 0, (((0, 3), (9, 12)), ((3, 9),)))
-    columns = tp_partition.Cut("row", 1, (((0, 5),), ((5, 10),)))
+    rows = tp_partition.Partition("column", 0, (((0, 3), (9, 12)), ((3, 9),)))
+    columns = tp_partition.Partition("row", 1, (((0, 5),), ((5, 10),)))
     for cut, expected in (
         (rows, [np.concatenate([whole[:3], whole[9:]]), whole[3:9]]),
         (columns, [whole[:, :5], whole[:, 5:]]),

@@ -166,9 +166,13 @@ def test_logits_are_computed_where_they_are_asked_for(cases: dict[str, Case]) ->
     told = reference(case, 3)
     decoder = NativeDecoder(case.spec, case.weights, threads=2)
     every = run(decoder, told, NEW_TOKENS)
-    assert run(decoder, told, NEW_TOKENS, said=0).shape == (0, *every.shape[1:])
-    for said in range(1, NEW_TOKENS + 1):
-        close(run(decoder, told, NEW_TOKENS, said=said), every[NEW_TOKENS - said :], ROUNDED["float32"])
+    assert run(decoder, told, NEW_TOKENS, logits_to_keep=0).shape == (0, *every.shape[1:])
+    for logits_to_keep in range(1, NEW_TOKENS + 1):
+        close(
+            run(decoder, told, NEW_TOKENS, logits_to_keep=logits_to_keep),
+            every[NEW_TOKENS - logits_to_keep :],
+            ROUNDED["float32"],
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -408,7 +412,7 @@ def test_numbers_out_of_range_are_refused(cases: dict[str, Case]) -> None:
         {"positions": torch.tensor([[-1]])},
         {"starts": torch.tensor([PROMPT_TOKENS + 1])},
         {"length": CAPACITY},
-        {"said": 2},
+        {"logits_to_keep": 2},
         {"layers": case.spec.arch.layers + 1},
     ):
         with pytest.raises(ValueError, match="expected"):
@@ -526,8 +530,8 @@ def test_greedy_tokens_of_smollm2_are_those_of_transformers() -> None:
     for layer, key, value in zip(filled.past_key_values.layers, keys, values, strict=True):
         key[:, :, :prompt], value[:, :, :prompt] = layer.keys, layer.values
     decoder = NativeDecoder(spec, read_weights(folder, spec, torch.float32, "cpu"), threads=2)
-    token, said, start = filled.logits[:, -1].argmax(-1), [], torch.tensor([0])
+    token, logits_to_keep, start = filled.logits[:, -1].argmax(-1), [], torch.tensor([0])
     for length in range(prompt, prompt + new):
-        said.append(int(token))
+        logits_to_keep.append(int(token))
         token = decoder.step(token[None], torch.tensor([[length]]), keys, values, start, length)[0].argmax(-1)
-    assert said == told.tolist()
+    assert logits_to_keep == told.tolist()

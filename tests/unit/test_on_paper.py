@@ -12,8 +12,8 @@ from claimbench.errors import ConfigError
 from claimbench.judging import judge
 from claimbench.judging.evidence import Evidence
 from claimbench.planning import plan
-from claimbench.reporting.report_data import Findings
-from claimbench.reporting.theoretical_limits import paper_tables
+from claimbench.reporting.report_data import ReportData
+from claimbench.reporting.theoretical_limits import theoretical_limit_tables
 from claimbench.schema import params, validation
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.plan import Plan
@@ -36,8 +36,8 @@ def made() -> Plan:
 
 
 def tables_of(made: Plan) -> list[Any]:
-    return paper_tables(
-        Findings(made, pd.DataFrame(columns=["cell", *METRICS]), {"cells": {}}, {}), made.studies["bloom"]
+    return theoretical_limit_tables(
+        ReportData(made, pd.DataFrame(columns=["cell", *METRICS]), {"cells": {}}, {}), made.studies["bloom"]
     )
 
 

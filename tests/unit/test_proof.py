@@ -9,11 +9,11 @@ import pytest
 
 from claimbench import optimizations
 from claimbench.errors import WrongOutput
-from claimbench.hf.evidence import SDPA, Evidence, check_plain
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import SDPA, TransformersEvidence, check_plain
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Compiled, expect
 
-PLAIN = Evidence(
+PLAIN = TransformersEvidence(
     device="cpu",
     operators={"aten::bmm": 16, "aten::_softmax": 8},
     caches={"DynamicCache": ["DynamicLayer"]},
@@ -35,7 +35,7 @@ PLAIN = Evidence(
 )
 
 
-def prove(name: str, seen: Evidence, **settings: Any) -> dict[str, Any]:
+def prove(name: str, seen: TransformersEvidence, **settings: Any) -> dict[str, Any]:
     found: dict[str, Any] = optimizations.find(name).prove(seen, optimizations.settings_of(name, settings))
     return found
 
@@ -54,7 +54,7 @@ def test_kernels_are_read_from_operators() -> None:
 
 
 def test_a_plain_run_is_plain() -> None:
-    assert check_plain(PLAIN, Recipe(dtype="float32"))["attention"] == "eager"
+    assert check_plain(PLAIN, GenerationSetup(dtype="float32"))["attention"] == "eager"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_plain_run_is_plain() -> None:
 )
 def test_a_run_that_is_not_plain_is_found_out(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(WrongOutput, match=complaint):
-        check_plain(replace(PLAIN, **change), Recipe(dtype="float32"))
+        check_plain(replace(PLAIN, **change), GenerationSetup(dtype="float32"))
 
 
 def test_flash_attention_of_pytorch_is_not_that_of_the_package() -> None:

@@ -15,7 +15,16 @@ import pytest
 from claimbench.schema.cell import Cell, Checkpoint, Workload
 from claimbench.serving import load as loads
 from claimbench.serving import request_metrics
-from claimbench.serving.client import Ask, Chunk, Limits, OpenAI, Piece, ask, message_of, open_client
+from claimbench.serving.client import (
+    Chunk,
+    CompletionRequest,
+    Limits,
+    OpenAI,
+    StreamEvent,
+    ask,
+    message_of,
+    open_client,
+)
 from claimbench.serving.load import Load, Record, Target
 from claimbench.serving.null_server import MODEL
 from claimbench.serving.process import Launch, Server, free_port
@@ -32,10 +41,10 @@ class Noting:
         self.plain = OpenAI(MODEL, {}, ids_key="token_ids")
         self.sent_ns: list[int] = []
 
-    def body(self, request: Ask) -> dict[str, Any]:
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
         return self.plain.body(request)
 
-    def read(self, event: dict[str, Any]) -> Piece:
+    def read(self, event: dict[str, Any]) -> StreamEvent:
         if "sent_ns" in event:
             self.sent_ns.append(event["sent_ns"])
         return self.plain.read(event)
@@ -66,7 +75,7 @@ def under(server: Server, load: Load, new_tokens: int = 5, stall_s: float = 20) 
     async def work() -> list[Record]:
         async with open_client(server.address) as client:
             target = Target(client, OpenAI(MODEL, {}, ids_key="token_ids"), Limits(stall_s=stall_s), count)
-            return await loads.run(load, target, [Ask("Hello", new_tokens)])
+            return await loads.run(load, target, [CompletionRequest("Hello", new_tokens)])
 
     return asyncio.run(work())
 
@@ -90,7 +99,7 @@ def test_a_known_pace_is_reported_within_one_percent(paced: Server) -> None:
 
     async def work() -> list[Chunk]:
         async with open_client(paced.address) as client:
-            answer = await ask(client, dialect, Ask("Hello", 300), Limits())
+            answer = await ask(client, dialect, CompletionRequest("Hello", 300), Limits())
             return list(answer.chunks)
 
     arrived = [chunk.at_ns for chunk in asyncio.run(work())]
@@ -177,7 +186,7 @@ def test_a_server_that_is_gone_is_on_record() -> None:
 def test_an_answer_that_only_drips_ends_at_its_deadline(paced: Server) -> None:
     async def work() -> None:
         async with open_client(paced.address) as client:
-            await ask(client, Noting(), Ask("Hello", 10_000), Limits(stall_s=5, answer_s=0.5))
+            await ask(client, Noting(), CompletionRequest("Hello", 10_000), Limits(stall_s=5, answer_s=0.5))
 
     with pytest.raises(Exception, match=r"not whole within 0\.5 s") as caught:
         asyncio.run(work())
@@ -191,7 +200,7 @@ def test_a_sweep_doubles_its_clients_until_the_server_gives_no_more(quick: Serve
         async with open_client(quick.address) as client:
             target = Target(client, OpenAI(MODEL, {}, ids_key="token_ids"), Limits(), count)
             load = Load(kind="sweep", requests=2, concurrency=64)
-            return await loads.sweep(load, target, [Ask("Hello", 3)], lambda _: next(given))
+            return await loads.sweep(load, target, [CompletionRequest("Hello", 3)], lambda _: next(given))
 
     levels = asyncio.run(work())
     assert {clients: len(records) for clients, records in levels.items()} == {1: 2, 2: 4, 4: 8, 8: 16}

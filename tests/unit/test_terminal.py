@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from claimbench.workflow.job_log import LinesOfBlocks
+from claimbench.workflow.job_log import JobLogHandler
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def log(tmp_path):
     return path
 
 
-def tell(handler: LinesOfBlocks, log: Path, rule: str = "measure") -> None:
+def tell(handler: JobLogHandler, log: Path, rule: str = "measure") -> None:
     """What Snakemake's logger hears of one job."""
     for event in (
         {"event": LogEvent.JOB_INFO, "rule_name": rule, "jobid": 7, "log": [str(log)], "local": False},
@@ -29,22 +29,22 @@ def tell(handler: LinesOfBlocks, log: Path, rule: str = "measure") -> None:
 
 
 def test_a_block_that_ran_elsewhere_is_printed_once(log, capsys):
-    tell(LinesOfBlocks({"measure"}, lambda: True), log)
+    tell(JobLogHandler({"measure"}, lambda: True), log)
     assert capsys.readouterr().err == log.read_text(encoding="utf-8")
 
 
 def test_a_block_that_ran_here_has_been_printed_already(log, capsys):
-    tell(LinesOfBlocks({"measure"}, lambda: False), log)
+    tell(JobLogHandler({"measure"}, lambda: False), log)
     assert capsys.readouterr().err == ""
 
 
 def test_other_jobs_and_a_log_that_is_late_are_passed_over(log, tmp_path, capsys):
-    tell(LinesOfBlocks({"measure"}, lambda: True), log, rule="report")
-    tell(LinesOfBlocks({"measure"}, lambda: True), tmp_path / "late.log")
+    tell(JobLogHandler({"measure"}, lambda: True), log, rule="report")
+    tell(JobLogHandler({"measure"}, lambda: True), tmp_path / "late.log")
     assert capsys.readouterr().err == ""
 
 
-def failed(handler: LinesOfBlocks, log: Path, *, local: bool) -> None:
+def failed(handler: JobLogHandler, log: Path, *, local: bool) -> None:
     job = {"rule_name": "ceiling", "jobid": 7, "log": [str(log)]}
     handler.handle(logging.makeLogRecord({"event": LogEvent.JOB_INFO, "local": local, **job}))
     why = {"rule_msg": "SLURM status is: 'FAILED'.", **job, "log": [str(log), "slurm.log"]}
@@ -52,11 +52,11 @@ def failed(handler: LinesOfBlocks, log: Path, *, local: bool) -> None:
 
 
 def test_a_job_that_failed_elsewhere_says_why_and_names_its_logs(log, capsys):
-    failed(LinesOfBlocks({"measure"}, lambda: True), log, local=False)
+    failed(JobLogHandler({"measure"}, lambda: True), log, local=False)
     told = f"ceiling failed: SLURM status is: 'FAILED'. Its logs: {log}, slurm.log\n"
     assert capsys.readouterr().err == log.read_text(encoding="utf-8") + told
 
 
 def test_a_job_that_failed_here_has_said_why_already(log, capsys):
-    failed(LinesOfBlocks({"measure"}, lambda: True), log, local=True)
+    failed(JobLogHandler({"measure"}, lambda: True), log, local=True)
     assert capsys.readouterr().err == ""

@@ -15,7 +15,9 @@ rule judge:
     conda:
         "../../envs/core.yaml"
     params:
-        code=FLOW.code("judging.judge", "judging.checks.*", libraries=["numpy", "scipy"]),
+        code=FLOW.code(
+            "judging.judge", "judging.checks.*", libraries=["numpy", "scipy"]
+        ),
     shell:
         "python -m claimbench judge --plan {input.plan:q} --table {input.table:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

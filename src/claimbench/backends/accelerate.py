@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt
 
 from claimbench import optimizations, proof
 from claimbench.backends import transformers
@@ -27,8 +27,8 @@ from claimbench.cost_model import cost
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.hf import session, weight_memory
 from claimbench.hf.session import TransformersSession
-from claimbench.hf.setup import Recipe
-from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen, Real, Whole
+from claimbench.hf.setup import GenerationSetup
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.schema.load import Layout
 from claimbench.system.scratch import Scratch, refusal
 
@@ -44,14 +44,16 @@ KEPT_FREE = 0.1
 
 
 class Options(Frozen):
-    devices: Whole = Field(default=1, ge=1, description="GPUs that the layers are dealt out over; a CPU is one device")
+    devices: StrictInt = Field(
+        default=1, ge=1, description="GPUs that the layers are dealt out over; a CPU is one device"
+    )
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str] = Field(
         default="auto", description="a strategy of the library, or the device of each module by name"
     )
     max_memory: dict[str, int | str] | None = Field(
         default=None, description="by device ('0', '1', 'cpu'), bytes or text such as '70GB'; absent: what is free"
     )
-    device_share: Real | None = Field(
+    device_share: StrictFloat | None = Field(
         default=None, gt=0, lt=1, description="share of the weights that devices may hold together, for offloading"
     )
     offload: Literal["none", "cpu", "disk"] = "none"
@@ -83,15 +85,15 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> AccelerateSession:
         OutOfMemory: the weights do not fit where they may lie.
     """
     options = Options.model_validate(cell.options)
-    recipe = session.write_recipe(cell, optimizations.used_by(cell))
+    setup = session.make_setup(cell, optimizations.used_by(cell))
     placement = _placement(cell, options)
     scratch = _copied(checkpoint, options.offload_folder) if options.offload_folder else None
     try:
-        with session.refusals(recipe):
+        with session.refusals(setup):
             folder = scratch.folder if scratch else checkpoint
-            model = session.load_model(recipe, folder, **recipe.load, **placement)
+            model = session.load_model(setup, folder, **setup.load, **placement)
             _check_map(map_of(model), cell, options)
-            return AccelerateSession(cell, recipe, checkpoint, model, scratch)
+            return AccelerateSession(cell, setup, checkpoint, model, scratch)
     except BaseException:
         if scratch:
             scratch.close()
@@ -187,8 +189,10 @@ class Held(NamedTuple):
 
 
 class AccelerateSession(TransformersSession):
-    def __init__(self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any, scratch: Scratch | None) -> None:
-        super().__init__(cell, recipe, checkpoint, model, None)
+    def __init__(
+        self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any, scratch: Scratch | None
+    ) -> None:
+        super().__init__(cell, setup, checkpoint, model, None)
         self.scratch = scratch
 
     def memory(self) -> dict[str, int]:

@@ -21,8 +21,8 @@ from claimbench.cost_model import cost
 from claimbench.errors import CorruptCheckpoint
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
-from claimbench.hf.session import TransformersSession, refusals, write_recipe
-from claimbench.hf.setup import Recipe
+from claimbench.hf.session import TransformersSession, make_setup, refusals
+from claimbench.hf.setup import GenerationSetup
 from claimbench.hf.stepper import Emit
 from claimbench.schema.cell import Cell, Frozen, Workload
 from claimbench.schema.load import Layout
@@ -113,41 +113,41 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> InferenceSession:
     if options.injection:
         runtime.require("transformer_inference")
     runtime.join(cell)
-    recipe = write_recipe(cell, optimizations.used_by(cell))
-    with refusals(recipe), runtime.refusing(REFUSED):
+    setup = make_setup(cell, optimizations.used_by(cell))
+    with refusals(setup), runtime.refusing(REFUSED):
         if options.checkpoint == "pre-sharded":
-            model = _presharded_model(recipe, options, checkpoint)
+            model = _presharded_model(setup, options, checkpoint)
         else:
-            model = _cut(recipe, options, _whole_model(recipe, checkpoint))
-        return InferenceSession(cell, recipe, checkpoint, model.to(runtime.device_of_rank()))
+            model = _cut(setup, options, _whole_model(setup, checkpoint))
+        return InferenceSession(cell, setup, checkpoint, model.to(runtime.device_of_rank()))
 
 
-def _whole_model(recipe: Recipe, folder: Path) -> Any:
+def _whole_model(setup: GenerationSetup, folder: Path) -> Any:
     """All weights, in this rank's host memory, as the document's script of the unsharded checkpoint reads them."""
     import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=getattr(torch, recipe.dtype),
+        dtype=getattr(torch, setup.dtype),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        **recipe.load,
+        **setup.load,
     )
 
 
-def _cut(recipe: Recipe, options: Options, model: Any) -> Any:
+def _cut(setup: GenerationSetup, options: Options, model: Any) -> Any:
     """The model as DeepSpeed makes it of `model`: cut to this rank's part, or with its kernels."""
     import deepspeed
     import torch
 
     settings: dict[str, Any] = {
-        "dtype": getattr(torch, recipe.dtype),
+        "dtype": getattr(torch, setup.dtype),
         "replace_with_kernel_inject": options.injection,
         # DeepSpeed cuts in grains of 64 columns, which leaves the last ranks of a small model without any
         "tensor_parallel": {"tp_size": options.devices, "tp_grain_size": 1},
-        **recipe.inference,
+        **setup.inference,
     }
     engine = deepspeed.init_inference(model, **settings)
     cut = runtime.quiet(engine.module)
@@ -168,7 +168,7 @@ def _give_a_mask(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[An
     return arguments, named
 
 
-def _presharded_model(recipe: Recipe, options: Options, folder: Path) -> Any:
+def _presharded_model(setup: GenerationSetup, options: Options, folder: Path) -> Any:
     """The model cut while it has no weights, then filled from the files of this rank alone.
 
     Raises:
@@ -182,9 +182,9 @@ def _presharded_model(recipe: Recipe, options: Options, folder: Path) -> Any:
     written.require_ranks(options.devices)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, recipe.dtype), **recipe.load)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, setup.dtype), **setup.load)
     computed = {name: value.clone() for name, value in model.named_buffers()}
-    model = _cut(recipe, options, model)  # where weights are absent, it empties what was computed as well
+    model = _cut(setup, options, model)  # where weights are absent, it empties what was computed as well
     for name, value in model.named_buffers():
         value.copy_(computed[name])
     _fill(model, written, folder)
@@ -241,9 +241,9 @@ def _gathered(part: Any, rows: int) -> Any:
 class InferenceSession(TransformersSession):
     """A model of Transformers that `generate` drives, in every rank; its layers send to each other."""
 
-    def __init__(self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any) -> None:
+    def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any) -> None:
         self.options = Options.model_validate(cell.options)
-        super().__init__(cell, recipe, checkpoint, model, None)
+        super().__init__(cell, setup, checkpoint, model, None)
 
     def prove(self) -> dict[str, Any]:
         """What was cut, what is held of it here, and how often the ranks sent to each other.
@@ -263,7 +263,7 @@ class InferenceSession(TransformersSession):
         found["share_of_layers"] = self._share_of_layers()
         return found
 
-    def watch(self) -> evidence.Evidence:
+    def watch(self) -> evidence.TransformersEvidence:
         self.seen = super().watch()
         return self.seen
 
@@ -293,7 +293,7 @@ class InferenceSession(TransformersSession):
             "modules": {name: times for name, times in seen.modules.items() if name.startswith(KERNELS)},
             "weights": seen.weights,
             "step_tokens": seen.step_tokens,
-            "optimizations": {technique.name: technique.prove(seen) for technique in self.recipe.techniques},
+            "optimizations": {technique.name: technique.prove(seen) for technique in self.setup.techniques},
         }
 
     def _logits(self, sequence: Any, last: int) -> Any:

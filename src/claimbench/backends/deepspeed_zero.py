@@ -21,8 +21,8 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Architecture
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
-from claimbench.hf.session import TransformersSession, refusals, write_recipe
-from claimbench.hf.setup import Recipe
+from claimbench.hf.session import TransformersSession, make_setup, refusals
+from claimbench.hf.setup import GenerationSetup
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
@@ -102,12 +102,12 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ZeroSession:
     if options.offload == "nvme":
         runtime.require("async_io", "pin_memory")
     runtime.join(cell)
-    recipe = write_recipe(cell, optimizations.used_by(cell))
+    setup = make_setup(cell, optimizations.used_by(cell))
     swap = Scratch(options.folder()) if options.offload == "nvme" else None
     try:
-        with refusals(recipe):
-            model, kept = _partitioned(recipe, options, checkpoint, swap)
-            return ZeroSession(cell, recipe, checkpoint, model, kept, swap)
+        with refusals(setup):
+            model, kept = _partitioned(setup, options, checkpoint, swap)
+            return ZeroSession(cell, setup, checkpoint, model, kept, swap)
     except BaseException:
         if swap:
             swap.close()
@@ -144,7 +144,7 @@ def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | N
     return config
 
 
-def _partitioned(recipe: Recipe, options: Options, folder: Path, swap: Scratch | None) -> tuple[Any, Any]:
+def _partitioned(setup: GenerationSetup, options: Options, folder: Path, swap: Scratch | None) -> tuple[Any, Any]:
     """The model, and what must live as long as it: Transformers asks it whether ZeRO-3 is on."""
     import deepspeed
     import torch
@@ -153,16 +153,16 @@ def _partitioned(recipe: Recipe, options: Options, folder: Path, swap: Scratch |
     from transformers.integrations import HfDeepSpeedConfig
 
     arch = cost.parse(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    config = settings(options, recipe.dtype, arch, swap)
+    config = settings(options, setup.dtype, arch, swap)
     partitioned_param_swapper.MIN_AIO_BYTES = options.smallest_swap  # it has no setting
     keeper = HfDeepSpeedConfig(config)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=getattr(torch, recipe.dtype),
+        dtype=getattr(torch, setup.dtype),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        **recipe.load,
+        **setup.load,
     )
     engine = deepspeed.initialize(model=runtime.quiet(model), config=config)[0]
     return engine.module, (keeper, engine)
@@ -172,12 +172,12 @@ class ZeroSession(TransformersSession):
     """A model of Transformers whose weights are here in part; its layers gather the rest as `generate` reaches them."""
 
     def __init__(
-        self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any, kept: Any, swap: Scratch | None
+        self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any, kept: Any, swap: Scratch | None
     ) -> None:
         self.options = Options.model_validate(cell.options)
         self.streams = self.options.streams
         self.kept, self.swap = kept, swap
-        super().__init__(cell, recipe, checkpoint, model, None)
+        super().__init__(cell, setup, checkpoint, model, None)
         if self.streams > 1:
             self.prompt = self.prompt.roll(launchers.rank(), dims=1)  # rows of its own; rank 0's are the workload's
         self.bytes_per_weight = DTYPE_BYTES[cell.dtype]
@@ -219,7 +219,7 @@ class ZeroSession(TransformersSession):
         proof.expect("NVMe offload", in_files + kept >= part_bytes, f"{part_bytes} bytes on disk or kept", in_files)
         return {"offloaded_bytes": in_files, "offload_files": len(stored), "kept_bytes": kept}
 
-    def watch(self) -> evidence.Evidence:
+    def watch(self) -> evidence.TransformersEvidence:
         self.seen = super().watch()
         return self.seen
 

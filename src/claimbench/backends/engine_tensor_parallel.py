@@ -100,9 +100,9 @@ class TensorParallelSession(EngineSession):
     """An engine's session on one rank; its model meets those of the others inside every pass."""
 
     def __init__(self, cell: Cell, checkpoint: Path, draft: Path | None, techniques: tuple[Technique, ...]) -> None:
-        from claimbench.engine.model.tensor_parallel import Meeting
+        from claimbench.engine.model.tensor_parallel import TensorParallelGroup
 
-        self.meeting = Meeting(*process_group.join(cell.device))
+        self.group = TensorParallelGroup(*process_group.join(cell.device))
         self.whole = session.spec_in(checkpoint)
         super().__init__(cell, checkpoint, draft, techniques)
 
@@ -112,9 +112,9 @@ class TensorParallelSession(EngineSession):
         from claimbench.engine.model.tensor_parallel import RankShards, share_of
         from claimbench.engine.model.weights import weights_in
 
-        own = share_of(self.whole, self.meeting.rank, self.meeting.ranks)
+        own = share_of(self.whole, self.group.rank, self.group.ranks)
         dtype = getattr(torch, self.cell.dtype)
-        with RankShards(folder, self.whole, dtype, self.cell.device, self.meeting) as shards:
+        with RankShards(folder, self.whole, dtype, self.cell.device, self.group) as shards:
             self.files, self.expected_bytes = shards.names(), shards.expected_bytes()
             return own, weights_in(shards, own)
 
@@ -122,7 +122,7 @@ class TensorParallelSession(EngineSession):
         from claimbench.engine.model.tensor_parallel import meet
 
         composed = super().composed(techniques)
-        meet(composed.parts, self.whole, self.meeting)
+        meet(composed.parts, self.whole, self.group)
         return composed
 
     def prove(self) -> dict[str, Any]:
@@ -134,9 +134,9 @@ class TensorParallelSession(EngineSession):
         found = super().prove()
         steps = self.generate()
         next(steps)
-        before = self.meeting.all_reduces, self.meeting.all_gathers
+        before = self.group.all_reduces, self.group.all_gathers
         next(steps)
-        reduces, gathers = self.meeting.all_reduces - before[0], self.meeting.all_gathers - before[1]
+        reduces, gathers = self.group.all_reduces - before[0], self.group.all_gathers - before[1]
         steps.close()  # type: ignore[attr-defined]
         expected = 2 * self.whole.arch.layers + 1  # a half of a layer each, and the look-up
         expect("tensor parallelism", reduces == expected, f"{expected} all-reduces a step", f"{reduces}")

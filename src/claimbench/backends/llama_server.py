@@ -22,8 +22,18 @@ from claimbench.checkpoints.gguf_export import export
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.schema.cell import Cell
-from claimbench.serving.client import Ask, Limits, Piece, RequestFailed, Usage, get_json, get_text, message_of, served
-from claimbench.serving.connect import reach
+from claimbench.serving.client import (
+    CompletionRequest,
+    Limits,
+    RequestFailed,
+    StreamEvent,
+    Usage,
+    get_json,
+    get_text,
+    message_of,
+    served,
+)
+from claimbench.serving.connect import start_or_connect
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import prompt_rows
@@ -86,7 +96,7 @@ class Completion:
     path: str = "/completion"
     counts: bool = True
 
-    def body(self, ask: Ask) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> dict[str, Any]:
         return {
             "prompt": ask.prompt,
             "n_predict": ask.new_tokens,
@@ -98,16 +108,16 @@ class Completion:
             "stream": True,
         }
 
-    def read(self, event: dict[str, Any]) -> Piece:
+    def read(self, event: dict[str, Any]) -> StreamEvent:
         if "error" in event:
             raise RequestFailed("failed", f"the server broke off with: {message_of(str(event['error']))}")
         if not event.get("stop"):
-            return Piece(event.get("content") or "", tuple(event.get("tokens") or ()))
+            return StreamEvent(event.get("content") or "", tuple(event.get("tokens") or ()))
         cached = (event.get("timings") or {}).get("cache_n", 0)
         if cached:
             raise WrongOutput(f"the prompt cache answered for {cached} tokens: it is to be off")
         usage = Usage(event["tokens_evaluated"], event["tokens_predicted"])
-        return Piece(finish=event.get("stop_type") or "limit", usage=usage)
+        return StreamEvent(finish=event.get("stop_type") or "limit", usage=usage)
 
 
 def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
@@ -120,7 +130,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     """
     options = Options.model_validate(cell.options)
     rows, model = prompt_rows(cell, checkpoint), cell.checkpoint.name
-    with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)) as reached:
+    with start_or_connect(
+        options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)
+    ) as reached:
         address = reached.address
         served(address, model)
         props = get_json(address, "/props")

@@ -17,7 +17,7 @@ from pydantic import Field
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell
 from claimbench.serving.client import Limits, OpenAI, get_json, served
-from claimbench.serving.connect import reach
+from claimbench.serving.connect import start_or_connect
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
@@ -59,7 +59,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     """
     options = Options.model_validate(cell.options)
     rows, model, tokenizer = prompt_rows(cell, checkpoint), cell.checkpoint.name, Tokenizer(checkpoint)
-    with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)) as reached:
+    with start_or_connect(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)) as reached:
         address = reached.address
         served(address, model)
         info = get_json(address, "/get_server_info")

@@ -22,7 +22,7 @@ from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell
 from claimbench.serving import tgi
 from claimbench.serving.client import Limits, get_json, get_text
-from claimbench.serving.connect import Reached, reach
+from claimbench.serving.connect import Reached, start_or_connect
 from claimbench.serving.process import Launch
 from claimbench.serving.session import TOKEN_VARIABLE, ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
@@ -84,7 +84,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     options = Options.model_validate(cell.options)
     rows, tokenizer = prompt_rows(cell, checkpoint), Tokenizer(checkpoint)
     prompts = [tokenizer.text_of(row) for row in rows]
-    with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)) as reached:
+    with start_or_connect(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)) as reached:
         service = Service(
             address=reached.address,
             dialect=tgi.Generate(options.details),

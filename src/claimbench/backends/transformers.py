@@ -11,7 +11,7 @@ from pathlib import Path
 
 from claimbench import optimizations
 from claimbench.errors import Unavailable
-from claimbench.hf.session import TransformersSession, load_model, refusals, write_recipe
+from claimbench.hf.session import TransformersSession, load_model, make_setup, refusals
 from claimbench.schema.cell import Cell, Frozen
 
 REFERENCE = "transformers"
@@ -41,9 +41,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TransformersSessio
 
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("torch sees no CUDA device")
-    recipe = write_recipe(cell, optimizations.used_by(cell))
-    with refusals(recipe):
-        model = load_model(recipe, checkpoint, **recipe.load)
-        attention = recipe.load["attn_implementation"]
-        assistant = load_model(recipe, draft, attn_implementation=attention) if draft and recipe.uses_draft else None
-        return TransformersSession(cell, recipe, checkpoint, model, assistant)
+    setup = make_setup(cell, optimizations.used_by(cell))
+    with refusals(setup):
+        model = load_model(setup, checkpoint, **setup.load)
+        attention = setup.load["attn_implementation"]
+        assistant = load_model(setup, draft, attn_implementation=attention) if draft and setup.uses_draft else None
+        return TransformersSession(cell, setup, checkpoint, model, assistant)

@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import Field
 
 from claimbench.schema.cell import Cell
-from claimbench.serving.client import Ask, Limits, Piece, get_json, read_completion
-from claimbench.serving.connect import reach
+from claimbench.serving.client import CompletionRequest, Limits, StreamEvent, get_json, read_completion
+from claimbench.serving.connect import start_or_connect
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
@@ -56,7 +56,7 @@ class Completions:
     path: str = "/v1/completions"
     counts: bool = True
 
-    def body(self, ask: Ask) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> dict[str, Any]:
         config = {
             "max_new_tokens": ask.new_tokens,
             "do_sample": False,
@@ -65,7 +65,7 @@ class Completions:
         }
         return {"model": self.model, "prompt": ask.prompt, "stream": True, "generation_config": json.dumps(config)}
 
-    def read(self, event: dict[str, Any]) -> Piece:
+    def read(self, event: dict[str, Any]) -> StreamEvent:
         return read_completion(event, self.model, ids_key=None)
 
 
@@ -81,7 +81,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     tokenizer = Tokenizer(checkpoint)
     prompts = [tokenizer.text_of(row) for row in rows]
     model = str(checkpoint.resolve())
-    with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, model, port, len(rows[0]))) as reached:
+    with start_or_connect(
+        options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, model, port, len(rows[0]))
+    ) as reached:
         service = Service(
             address=reached.address,
             dialect=Completions(model),

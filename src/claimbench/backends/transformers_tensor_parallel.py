@@ -18,7 +18,7 @@ from claimbench.checkpoints import tensors, tp_partition
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 from claimbench.hf import session
-from claimbench.hf.evidence import Evidence
+from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.session import TransformersSession
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
@@ -75,10 +75,10 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSess
     if not getattr(config, "base_model_tp_plan", None):
         raise Unavailable(f"Transformers has no tensor-parallel plan for models of the type {config.model_type}")
     process_group.join(cell.device)
-    recipe = session.write_recipe(cell, optimizations.used_by(cell))
-    with session.refusals(recipe):
-        model = session.load_model(recipe, checkpoint, **recipe.load, **_spread())
-        return TensorParallelSession(cell, recipe, checkpoint, model, None)
+    setup = session.make_setup(cell, optimizations.used_by(cell))
+    with session.refusals(setup):
+        model = session.load_model(setup, checkpoint, **setup.load, **_spread())
+        return TensorParallelSession(cell, setup, checkpoint, model, None)
 
 
 def _spread() -> dict[str, Any]:
@@ -97,7 +97,7 @@ class TensorParallelSession(TransformersSession):
         super().__init__(cell, *parts)
         self.whole = self.architecture
         self.architecture = tp_partition.share_of(self.whole, cell.devices)  # of which the key-value cache is counted
-        self.seen: Evidence | None = None
+        self.seen: TransformersEvidence | None = None
 
     def memory(self) -> dict[str, int]:
         """The library leaves some parts as views of whole tensors: those are held, and a step reads the parts."""
@@ -111,7 +111,7 @@ class TensorParallelSession(TransformersSession):
                     read[part.data_ptr()] = part.nbytes
         return super().memory() | {"step_weights": sum(read.values())}
 
-    def watch(self) -> Evidence:
+    def watch(self) -> TransformersEvidence:
         self.seen = super().watch()
         return self.seen
 
@@ -131,7 +131,7 @@ class TensorParallelSession(TransformersSession):
 
     def _count_cut(self) -> int:
         """Matrices of layers of which this rank holds its part and no more."""
-        shapes, own = tensors.shapes(self.whole), tp_partition.cuts(self.whole, self.cell.devices)
+        shapes, own = tensors.shapes(self.whole), tp_partition.partitions(self.whole, self.cell.devices)
         count = 0
         for name, weight in self.model.named_parameters():
             if name in own and own[name].kind in ("column", "row"):

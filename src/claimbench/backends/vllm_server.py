@@ -15,7 +15,7 @@ from pydantic import Field
 from claimbench.schema.cell import Cell
 from claimbench.serving import vllm
 from claimbench.serving.client import Limits, OpenAI, get_json, get_text, served
-from claimbench.serving.connect import reach
+from claimbench.serving.connect import start_or_connect
 from claimbench.serving.process import HOST, Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import architecture_of, prompt_rows
@@ -47,7 +47,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     """
     options = Options.model_validate(cell.options)
     rows, model = prompt_rows(cell, checkpoint), cell.checkpoint.name
-    with reach(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)) as reached:
+    with start_or_connect(
+        options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)
+    ) as reached:
         address = reached.address
         entry = served(address, model)
         extra = {"ignore_eos": True, "return_token_ids": True, "repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0}

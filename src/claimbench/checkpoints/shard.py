@@ -202,7 +202,7 @@ def _write_ranks(
     kept: Sequence[StreamedTensor], arch: Architecture, ranks: int, folder: Path, max_shard_bytes: int
 ) -> tuple[Layout, list[File]]:
     """Each tensor streams by once and falls into the files of all ranks; no rank's file is above the limit."""
-    found = tp_partition.cuts(arch, ranks)
+    found = tp_partition.partitions(arch, ranks)
     groups = split(kept, max_shard_bytes, lambda tensor: _part(tensor, found[tensor.name], 0).bytes)
     files: list[File] = []
     for number, group in enumerate(groups, start=1):
@@ -222,7 +222,7 @@ def _write_ranks(
     return Layout(kind="tensor_parallel", ranks=ranks, cuts={name: cut.kind for name, cut in found.items()}), files
 
 
-def _part(tensor: StreamedTensor, cut: tp_partition.Cut, rank: int) -> _Part:
+def _part(tensor: StreamedTensor, cut: tp_partition.Partition, rank: int) -> _Part:
     return _Part(tensor.name, tensor.dtype, cut.share(tensor.shape, rank))
 
 

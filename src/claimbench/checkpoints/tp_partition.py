@@ -37,7 +37,7 @@ _IN = re.compile(
 _OUT = re.compile(r"\.(o_proj|down_proj|c_proj|dense|dense_4h_to_h)\.weight$")
 
 
-class Cut(NamedTuple):
+class Partition(NamedTuple):
     kind: Kind
     axis: int | None
     ranges: tuple[tuple[Range, ...], ...]
@@ -75,7 +75,7 @@ def _refusal(arch: Architecture, ranks: int) -> str | None:
     return None
 
 
-def cuts(arch: Architecture, ranks: int) -> dict[str, Cut]:
+def partitions(arch: Architecture, ranks: int) -> dict[str, Partition]:
     """How every tensor of `arch` is cut over `ranks`, by name.
 
     Raises:
@@ -87,22 +87,22 @@ def cuts(arch: Architecture, ranks: int) -> dict[str, Cut]:
     return {name: _cut(arch, name, shape, ranks) for name, shape in shapes(arch).items()}
 
 
-def _cut(arch: Architecture, name: str, shape: Shape, ranks: int) -> Cut:
+def _cut(arch: Architecture, name: str, shape: Shape, ranks: int) -> Partition:
     if name.endswith(_VOCABULARY):
         most = -(-shape[0] // ranks)
         edges = [min(rank * most, shape[0]) for rank in range(ranks + 1)]
-        return Cut("vocabulary", 0, tuple(((edges[rank], edges[rank + 1]),) for rank in range(ranks)))
+        return Partition("vocabulary", 0, tuple(((edges[rank], edges[rank + 1]),) for rank in range(ranks)))
     if _OUT.search(name):
-        return Cut("row", 1, _evenly(shape[1], ranks))
+        return Partition("row", 1, _evenly(shape[1], ranks))
     if not _IN.search(name):
-        return Cut("replicated", None, ())
+        return Partition("replicated", None, ())
     if arch.kv_heads != arch.heads and any(part in name for part in ("k_proj", "v_proj")):
-        return Cut("column", 0, tuple((_kv_rows(arch, rank, ranks),) for rank in range(ranks)))
+        return Partition("column", 0, tuple((_kv_rows(arch, rank, ranks),) for rank in range(ranks)))
     if arch.kv_heads != arch.heads and any(part in name for part in _QKV):
         queries = arch.heads * arch.head_dim
         ranges = tuple((*own, (queries, shape[0])) for own in _evenly(queries, ranks))
-        return Cut("column", 0, ranges)
-    return Cut("column", 0, _evenly(shape[0], ranks))
+        return Partition("column", 0, ranges)
+    return Partition("column", 0, _evenly(shape[0], ranks))
 
 
 def _evenly(size: int, ranks: int) -> tuple[tuple[Range, ...], ...]:
@@ -128,7 +128,7 @@ def added_once(name: str) -> bool:
     return name.endswith(".bias") and bool(_OUT.search(name.removesuffix("bias") + "weight"))
 
 
-def parts(tensor: StreamedTensor, cut: Cut, ranks: int) -> Iterator[tuple[int, bytes | memoryview]]:
+def parts(tensor: StreamedTensor, cut: Partition, ranks: int) -> Iterator[tuple[int, bytes | memoryview]]:
     """(rank, its next bytes) as the tensor streams by once, whoever wants which part of it."""
     if cut.axis is None:
         for chunk in tensor.chunks():
@@ -139,7 +139,7 @@ def parts(tensor: StreamedTensor, cut: Cut, ranks: int) -> Iterator[tuple[int, b
         yield from _along_columns(tensor, cut)
 
 
-def _along_rows(tensor: StreamedTensor, cut: Cut) -> Iterator[tuple[int, memoryview]]:
+def _along_rows(tensor: StreamedTensor, cut: Partition) -> Iterator[tuple[int, memoryview]]:
     row = tensor.bytes // tensor.shape[0]
     at = 0
     for chunk in tensor.chunks():
@@ -152,7 +152,7 @@ def _along_rows(tensor: StreamedTensor, cut: Cut) -> Iterator[tuple[int, memoryv
         at += len(view)
 
 
-def _along_columns(tensor: StreamedTensor, cut: Cut) -> Iterator[tuple[int, bytes]]:
+def _along_columns(tensor: StreamedTensor, cut: Partition) -> Iterator[tuple[int, bytes]]:
     width = DTYPE_BYTES[tensor.dtype]
     row = tensor.shape[1] * width
     rest = b""

@@ -52,8 +52,8 @@ class Reused:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.tokens = decoder.prompt.new_empty((len(decoder.prompt), decoder.room.length + 1))
-        self.numbers = self._numbered(decoder.room.length)
+        self.tokens = decoder.prompt.new_empty((len(decoder.prompt), decoder.cache_shape.length + 1))
+        self.numbers = self._numbered(decoder.cache_shape.length)
         self.results = Results()
         write_into(self.results, decoder.model)
 

@@ -22,7 +22,7 @@ Exchange = Callable[[Cache, int], Cache]
 
 def _leaving(cache: Cache, leave: int) -> tuple[Tensor, Tensor]:
     """Rows that stay and rows that leave, int64."""
-    rows = torch.arange(cache.room.batch, device=cache.room.device)
+    rows = torch.arange(cache.shape.batch, device=cache.shape.device)
     return rows[:-leave], rows[-leave:]
 
 

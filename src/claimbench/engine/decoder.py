@@ -18,8 +18,8 @@ concatenated at every token, the head and log-probabilities at every position, a
     head        head                              at every position of the prompt
     details     details                           always
     processing  choose                            a loop over requests
-    draw        draw                              a generator per request
-    surgery     between                           the batch stays as it is
+    draw        sampler                           a generator per request
+    surgery     between_steps                     the batch stays as it is
     buffers     buffers, parts.add                new tensors at every pass
     step        step, matrices                    the modules, called
     speculation loop                              a token a step
@@ -36,10 +36,10 @@ from torch import Tensor, nn
 
 from claimbench.cost_model import cost
 from claimbench.engine.buffers import Buffers, Fresh
-from claimbench.engine.kv_cache import Cache, ConcatenatedCache, Room
+from claimbench.engine.kv_cache import Cache, CacheShape, ConcatenatedCache
 from claimbench.engine.masks import mask_in_full
 from claimbench.engine.model.spec import Spec
-from claimbench.engine.model.transformer import Parts, Rotary, Span, Transformer
+from claimbench.engine.model.transformer import Parts, PassContext, Rotary, Transformer
 from claimbench.engine.model.weights import Weights
 from claimbench.engine.sampling import choose_one_by_one, draw_seeded
 from claimbench.errors import Unavailable
@@ -63,9 +63,9 @@ class Details:
 
 def prefill_padded(decoder: Decoder, cache: Cache) -> Tensor:
     """Every row as long as the longest: the padding is computed as well. Hidden states [batch, longest, hidden]."""
-    span = decoder.span(cache, decoder.prompt.shape[1])
-    hidden: Tensor = decoder.model(decoder.prompt, span, cache.slots)
-    cache.length += span.new
+    context = decoder.context(cache, decoder.prompt.shape[1])
+    hidden: Tensor = decoder.model(decoder.prompt, context, cache.slots)
+    cache.length += context.new
     return hidden
 
 
@@ -96,9 +96,9 @@ def leave_batch(decoder: Decoder, cache: Cache, tokens: Tensor) -> Cache:
 
 def step_modules(decoder: Decoder) -> Step:
     def step(tokens: Tensor, cache: Cache) -> Tensor:
-        span = decoder.span(cache, tokens.shape[1])
-        hidden = decoder.model(tokens, span, cache.slots)
-        cache.length += span.new
+        context = decoder.context(cache, tokens.shape[1])
+        hidden = decoder.model(tokens, context, cache.slots)
+        cache.length += context.new
         return decoder.model.head(hidden)
 
     return step
@@ -123,9 +123,9 @@ def modules_have_them(decoder: Decoder, weights: Weights) -> Matrices | None:
 def one_token_a_step(decoder: Decoder, tokens: Tensor, cache: Cache, wanted: int) -> Iterator[Tensor]:
     """New columns [batch, 1] after the first, which `tokens` [batch] is."""
     for _ in range(wanted - 1):
-        cache = decoder.engine.between(decoder, cache, tokens)
+        cache = decoder.engine.between_steps(decoder, cache, tokens)
         logits = decoder.step(tokens[:, None], cache)
-        tokens = decoder.take(logits)
+        tokens = decoder.sample_next(logits)
         yield tokens[:, None]
 
 
@@ -137,14 +137,14 @@ class Engine:
     device: torch.device
     parts: Parts = field(default_factory=Parts)
     prefill: Callable[[Decoder, Cache], Tensor] = prefill_padded
-    cache: Callable[[Room], Cache] = ConcatenatedCache
+    cache: Callable[[CacheShape], Cache] = ConcatenatedCache
     key_multiple: int = 1
     mask: Callable[[Decoder, int, int, int], Tensor | None] = mask_in_full
     head: Callable[[Decoder, Tensor], Tensor] = head_everywhere
     details: Callable[[Details, Tensor | None, Tensor, Tensor], None] | None = details_always
     choose: Callable[[Tensor, Tensor, Sampling | None, Draw | None], Tensor] = choose_one_by_one
-    draw: Callable[[Sampling, int, torch.device], Draw] = draw_seeded
-    between: Callable[[Decoder, Cache, Tensor], Cache] = leave_batch
+    sampler: Callable[[Sampling, int, torch.device], Draw] = draw_seeded
+    between_steps: Callable[[Decoder, Cache, Tensor], Cache] = leave_batch
     buffers: Callable[[Decoder], Buffers] = Fresh
     step: Callable[[Decoder], Step] = step_modules
     loop: Callable[[Decoder, Tensor, Cache, int], Iterator[Tensor]] = one_token_a_step
@@ -180,7 +180,7 @@ class Decoder:
         self.prompt = torch.tensor(padded, device=engine.device)  # [batch, longest]
         self.padding = torch.tensor([longest - len(row) for row in rows], device=engine.device)  # [batch]
         self.ragged = min(self.lengths) < longest
-        self.room = Room(
+        self.cache_shape = CacheShape(
             arch=spec.arch,
             batch=len(rows),
             length=longest + wanted - 1,  # the last token is never read again
@@ -192,50 +192,50 @@ class Decoder:
         self.buffers = engine.buffers(self)
         self.step = engine.step(self)
 
-    def span(self, cache: Cache, new: int) -> Span:
+    def context(self, cache: Cache, new: int) -> PassContext:
         """The pass that adds `new` tokens to `cache`."""
         past, keys = cache.length, cache.keys_after(new)
         only_causal = not self.ragged and self.model.slopes is None and self.engine.parts.causal(past, new, keys)
         bias = None if only_causal else self.engine.mask(self, past, new, keys)
-        return Span(past, self.buffers.positions(past, new), bias)
+        return PassContext(past, self.buffers.positions(past, new), bias)
 
     def generate(self, sampling: Sampling | None) -> Iterator[Tensor]:
         """New columns [batch, n] as they appear, `wanted` tokens a row in all."""
-        tokens = self.take(self.start(sampling), self.prompt)
+        tokens = self.sample_next(self.prefill(sampling), self.prompt)
         yield tokens[:, None]
         yield from self.engine.loop(self, tokens, self.cache, self.wanted)
 
-    def take(self, logits: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def sample_next(self, logits: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Choose every row's next token by the last of `logits` [batch, positions, vocabulary], and note it."""
-        tokens = self.engine.choose(logits[:, -1], self.sequence, self.sampling, self.draw)  # [batch]
-        self.keep(tokens, logits, prompt)
+        tokens = self.engine.choose(logits[:, -1], self.sequence, self.sampling, self.sampler)  # [batch]
+        self.record_token(tokens, logits, prompt)
         return tokens
 
-    def keep(self, tokens: Tensor, logits: Tensor, prompt: Tensor | None = None) -> None:
+    def record_token(self, tokens: Tensor, logits: Tensor, prompt: Tensor | None = None) -> None:
         """Note every row's next token, [batch], which the last of `logits` [batch, positions, vocabulary] gave."""
         if self.engine.details is not None:
             self.engine.details(self.details, prompt, logits, tokens)
         self.sequence = self.buffers.extend(self.sequence, tokens)
 
-    def start(self, sampling: Sampling | None) -> Tensor:
+    def prefill(self, sampling: Sampling | None) -> Tensor:
         """Prefill with an empty cache; logits [batch, positions, vocabulary]."""
         self.sampling = sampling
-        self.draw = self.engine.draw(sampling, len(self.prompt), self.device) if sampling else None
+        self.sampler = self.engine.sampler(sampling, len(self.prompt), self.device) if sampling else None
         self.details = Details()
         self.sequence = self.buffers.begin(self.prompt)
-        self.cache = self.engine.cache(self.room)
+        self.cache = self.engine.cache(self.cache_shape)
         if self.draft is not None:
-            self.draft.start(sampling)
+            self.draft.prefill(sampling)
         logits = self.engine.head(self, self.engine.prefill(self, self.cache))
         self.prefill_positions = int(logits.shape[1])
         return logits
 
-    def force(self, tokens: list[int]) -> Iterator[Tensor]:
+    def teacher_force(self, tokens: list[int]) -> Iterator[Tensor]:
         """Logits of row 0 before each of `tokens`, float32 [vocabulary], when every row is made to say them."""
-        logits = self.start(None)
+        logits = self.prefill(None)
         for token in tokens:
             yield logits[0, -1].float().clone()
-            if self.cache.length < self.room.length:
+            if self.cache.length < self.cache_shape.length:
                 logits = self.step(self.prompt.new_full((len(self.prompt), 1), token), self.cache)
 
     def memory(self) -> dict[str, int]:
@@ -248,7 +248,9 @@ class Decoder:
             "step_weights": nbytes([tensor for part in read for tensor in _tensors_of(part)])
             if step is None
             else step(),
-            "kv_cache": int(cost.kv_bytes(self.spec.arch, len(self.prompt), self.room.length, self.dtype.itemsize)),
+            "kv_cache": int(
+                cost.kv_bytes(self.spec.arch, len(self.prompt), self.cache_shape.length, self.dtype.itemsize)
+            ),
         }
         if self.draft is not None:
             memory["draft_weights"] = self.draft.memory()["weights"]

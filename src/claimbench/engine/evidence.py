@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from claimbench.engine.kv_cache import Room
+from claimbench.engine.kv_cache import CacheShape
 from claimbench.engine.steps.static import in_the_open
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, Event, events_of, recorded
 
@@ -34,7 +34,7 @@ BATCHED_PRODUCTS = ("aten::bmm", "aten::baddbmm")
 FUSED_ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
 READS_TOKENS = {"claimbench.engine.native.decoder:NativeDecoder.step": "tokens"}
 """Functions that look tokens up without an operator, and their argument that holds them, [batch, new]."""
-KEEPS_LOGITS = "claimbench.engine.decoder:Decoder.keep"
+KEEPS_LOGITS = "claimbench.engine.decoder:Decoder.record_token"
 """Gets the logits of every token that is chosen, [batch, positions, vocabulary]."""
 
 
@@ -77,7 +77,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Seen:
+class EngineEvidence:
     """The first passes of one generation."""
 
     device: str
@@ -90,8 +90,8 @@ class Seen:
     prefill: Pass
     steps: tuple[Pass, ...]
     """Decode passes, in order."""
-    room: Room
-    """What the key-value cache was to have room for."""
+    cache_shape: CacheShape
+    """What the key-value cache was to have cache_shape for."""
     cache: str
     """Class of the live key-value cache."""
     cache_allocations: int | None
@@ -125,7 +125,7 @@ class Seen:
 
     def keys_attended(self, seen: Pass) -> set[int]:
         """Lengths of the keys that attention multiplied with."""
-        head_dim, found = self.room.arch.head_dim, set()
+        head_dim, found = self.cache_shape.arch.head_dim, set()
         for name in BATCHED_PRODUCTS:
             for *_, first, second in seen.shapes.get(name, []):
                 if first[-1] == head_dim:  # queries by keys
@@ -184,7 +184,7 @@ def _instruments(found: _Found) -> Iterator[None]:
     found.events = events_of(profiler)
 
 
-def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> Seen:
+def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> EngineEvidence:
     """Evidence from the prefill and up to `steps` decode passes of one more generation."""
     passes, numbers, bad = _passes(decoder, generate, steps)
     if any(step.compiled_regions or step.graph_launches for step in passes):
@@ -195,7 +195,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
             for step, open_step in zip(passes, opened, strict=True)
         ]
     details = decoder.details
-    return Seen(
+    return EngineEvidence(
         device=decoder.device.type,
         layers=decoder.spec.arch.layers,
         batch=len(decoder.prompt),
@@ -203,7 +203,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
         prompt_tokens=sum(decoder.lengths),
         prefill=passes[0],
         steps=tuple(passes[1:]),
-        room=decoder.room,
+        cache_shape=decoder.cache_shape,
         cache=type(decoder.cache).__name__,
         cache_allocations=getattr(decoder.cache, "allocations", None),
         modules=dict(Counter(type(module).__name__ for module in decoder.model.modules())),

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from claimbench.cost_model import cost
-from claimbench.engine.model.transformer import Slot, Span
+from claimbench.engine.model.transformer import LayerCache, PassContext
 
 
 @dataclass(frozen=True)
-class Room:
+class CacheShape:
     """What a cache must have room for."""
 
     arch: cost.Architecture
@@ -40,13 +40,13 @@ class Room:
         """Of one slot, in all layers and rows."""
         return int(cost.kv_bytes(self.arch, self.batch, 1, self.dtype.itemsize))
 
-    def of_rows(self, batch: int) -> Room:
+    def of_rows(self, batch: int) -> CacheShape:
         return replace(self, batch=batch)
 
 
 class Cache(Protocol):
-    room: Room
-    slots: list[Slot]
+    shape: CacheShape
+    slots: list[LayerCache]
     length: int
     """Slots filled so far."""
 
@@ -66,23 +66,23 @@ class Cache(Protocol):
         """A cache of its own for these rows and then those of `other`, which is as long: both are copied."""
 
 
-class ConcatenatedSlot:
+class ConcatenatedLayerCache:
     """Grown by copying everything at every token: reads and writes the whole cache to add one column."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
 
-    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+    def write(self, keys: Tensor, values: Tensor, context: PassContext) -> tuple[Tensor, Tensor]:
         # a copy even of the first keys, which are a view of all the heads: that would keep the queries alive
         self.keys, self.values = torch.cat((self.keys, keys), 2), torch.cat((self.values, values), 2)
         return self.keys, self.values
 
 
 class ConcatenatedCache:
-    def __init__(self, room: Room) -> None:
-        self.room = room
-        self.grown = [ConcatenatedSlot(room.empty(0), room.empty(0)) for _ in range(room.arch.layers)]
-        self.slots: list[Slot] = list(self.grown)
+    def __init__(self, shape: CacheShape) -> None:
+        self.shape = shape
+        self.grown = [ConcatenatedLayerCache(shape.empty(0), shape.empty(0)) for _ in range(shape.arch.layers)]
+        self.slots: list[LayerCache] = list(self.grown)
         self.length = 0
 
     def keys_after(self, new: int) -> int:
@@ -97,14 +97,14 @@ class ConcatenatedCache:
         return [tensor for slot in self.grown for tensor in (slot.keys, slot.values)]
 
     def filter(self, rows: Tensor) -> ConcatenatedCache:
-        kept = ConcatenatedCache(self.room.of_rows(len(rows)))
+        kept = ConcatenatedCache(self.shape.of_rows(len(rows)))
         kept.length = self.length
         for slot, whole in zip(kept.grown, self.grown, strict=True):
             slot.keys, slot.values = whole.keys.index_select(0, rows), whole.values.index_select(0, rows)
         return kept
 
     def concatenate(self, other: ConcatenatedCache) -> ConcatenatedCache:
-        joined = ConcatenatedCache(self.room.of_rows(self.room.batch + other.room.batch))
+        joined = ConcatenatedCache(self.shape.of_rows(self.shape.batch + other.shape.batch))
         joined.length = self.length
         for slot, first, second in zip(joined.grown, self.grown, other.grown, strict=True):
             slot.keys = torch.cat((first.keys, second.keys))
@@ -112,15 +112,15 @@ class ConcatenatedCache:
         return joined
 
 
-class AllocatedSlot:
-    """Room for tokens that are still to come: a new column is written in place."""
+class AllocatedLayerCache:
+    """CacheShape for tokens that are still to come: a new column is written in place."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
         self.visible = 0
 
-    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        past, new = span.past, keys.shape[2]
+    def write(self, keys: Tensor, values: Tensor, context: PassContext) -> tuple[Tensor, Tensor]:
+        past, new = context.past, keys.shape[2]
         self.keys.narrow(2, past, new).copy_(keys)  # an index by slices takes Python longer
         self.values.narrow(2, past, new).copy_(values)
         return self.keys.narrow(2, 0, self.visible), self.values.narrow(2, 0, self.visible)
@@ -129,17 +129,17 @@ class AllocatedSlot:
 class AllocatedCache:
     """Allocated `ahead` tokens at a time, copied when full; with `ahead=None`, once for the whole generation."""
 
-    def __init__(self, room: Room, ahead: int | None) -> None:
-        self.room, self.ahead, self.length, self.capacity = room, ahead, 0, 0
-        self.allocated = [AllocatedSlot(room.empty(0), room.empty(0)) for _ in range(room.arch.layers)]
-        self.slots: list[Slot] = list(self.allocated)
+    def __init__(self, shape: CacheShape, ahead: int | None) -> None:
+        self.shape, self.ahead, self.length, self.capacity = shape, ahead, 0, 0
+        self.allocated = [AllocatedLayerCache(shape.empty(0), shape.empty(0)) for _ in range(shape.arch.layers)]
+        self.slots: list[LayerCache] = list(self.allocated)
         self.allocations = 0
 
     def keys_after(self, new: int) -> int:
-        needed = _round_up(self.length + new, self.room.key_multiple)
+        needed = _round_up(self.length + new, self.shape.key_multiple)
         if needed > self.capacity:
-            whole = self.length + new + self.ahead if self.ahead else max(self.room.length, needed)
-            self._grow(_round_up(whole, self.room.key_multiple))
+            whole = self.length + new + self.ahead if self.ahead else max(self.shape.length, needed)
+            self._grow(_round_up(whole, self.shape.key_multiple))
         for slot in self.allocated:
             slot.visible = needed
         return needed
@@ -147,7 +147,7 @@ class AllocatedCache:
     def _grow(self, capacity: int) -> None:
         self.capacity, self.allocations = capacity, self.allocations + 1
         for slot in self.allocated:
-            keys, values = self.room.empty(capacity), self.room.empty(capacity)
+            keys, values = self.shape.empty(capacity), self.shape.empty(capacity)
             keys[:, :, : self.length] = slot.keys[:, :, : self.length]
             values[:, :, : self.length] = slot.values[:, :, : self.length]
             slot.keys, slot.values = keys, values
@@ -165,7 +165,7 @@ class AllocatedCache:
         return kept
 
     def concatenate(self, other: AllocatedCache) -> AllocatedCache:
-        joined = self._same_shape(self.room.batch + other.room.batch)
+        joined = self._same_shape(self.shape.batch + other.shape.batch)
         for slot, first, second in zip(joined.allocated, self.allocated, other.allocated, strict=True):
             slot.keys = torch.cat((first.keys, second.keys))
             slot.values = torch.cat((first.values, second.values))
@@ -179,7 +179,7 @@ class AllocatedCache:
             slot.values[:, :, :end].index_copy_(0, rows, joining.values[:, :, :end])
 
     def _same_shape(self, batch: int) -> AllocatedCache:
-        other = AllocatedCache(self.room.of_rows(batch), self.ahead)
+        other = AllocatedCache(self.shape.of_rows(batch), self.ahead)
         other.length, other.capacity, other.allocations = self.length, self.capacity, self.allocations
         return other
 
@@ -190,14 +190,14 @@ class Reused:
     What the earlier generation left is overwritten, or masked. One generation at a time.
     """
 
-    def __init__(self, make: Callable[[Room], AllocatedCache]) -> None:
+    def __init__(self, make: Callable[[CacheShape], AllocatedCache]) -> None:
         self.make = make
-        self.made: dict[Room, AllocatedCache] = {}
+        self.made: dict[CacheShape, AllocatedCache] = {}
 
-    def __call__(self, room: Room) -> AllocatedCache:
-        cache = self.made.get(room)
+    def __call__(self, shape: CacheShape) -> AllocatedCache:
+        cache = self.made.get(shape)
         if cache is None:
-            cache = self.made[room] = self.make(room)
+            cache = self.made[shape] = self.make(shape)
         cache.truncate(0)
         return cache
 

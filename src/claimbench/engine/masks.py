@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from claimbench.engine.decoder import Decoder
-
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Decoder
 
@@ -27,7 +25,7 @@ class Tables:
         """Of padding and distance, what the last token of all would see: [batch or 1, heads or 1, 1, length]."""
         if decoder.ragged or decoder.model.slopes is not None:
             padding = decoder.padding if decoder.ragged else decoder.padding[:1]
-            self.rows = hide(padding, decoder.model.slopes, decoder.dtype, length - 1, 1, length)
+            self.rows = attention_bias(padding, decoder.model.slopes, decoder.dtype, length - 1, 1, length)
 
     def bias(self, past: int, new: int, keys: int) -> Tensor:
         """[batch or 1, heads or 1, new, keys]; for one token it is a view wherever one of the tables says it all."""
@@ -54,7 +52,7 @@ class KeptMask:
         if new == 1 and keys == past + 1 and not decoder.ragged and decoder.model.slopes is None:
             return None
         if self.tables is None or self.tables.padding is not decoder.padding or self.tables.length < keys:
-            self.tables = Tables(decoder, max(keys, decoder.room.length))
+            self.tables = Tables(decoder, max(keys, decoder.cache_shape.length))
             self.prompt = None
         if past:
             return self.tables.bias(past, new, keys)
@@ -65,10 +63,12 @@ class KeptMask:
 
 def mask_in_full(decoder: Decoder, past: int, new: int, keys: int) -> Tensor | None:
     """What each new token must not see, as a number to add to its scores: [batch, 1 or heads, new, keys]."""
-    return hide(decoder.padding, decoder.model.slopes, decoder.dtype, past, new, keys)
+    return attention_bias(decoder.padding, decoder.model.slopes, decoder.dtype, past, new, keys)
 
 
-def hide(padding: Tensor, slopes: Tensor | None, dtype: torch.dtype, past: int | Tensor, new: int, keys: int) -> Tensor:
+def attention_bias(
+    padding: Tensor, slopes: Tensor | None, dtype: torch.dtype, past: int | Tensor, new: int, keys: int
+) -> Tensor:
     """The future and the `padding` [batch], hidden from each new token; with `slopes` [heads], distance counts too."""
     key = torch.arange(keys, device=padding.device)
     query = past + torch.arange(new, device=padding.device)  # the past may be a number on the device

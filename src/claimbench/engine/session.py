@@ -137,7 +137,7 @@ class EngineSession:
         import torch
 
         with torch.inference_mode():
-            return torch.stack([logits.log_softmax(-1) for logits in self.decoder.force(tokens)])
+            return torch.stack([logits.log_softmax(-1) for logits in self.decoder.teacher_force(tokens)])
 
     def close(self) -> None:
         import torch

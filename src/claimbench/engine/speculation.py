@@ -51,11 +51,11 @@ def speculate(propose: Propose, tokens_per_pass: int) -> Callable[[Decoder, Tens
         """New columns [batch, n] after the first, which `tokens` [batch] is."""
         given = 1
         while given < wanted:
-            cache = decoder.engine.between(decoder, cache, tokens)
+            cache = decoder.engine.between_steps(decoder, cache, tokens)
             count = min(tokens_per_pass, wanted - given - 1)
             drafts = propose(decoder, cache, count) if count else None
             if drafts is None:
-                tokens = decoder.take(decoder.step(tokens[:, None], cache))
+                tokens = decoder.sample_next(decoder.step(tokens[:, None], cache))
                 columns = tokens[:, None]
             else:
                 columns = verify(decoder, tokens, cache, drafts)
@@ -73,7 +73,7 @@ def verify(decoder: Decoder, tokens: Tensor, cache: Cache, drafts: Drafts) -> Te
     columns = _agreed(decoder, logits, drafts)
     cache.truncate(past + columns.shape[1])
     for place in range(columns.shape[1]):
-        decoder.keep(columns[:, place], logits[:, place : place + 1])
+        decoder.record_token(columns[:, place], logits[:, place : place + 1])
     return columns
 
 
@@ -90,7 +90,7 @@ def _agreed(decoder: Decoder, logits: Tensor, drafts: Drafts) -> Tensor:
         here = logits[:, place]
         draft = drafts.tokens[:, place] if place + 1 < places else None
         if draft is None or drafts.odds is None:
-            token = decoder.engine.choose(here, sequence, decoder.sampling, decoder.draw)
+            token = decoder.engine.choose(here, sequence, decoder.sampling, decoder.sampler)
         else:
             token = _redistributed(decoder, odds_of(decoder, here, sequence), drafts.odds[:, place], draft)
         kept.append(token)
@@ -102,12 +102,12 @@ def _agreed(decoder: Decoder, logits: Tensor, drafts: Drafts) -> Tensor:
 
 def _redistributed(decoder: Decoder, odds: Tensor, drafted: Tensor, draft: Tensor) -> Tensor:
     """`draft` [batch], drawn from `drafted` [batch, vocabulary], or another token: together distributed as `odds`."""
-    assert decoder.draw is not None
+    assert decoder.sampler is not None
     chance = (odds.gather(1, draft[:, None]) / drafted.gather(1, draft[:, None])).clamp(max=1)  # [batch, 1]
-    kept = decoder.draw(torch.cat((1 - chance, chance), 1).log()) == 1
+    kept = decoder.sampler(torch.cat((1 - chance, chance), 1).log()) == 1
     rest = (odds - drafted).clamp(min=0)
     rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, odds)  # equal odds leave no rest, and nothing to refuse
-    return torch.where(kept, draft, decoder.draw(rest.log()))
+    return torch.where(kept, draft, decoder.sampler(rest.log()))
 
 
 def odds_of(decoder: Decoder, logits: Tensor, sequence: Tensor) -> Tensor:
@@ -135,10 +135,10 @@ def _draft_along(decoder: Decoder, step: Step, cache: Cache, count: int, draw: b
     unread = said[:, cache.length :]
     for _ in range(count):
         logits = step(unread, cache)[:, -1]
-        if decoder.sampling is None or decoder.draw is None or not draw:
+        if decoder.sampling is None or decoder.sampler is None or not draw:
             token = decoder.engine.choose(logits, said, None, None)
         else:
-            token, chances = _choice_and_odds(decoder, logits, said, decoder.draw)
+            token, chances = _choice_and_odds(decoder, logits, said, decoder.sampler)
             odds.append(chances)
         unread = token[:, None]
         said = torch.cat((said, unread), 1)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from claimbench.errors import Unavailable
-from claimbench.hf.evidence import Evidence
+from claimbench.hf.evidence import TransformersEvidence
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell
 from claimbench.system import launchers
@@ -108,12 +108,12 @@ def device_of_rank() -> str:
     return name
 
 
-def count(seen: Evidence, names: tuple[str, ...]) -> int:
+def count(seen: TransformersEvidence, names: tuple[str, ...]) -> int:
     """Times that this rank sent in the steps that were watched; torch records what goes over any of its backends."""
     return sum(seen.operators.get(name, 0) for name in names)
 
 
-def expect_per_pass(what: str, seen: Evidence, times: int, least: int) -> float:
+def expect_per_pass(what: str, seen: TransformersEvidence, times: int, least: int) -> float:
     """Times per pass through the model, as far as they were watched.
 
     Raises:

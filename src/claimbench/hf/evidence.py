@@ -17,8 +17,8 @@ from claimbench.hf.weight_memory import _storage_type
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, events_of, expect, recorded
 
 if TYPE_CHECKING:
-    from claimbench.hf.setup import Recipe
-    from claimbench.hf.stepper import Run
+    from claimbench.hf.setup import GenerationSetup
+    from claimbench.hf.stepper import Stepper
 
 
 SDPA = "aten::scaled_dot_product_attention"
@@ -34,7 +34,7 @@ KERNELS = {
 
 
 @dataclass(frozen=True)
-class Evidence:
+class TransformersEvidence:
     """What was seen in the first steps of one generation."""
 
     device: str
@@ -89,7 +89,7 @@ class Evidence:
 
 
 def watch(
-    run: Run,
+    run: Stepper,
     steps: int,
     model: Any,
     driven: Any,
@@ -97,7 +97,7 @@ def watch(
     compiled: Compiled,
     whole: tuple[int, int],
     earlier: list[tuple[int, int]],
-) -> Evidence:
+) -> TransformersEvidence:
     """Run the first `steps` steps of a generation under the profiler, and look around while it is paused.
 
     `device` is where it computes: the model's own weights may lie elsewhere.
@@ -119,7 +119,7 @@ def watch(
                     break
     finally:
         generation.close()  # type: ignore[attr-defined]
-    return Evidence(
+    return TransformersEvidence(
         device=device,
         operators=_operators(profiler),
         caches=caches,
@@ -169,24 +169,24 @@ def _quant_types(model: Any) -> Iterator[str]:
             yield str(quant_type)
 
 
-def check_plain(seen: Evidence, recipe: Recipe) -> dict[str, Any]:
+def check_plain(seen: TransformersEvidence, setup: GenerationSetup) -> dict[str, Any]:
     """What every run must satisfy, whatever is switched on: nothing runs that was not asked for.
 
     Raises:
         WrongOutput: another attention, a draft or compiled code ran unasked.
     """
-    asked = recipe.load["attn_implementation"]
+    asked = setup.load["attn_implementation"]
     expect(f"{asked} attention", seen.attention == asked, asked, seen.attention)
     if asked == "eager":
         expect("eager attention", SDPA not in seen.operators, "no fused attention operator", seen.kernels or SDPA)
-    if not recipe.drafts:
+    if not setup.drafts:
         expect("plain decoding", max(seen.step_tokens) == 1, "one token a step", seen.step_tokens)
         expect("plain decoding", not seen.candidate_generators, "no drafts", seen.candidate_generators)
-    if not recipe.transforms:
+    if not setup.transforms:
         expect("uncompiled code", seen.compiled_regions == 0, "no compiled region", seen.compiled_regions)
-    if recipe.earlier is None:
+    if setup.earlier is None:
         expect("a fresh process", not seen.earlier, "no generation of another shape before", seen.earlier)
-    if recipe.cache == "dynamic":
+    if setup.cache == "dynamic":
         expect("the dynamic cache", list(seen.caches) == ["DynamicCache"], "DynamicCache alone", seen.caches)
     return {
         "graphs": seen.compiled.graphs,

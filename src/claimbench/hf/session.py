@@ -16,46 +16,46 @@ from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.hf import evidence, weight_memory
-from claimbench.hf.setup import Generation, Recipe
-from claimbench.hf.stepper import Emit, Run, StepTap
+from claimbench.hf.setup import Generation, GenerationSetup
+from claimbench.hf.stepper import Emit, Stepper, StepTap
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload, row_lengths
 from claimbench.technique import Technique
 
 PROOF_STEPS = 4
 
 
-def write_recipe(cell: Cell, techniques: tuple[Technique, ...]) -> Recipe:
-    """The plain recipe, changed by each of the cell's techniques."""
-    recipe = Recipe(dtype=cell.dtype, device=cell.device, techniques=techniques)
+def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup:
+    """The plain setup, changed by each of the cell's techniques."""
+    setup = GenerationSetup(dtype=cell.dtype, device=cell.device, techniques=techniques)
     for technique in techniques:
         reason = technique.unavailable(cell)
         if reason:
             raise Unavailable(reason)
-        technique.apply(recipe)
-    if cell.workload.shortest is not None and recipe.loop is not None:
+        technique.apply(setup)
+    if cell.workload.shortest is not None and setup.loop is not None:
         raise Unavailable("the hand-written loop takes rows of one length")
-    if cell.workload.shortest is not None and recipe.drafts:
+    if cell.workload.shortest is not None and setup.drafts:
         raise Unavailable("drafts take rows of one length")
-    return recipe
+    return setup
 
 
-def load_model(recipe: Recipe, folder: Path, **arguments: Any) -> Any:
-    """The model in `folder` on the recipe's device, unless `arguments` of `from_pretrained` place it elsewhere."""
+def load_model(setup: GenerationSetup, folder: Path, **arguments: Any) -> Any:
+    """The model in `folder` on the setup's device, unless `arguments` of `from_pretrained` place it elsewhere."""
     import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=getattr(torch, recipe.dtype),
+        dtype=getattr(torch, setup.dtype),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        **{"device_map": recipe.device, **arguments},
+        **{"device_map": setup.device, **arguments},
     ).eval()
 
 
 @contextmanager
-def refusals(recipe: Recipe) -> Iterator[None]:
+def refusals(setup: GenerationSetup) -> Iterator[None]:
     """Turns what the libraries say about memory and support into the outcome that it is."""
     import torch
 
@@ -67,28 +67,28 @@ def refusals(recipe: Recipe) -> Iterator[None]:
         text = str(error)
         if "can't allocate memory" in text:
             raise OutOfMemory(text) from error
-        if any(known in text for known in recipe.unsupported):
+        if any(known in text for known in setup.unsupported):
             raise Unavailable(text) from error
         raise
 
 
 class TransformersSession:
-    def __init__(self, cell: Cell, recipe: Recipe, checkpoint: Path, model: Any, assistant: Any | None) -> None:
+    def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any, assistant: Any | None) -> None:
         import torch
 
-        self.cell, self.recipe, self.model, self.assistant = cell, recipe, model, assistant
+        self.cell, self.setup, self.model, self.assistant = cell, setup, model, assistant
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         self.architecture = cost.parse(config)
         row = prompt_ids(cell, checkpoint, self.architecture.vocabulary)
         lengths = row_lengths(cell.workload, len(row))
         rows = [_padded(row, length) for length in lengths]
-        self.prompt = torch.tensor(rows, device=recipe.device)  # [batch, prompt tokens]
+        self.prompt = torch.tensor(rows, device=setup.device)  # [batch, prompt tokens]
         starts = self.prompt.new_tensor([len(row) - length for length in lengths])
-        self.mask = (torch.arange(len(row), device=recipe.device) >= starts[:, None]).long()  # [batch, prompt tokens]
+        self.mask = (torch.arange(len(row), device=setup.device) >= starts[:, None]).long()  # [batch, prompt tokens]
         self._forget_generation_defaults()
         self.compilations = proof.Compilations()
         self.driven = model
-        for transform in recipe.transforms:
+        for transform in setup.transforms:
             self.driven = transform(self.driven)
         self._choose = _chooser(cell)
         self._static_cache: Any = None
@@ -103,7 +103,7 @@ class TransformersSession:
         drafts = self.model if self.assistant is None else self.assistant
         for model in (self.model, drafts):
             model.generation_config = GenerationConfig()
-        drafts.generation_config.update(**self.recipe.drafting)
+        drafts.generation_config.update(**self.setup.drafting)
 
     @property
     def prompt_tokens(self) -> int:
@@ -112,12 +112,12 @@ class TransformersSession:
     def generate(self) -> Iterator[Any]:
         return self._run().steps()
 
-    def _run(self) -> Run:
-        return Run(self._generation, [partial(refusals, self.recipe), *self.recipe.around])
+    def _run(self) -> Stepper:
+        return Stepper(self._generation, [partial(refusals, self.setup), *self.setup.around])
 
     def _generation(self, emit: Emit) -> None:
-        if self.recipe.earlier is not None and not self.earlier:
-            self.earlier += [self._shape_of(workload) for workload in self.recipe.earlier(self.cell.workload)]
+        if self.setup.earlier is not None and not self.earlier:
+            self.earlier += [self._shape_of(workload) for workload in self.setup.earlier(self.cell.workload)]
         self._generate(self.cell.workload, emit)
 
     def _shape_of(self, workload: Workload) -> tuple[int, int]:
@@ -130,31 +130,31 @@ class TransformersSession:
         """One generation of the cell's workload, or of a smaller one: fewer tokens, or its first rows alone."""
         import torch
 
-        self.recipe.phase.prefill = True
+        self.setup.phase.prefill = True
         if workload.sampling:
             torch.manual_seed(workload.sampling.seed)
-        if self.recipe.loop is None:
+        if self.setup.loop is None:
             self._call_generate(workload, emit)
         else:
             prompt, cache = self.prompt[: workload.batch], self._empty_cache(workload)
-            self.recipe.loop(Generation(self.driven, prompt, workload.new_tokens, cache, self._choose, emit))
+            self.setup.loop(Generation(self.driven, prompt, workload.new_tokens, cache, self._choose, emit))
 
     def _call_generate(self, workload: Workload, emit: Emit) -> None:
         from transformers import GenerationConfig, StoppingCriteriaList
 
-        recipe, prompt = self.recipe, self.prompt[: workload.batch]
+        setup, prompt = self.setup, self.prompt[: workload.batch]
         settings: dict[str, Any] = {
             "max_new_tokens": workload.new_tokens,
             "do_sample": workload.sampling is not None,
-            "use_cache": recipe.cache != "none",
-            "cache_implementation": "static" if recipe.cache == "static" else None,
+            "use_cache": setup.cache != "none",
+            "cache_implementation": "static" if setup.cache == "static" else None,
             "disable_compile": True,  # a static cache is one technique, a compiled forward another
-            **recipe.generate,
+            **setup.generate,
         }
         if workload.sampling:
             settings |= workload.sampling.model_dump(exclude={"seed"})
         tap = StepTap(prompt, emit)
-        with tap.beside_drafts(self.model) if recipe.drafts else nullcontext():
+        with tap.beside_drafts(self.model) if setup.drafts else nullcontext():
             self.driven.generate(
                 prompt,
                 attention_mask=self.mask[: workload.batch],
@@ -168,9 +168,9 @@ class TransformersSession:
         from transformers import DynamicCache, StaticCache
 
         config = self.model.config.get_text_config(decoder=True)
-        if self.recipe.cache == "dynamic":
+        if self.setup.cache == "dynamic":
             return DynamicCache(config=config)
-        if self.recipe.cache == "none":
+        if self.setup.cache == "none":
             return None
         shape = workload.batch, self.prompt_tokens + workload.new_tokens - 1  # the last token is never read again
         if self._static_cache is None or self._static_shape != shape:
@@ -182,7 +182,7 @@ class TransformersSession:
     def memory(self) -> dict[str, int]:
         weights, read = weight_memory.weight_bytes(self.model)
         length = self.prompt_tokens + self.cell.workload.new_tokens
-        held = DTYPE_BYTES[self.cell.dtype] if self.recipe.cache != "none" else 0
+        held = DTYPE_BYTES[self.cell.dtype] if self.setup.cache != "none" else 0
         memory = {
             "weights": weights,
             "step_weights": read,
@@ -202,15 +202,15 @@ class TransformersSession:
         """
         seen = self.watch()
         proof.check_finite(self._logits(self.prompt[:1], last=1))
-        found = evidence.check_plain(seen, self.recipe)
-        found["optimizations"] = {technique.name: technique.prove(seen) for technique in self.recipe.techniques}
+        found = evidence.check_plain(seen, self.setup)
+        found["optimizations"] = {technique.name: technique.prove(seen) for technique in self.setup.techniques}
         return found
 
-    def watch(self) -> evidence.Evidence:
+    def watch(self) -> evidence.TransformersEvidence:
         """Evidence from the first steps of one more generation; compilations are counted before it."""
         compiled = self.compilations.so_far()
         whole = self.cell.workload.batch, self.cell.workload.new_tokens
-        device = self.recipe.device
+        device = self.setup.device
         return evidence.watch(self._run(), PROOF_STEPS, self.model, self.driven, device, compiled, whole, self.earlier)
 
     def log_probs(self, tokens: list[int]) -> Any:
@@ -224,8 +224,8 @@ class TransformersSession:
         """Logits of the last positions, [batch, last, vocabulary], by the model itself and never by compiled code."""
         import torch
 
-        self.recipe.phase.prefill = True
-        with torch.no_grad(), refusals(self.recipe):
+        self.setup.phase.prefill = True
+        with torch.no_grad(), refusals(self.setup):
             return self.model(input_ids=sequence, use_cache=False, logits_to_keep=last).logits
 
     def close(self) -> None:

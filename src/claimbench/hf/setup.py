@@ -1,7 +1,7 @@
 """What a Transformers model is loaded from and driven by: the parts that optimizations change.
 
-The plain recipe is eager attention, a dynamic key-value cache and `model.generate`. Each optimization's
-`apply(recipe, settings)` changes the one part at its seam:
+The plain setup is eager attention, a dynamic key-value cache and `model.generate`. Each optimization's
+`apply(setup, settings)` changes the one part at its seam:
 
     seam        part
     attention   load["attn_implementation"], around
@@ -56,7 +56,7 @@ Loop = Callable[[Generation], None]
 
 
 @dataclass
-class Recipe:
+class GenerationSetup:
     dtype: str
     """Name of the type of weights and activations, such as "bfloat16"."""
     device: str = "cpu"

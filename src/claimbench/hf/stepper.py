@@ -13,7 +13,7 @@ Emit = Callable[[Any], None]
 Around = Callable[[], AbstractContextManager[Any]]
 
 
-class Run:
+class Stepper:
     """One generation in a greenlet of its own, a step at a time.
 
     Gradient and inference mode belong to the thread, not to the greenlet, so each pause puts the caller's back.

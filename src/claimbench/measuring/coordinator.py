@@ -40,7 +40,7 @@ LONGEST_PATH = 100  # of a socket, in bytes; the kernel's limit is 107
 WORST_FIRST = ("killed", "oom", "unavailable", "wrong", "error", "ended", "launcher")
 
 
-class News(NamedTuple):
+class RankEvent(NamedTuple):
     """Something that happened: a message or the end of a line, or the end of the launcher (rank -1)."""
 
     role: str
@@ -56,11 +56,11 @@ class Failure(NamedTuple):
     signal: str | None = None
 
 
-class Company:
+class RankConnections:
     """The lines to all ranks, and what is known of each."""
 
     def __init__(self, listener: Listener) -> None:
-        self.news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[RankEvent] = queue.SimpleQueue()
         self.lines: dict[tuple[str, int], Connection] = {}
         self.processes: list[psutil.Process] = []
         self.size: int | None = None
@@ -77,9 +77,9 @@ class Company:
                 continue  # not one of ours
             except OSError:
                 return
-            self.news.put(News("hello", hello["RANK"], hello | {"line": line}))
+            self.events.put(RankEvent("hello", hello["RANK"], hello | {"line": line}))
 
-    def greet(self, hello: dict[str, Any], request: dict[str, Any]) -> None:
+    def admit(self, hello: dict[str, Any], request: dict[str, Any]) -> None:
         """Take a line in; with the last one there, every rank gets the request."""
         role, rank, line = hello["role"], hello["RANK"], hello["line"]
         self.size = hello["WORLD_SIZE"]
@@ -90,38 +90,38 @@ class Company:
         threading.Thread(target=self._listen, args=(role, rank, line), daemon=True).start()
         if sum(role == "rank" for role, _ in self.lines) == self.size and role == "rank":
             for each in range(self.size):
-                self.tell(each, request)
+                self.send(each, request)
 
     def _listen(self, role: str, rank: int, line: Connection) -> None:
         while True:
             try:
                 message = rank_protocol.receive(line)
             except (OSError, EOFError, ValueError):
-                self.news.put(News(role, rank, None))
+                self.events.put(RankEvent(role, rank, None))
                 return
-            self.news.put(News(role, rank, message))
+            self.events.put(RankEvent(role, rank, message))
 
-    def tell(self, rank: int, message: dict[str, Any], role: str = "rank") -> None:
-        with suppress(OSError):  # its end is news of its own
+    def send(self, rank: int, message: dict[str, Any], role: str = "rank") -> None:
+        with suppress(OSError):  # its end is an event of its own
             rank_protocol.send(self.lines[role, rank], message)
 
     def relay(self, call: dict[str, Any]) -> None:
         """Tell rank 0's call to the others; with nobody else there, it is answered at once."""
         self.answers = {}
         for rank in range(1, self.size or 1):
-            self.tell(rank, call)
-        self._let_go()
+            self.send(rank, call)
+        self._release()
 
     def answer(self, rank: int, answer: Any) -> None:
         self.answers[rank] = answer
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         others = range(1, self.size or 1)
         if len(self.answers) == len(others):
             for rank in others:
-                self.tell(rank, {"go": True})
-            self.tell(0, {"answers": [self.answers[rank] for rank in others]})
+                self.send(rank, {"go": True})
+            self.send(0, {"answers": [self.answers[rank] for rank in others]})
 
     def end(self) -> None:
         """End every rank, by id, and wait until it is gone; keepers elsewhere see their line close."""
@@ -133,7 +133,7 @@ class Company:
         psutil.wait_procs(self.processes, timeout=LEAVE_S)
 
 
-def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -> None:
+def run_ranks(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -> None:
     """Run the cell's ranks and say what rank 0 says; or how the first of them failed.
 
     Raises:
@@ -143,11 +143,11 @@ def conduct(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:  # made 0700
         secret = secrets.token_bytes(32)
         with _listener(cell.nodes, Path(folder), secret) as (listener, address):
-            company = Company(listener)
-            with _launched(cell, [*command, address], secret, company) as last_lines, _ended(company):
-                failure = Course(company, request, say, last_lines).run()
+            connections = RankConnections(listener)
+            with _launched(cell, [*command, address], secret, connections) as last_lines, _ended(connections):
+                failure = RankMonitor(connections, request, say, last_lines).run()
     if failure:
-        detail = "".join(company.printed.get(failure.rank, last_lines))
+        detail = "".join(connections.printed.get(failure.rank, last_lines))
         outcome = "error" if failure.kind in ("killed", "ended", "launcher") else failure.kind
         say("refused", outcome=outcome, reason=failure.reason, signal=failure.signal, detail=detail)
 
@@ -165,7 +165,7 @@ def _listener(nodes: int, folder: Path, secret: bytes) -> Iterator[tuple[Listene
 
 
 @contextmanager
-def _launched(cell: Cell, command: list[str], secret: bytes, company: Company) -> Iterator[deque[str]]:
+def _launched(cell: Cell, command: list[str], secret: bytes, connections: RankConnections) -> Iterator[deque[str]]:
     """The launcher, while it runs; yields the last lines of its standard error."""
     threads = str(launchers.threads(cell.devices // cell.nodes, cell.protocol.threads))
     names = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, rank_protocol.SECRET: secret.hex()}
@@ -182,7 +182,7 @@ def _launched(cell: Cell, command: list[str], secret: bytes, company: Company) -
         raise Unavailable(f"the launcher {command[0]} does not start ({error.strerror}): is it installed?") from error
     assert launcher.stderr is not None
     lines: deque[str] = deque(maxlen=KEPT_LINES)
-    threading.Thread(target=_pass_on, args=(launcher, launcher.stderr, lines, company), daemon=True).start()
+    threading.Thread(target=_pass_on, args=(launcher, launcher.stderr, lines, connections), daemon=True).start()
     try:
         yield lines
     finally:
@@ -192,15 +192,15 @@ def _launched(cell: Cell, command: list[str], secret: bytes, company: Company) -
         launcher.wait()
 
 
-def _pass_on(launcher: subprocess.Popen[str], stream: IO[str], lines: deque[str], company: Company) -> None:
+def _pass_on(launcher: subprocess.Popen[str], stream: IO[str], lines: deque[str], connections: RankConnections) -> None:
     for line in stream:
         lines.append(line)
         sys.stderr.write(line)
-    company.news.put(News("launcher", -1, {"status": launcher.wait()}))
+    connections.events.put(RankEvent("launcher", -1, {"status": launcher.wait()}))
 
 
 @contextmanager
-def _ended(company: Company) -> Iterator[None]:
+def _ended(connections: RankConnections) -> Iterator[None]:
     """Whatever happens inside, no rank outlives it; a polite end asked for by the supervisor included."""
 
     def leave(*_: Any) -> None:
@@ -211,14 +211,14 @@ def _ended(company: Company) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        company.end()
+        connections.end()
 
 
-class Course:
+class RankMonitor:
     """What the ranks have said and done so far, and which of them failed."""
 
-    def __init__(self, company: Company, request: dict[str, Any], say: Say, last_lines: deque[str]) -> None:
-        self.company = company
+    def __init__(self, connections: RankConnections, request: dict[str, Any], say: Say, last_lines: deque[str]) -> None:
+        self.connections = connections
         self.request = request
         self.say = say
         self.last_lines = last_lines
@@ -234,33 +234,33 @@ class Course:
     def run(self) -> Failure | None:
         """Serve the ranks until all have ended well, or until it is clear which one failed."""
         deadline: float | None = None
-        while not (self.done and len(self.codes) == self.company.size):
+        while not (self.done and len(self.codes) == self.connections.size):
             wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                self.take(self.company.news.get(timeout=wait_s))
+                self.handle(self.connections.events.get(timeout=wait_s))
             except queue.Empty:
                 break
             if deadline is None and (self.failures or self.done):
                 deadline = time.monotonic() + (SETTLE_S if self.failures else LEAVE_S)
         return min(self.failures, key=lambda failure: WORST_FIRST.index(failure.kind), default=None)
 
-    def take(self, news: News) -> None:
-        role, rank, message = news
+    def handle(self, events: RankEvent) -> None:
+        role, rank, message = events
         if role == "launcher":
             if not self.done and message:
-                self.failures.append(_launcher_ended(message["status"], self.company, self.last_lines))
+                self.failures.append(_launcher_ended(message["status"], self.connections, self.last_lines))
         elif role == "hello" and message:
-            self.company.greet(message, self.request)
+            self.connections.admit(message, self.request)
         elif role == "keeper":
-            self.take_from_keeper(rank, message)
+            self.handle_keeper(rank, message)
         elif message is None:
             self.silent.add(rank)
             self.judge_end(rank)
         elif "call" in message:
             self.closing = message["call"] == "close"
-            self.company.relay(message)
+            self.connections.relay(message)
         elif "answer" in message:
-            self.company.answer(rank, message["answer"])
+            self.connections.answer(rank, message["answer"])
         elif message["event"] == "refused":
             self.failures.append(Failure(rank, message["outcome"], f"rank {rank}: {message['reason']}"))
         elif rank == 0:
@@ -268,11 +268,11 @@ class Course:
             self.done = message["event"] == "done"
             self.say(**message)
 
-    def take_from_keeper(self, rank: int, message: dict[str, Any] | None) -> None:
+    def handle_keeper(self, rank: int, message: dict[str, Any] | None) -> None:
         if message:
             self.codes[rank] = message["ended"]
-            self.company.printed[rank] = message["lines"]
-            self.company.tell(rank, {"heard": True}, role="keeper")
+            self.connections.printed[rank] = message["lines"]
+            self.connections.send(rank, {"heard": True}, role="keeper")
             self.judge_end(rank)
         elif rank not in self.codes:
             reason = f"rank {rank} vanished with its keeper, during: {self.phase}"
@@ -293,10 +293,10 @@ class Course:
             self.failures.append(Failure(rank, "ended", reason))
 
 
-def _launcher_ended(status: int, company: Company, last_lines: deque[str]) -> Failure:
+def _launcher_ended(status: int, connections: RankConnections, last_lines: deque[str]) -> Failure:
     """A launcher that ends first has its reason in what it printed; a port that is taken is the common one."""
     text = "".join(last_lines)
-    here = sum(role == "rank" for role, _ in company.lines)
+    here = sum(role == "rank" for role, _ in connections.lines)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
         return Failure(
             -1, "error", "the launcher's rendezvous port is in use: choose another, or let it find a free one"

@@ -22,7 +22,7 @@ from typing import Any
 
 from claimbench.errors import ResultError, Unavailable
 from claimbench.measuring.supervisor import supervise
-from claimbench.planning.availability import lacking
+from claimbench.planning.availability import missing_requirement
 from claimbench.schema import result
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.result import Key, Result
@@ -103,7 +103,7 @@ def _known_before(cell: Cell, smaller: Path | None) -> dict[str, Any] | None:
         if previous.outcome in ("oom", "implied-oom"):
             batch = previous.cell.workload.batch
             return {"outcome": "implied-oom", "reason": f"batch {batch} of the same cell is already out of memory"}
-    reason = lacking(cell)
+    reason = missing_requirement(cell)
     return {"outcome": "unavailable", "reason": reason} if reason else None
 
 

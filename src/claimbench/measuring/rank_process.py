@@ -92,7 +92,7 @@ def serve(address: str, place: dict[str, int]) -> int:
         if cell.protocol.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
         if place["RANK"] == 0:
-            run_block(cell, request, say, rank_protocol.Lead(channel, place["WORLD_SIZE"]))
+            run_block(cell, request, say, rank_protocol.LeaderSession(channel, place["WORLD_SIZE"]))
         else:
             rank_protocol.follow(cell, request, channel)
 

@@ -74,14 +74,14 @@ class Record:
         }
 
 
-class Together:
+class CollectiveGeneration:
     """A generation that all ranks are in. None can leave it alone, so closing it early runs it to its end."""
 
     def __init__(self, steps: Iterator[Any]) -> None:
         self.steps = steps
         self.columns: list[Any] = []
 
-    def __iter__(self) -> Together:
+    def __iter__(self) -> CollectiveGeneration:
         return self
 
     def __next__(self) -> Any:
@@ -97,16 +97,16 @@ class Together:
         return hash_tokens(rows_of(self.columns))
 
 
-class Lead:
+class LeaderSession:
     """Rank 0's session, shared: a `Session` whose every call the other ranks make as well."""
 
     def __init__(self, channel: Connection, ranks: int) -> None:
         self.channel = channel
         self.ranks = ranks
         self.session: Session
-        self.last: Together | None = None
+        self.last: CollectiveGeneration | None = None
 
-    def share(self, session: Session) -> Lead:
+    def share(self, session: Session) -> LeaderSession:
         """Wait until every rank has loaded."""
         self.session = session
         self._tell("loaded")
@@ -120,7 +120,7 @@ class Lead:
     def generate(self) -> Iterator[Any]:
         self._compare_tokens()
         self._tell("generate")
-        self.last = Together(self.session.generate())
+        self.last = CollectiveGeneration(self.session.generate())
         self._answers()
         return self.last
 
@@ -192,13 +192,13 @@ def follow(cell: Cell, request: dict[str, Any], channel: Connection) -> None:
     checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
     session = backends.find(cell.backend).load(cell, checkpoint or Path(), draft)
     record.note_loaded()
-    generation = Together(iter(()))
+    generation = CollectiveGeneration(iter(()))
     while True:
         message = receive(channel)
         call = message["call"]
         answer: Any = None
         if call == "generate":
-            generation = Together(session.generate())
+            generation = CollectiveGeneration(session.generate())
         elif call == "tokens":
             answer = generation.sha256()
         elif call == "memory":

@@ -21,8 +21,8 @@ from claimbench import backends, optimizations
 from claimbench.backends import Session
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
-from claimbench.measuring.coordinator import conduct
-from claimbench.measuring.rank_protocol import Lead, Record
+from claimbench.measuring.coordinator import run_ranks
+from claimbench.measuring.rank_protocol import LeaderSession, Record
 from claimbench.schema.cell import Cell
 from claimbench.schema.result import Sample
 from claimbench.system import launchers, machine
@@ -50,7 +50,7 @@ def main() -> int:
         launch = getattr(backends.find(cell.backend), "launch", None)
         command = launch(cell) if launch else None
         if command:
-            conduct(cell, command, request, say)
+            run_ranks(cell, command, request, say)
             return
         if cell.protocol.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
@@ -90,7 +90,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: Lead | None = None) -> None:
+def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: LeaderSession | None = None) -> None:
     """Measure one block of `cell`; every finding is said as soon as it is known. `lead` is of rank 0 among several."""
     checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
     backend = backends.find(cell.backend)
@@ -157,7 +157,7 @@ def _warm_up(cell: Cell, session: Session, say: Say) -> None:
         say("flag", flag="the warm-up did not become steady within its bound")
 
 
-def _timed_samples(cell: Cell, session: Session, say: Say, lead: Lead | None) -> list[list[int]]:
+def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession | None) -> list[list[int]]:
     rows: list[list[int]] = []
     energy_before = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     ticks_before, start = _ticks(lead), time.perf_counter()
@@ -179,7 +179,7 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: Lead | None) ->
     return rows
 
 
-def _ticks(lead: Lead | None) -> dict[str, float]:
+def _ticks(lead: LeaderSession | None) -> dict[str, float]:
     """CPU time so far. What the other ranks took is our own."""
     ticks = machine.cpu_ticks()
     return ticks | {"own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}

@@ -10,7 +10,7 @@ What an optimization module holds (the contract tests hold every file to it):
     LIBRARIES: tuple[str, ...]          distributions, beside the backend's, that its results depend on
     class Settings(Frozen)              its parameters
     unavailable(cell, settings)         why this machine cannot run it, or None; cheap, imports nothing heavy
-    apply(recipe, settings)             change the recipe at its seam
+    apply(setup, settings)             change the setup at its seam
     prove(evidence, settings) -> dict   what was seen to run; raises WrongOutput if it was not this technique
 
 and, where they apply:

@@ -6,7 +6,7 @@ from claimbench import backends, optimizations
 from claimbench.schema.cell import Cell
 
 
-def lacking(cell: Cell) -> str | None:
+def missing_requirement(cell: Cell) -> str | None:
     """Why the cell cannot run here, as its backend or one of its optimizations says; None where it may. Cheap."""
     reason = backends.find(cell.backend).unavailable(cell)
     for use in cell.optimizations:

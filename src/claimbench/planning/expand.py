@@ -18,7 +18,7 @@ from claimbench.cost_model import cost
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.planning import limits
 from claimbench.planning.cell_cost import load_of
-from claimbench.planning.optimization_list import techniques
+from claimbench.planning.optimization_list import optimization_list
 from claimbench.schema.cell import Cell, Checkpoint, Device, OptimizationUse, Protocol, Workload
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.metrics import METRICS
@@ -39,7 +39,7 @@ class Resolved(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Point:
+class ExpandedCell:
     """A labelled cell of an experiment at one combination of the swept values."""
 
     params: Params
@@ -79,7 +79,9 @@ class Point:
         if backend_name is None:
             return Resolved(None, f"this version has no backend '{self.setting('backend')}' yet")
         backend = backends.find(backend_name)
-        uses, missing = techniques(self.setting("optimizations"), self.study, backend.SEAMS, backend_name, self.path)
+        uses, missing = optimization_list(
+            self.setting("optimizations"), self.study, backend.SEAMS, backend_name, self.path
+        )
         if missing is None and self.experiment.device not in (None, self.device):
             missing = f"this experiment is about a {self.experiment.device} device"
         if missing or too_large:
@@ -113,7 +115,7 @@ class Point:
         if name not in backends.names() or checkpoint not in self.params.checkpoints:
             return None
         backend = backends.find(name)
-        uses, missing = techniques(self.setting("optimizations"), self.study, backend.SEAMS, name, self.path)
+        uses, missing = optimization_list(self.setting("optimizations"), self.study, backend.SEAMS, name, self.path)
         if missing:
             return None
         sizes = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
@@ -214,12 +216,12 @@ class Point:
         )
 
 
-def points(params: Params, study: Study, experiment: Experiment, device: Device, path: str) -> Iterator[Point]:
+def expand(params: Params, study: Study, experiment: Experiment, device: Device, path: str) -> Iterator[ExpandedCell]:
     """Every labelled cell at every combination of the swept values; `path` names the experiment in messages."""
     for label, study_cell in experiment.cells.items():
         for values in product(*experiment.sweep.values()):
             sweep = dict(zip(experiment.sweep, values, strict=True))
-            yield Point(params, study, experiment, label, study_cell, sweep, device, f"{path}.cells.{label}")
+            yield ExpandedCell(params, study, experiment, label, study_cell, sweep, device, f"{path}.cells.{label}")
 
 
 def checkpoint_of(params: Params, name: str | None, path: str) -> Checkpoint:

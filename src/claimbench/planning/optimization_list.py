@@ -12,7 +12,7 @@ from claimbench.schema.study import Study
 from claimbench.schema.validation import validate
 
 
-def techniques(
+def optimization_list(
     asked: tuple[str | dict[str, dict[str, Any]], ...],
     study: Study,
     seams: frozenset[str],

@@ -13,7 +13,7 @@ from claimbench import optimizations
 from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.errors import ConfigError, did_you_mean
-from claimbench.planning.expand import points, reference_of
+from claimbench.planning.expand import expand, reference_of
 from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.checks import Check
@@ -84,7 +84,7 @@ def _rows(study: Study, name: str, params: Params, device: Device, path: str, ce
     blocks = experiment.blocks or study.measure.blocks or params.measure.blocks
     rows: dict[str, Row] = {}
     asked_for: dict[str, str | None] = {}
-    for point in points(params, study, experiment, device, path):
+    for point in expand(params, study, experiment, device, path):
         cell, missing, asked, deviations = point.resolve()
         if cell is not None and asked_for.setdefault(cell.checkpoint.name, asked) != asked:
             first, used = asked_for[cell.checkpoint.name], cell.checkpoint.name

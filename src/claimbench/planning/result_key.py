@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from claimbench import backends, optimizations
-from claimbench.planning.availability import lacking
+from claimbench.planning.availability import missing_requirement
 from claimbench.planning.code_hash import code_hash, version_of
 from claimbench.planning.target_machine import VARIABLE as MACHINE
 from claimbench.schema.cell import Cell
@@ -47,7 +47,7 @@ def _outside(backend: str) -> dict[str, str | None]:
 
 def _lacking(cell: Cell) -> str | None:
     """Numbers do not count, such as those of free bytes. A plan for another machine cannot know."""
-    reason = None if os.environ.get(MACHINE) else lacking(cell)
+    reason = None if os.environ.get(MACHINE) else missing_requirement(cell)
     return digest(re.sub(r"\d+", "", reason)) if reason else None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from claimbench.formatting import significant
-from claimbench.reporting.report_data import Findings, in_unit
+from claimbench.reporting.report_data import ReportData, in_unit
 from claimbench.reporting.tables import metrics_of, row_title, swept_key
 from claimbench.schema.metrics import PEAK
 from claimbench.schema.plan import Row
@@ -21,29 +21,29 @@ TRACKED = (
 )
 
 
-def verdict_counts(findings: Findings) -> dict[str, int]:
-    found = Counter(claim["verdict"] for claim in findings.verdicts["claims"])
+def verdict_counts(data: ReportData) -> dict[str, int]:
+    found = Counter(claim["verdict"] for claim in data.verdicts["claims"])
     return {verdict: found.get(verdict, 0) for verdict in VERDICTS}
 
 
-def metrics_json(findings: Findings) -> dict[str, Any]:
+def metrics_json(data: ReportData) -> dict[str, Any]:
     """`verdicts`, and `studies` -> study -> address -> metric: medians to four digits, of the cells that ended well."""
     studies: dict[str, dict[str, dict[str, float]]] = {}
-    for study, address, row in _rows(findings):
-        numbers = {metric: found.value for metric in TRACKED if (found := findings.estimate(row, metric))}
+    for study, address, row in _rows(data):
+        numbers = {metric: found.value for metric in TRACKED if (found := data.estimate(row, metric))}
         if numbers:
             studies.setdefault(study, {})[address] = {name: significant(value, 4) for name, value in numbers.items()}
-    return {"verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(findings).items()}, "studies": studies}
+    return {"verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(data).items()}, "studies": studies}
 
 
-def _rows(findings: Findings) -> Iterator[tuple[str, str, Row]]:
-    for study, planned in findings.plan.studies.items():
+def _rows(data: ReportData) -> Iterator[tuple[str, str, Row]]:
+    for study, planned in data.plan.studies.items():
         for experiment, rows in planned.rows.items():
             for address, row in rows.items():
                 yield study, f"{experiment}/{address}", row
 
 
-def csv_files(findings: Findings) -> dict[str, str]:
+def csv_files(data: ReportData) -> dict[str, str]:
     """File name -> text."""
     bars = {
         "decode.csv": ("decode_tok_s", "tok_s", 1.0),
@@ -53,31 +53,31 @@ def csv_files(findings: Findings) -> dict[str, str]:
         "ceiling.csv": ("ceiling_fraction", "percent", 100.0),
     }
     files = {
-        name: _text(("study", "cell", column, "low", "high"), _bars(findings, metric, factor))
+        name: _text(("study", "cell", column, "low", "high"), _bars(data, metric, factor))
         for name, (metric, column, factor) in bars.items()
     }
-    files["curves.csv"] = _text(("panel", "series", "x", "value", "low", "high"), _curves(findings))
-    claims = ((f"{claim['study']}: {claim['id']}", claim["verdict"]) for claim in findings.verdicts["claims"])
+    files["curves.csv"] = _text(("panel", "series", "x", "value", "low", "high"), _curves(data))
+    claims = ((f"{claim['study']}: {claim['id']}", claim["verdict"]) for claim in data.verdicts["claims"])
     files["verdicts.csv"] = _text(("claim", "verdict"), claims)
     return files
 
 
-def _bars(findings: Findings, metric: str, factor: float) -> Iterator[tuple[Any, ...]]:
-    for study, address, row in _rows(findings):
-        estimate = findings.estimate(row, metric)
+def _bars(data: ReportData, metric: str, factor: float) -> Iterator[tuple[Any, ...]]:
+    for study, address, row in _rows(data):
+        estimate = data.estimate(row, metric)
         if estimate:
             yield study, f"{study}: {address}", *_digits(in_unit(metric, estimate).scaled(factor))
 
 
-def _curves(findings: Findings) -> Iterator[tuple[Any, ...]]:
-    for study, planned in findings.plan.studies.items():
+def _curves(data: ReportData) -> Iterator[tuple[Any, ...]]:
+    for study, planned in data.plan.studies.items():
         for experiment, rows in planned.rows.items():
             key = swept_key(planned.study.experiments[experiment])
             if key is None:
                 continue
             for metric in metrics_of(planned.study, experiment, rows):
                 for row in rows.values():
-                    estimate = findings.estimate(row, metric)
+                    estimate = data.estimate(row, metric)
                     if estimate and not isinstance(row.sweep[key], str):  # a line needs numbers to stand over
                         rest = row.model_copy(update={"sweep": {k: v for k, v in row.sweep.items() if k != key}})
                         panel = f"{study}: {experiment}, {metric} by {key}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from claimbench.formatting import Estimate, interval, number, percent
-from claimbench.reporting.report_data import Findings
+from claimbench.reporting.report_data import ReportData
 from claimbench.schema.metrics import METRICS
 
 OBJECTIVES = {
@@ -17,12 +17,12 @@ OBJECTIVES = {
 MOST_SHOWN = 5
 
 
-def objectives(findings: Findings) -> list[dict[str, Any]]:
+def objectives(data: ReportData) -> list[dict[str, Any]]:
     """For each objective its recommendations, best first, and the words for what each costs."""
     found = []
     for objective, aim in OBJECTIVES.items():
         pairs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for entry in findings.verdicts["recommendations"]:
+        for entry in data.verdicts["recommendations"]:
             if entry["objective"] == objective:
                 pairs.setdefault((entry["cell"], entry["reference"]), []).append(entry)
         told = [_told(entries) for entries in pairs.values()]

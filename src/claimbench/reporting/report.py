@@ -17,10 +17,10 @@ import yaml
 from claimbench import __version__
 from claimbench.formatting import Estimate, cell_text, count, interval, number, percent, slug
 from claimbench.reporting import dvc_files, recommendations, study_figures
-from claimbench.reporting.report_data import Findings
+from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.tables import memory_table, row_title, shared_deviations, tables, tokens_table
-from claimbench.reporting.theoretical_limits import paper_tables
+from claimbench.reporting.theoretical_limits import theoretical_limit_tables
 from claimbench.schema.frontier import Frontier, describe
 from claimbench.schema.plan import Plan, Row
 
@@ -37,19 +37,19 @@ def render(
 
     Links lead to `../results`: `folder` stands beside it.
     """
-    findings = Findings(plan, table, verdicts, ceilings)
+    data = ReportData(plan, table, verdicts, ceilings)
     drawn: list[Illustration] = []
-    studies = [_study(findings, name, drawn) for name in plan.studies]
+    studies = [_study(data, name, drawn) for name in plan.studies]
     context = {
         "plan": plan,
         "device_name": verdicts["device_name"],
         "tolerance": verdicts["tolerance"],
-        "counts": dvc_files.verdict_counts(findings),
-        "objectives": recommendations.objectives(findings),
-        "machine": _machine(findings),
+        "counts": dvc_files.verdict_counts(data),
+        "objectives": recommendations.objectives(data),
+        "machine": _machine(data),
         "studies": studies,
-        "claims": _claims(findings),
-        "unavailable": _unavailable(findings),
+        "claims": _claims(data),
+        "unavailable": _unavailable(data),
         "not_judged": [claim for claim in verdicts["claims"] if claim["verdict"] == "not runnable here"],
         "params_yaml": _params_yaml(plan),
         "libraries": _libraries(plan),
@@ -60,8 +60,8 @@ def render(
     text = _template("report.md.j2").render(context)
     _write(folder, "report.md", re.sub(r"\n{3,}", "\n\n", text))
     _write_folder(folder / "figures", {illustration.file: illustration.svg for illustration in drawn})
-    _write_folder(folder / "plots", dvc_files.csv_files(findings))
-    _write(folder, "metrics.json", json.dumps(dvc_files.metrics_json(findings), indent=1, ensure_ascii=False) + "\n")
+    _write_folder(folder / "plots", dvc_files.csv_files(data))
+    _write(folder, "metrics.json", json.dumps(dvc_files.metrics_json(data), indent=1, ensure_ascii=False) + "\n")
 
 
 def _params_yaml(plan: Plan) -> str:
@@ -108,10 +108,10 @@ def _link_text(path: PurePosixPath, several: bool) -> str:
     return f"{path.parent.parent.name}/{path.stem}" if several else f"block {path.stem}"
 
 
-def _machine(findings: Findings) -> list[tuple[str, str]]:
+def _machine(data: ReportData) -> list[tuple[str, str]]:
     """What the machine is, and its measured limits, as (name, value)."""
-    machine, ceilings = findings.plan.machine, findings.ceilings
-    lines = [("device measured", f"{findings.plan.device}: {findings.verdicts['device_name'] or 'unnamed'}")]
+    machine, ceilings = data.plan.machine, data.ceilings
+    lines = [("device measured", f"{data.plan.device}: {data.verdicts['device_name'] or 'unnamed'}")]
     for place, gpu in enumerate(machine.get("gpus") or []):
         memory = f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu.get("memory_bytes") else "memory unknown"
         power = f", power limit {gpu['power_limit_mw'] / 1e3:.0f} W" if gpu.get("power_limit_mw") else ""
@@ -145,30 +145,28 @@ def _machine(findings: Findings) -> list[tuple[str, str]]:
     return [(name, cell_text(value)) for name, value in lines]
 
 
-def _study(findings: Findings, name: str, drawn: list[Illustration]) -> dict[str, Any]:
-    planned = findings.plan.studies[name]
+def _study(data: ReportData, name: str, drawn: list[Illustration]) -> dict[str, Any]:
+    planned = data.plan.studies[name]
     experiments = []
     for experiment, rows in planned.rows.items():
-        pictures = study_figures.of_experiment(findings, name, experiment)
+        pictures = study_figures.of_experiment(data, name, experiment)
         drawn += pictures
         question = planned.study.experiments[experiment]
-        listed = tables(findings, planned.study, experiment, rows)
+        listed = tables(data, planned.study, experiment, rows)
         experiments.append(
             {
                 "name": experiment,
                 "question": question.question,
-                "held": _held(findings, rows),
+                "held": _held(data, rows),
                 "deviations": shared_deviations(rows.values()),
                 "tables": listed,
-                "frontiers": _frontiers(findings, rows),
-                "tokens": tokens_table(findings, rows) if "tokens" not in listed[0].head else None,
+                "frontiers": _frontiers(data, rows),
+                "tokens": tokens_table(data, rows) if "tokens" not in listed[0].head else None,
                 "figures": pictures,
             }
         )
     own = [
-        picture
-        for picture in (study_figures.of_memory(findings, name), study_figures.of_ceilings(findings, name))
-        if picture
+        picture for picture in (study_figures.of_memory(data, name), study_figures.of_ceilings(data, name)) if picture
     ]
     drawn += own
     everything = {
@@ -180,22 +178,22 @@ def _study(findings: Findings, name: str, drawn: list[Illustration]) -> dict[str
         "document": planned.study.document,
         "experiments": experiments,
         "figures": own,
-        "memory": memory_table(findings, everything),
-        "paper": paper_tables(findings, planned),
+        "memory": memory_table(data, everything),
+        "paper": theoretical_limit_tables(data, planned),
     }
 
 
-def _frontiers(findings: Findings, rows: Mapping[str, Row]) -> list[tuple[str, str]]:
+def _frontiers(data: ReportData, rows: Mapping[str, Row]) -> list[tuple[str, str]]:
     """(row, what its search for the largest batch found), of rows that ran."""
-    written = findings.verdicts.get("frontiers", {})
+    written = data.verdicts.get("frontiers", {})
     titles = {row.frontier: row.title for row in rows.values() if row.frontier in written}
     found = [(title, Frontier.model_validate(written[id])) for id, title in titles.items()]
     return [(title, describe(one)) for title, one in found if one.fits or one.fails]
 
 
-def _held(findings: Findings, rows: Mapping[str, Row]) -> str:
+def _held(data: ReportData, rows: Mapping[str, Row]) -> str:
     """What the cells of an experiment have in common, and over how many blocks they were measured."""
-    cells = [findings.plan.cells[row.cell] for row in rows.values() if row.cell in findings.plan.cells]
+    cells = [data.plan.cells[row.cell] for row in rows.values() if row.cell in data.plan.cells]
     if not cells:
         return "No cell of this experiment can be planned by this version."
 
@@ -204,7 +202,7 @@ def _held(findings: Findings, rows: Mapping[str, Row]) -> str:
         return [text.format(known[0])] if len(known) == 1 else []
 
     workloads = [planned.cell.workload for planned in cells]
-    summaries = [findings.cells[planned.cell.id] for planned in cells if planned.cell.id in findings.cells]
+    summaries = [data.cells[planned.cell.id] for planned in cells if planned.cell.id in data.cells]
     parts = [
         *common([planned.cell.checkpoint.name for planned in cells], "checkpoint `{}`"),
         *common([planned.cell.dtype for planned in cells]),
@@ -218,10 +216,10 @@ def _held(findings: Findings, rows: Mapping[str, Row]) -> str:
     return f"Held: {', '.join(parts)}." if parts else ""
 
 
-def _claims(findings: Findings) -> list[dict[str, Any]]:
+def _claims(data: ReportData) -> list[dict[str, Any]]:
     """Every study's claims; each check with what it found and the links to its results."""
-    by_study: dict[str, list[dict[str, Any]]] = {name: [] for name in findings.plan.studies}
-    for claim in findings.verdicts["claims"]:
+    by_study: dict[str, list[dict[str, Any]]] = {name: [] for name in data.plan.studies}
+    for claim in data.verdicts["claims"]:
         checks = [_told(check) for check in claim["checks"]]
         results = list(dict.fromkeys(path for check in checks for path in check["results"]))
         ours = "; ".join(check["ours"] for check in checks if check["ours"] != "–") or "–"
@@ -229,7 +227,7 @@ def _claims(findings: Findings) -> list[dict[str, Any]]:
         told = {**claim, "checks": checks, "results": results, "ours": ours, "why": why}
         by_study.setdefault(claim["study"], []).append(told)
     return [
-        {"study": name, "title": findings.plan.studies[name].study.title, "claims": claims, "fold": MOST_LINKS}
+        {"study": name, "title": data.plan.studies[name].study.title, "claims": claims, "fold": MOST_LINKS}
         for name, claims in by_study.items()
         if claims
     ]
@@ -271,14 +269,14 @@ def _found(check: Mapping[str, Any]) -> str:
     return interval(found)
 
 
-def _unavailable(findings: Findings) -> list[dict[str, Any]]:
+def _unavailable(data: ReportData) -> list[dict[str, Any]]:
     """What did not end well, by outcome and reason, with the rows that it concerns."""
     grouped: dict[tuple[str, str], list[str]] = {}
-    for study, planned in findings.plan.studies.items():
+    for study, planned in data.plan.studies.items():
         for experiment, rows in planned.rows.items():
             for row in rows.values():
-                if findings.outcome(row) != "ok":
-                    key = (findings.outcome(row), findings.reason(row))
+                if data.outcome(row) != "ok":
+                    key = (data.outcome(row), data.reason(row))
                     grouped.setdefault(key, []).append(f"{study}: {experiment}/{row_title(row)}")
     return [{"outcome": outcome, "reason": reason, "rows": rows} for (outcome, reason), rows in sorted(grouped.items())]
 

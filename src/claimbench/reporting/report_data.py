@@ -39,7 +39,7 @@ def in_unit(metric: str, estimate: Estimate) -> Estimate:
     return estimate.scaled(1e-9) if metric.endswith("_bytes") else estimate
 
 
-class Findings:
+class ReportData:
     """Look-ups over the inputs of a report; holds no state of its own."""
 
     def __init__(

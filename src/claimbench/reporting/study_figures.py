@@ -8,7 +8,7 @@ from claimbench.formatting import Estimate, count, interval, number, percent, sl
 from claimbench.reporting import bar_charts, line_charts
 from claimbench.reporting.bar_charts import Bar, Stack
 from claimbench.reporting.line_charts import Line, Panel, Point
-from claimbench.reporting.report_data import Findings, head, in_unit
+from claimbench.reporting.report_data import ReportData, head, in_unit
 from claimbench.reporting.tables import (
     base_of,
     groups,
@@ -34,25 +34,25 @@ class Illustration(NamedTuple):
     svg: str
 
 
-def of_experiment(findings: Findings, study: str, name: str) -> list[Illustration]:
+def of_experiment(data: ReportData, study: str, name: str) -> list[Illustration]:
     """The figures of one experiment; none where no cell gave a number."""
-    planned = findings.plan.studies[study]
+    planned = data.plan.studies[study]
     experiment, rows = planned.study.experiments[name], planned.rows[name]
     metrics = metrics_of(planned.study, name, rows)
     key = swept_key(experiment)
     wanted = metrics if experiment.show == "curves" else metrics[:1]
     drawn = []
     for metric in wanted:
-        if not any(findings.estimate(row, metric) for row in rows.values()):
+        if not any(data.estimate(row, metric) for row in rows.values()):
             continue
         if key and (experiment.show in ("grid", "curves") or _is_a_curve(experiment, key)):
             drawn += [
-                _curves(findings, study, name, metric, key, group, part, several=len(wanted) > 1)
+                _curves(data, study, name, metric, key, group, part, several=len(wanted) > 1)
                 for group, part in groups(experiment, rows).items()
-                if any(findings.estimate(row, metric) for row in part.values())
+                if any(data.estimate(row, metric) for row in part.values())
             ]
         else:
-            drawn.append(_bars(findings, study, name, metric, rows))
+            drawn.append(_bars(data, study, name, metric, rows))
     return drawn
 
 
@@ -61,23 +61,23 @@ def _is_a_curve(experiment: Experiment, key: str) -> bool:
     return len(values) >= 3 and not any(isinstance(value, str) for value in values)
 
 
-def _note(findings: Findings, row: Row) -> str:
-    outcome = findings.outcome(row)
+def _note(data: ReportData, row: Row) -> str:
+    outcome = data.outcome(row)
     return "not measured" if outcome == "ok" else OUTCOMES.get(outcome, outcome)
 
 
-def _bars(findings: Findings, study: str, name: str, metric: str, rows: dict[str, Row]) -> Illustration:
-    experiment = findings.plan.studies[study].study.experiments[name]
-    ratios = {address: findings.times_better(row, base_of(rows, row), metric) for address, row in rows.items()}
+def _bars(data: ReportData, study: str, name: str, metric: str, rows: dict[str, Row]) -> Illustration:
+    experiment = data.plan.studies[study].study.experiments[name]
+    ratios = {address: data.times_better(row, base_of(rows, row), metric) for address, row in rows.items()}
     relative = experiment.show == "bars" and len(rows) > 1 and any(ratios.values())
     shown = dict(list(rows.items())[:MOST_BARS])
     if relative:
         base = next(iter(rows.values())).title
         unit = f"times better than '{base}' in {METRICS[metric].title}"
-        drawn = [_ratio_bar(findings, rows, row, metric, ratios[address]) for address, row in shown.items()]
+        drawn = [_ratio_bar(data, rows, row, metric, ratios[address]) for address, row in shown.items()]
     else:
         unit = head(metric)
-        drawn = [_value_bar(findings, row, metric) for row in shown.values()]
+        drawn = [_value_bar(data, row, metric) for row in shown.values()]
     told = [f"{bar.label}: {interval(bar.estimate) if bar.estimate else bar.note}" for bar in drawn]
     alt = f"{_asked(experiment)} {_sentence_case(unit)}: {'; '.join(told)}."
     svg = bar_charts.bars(
@@ -99,32 +99,32 @@ def _bars(findings: Findings, study: str, name: str, metric: str, rows: dict[str
     return Illustration(f"{study}--{name}.svg", alt, caption, svg)
 
 
-def _ratio_bar(findings: Findings, rows: dict[str, Row], row: Row, metric: str, ratio: Estimate | None) -> Bar:
-    note = _note(findings, row) if findings.estimate(row, metric) is None else "nothing to compare with"
+def _ratio_bar(data: ReportData, rows: dict[str, Row], row: Row, metric: str, ratio: Estimate | None) -> Bar:
+    note = _note(data, row) if data.estimate(row, metric) is None else "nothing to compare with"
     published = published_better(row, base_of(rows, row), metric)
-    return Bar(row_title(row), ratio, note, published, doubted=bool(findings.doubts(row)))
+    return Bar(row_title(row), ratio, note, published, doubted=bool(data.doubts(row)))
 
 
-def _value_bar(findings: Findings, row: Row, metric: str) -> Bar:
-    found = findings.estimate(row, metric)
+def _value_bar(data: ReportData, row: Row, metric: str) -> Bar:
+    found = data.estimate(row, metric)
     return Bar(
         label=row_title(row),
         estimate=in_unit(metric, found) if found else None,
-        note=_note(findings, row),
+        note=_note(data, row),
         published=published_number(row, metric),
-        ceiling=findings.ceiling(row, metric),
-        doubted=bool(findings.doubts(row)),
+        ceiling=data.ceiling(row, metric),
+        doubted=bool(data.doubts(row)),
     )
 
 
 def _curves(
-    findings: Findings, study: str, name: str, metric: str, key: str, group: str, rows: dict[str, Row], *, several: bool
+    data: ReportData, study: str, name: str, metric: str, key: str, group: str, rows: dict[str, Row], *, several: bool
 ) -> Illustration:
-    experiment = findings.plan.studies[study].study.experiments[name]
+    experiment = data.plan.studies[study].study.experiments[name]
     by_label: dict[str, list[Row]] = {}
     for row in rows.values():
         by_label.setdefault(row.label, []).append(row)
-    ours = tuple(Line(of[0].title, tuple(_point(findings, row, metric, key) for row in of)) for of in by_label.values())
+    ours = tuple(Line(of[0].title, tuple(_point(data, row, metric, key) for row in of)) for of in by_label.values())
     theirs = tuple(
         Line(of[0].title, tuple(_published_point(row, metric, key) for row in of if metric in row.published))
         for of in by_label.values()
@@ -145,9 +145,9 @@ def _curves(
     return Illustration("--".join(parts) + ".svg", alt, caption, svg)
 
 
-def _point(findings: Findings, row: Row, metric: str, key: str) -> Point:
-    found = findings.estimate(row, metric)
-    return Point(row.sweep[key], in_unit(metric, found) if found else None, _note(findings, row))
+def _point(data: ReportData, row: Row, metric: str, key: str) -> Point:
+    found = data.estimate(row, metric)
+    return Point(row.sweep[key], in_unit(metric, found) if found else None, _note(data, row))
 
 
 def _published_point(row: Row, metric: str, key: str) -> Point:
@@ -168,14 +168,14 @@ def _sentence_case(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _one_a_label(findings: Findings, study: str, metric: str) -> dict[str, Row]:
+def _one_a_label(data: ReportData, study: str, metric: str) -> dict[str, Row]:
     """By title, for each label of each experiment the row with the largest `metric`; each cell once."""
     seen: set[str | None] = set()
     found: dict[str, Row] = {}
-    for experiment, rows in findings.plan.studies[study].rows.items():
+    for experiment, rows in data.plan.studies[study].rows.items():
         largest: dict[str, tuple[float, Row]] = {}
         for row in rows.values():
-            estimate = findings.estimate(row, metric)
+            estimate = data.estimate(row, metric)
             if estimate and estimate.value > largest.get(row.label, (-1.0, row))[0]:
                 largest[row.label] = (estimate.value, row)
         for _, row in largest.values():
@@ -186,12 +186,12 @@ def _one_a_label(findings: Findings, study: str, metric: str) -> dict[str, Row]:
     return found
 
 
-def of_memory(findings: Findings, study: str) -> Illustration | None:
+def of_memory(data: ReportData, study: str) -> Illustration | None:
     """What every cell of the study keeps in memory; None where nothing was measured."""
     stacks = []
-    for title, row in _one_a_label(findings, study, PEAK).items():
+    for title, row in _one_a_label(data, study, PEAK).items():
         weights, cache, peak = (
-            found.value if (found := findings.estimate(row, metric)) else 0.0
+            found.value if (found := data.estimate(row, metric)) else 0.0
             for metric in ("weights_bytes", "kv_cache_bytes", PEAK)
         )
         if weights or peak:
@@ -205,25 +205,25 @@ def of_memory(findings: Findings, study: str) -> Illustration | None:
         "experiment sweeps, the largest point of each row."
     )
     alt = f"Peak memory by cell: {told}."
-    svg = bar_charts.memory(f"{study}: memory", alt, largest, _capacity(findings))
+    svg = bar_charts.memory(f"{study}: memory", alt, largest, _capacity(data))
     return Illustration(f"{study}--memory-by-cell.svg", alt, caption, svg)
 
 
-def _capacity(findings: Findings) -> float | None:
+def _capacity(data: ReportData) -> float | None:
     """Bytes of memory of the device that was measured."""
-    machine = findings.plan.machine
-    if findings.plan.device == "cpu":
+    machine = data.plan.machine
+    if data.plan.device == "cpu":
         return float(machine["memory_gb"]) * 1e9 if machine.get("memory_gb") else None
     size = machine["gpus"][0].get("memory_bytes") if machine.get("gpus") else None
     return float(size) if size else None
 
 
-def of_ceilings(findings: Findings, study: str) -> Illustration | None:
+def of_ceilings(data: ReportData, study: str) -> Illustration | None:
     """The share of its decode ceiling that every cell of the study reaches; None where none has one."""
     shares = [
-        Bar(title, share, doubted=bool(findings.doubts(row)))
-        for title, row in _one_a_label(findings, study, "ceiling_fraction").items()
-        if (share := findings.estimate(row, "ceiling_fraction"))
+        Bar(title, share, doubted=bool(data.doubts(row)))
+        for title, row in _one_a_label(data, study, "ceiling_fraction").items()
+        if (share := data.estimate(row, "ceiling_fraction"))
     ]
     if not shares:
         return None

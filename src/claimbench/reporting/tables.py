@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from claimbench.formatting import Estimate, cell_text, interval, number, percent
-from claimbench.reporting.report_data import Findings, head, in_unit, shown
+from claimbench.reporting.report_data import ReportData, head, in_unit, shown
 from claimbench.schema.metrics import METRICS, PEAK
 from claimbench.schema.plan import Row
 from claimbench.schema.study import Experiment, Study
@@ -54,24 +54,24 @@ class Notes:
         return f" <sup>{', '.join(numbers)}</sup>" if numbers else ""
 
 
-def tables(findings: Findings, study: Study, name: str, rows: dict[str, Row]) -> list[Table]:
+def tables(data: ReportData, study: Study, name: str, rows: dict[str, Row]) -> list[Table]:
     """The tables of experiment `name`."""
     experiment = study.experiments[name]
     metrics = metrics_of(study, name, rows)
     everywhere = shared_deviations(rows.values())
     if experiment.show == "grid":
         return [
-            _grid(findings, metrics[0], swept_key(experiment), group, part, everywhere)
+            _grid(data, metrics[0], swept_key(experiment), group, part, everywhere)
             for group, part in groups(experiment, rows).items()
         ]
     if experiment.show == "curves" and swept_key(experiment):
         return [
-            _grid(findings, metric, swept_key(experiment), group, part, everywhere)
+            _grid(data, metric, swept_key(experiment), group, part, everywhere)
             for metric in metrics
-            if metric in shown_metrics(findings, metrics, rows)
+            if metric in shown_metrics(data, metrics, rows)
             for group, part in groups(experiment, rows).items()
         ]
-    return [_list(findings, experiment, metrics, rows)]
+    return [_list(data, experiment, metrics, rows)]
 
 
 def metrics_of(study: Study, name: str, rows: dict[str, Row]) -> list[str]:
@@ -101,9 +101,9 @@ def metrics_of(study: Study, name: str, rows: dict[str, Row]) -> list[str]:
     return [metric for metric in dict.fromkeys([*main, *published, *judged]) if metric in METRICS]
 
 
-def shown_metrics(findings: Findings, metrics: list[str], rows: dict[str, Row]) -> list[str]:
+def shown_metrics(data: ReportData, metrics: list[str], rows: dict[str, Row]) -> list[str]:
     """Those of `metrics` that at least one row has; the first one where none has any."""
-    measured = [metric for metric in metrics if any(findings.estimate(row, metric) for row in rows.values())]
+    measured = [metric for metric in metrics if any(data.estimate(row, metric) for row in rows.values())]
     return measured or metrics[:1]
 
 
@@ -157,21 +157,21 @@ def published_better(row: Row, base: Row, metric: str) -> float | None:
     return to / of if METRICS[metric].better == "lower" else of / to
 
 
-def _measured(findings: Findings, row: Row, metric: str, notes: Notes) -> str:
-    estimate = findings.estimate(row, metric)
+def _measured(data: ReportData, row: Row, metric: str, notes: Notes) -> str:
+    estimate = data.estimate(row, metric)
     if estimate is not None:
         return shown(metric, estimate)
-    if findings.outcome(row) == "ok":
+    if data.outcome(row) == "ok":
         return "–"
-    return f"**{findings.outcome(row)}**" + notes.mark([findings.reason(row)])
+    return f"**{data.outcome(row)}**" + notes.mark([data.reason(row)])
 
 
-def _beside_ceiling(findings: Findings, row: Row, metric: str) -> tuple[str, str]:
-    limit, share = findings.ceiling(row, metric), findings.ceiling_share(row, metric)
+def _beside_ceiling(data: ReportData, row: Row, metric: str) -> tuple[str, str]:
+    limit, share = data.ceiling(row, metric), data.ceiling_share(row, metric)
     return number(limit) if limit else "–", percent(share) if share is not None else "–"
 
 
-def _list(findings: Findings, experiment: Experiment, metrics: list[str], rows: dict[str, Row]) -> Table:
+def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: dict[str, Row]) -> Table:
     """One row a cell: the main metric beside its ceiling and the published figure, then what else is judged."""
     notes = Notes()
     main, *others = metrics
@@ -179,11 +179,11 @@ def _list(findings: Findings, experiment: Experiment, metrics: list[str], rows: 
     if main == "load_s":
         others += [metric for metric in OF_LOADING if metric not in others]
     others += [metric for metric in OF_REQUESTS if metric not in metrics]
-    extras = [metric for metric in others if any(findings.estimate(row, metric) for row in rows.values())]
+    extras = [metric for metric in others if any(data.estimate(row, metric) for row in rows.values())]
     if PEAK not in metrics:
         extras.append(PEAK)
     bars = experiment.show == "bars"
-    ceiling = any(findings.ceiling(row, main) for row in rows.values())
+    ceiling = any(data.ceiling(row, main) for row in rows.values())
     published = any(main in row.published for row in rows.values())
     heads = ["", f"{head(main)} [95 % interval]"]
     heads += ["ceiling here", "% of it"] if ceiling else []
@@ -193,20 +193,20 @@ def _list(findings: Findings, experiment: Experiment, metrics: list[str], rows: 
     heads += [head(metric) for metric in extras] + ["tokens"]
     lines = []
     for row in rows.values():
-        marks = notes.mark([*_own(row.deviations, everywhere), *findings.doubts(row)])
-        line = [cell_text(row_title(row)) + marks, _measured(findings, row, main, notes)]
+        marks = notes.mark([*_own(row.deviations, everywhere), *data.doubts(row)])
+        line = [cell_text(row_title(row)) + marks, _measured(data, row, main, notes)]
         base = base_of(rows, row)
         if ceiling:
-            line += _beside_ceiling(findings, row, main)
+            line += _beside_ceiling(data, row, main)
         if bars and len(rows) > 1:
-            line.append(_times(findings.times_better(row, base, main), row is base))
+            line.append(_times(data.times_better(row, base, main), row is base))
         if published:
             line.append(_as_published(row, main))
         if published and bars:
             better = published_better(row, base, main)
             line.append(f"{number(better)}x" if better else "–")
-        line += [shown(metric, found) if (found := findings.estimate(row, metric)) else "–" for metric in extras]
-        lines.append((*line, findings.tokens(row)))
+        line += [shown(metric, found) if (found := data.estimate(row, metric)) else "–" for metric in extras]
+        lines.append((*line, data.tokens(row)))
     return Table("", tuple(heads), tuple(lines), tuple(notes.texts))
 
 
@@ -224,7 +224,7 @@ def _as_published(row: Row, metric: str) -> str:
 
 
 def _grid(
-    findings: Findings, metric: str, key: str | None, group: str, rows: dict[str, Row], everywhere: list[str]
+    data: ReportData, metric: str, key: str | None, group: str, rows: dict[str, Row], everywhere: list[str]
 ) -> Table:
     """One column a swept value, one row a label; the published figures in a row below, each number with its ceiling."""
     notes = Notes()
@@ -233,8 +233,8 @@ def _grid(
     for label in dict.fromkeys(row.label for row in rows.values()):
         of_label = {row.sweep[key] if key else "": row for row in rows.values() if row.label == label}
         first = next(iter(of_label.values()))
-        same = _shared([findings.doubts(row) + row.deviations for row in of_label.values()])
-        cells = [_grid_cell(findings, of_label.get(value), metric, [*same, *everywhere], notes) for value in values]
+        same = _shared([data.doubts(row) + row.deviations for row in of_label.values()])
+        cells = [_grid_cell(data, of_label.get(value), metric, [*same, *everywhere], notes) for value in values]
         lines.append((cell_text(first.title) + notes.mark(_own(same, everywhere)), *cells))
         if any(metric in row.published for row in of_label.values()):
             figures = [_as_published(of_label[value], metric) if value in of_label else "–" for value in values]
@@ -253,24 +253,24 @@ def _shared(lists: list[tuple[str, ...]]) -> list[str]:
     return [text for text in lists[0] if all(text in other for other in lists)]
 
 
-def _grid_cell(findings: Findings, row: Row | None, metric: str, same: list[str], notes: Notes) -> str:
+def _grid_cell(data: ReportData, row: Row | None, metric: str, same: list[str], notes: Notes) -> str:
     if row is None:
         return "–"
-    own = _own((*row.deviations, *findings.doubts(row)), same)
-    text = _measured(findings, row, metric, notes) + notes.mark(own)
-    share = findings.ceiling_share(row, metric)
-    return text if share is None else f"{text}<br>{percent(share)} of {number(findings.ceiling(row, metric) or 0)}"
+    own = _own((*row.deviations, *data.doubts(row)), same)
+    text = _measured(data, row, metric, notes) + notes.mark(own)
+    share = data.ceiling_share(row, metric)
+    return text if share is None else f"{text}<br>{percent(share)} of {number(data.ceiling(row, metric) or 0)}"
 
 
-def memory_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
+def memory_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
     """Every memory figure that any row has, in GB (1e9 bytes)."""
     names = [metric for metric in METRICS if metric.endswith("_bytes") and metric != PEAK]
-    measured = [metric for metric in names if any(findings.estimate(row, metric) for row in rows.values())]
+    measured = [metric for metric in names if any(data.estimate(row, metric) for row in rows.values())]
     if not measured:
         return None
     lines = []
     for title, row in rows.items():
-        found = [findings.estimate(row, metric) for metric in measured]
+        found = [data.estimate(row, metric) for metric in measured]
         if any(found):
             pairs = zip(measured, found, strict=True)
             texts = [number(*in_unit(metric, value)) if value else "–" for metric, value in pairs]
@@ -278,13 +278,13 @@ def memory_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
     return Table("", ("", *(head(metric) for metric in measured)), tuple(lines), ())
 
 
-def tokens_table(findings: Findings, rows: dict[str, Row]) -> Table | None:
+def tokens_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
     """For shapes whose cells hold a number alone: whether each label's outputs were the reference's."""
     lines = []
     for label in dict.fromkeys(row.label for row in rows.values()):
-        of_label = [row for row in rows.values() if row.label == label and findings.outcome(row) in ("ok", "wrong")]
+        of_label = [row for row in rows.values() if row.label == label and data.outcome(row) in ("ok", "wrong")]
         if of_label:
-            said = Counter(findings.tokens(row) for row in of_label)
+            said = Counter(data.tokens(row) for row in of_label)
             texts = [f"{text} ({times} of {len(of_label)} cells)" for text, times in said.items()]
             texts = texts if len(said) > 1 else list(said)
             lines.append((cell_text(of_label[0].title), "<br>".join(texts)))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from claimbench.cost_model import parallelism
 from claimbench.cost_model.hardware import HARDWARE, Hardware
 from claimbench.formatting import cell_text, number, percent
-from claimbench.reporting.report_data import Findings, shown
+from claimbench.reporting.report_data import ReportData, shown
 from claimbench.reporting.tables import Notes, Table
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.plan import PlannedStudy, Row
@@ -26,7 +26,7 @@ BEYOND = (
 )
 
 
-def paper_tables(findings: Findings, planned: PlannedStudy) -> list[Table]:
+def theoretical_limit_tables(data: ReportData, planned: PlannedStudy) -> list[Table]:
     """The floors of each published time per token, then the published frontiers; none without the hardware's name."""
     named = planned.study.document.hardware
     if named is None:
@@ -37,7 +37,7 @@ def paper_tables(findings: Findings, planned: PlannedStudy) -> list[Table]:
         lines = [line for line in _lines(rows) if any(METRIC in row.published for row in line)]
         if lines:
             question = planned.study.experiments[experiment].question
-            found += [_floors(findings, question, lines, hardware), _frontiers(question, lines, hardware)]
+            found += [_floors(data, question, lines, hardware), _frontiers(question, lines, hardware)]
     return [table for table in found if table.rows]
 
 
@@ -54,7 +54,7 @@ def _batch(row: Row) -> int:
     return row.asked.batch
 
 
-def _floors(findings: Findings, question: str, lines: list[list[Row]], hardware: Hardware) -> Table:
+def _floors(data: ReportData, question: str, lines: list[list[Row]], hardware: Hardware) -> Table:
     """Published, floor and share of the limit for each batch; ours below, where it was measured."""
     notes = Notes()
     batches = sorted({_batch(row) for line in lines for row in line})
@@ -63,7 +63,7 @@ def _floors(findings: Findings, question: str, lines: list[list[Row]], hardware:
         by_batch = {_batch(row): row for row in line}
         cells = [_floor(by_batch.get(batch), hardware, notes) for batch in batches]
         listed.append((f"{cell_text(line[0].title)}, {_load(line[0]).devices} devices", *cells))
-        ours = [_ours(findings, by_batch.get(batch)) for batch in batches]
+        ours = [_ours(data, by_batch.get(batch)) for batch in batches]
         if any(text != "–" for text in ours):
             listed.append((f"*{cell_text(line[0].title)}, here (see above for what was changed)*", *ours))
     title = f"{question}: published ms per token, the floor on its hardware, and how near to that limit it is"
@@ -85,8 +85,8 @@ def _floor(row: Row | None, hardware: Hardware, notes: Notes) -> str:
     return f"{figure:,.6g}<br>floor {number(floor)}, {percent(share)}{notes.mark([BEYOND]) if share > 1 else ''}"
 
 
-def _ours(findings: Findings, row: Row | None) -> str:
-    estimate = findings.estimate(row, METRIC) if row else None
+def _ours(data: ReportData, row: Row | None) -> str:
+    estimate = data.estimate(row, METRIC) if row else None
     return shown(METRIC, estimate) if estimate else "–"
 
 

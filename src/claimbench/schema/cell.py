@@ -6,9 +6,9 @@ its settings alone, so that two studies which ask for the same point share its r
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
 
 from claimbench.errors import SourceError
 from claimbench.schema.json_file import digest
@@ -18,9 +18,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 PageCache = Literal["as_it_is", "cold", "warm"]
 
-Whole = Annotated[int, Strict()]
-Real = Annotated[float, Strict()]
-"""Numbers that a person wrote as numbers: the text "3" is a mistake, not three."""
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
@@ -34,12 +31,14 @@ class Frozen(BaseModel):
 class Sampling(Frozen):
     """Draw tokens instead of taking the likeliest one."""
 
-    temperature: Real = Field(default=1.0, gt=0)
-    top_k: Whole = Field(default=0, ge=0, description="0 keeps all")
-    top_p: Real = Field(default=1.0, gt=0, le=1)
-    typical_p: Real = Field(default=1.0, gt=0, le=1, description="locally typical sampling; 1 keeps all")
-    repetition_penalty: Real = Field(default=1.0, gt=0, description="of tokens that the row holds already; 1 is none")
-    seed: Whole = Field(default=0, ge=0)
+    temperature: StrictFloat = Field(default=1.0, gt=0)
+    top_k: StrictInt = Field(default=0, ge=0, description="0 keeps all")
+    top_p: StrictFloat = Field(default=1.0, gt=0, le=1)
+    typical_p: StrictFloat = Field(default=1.0, gt=0, le=1, description="locally typical sampling; 1 keeps all")
+    repetition_penalty: StrictFloat = Field(
+        default=1.0, gt=0, description="of tokens that the row holds already; 1 is none"
+    )
+    seed: StrictInt = Field(default=0, ge=0)
 
 
 class Workload(Frozen):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictFloat, StrictInt, model_validator
 
-from claimbench.schema.cell import Frozen, Real, Whole
+from claimbench.schema.cell import Frozen
 
 
 class Region(Frozen):
     """Where a number must lie for its sentence to be true. `about` with `within` 0.1 means 10 % either way."""
 
-    at_least: Real | None = None
-    at_most: Real | None = None
-    about: Real | None = None
-    within: Real | None = Field(default=None, gt=0)
+    at_least: StrictFloat | None = None
+    at_most: StrictFloat | None = None
+    about: StrictFloat | None = None
+    within: StrictFloat | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Region:
@@ -37,7 +37,7 @@ class RatioCheck(Frozen):
     of: str
     to: str
     expect: Expectation
-    published: Real | None = None
+    published: StrictFloat | None = None
 
 
 class GainCheck(Frozen):
@@ -50,7 +50,7 @@ class GainCheck(Frozen):
     than_of: str
     than_to: str
     expect: Expectation
-    published: Real | None = None
+    published: StrictFloat | None = None
 
 
 class IdentityCheck(Frozen):
@@ -82,7 +82,7 @@ class ValueCheck(Frozen):
     metric: str
     of: str
     expect: Region
-    published: Real | None = None
+    published: StrictFloat | None = None
 
 
 class OutcomeCheck(Frozen):
@@ -100,12 +100,12 @@ class ComputedCheck(Frozen):
     kind: Literal["computed"]
     quantity: Literal["weight_bytes", "kv_bytes", "weight_read_ms"]
     architecture: str
-    bytes_per_weight: Real = 2
-    batch: Whole = 1
-    length: Whole = 0
-    bandwidth: Real | None = Field(default=None, description="bytes per second, for weight_read_ms")
+    bytes_per_weight: StrictFloat = 2
+    batch: StrictInt = 1
+    length: StrictInt = 0
+    bandwidth: StrictFloat | None = Field(default=None, description="bytes per second, for weight_read_ms")
     expect: Region
-    published: Real | None = None
+    published: StrictFloat | None = None
 
 
 class AbsoluteCheck(Frozen):
@@ -115,9 +115,9 @@ class AbsoluteCheck(Frozen):
     metric: str
     of: str
     hardware: str = Field(description="regular expression that the device's name must match")
-    devices: Whole = Field(default=1, ge=1)
-    published: Real
-    within: Real = Field(default=0.1, gt=0)
+    devices: StrictInt = Field(default=1, ge=1)
+    published: StrictFloat
+    within: StrictFloat = Field(default=0.1, gt=0)
 
 
 class FrontierCheck(Frozen):
@@ -127,8 +127,8 @@ class FrontierCheck(Frozen):
     of: str
     over: str = "batch"
     hardware: str
-    devices: Whole = Field(default=1, ge=1)
-    published: Whole
+    devices: StrictInt = Field(default=1, ge=1)
+    published: StrictInt
 
 
 Check = Annotated[

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt
 
 from claimbench.errors import ConfigError, did_you_mean
-from claimbench.schema.cell import Frozen, Real, Whole
+from claimbench.schema.cell import Frozen
 from claimbench.schema.study import Study
 from claimbench.schema.validation import read_yaml, validate
 
@@ -21,36 +21,38 @@ class CheckpointParams(Frozen):
     source: str = Field(description=f"one of {', '.join(SOURCE_KINDS)}")
     architecture: str
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    keep_layers: Whole | None = Field(default=None, ge=1)
+    keep_layers: StrictInt | None = Field(default=None, ge=1)
     content: str | None = Field(default=None, description="what the source does not pin; found when planning")
 
 
 class Measure(Frozen):
-    blocks: Whole = Field(default=3, ge=1, description="fresh processes per cell; what intervals are computed over")
-    samples: Whole = Field(default=3, ge=1, description="timed generations per block")
-    warmup_min: Whole = Field(default=1, ge=1, description="the first call is always one")
-    warmup_max: Whole = Field(default=3, ge=1)
-    timeout_s: Real = Field(default=900.0, gt=0)
-    memory_limit_gb: Real | None = Field(default=None, gt=0, description="address space of a worker, 1e9 bytes")
-    threads: Whole | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
-    seed: Whole = Field(default=0, ge=0, description="of the order of cells inside a round")
-    series: Whole = Field(default=0, ge=0, description="raise it to measure everything anew")
-    tolerance: Real = Field(default=0.02, ge=0, lt=1, description="ratios closer to 1 than this count as no difference")
+    blocks: StrictInt = Field(default=3, ge=1, description="fresh processes per cell; what intervals are computed over")
+    samples: StrictInt = Field(default=3, ge=1, description="timed generations per block")
+    warmup_min: StrictInt = Field(default=1, ge=1, description="the first call is always one")
+    warmup_max: StrictInt = Field(default=3, ge=1)
+    timeout_s: StrictFloat = Field(default=900.0, gt=0)
+    memory_limit_gb: StrictFloat | None = Field(default=None, gt=0, description="address space of a worker, 1e9 bytes")
+    threads: StrictInt | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
+    seed: StrictInt = Field(default=0, ge=0, description="of the order of cells inside a round")
+    series: StrictInt = Field(default=0, ge=0, description="raise it to measure everything anew")
+    tolerance: StrictFloat = Field(
+        default=0.02, ge=0, lt=1, description="ratios closer to 1 than this count as no difference"
+    )
 
 
 class Shard(Frozen):
-    max_shard_mb: Real = Field(default=2000, gt=0, description="1e6 bytes per safetensors file, at most")
+    max_shard_mb: StrictFloat = Field(default=2000, gt=0, description="1e6 bytes per safetensors file, at most")
 
 
 class Limits(Frozen):
     """What this machine can bear: a study's larger workloads are cut down to it, and the report says so."""
 
-    new_tokens: Whole | None = Field(default=None, ge=1)
-    prompt_tokens: Whole | None = Field(default=None, ge=1)
-    batch: Whole | None = Field(default=None, ge=1)
-    batch_tokens: Whole | None = Field(default=None, ge=1, description="batch x prompt_tokens; above it, left out")
-    samples: Whole | None = Field(default=None, ge=1, description="timed generations per block")
-    devices: Whole | None = Field(default=None, ge=1, description="GPUs, or processes on a CPU, of one cell")
+    new_tokens: StrictInt | None = Field(default=None, ge=1)
+    prompt_tokens: StrictInt | None = Field(default=None, ge=1)
+    batch: StrictInt | None = Field(default=None, ge=1)
+    batch_tokens: StrictInt | None = Field(default=None, ge=1, description="batch x prompt_tokens; above it, left out")
+    samples: StrictInt | None = Field(default=None, ge=1, description="timed generations per block")
+    devices: StrictInt | None = Field(default=None, ge=1, description="GPUs, or processes on a CPU, of one cell")
 
 
 class Params(Frozen):

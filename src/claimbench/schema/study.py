@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StrictFloat, StrictInt, ValidationError, model_validator
 
-from claimbench.schema.cell import Device, Dtype, Frozen, PageCache, Real, Sampling, Whole
+from claimbench.schema.cell import Device, Dtype, Frozen, PageCache, Sampling
 from claimbench.schema.checks import Check
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -30,12 +30,12 @@ class Hold(Frozen):
     )
     dtype: Dtype | None = None
     prompt: str | None = Field(default=None, description="a name in `prompts`")
-    prompt_tokens: Whole | None = Field(default=None, ge=1)
-    shortest: Whole | None = Field(
+    prompt_tokens: StrictInt | None = Field(default=None, ge=1)
+    shortest: StrictInt | None = Field(
         default=None, ge=1, description="prompt tokens of the shortest row of a batch; absent: all rows are equal"
     )
-    new_tokens: Whole | None = Field(default=None, ge=1)
-    batch: Whole | None = Field(default=None, ge=1)
+    new_tokens: StrictInt | None = Field(default=None, ge=1)
+    batch: StrictInt | None = Field(default=None, ge=1)
     sampling: Sampling | None = None
     page_cache: PageCache | None = Field(
         default=None, description="of the checkpoint's files when a block loads them; absent: as it is"
@@ -44,7 +44,7 @@ class Hold(Frozen):
 
 class StudyCell(Hold):
     title: str | None = Field(default=None, description="the row's name in the report; the label otherwise")
-    blocks: Whole | None = Field(
+    blocks: StrictInt | None = Field(
         default=None, ge=1, description="fresh processes of this cell; absent: the experiment's. One: no interval"
     )
     published: Published = Field(
@@ -65,7 +65,7 @@ class Experiment(Frozen):
     question: str
     show: Shape = "bars"
     device: Device | None = Field(default=None, description="the kind of device that it is about; absent: any")
-    blocks: Whole | None = Field(
+    blocks: StrictInt | None = Field(
         default=None, ge=1, description="fresh processes per cell; absent: the study's. One gives a curve, no interval"
     )
     hold: Hold = Hold()
@@ -127,11 +127,11 @@ class Planned(Frozen):
 
 
 class MeasureOverrides(Frozen):
-    blocks: Whole | None = Field(default=None, ge=1)
-    samples: Whole | None = Field(default=None, ge=1)
-    warmup_min: Whole | None = Field(default=None, ge=1)
-    warmup_max: Whole | None = Field(default=None, ge=1)
-    timeout_s: Real | None = Field(default=None, gt=0)
+    blocks: StrictInt | None = Field(default=None, ge=1)
+    samples: StrictInt | None = Field(default=None, ge=1)
+    warmup_min: StrictInt | None = Field(default=None, ge=1)
+    warmup_max: StrictInt | None = Field(default=None, ge=1)
+    timeout_s: StrictFloat | None = Field(default=None, gt=0)
 
 
 class Study(Frozen):

@@ -37,7 +37,7 @@ class Usage(NamedTuple):
     completion: int
 
 
-class Piece(NamedTuple):
+class StreamEvent(NamedTuple):
     """What one event holds: `tokens` are ids, none where none are told; `finish` and `usage` come at the end."""
 
     text: str = ""
@@ -55,13 +55,13 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ask:
+class CompletionRequest:
     prompt: Prompt
     new_tokens: int
 
 
 @dataclass(frozen=True)
-class Answer:
+class CompletionResponse:
     """A whole answer: when its request was sent, all of its chunks, how it ended and what the server counted."""
 
     sent_ns: int
@@ -89,10 +89,10 @@ class Dialect(Protocol):
     def counts(self) -> bool:
         """Whether the server tells its own count of tokens; else what came is counted, token by token."""
 
-    def body(self, ask: Ask) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> dict[str, Any]:
         """The request's JSON body."""
 
-    def read(self, event: dict[str, Any]) -> Piece:
+    def read(self, event: dict[str, Any]) -> StreamEvent:
         """What one event says.
 
         Raises:
@@ -114,8 +114,12 @@ def open_client(address: str, token: str | None = None, connections: int = 256) 
 
 
 async def ask(
-    client: Any, dialect: Dialect, request: Ask, limits: Limits, on_chunk: Callable[[Chunk], None] | None = None
-) -> Answer:
+    client: Any,
+    dialect: Dialect,
+    request: CompletionRequest,
+    limits: Limits,
+    on_chunk: Callable[[Chunk], None] | None = None,
+) -> CompletionResponse:
     """Send `request` and collect its answer; `on_chunk` sees each piece as it arrives.
 
     Raises:
@@ -157,10 +161,10 @@ async def ask(
         raise RequestFailed("cut", f"the answer broke off: {type(error).__name__}: {error}") from error
     if usage is None and not dialect.counts:
         usage = Usage(None, sum(len(chunk.tokens) for chunk in chunks))
-    return _whole(Answer(sent_ns, tuple(chunks), finish, usage), request)
+    return _whole(CompletionResponse(sent_ns, tuple(chunks), finish, usage), request)
 
 
-def _whole(answer: Answer, request: Ask) -> Answer:
+def _whole(answer: CompletionResponse, request: CompletionRequest) -> CompletionResponse:
     if answer.finish is None:
         raise RequestFailed(
             "cut", f"the stream ended after {len(answer.chunks)} events, without saying that it is done"
@@ -212,7 +216,7 @@ class OpenAI:
     path: str = "/v1/completions"
     counts: bool = True
 
-    def body(self, ask: Ask) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> dict[str, Any]:
         return {
             "model": self.model,
             "prompt": ask.prompt,
@@ -223,11 +227,11 @@ class OpenAI:
             **self.extra,
         }
 
-    def read(self, event: dict[str, Any]) -> Piece:
+    def read(self, event: dict[str, Any]) -> StreamEvent:
         return read_completion(event, self.model, self.ids_key)
 
 
-def read_completion(event: dict[str, Any], model: str, ids_key: str | None) -> Piece:
+def read_completion(event: dict[str, Any], model: str, ids_key: str | None) -> StreamEvent:
     """One event of the completions API.
 
     Raises:
@@ -241,7 +245,7 @@ def read_completion(event: dict[str, Any], model: str, ids_key: str | None) -> P
         raise WrongOutput(f"asked for the model {model!r}, {served!r} answers")
     choice = (event.get("choices") or [{}])[0]
     tokens = choice.get(ids_key) if ids_key else None
-    return Piece(choice.get("text") or "", tuple(tokens or ()), choice.get("finish_reason"), usage_of(event))
+    return StreamEvent(choice.get("text") or "", tuple(tokens or ()), choice.get("finish_reason"), usage_of(event))
 
 
 def usage_of(event: dict[str, Any]) -> Usage | None:

@@ -19,7 +19,7 @@ class Reached(NamedTuple):
 
 
 @contextmanager
-def reach(options: ServerOptions, variable: str, start: Callable[[int], Launch]) -> Iterator[Reached]:
+def start_or_connect(options: ServerOptions, variable: str, start: Callable[[int], Launch]) -> Iterator[Reached]:
     """The server at the address that is given, else the one that `start` describes for a free port.
 
     A server that was started is stopped again if the body raises; otherwise its session stops it.

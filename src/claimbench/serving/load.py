@@ -19,28 +19,28 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictFloat, StrictInt
 
-from claimbench.schema.cell import Frozen, Real, Whole
-from claimbench.serving.client import Ask, Chunk, Dialect, Limits, RequestFailed, ask
+from claimbench.schema.cell import Frozen
+from claimbench.serving.client import Chunk, CompletionRequest, Dialect, Limits, RequestFailed, ask
 
 
 class Objective(Frozen):
     """What a request must keep to count as good; None is no demand."""
 
-    ttft_ms: Real | None = None
-    tpot_ms: Real | None = None
-    end_to_end_ms: Real | None = None
+    ttft_ms: StrictFloat | None = None
+    tpot_ms: StrictFloat | None = None
+    end_to_end_ms: StrictFloat | None = None
 
 
 class Load(Frozen):
     """What a server is put under. `rate_per_s` belongs to `open`, `concurrency` to `closed` and `sweep`."""
 
     kind: Literal["one_at_a_time", "closed", "open", "sweep"] = "one_at_a_time"
-    requests: Whole = Field(default=32, ge=1, description="in all; in a sweep, of each client")
-    concurrency: Whole = Field(default=1, ge=1, description="clients; in a sweep, at most")
-    rate_per_s: Real = Field(default=1.0, gt=0, description="mean of the Poisson arrivals")
-    seed: Whole = Field(default=0, ge=0)
+    requests: StrictInt = Field(default=32, ge=1, description="in all; in a sweep, of each client")
+    concurrency: StrictInt = Field(default=1, ge=1, description="clients; in a sweep, at most")
+    rate_per_s: StrictFloat = Field(default=1.0, gt=0, description="mean of the Poisson arrivals")
+    seed: StrictInt = Field(default=0, ge=0)
     objective: Objective = Objective()
 
     @property
@@ -81,7 +81,7 @@ def arrivals_ns(load: Load) -> list[int]:
     return [round(due * 1e9) for due in itertools.accumulate(gaps)]
 
 
-async def run(load: Load, target: Target, asks: Sequence[Ask]) -> list[Record]:
+async def run(load: Load, target: Target, asks: Sequence[CompletionRequest]) -> list[Record]:
     """Send `load.requests` requests, taken from `asks` in turn; the records, by request."""
     start = time.perf_counter_ns()
 
@@ -116,7 +116,7 @@ async def _open_loop(due_ns: list[int], start: int, send: Callable[[int, int], A
     return list(await asyncio.gather(*tasks))
 
 
-async def _one(target: Target, request: Ask, due_ns: int, start: int) -> Record:
+async def _one(target: Target, request: CompletionRequest, due_ns: int, start: int) -> Record:
     """One request's record; a refusal is a record too."""
     chunks: list[Chunk] = []
     sent = time.perf_counter_ns() - start
@@ -145,7 +145,7 @@ GROWTH = 1.05
 
 
 async def sweep(
-    load: Load, target: Target, asks: Sequence[Ask], rate: Callable[[list[Record]], float]
+    load: Load, target: Target, asks: Sequence[CompletionRequest], rate: Callable[[list[Record]], float]
 ) -> dict[int, list[Record]]:
     """Closed loops of 1, 2, 4, ... clients until `rate` no longer grows, or `load` has no more; records by clients."""
     levels: dict[int, list[Record]] = {}

@@ -20,7 +20,17 @@ from claimbench.cost_model import cost
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.serving import request_metrics
-from claimbench.serving.client import Answer, Ask, Chunk, Dialect, Limits, Prompt, RequestFailed, ask, open_client
+from claimbench.serving.client import (
+    Chunk,
+    CompletionRequest,
+    CompletionResponse,
+    Dialect,
+    Limits,
+    Prompt,
+    RequestFailed,
+    ask,
+    open_client,
+)
 from claimbench.serving.load import Load, Record, Target, run, sweep
 from claimbench.serving.process import Server, record_of
 from claimbench.serving.tokens import UNKNOWN, Tokenizer, architecture_of
@@ -92,7 +102,7 @@ class ServerSession:
         return self.service.prompt_tokens[0]
 
     def generate(self) -> Iterator[list[list[int]]]:
-        arrivals: asyncio.Queue[tuple[int, Chunk | Answer | Refusal]] = asyncio.Queue()
+        arrivals: asyncio.Queue[tuple[int, Chunk | CompletionResponse | Refusal]] = asyncio.Queue()
         tasks = [self._loop.create_task(self._request(row, arrivals)) for row in range(self.cell.workload.batch)]
         try:
             yield from self._columns(arrivals)
@@ -101,10 +111,12 @@ class ServerSession:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
-    async def _request(self, row: int, arrivals: asyncio.Queue[tuple[int, Chunk | Answer | Refusal]]) -> None:
+    async def _request(
+        self, row: int, arrivals: asyncio.Queue[tuple[int, Chunk | CompletionResponse | Refusal]]
+    ) -> None:
         service = self.service
-        request = Ask(service.prompts[row], self.cell.workload.new_tokens)
-        ending: Answer | Refusal
+        request = CompletionRequest(service.prompts[row], self.cell.workload.new_tokens)
+        ending: CompletionResponse | Refusal
         try:
             ending = await ask(
                 self._client,
@@ -117,7 +129,9 @@ class ServerSession:
             ending = refusal
         arrivals.put_nowait((row, ending))
 
-    def _columns(self, arrivals: asyncio.Queue[tuple[int, Chunk | Answer | Refusal]]) -> Iterator[list[list[int]]]:
+    def _columns(
+        self, arrivals: asyncio.Queue[tuple[int, Chunk | CompletionResponse | Refusal]]
+    ) -> Iterator[list[list[int]]]:
         """Blocks of tokens that all rows have, [batch][n], as soon as they have them."""
         rows: list[list[int]] = [[] for _ in range(self.cell.workload.batch)]
         given, ended, self.hidden = 0, 0, 0
@@ -125,7 +139,7 @@ class ServerSession:
             row, arrival = self._loop.run_until_complete(arrivals.get())
             if isinstance(arrival, Refusal):
                 raise self._explained(arrival)
-            if isinstance(arrival, Answer):
+            if isinstance(arrival, CompletionResponse):
                 ended += 1
                 self._complete(rows[row], row, arrival)
             else:
@@ -139,7 +153,7 @@ class ServerSession:
         tokenizer = self.service.tokenizer
         return tokenizer.ids_of(chunk.text) if tokenizer else list(chunk.tokens)
 
-    def _complete(self, tokens: list[int], row: int, answer: Answer) -> None:
+    def _complete(self, tokens: list[int], row: int, answer: CompletionResponse) -> None:
         """Compare what came with what the server counts, and add what it counted and did not show.
 
         Raises:
@@ -204,7 +218,7 @@ class ServerSession:
     def put_under(self, load: Load) -> dict[str, Any]:
         """The records of `load`: rows of the workload in turn, whatever becomes of each."""
         service = self.service
-        asks = [Ask(prompt, self.cell.workload.new_tokens) for prompt in service.prompts]
+        asks = [CompletionRequest(prompt, self.cell.workload.new_tokens) for prompt in service.prompts]
         target = Target(self._client, service.dialect, service.limits, lambda chunk: len(self._ids_of(chunk)))
         told: dict[str, Any] = {"settings": load.model_dump(mode="json")}
         if load.kind == "sweep":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from claimbench.errors import WrongOutput
-from claimbench.serving.client import Ask, Piece, RequestFailed, Usage, message_of
+from claimbench.serving.client import CompletionRequest, RequestFailed, StreamEvent, Usage, message_of
 from claimbench.serving.process import HOST, Launch, free_port
 
 Engine = Literal["launcher", "docker", "podman", "apptainer"]
@@ -37,11 +37,11 @@ class Generate:
     def counts(self) -> bool:
         return self.details
 
-    def body(self, ask: Ask) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> dict[str, Any]:
         parameters = {"max_new_tokens": ask.new_tokens, "do_sample": False, "details": self.details}
         return {"inputs": ask.prompt, "parameters": parameters}
 
-    def read(self, event: dict[str, Any]) -> Piece:
+    def read(self, event: dict[str, Any]) -> StreamEvent:
         if "error" in event:
             raise RequestFailed("failed", f"the server broke off with {event.get('error_type')}: {event['error']}")
         token = event.get("token")
@@ -50,7 +50,7 @@ class Generate:
         details, text = event.get("details"), event.get("generated_text")
         finish = details["finish_reason"] if details else ("done" if text is not None else None)
         usage = Usage(details.get("input_length"), details["generated_tokens"]) if details else None
-        return Piece(token.get("text") or "", (token["id"],), finish, usage)
+        return StreamEvent(token.get("text") or "", (token["id"],), finish, usage)
 
 
 @dataclass(frozen=True)

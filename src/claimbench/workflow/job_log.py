@@ -14,7 +14,7 @@ from typing import Any
 from snakemake_interface_logger_plugins.common import LogEvent
 
 
-class LinesOfBlocks(logging.Handler):
+class JobLogHandler(logging.Handler):
     """Prints the log of each job of `rules` once the job has ended, and that of any job that failed."""
 
     def __init__(self, rules: set[str], elsewhere: Callable[[], bool]) -> None:

@@ -24,7 +24,7 @@ def test_the_flash_kernel_attends_as_a_matrix_of_scores_does(heads: tuple[int, i
     import torch
 
     from claimbench.engine.kernels.flash import attend_on_cpu
-    from claimbench.engine.model.transformer import Span, attend_by_scores, plain_softmax
+    from claimbench.engine.model.transformer import PassContext, attend_by_scores, plain_softmax
 
     torch.manual_seed(0)
     past = 5 if biased or new == 1 else 0
@@ -36,8 +36,8 @@ def test_the_flash_kernel_attends_as_a_matrix_of_scores_does(heads: tuple[int, i
     if biased:
         bias = bias + torch.randn(1, heads[0], 1, keys)
     positions = torch.arange(past, past + new)[None]
-    expected = attend_by_scores(q, k, v, Span(past, positions, bias), 0.3, plain_softmax)
-    mixed = attend_on_cpu(q, k, v, Span(past, positions, bias if biased else None), 0.3, plain_softmax)
+    expected = attend_by_scores(q, k, v, PassContext(past, positions, bias), 0.3, plain_softmax)
+    mixed = attend_on_cpu(q, k, v, PassContext(past, positions, bias if biased else None), 0.3, plain_softmax)
     assert torch.allclose(mixed, expected, atol=1e-6)
 
 
@@ -45,11 +45,11 @@ def test_flash_attention_on_cuda_refuses_a_mask() -> None:
     import torch
 
     from claimbench.engine.kernels.flash import attend_on_cuda
-    from claimbench.engine.model.transformer import Span, plain_softmax
+    from claimbench.engine.model.transformer import PassContext, plain_softmax
 
     q = torch.zeros(1, 1, 1, 8)
     with pytest.raises(Unavailable, match="takes no mask"):
-        attend_on_cuda(q, q, q, Span(0, torch.zeros(1, 1), torch.zeros(1, 1, 1, 1)), 1.0, plain_softmax)
+        attend_on_cuda(q, q, q, PassContext(0, torch.zeros(1, 1), torch.zeros(1, 1, 1, 1)), 1.0, plain_softmax)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_flash_attention_on_cuda_says_what_it_cannot_do(
 
 
 def test_a_prompt_through_flash_attention_has_no_mask(load_engine: LoadEngine) -> None:
-    from claimbench.engine.model.transformer import Span
+    from claimbench.engine.model.transformer import PassContext
 
     decoder = load_engine("prefill_flash", batch=2).decoder
-    first: Span = decoder.span(decoder.engine.cache(decoder.room), decoder.prompt.shape[1])
+    first: PassContext = decoder.context(decoder.engine.cache(decoder.cache_shape), decoder.prompt.shape[1])
     assert first.bias is None
     decoder = load_engine("prefill_flash", **RAGGED).decoder
-    assert decoder.span(decoder.engine.cache(decoder.room), decoder.prompt.shape[1]).bias is not None
+    assert decoder.context(decoder.engine.cache(decoder.cache_shape), decoder.prompt.shape[1]).bias is not None
 
 
 @pytest.mark.parametrize("flash", [False, True], ids=["scores", "flash"])
@@ -96,7 +96,7 @@ def test_a_packed_prefill_keeps_what_a_padded_one_keeps(
     for uses in (kernels, (*kernels, "packed_rows")):
         decoder = load_engine(*uses, architecture=architecture, **RAGGED).decoder
         with torch.inference_mode():
-            cache = decoder.engine.cache(decoder.room)
+            cache = decoder.engine.cache(decoder.cache_shape)
             hidden = decoder.engine.prefill(decoder, cache)
         real = torch.arange(decoder.prompt.shape[1]) >= decoder.padding[:, None]
         kept.append([hidden[real], *(tensor.transpose(1, 2)[real] for tensor in cache.tensors())])

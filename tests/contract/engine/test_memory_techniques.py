@@ -132,15 +132,15 @@ def test_a_part_of_a_cache_joins_the_rest_again() -> None:
     import torch
 
     from claimbench.cost_model import cost
-    from claimbench.engine.kv_cache import AllocatedCache, ConcatenatedCache, Room
-    from claimbench.engine.model.transformer import Span
+    from claimbench.engine.kv_cache import AllocatedCache, CacheShape, ConcatenatedCache
+    from claimbench.engine.model.transformer import PassContext
 
-    room = Room(cost.architecture("tiny-llama"), 3, 6, torch.float32, torch.device("cpu"))
+    room = CacheShape(cost.architecture("tiny-llama"), 3, 6, torch.float32, torch.device("cpu"))
     shape = 3, room.arch.kv_heads, 4, room.arch.head_dim
     for cache in (ConcatenatedCache(room), AllocatedCache(room, 5), AllocatedCache(room, None)):
         cache.keys_after(4)
         for slot in cache.slots:
-            slot.write(torch.randn(shape), torch.randn(shape), Span(0, torch.zeros((3, 4), dtype=torch.int64)))
+            slot.write(torch.randn(shape), torch.randn(shape), PassContext(0, torch.zeros((3, 4), dtype=torch.int64)))
         cache.length = 4
         held = [tensor.clone() for tensor in cache.tensors()]
         part = cache.filter(torch.tensor([2, 0]))
@@ -150,7 +150,7 @@ def test_a_part_of_a_cache_joins_the_rest_again() -> None:
             assert torch.equal(whole[[2, 0, 1]], again)
         column = 3, room.arch.kv_heads, 1, room.arch.head_dim
         joined.keys_after(1)
-        keys, _ = joined.slots[0].write(torch.ones(column), torch.ones(column), Span(4, torch.full((3, 1), 4)))
+        keys, _ = joined.slots[0].write(torch.ones(column), torch.ones(column), PassContext(4, torch.full((3, 1), 4)))
         assert keys.shape[2] == 5
         assert bool((keys[:, :, 4] == 1).all())
 

@@ -133,7 +133,7 @@ def markov_decoder(odds: Any, batch: int, draft: Any = None) -> Any:
     decoder.engine = Engine(torch.float32, torch.device("cpu"), details=None)
     decoder.sequence = torch.zeros((batch, 1), dtype=torch.int64)
     decoder.sampling, decoder.draft = Sampling(temperature=1.0), draft
-    decoder.draw = decoder.engine.draw(decoder.sampling, batch, torch.device("cpu"))
+    decoder.sampler = decoder.engine.sampler(decoder.sampling, batch, torch.device("cpu"))
     decoder.device, decoder.prompt, decoder.padding = torch.device("cpu"), decoder.sequence, torch.zeros(batch)
     decoder.buffers, decoder.cache = decoder.engine.buffers(decoder), MarkovCache()  # type: ignore[assignment]
 

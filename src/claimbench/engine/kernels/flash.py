@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from claimbench.engine.model.transformer import Attend, Softmax, Span
+from claimbench.engine.model.transformer import Attend, PassContext, Softmax
 from claimbench.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def attention_on(device: torch.device) -> Attend:
     return attend_on_cuda if device.type == "cuda" else attend_on_cpu
 
 
-def attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
+def attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, context: PassContext, scale: float, softmax: Softmax) -> Tensor:
     """Queries that share a key-value head read it once; without a bias, the pass is a whole prompt or one token."""
-    if span.bias is None:
-        k, v = _seen(k, span), _seen(v, span)
+    if context.bias is None:
+        k, v = _seen(k, context), _seen(v, context)
     if q.shape[2] == 1:
-        return _one_token(q, k, v, span.bias, scale)
+        return _one_token(q, k, v, context.bias, scale)
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-    mixed: Tensor = flash(q, k, v, 0.0, span.bias is None, attn_mask=span.bias, scale=scale)[0]
+    mixed: Tensor = flash(q, k, v, 0.0, context.bias is None, attn_mask=context.bias, scale=scale)[0]
     return mixed
 
 
@@ -71,26 +71,28 @@ def _one_token(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: floa
     return mixed.reshape(batch, heads, 1, head_dim)
 
 
-def attend_on_cuda(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
+def attend_on_cuda(q: Tensor, k: Tensor, v: Tensor, context: PassContext, scale: float, softmax: Softmax) -> Tensor:
     """The kernel aligns the last query with the last key, so that several new tokens may follow a past."""
-    if span.bias is not None:
+    if context.bias is not None:
         raise Unavailable("FlashAttention takes no mask on CUDA, and this pass has one: rows or keys are padded")
     causal = q.shape[2] > 1
     flash = torch.ops.aten._scaled_dot_product_flash_attention.default
-    mixed: Tensor = flash(q, _seen(k, span), _seen(v, span), 0.0, causal, False, scale=scale)[0]
+    mixed: Tensor = flash(q, _seen(k, context), _seen(v, context), 0.0, causal, False, scale=scale)[0]
     return mixed
 
 
-def attend_packed_on_cuda(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
+def attend_packed_on_cuda(
+    q: Tensor, k: Tensor, v: Tensor, context: PassContext, scale: float, softmax: Softmax
+) -> Tensor:
     """All requests of a packed row, [1, heads, tokens, head_dim], in one launch."""
-    assert span.packed is not None
-    starts, longest = span.packed.starts, span.packed.longest
+    assert context.packed is not None
+    starts, longest = context.packed.starts, context.packed.longest
     tokens_first = (each[0].transpose(0, 1) for each in (q, k, v))  # [tokens, heads, head_dim]
     flash = torch.ops.aten._flash_attention_forward.default
     mixed: Tensor = flash(*tokens_first, starts, starts, longest, longest, 0.0, True, False, scale=scale)[0]
     return mixed.transpose(0, 1)[None]
 
 
-def _seen(keys: Tensor, span: Span) -> Tensor:
+def _seen(keys: Tensor, context: PassContext) -> Tensor:
     """Without the excess that a multiple of keys adds behind the last token: the kernel's tiles need no padding."""
-    return keys[:, :, : span.past + span.new]
+    return keys[:, :, : context.past + context.new]

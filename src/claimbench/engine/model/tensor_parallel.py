@@ -19,14 +19,14 @@ from torch.nn import functional
 
 from claimbench.checkpoints import manifest, tp_partition
 from claimbench.checkpoints.tensors import shapes
-from claimbench.checkpoints.tp_partition import Cut
+from claimbench.checkpoints.tp_partition import Partition
 from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.transformer import Linear, Parts
 from claimbench.engine.model.weights import Affine, Shards
 
 
 @dataclass
-class Meeting:
+class TensorParallelGroup:
     """Where the ranks exchange what they have; counts how often they did."""
 
     rank: int
@@ -55,36 +55,36 @@ def share_of(spec: Spec, rank: int, ranks: int) -> Spec:
 class SharedHead(nn.Module):
     """A rank's rows of the output head, and the logits of all of them."""
 
-    def __init__(self, own: Linear, rows: int, most: int, vocabulary: int, meeting: Meeting) -> None:
+    def __init__(self, own: Linear, rows: int, most: int, vocabulary: int, group: TensorParallelGroup) -> None:
         super().__init__()
-        self.own, self.padding, self.vocabulary, self.meeting = own, most - rows, vocabulary, meeting
+        self.own, self.padding, self.vocabulary, self.group = own, most - rows, vocabulary, group
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, new, hidden] -> [batch, new, vocabulary]"""
         own = self.own(x)
         if self.padding:
             own = functional.pad(own, (0, self.padding))
-        return self.meeting.join(own.contiguous())[..., : self.vocabulary]
+        return self.group.join(own.contiguous())[..., : self.vocabulary]
 
 
-def meet(parts: Parts, spec: Spec, meeting: Meeting) -> None:
+def meet(parts: Parts, spec: Spec, group: TensorParallelGroup) -> None:
     """Put the exchanges into `parts`, around whatever is there."""
     vocabulary = spec.arch.vocabulary
-    most = -(-vocabulary // meeting.ranks)
-    first = meeting.rank * most
+    most = -(-vocabulary // group.ranks)
+    first = group.rank * most
     plain_add, plain_head = parts.add, parts.head or parts.linear
 
     def look_up(tokens: Tensor, table: Tensor) -> Tensor:
         local = tokens - first
         here = (local >= 0) & (local < len(table))
         found = functional.embedding(local.clamp(0, len(table) - 1), table)
-        return meeting.sum(found * here[..., None])
+        return group.sum(found * here[..., None])
 
     def add(stream: Tensor, half: Tensor) -> Tensor:
-        return plain_add(stream, meeting.sum(half))
+        return plain_add(stream, group.sum(half))
 
     def head(affine: Affine) -> Linear:
-        return SharedHead(plain_head(affine), len(affine.weight), most, vocabulary, meeting)
+        return SharedHead(plain_head(affine), len(affine.weight), most, vocabulary, group)
 
     parts.look_up, parts.add, parts.head = look_up, add, head
 
@@ -92,14 +92,14 @@ def meet(parts: Parts, spec: Spec, meeting: Meeting) -> None:
 class RankShards(Shards):
     """The tensors of a folder as one rank needs them: from files of its own, or slices of whole ones."""
 
-    def __init__(self, folder: Path, spec: Spec, dtype: torch.dtype, device: str, meeting: Meeting) -> None:
+    def __init__(self, folder: Path, spec: Spec, dtype: torch.dtype, device: str, group: TensorParallelGroup) -> None:
         super().__init__(folder, dtype, device)
-        self.rank, self.whole = meeting.rank, spec.arch
-        self.cuts: dict[str, Cut] = tp_partition.cuts(spec.arch, meeting.ranks)
+        self.rank, self.whole = group.rank, spec.arch
+        self.cuts: dict[str, Partition] = tp_partition.partitions(spec.arch, group.ranks)
         self.manifest = manifest.read(folder) if (folder / manifest.MANIFEST).exists() else None
         self.presharded = self.manifest is not None and self.manifest.layout.kind == "tensor_parallel"
         if self.presharded and self.manifest:
-            self.manifest.require_ranks(meeting.ranks)
+            self.manifest.require_ranks(group.ranks)
 
     def names(self) -> list[str]:
         if self.presharded and self.manifest:

@@ -24,7 +24,7 @@ from claimbench.engine.model.weights import Affine, LayerWeights, Weights
 
 
 @dataclass
-class Span:
+class PassContext:
     """Where one pass stands: the positions that it adds, and what they may attend to."""
 
     past: int
@@ -45,17 +45,17 @@ class Span:
 class Packed:
     """Requests one after the other in one row, none of which sees another: a prompt without padding."""
 
-    spans: list[Span]
+    contexts: list[PassContext]
     """Each request's own pass."""
     starts: Tensor
     """Where each begins, and where the last ends: int32 [requests + 1]."""
     longest: int
 
 
-class Slot(Protocol):
+class LayerCache(Protocol):
     """One layer's place in a key-value cache."""
 
-    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+    def write(self, keys: Tensor, values: Tensor, context: PassContext) -> tuple[Tensor, Tensor]:
         """Add [batch, kv_heads, new, head_dim]; all keys and all values, [batch, kv_heads, keys, head_dim]."""
 
 
@@ -63,8 +63,8 @@ Linear = Callable[[Tensor], Tensor]
 Norm = Callable[[Tensor], Tensor]
 Softmax = Callable[[Tensor, Tensor | None, float], Tensor]
 """(scores [..., keys], bias or None, scale) -> probabilities of the scores' type."""
-Attend = Callable[[Tensor, Tensor, Tensor, Span, float, Softmax], Tensor]
-"""(queries, keys, values, span, scale, softmax) -> [batch, heads, new, head_dim]."""
+Attend = Callable[[Tensor, Tensor, Tensor, PassContext, float, Softmax], Tensor]
+"""(queries, keys, values, context, scale, softmax) -> [batch, heads, new, head_dim]."""
 
 
 class PlainLinear(nn.Module):
@@ -117,7 +117,7 @@ def plain_softmax(scores: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     return functional.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
 
 
-def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
+def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, context: PassContext, scale: float, softmax: Softmax) -> Tensor:
     """Attention that writes the matrix of scores, [batch, heads, new, keys], to memory.
 
     Queries that share a key-value head are one tall matrix, so that the head is read once and never repeated.
@@ -126,18 +126,18 @@ def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, 
     kv_heads, keys = k.shape[1], k.shape[2]
     grouped = q.reshape(batch, kv_heads, heads // kv_heads * new, head_dim)
     scores = (grouped @ k.transpose(2, 3)).view(batch, heads, new, keys)
-    weights = softmax(scores, span.bias, scale).view(batch, kv_heads, heads // kv_heads * new, keys)
+    weights = softmax(scores, context.bias, scale).view(batch, kv_heads, heads // kv_heads * new, keys)
     return (weights @ v).view(batch, heads, new, head_dim)
 
 
 def attend_one_by_one(attend: Attend) -> Attend:
     """`attend`, over the requests of a packed row, one after the other."""
 
-    def attend_each(q: Tensor, k: Tensor, v: Tensor, span: Span, scale: float, softmax: Softmax) -> Tensor:
-        assert span.packed is not None
-        lengths = [own.new for own in span.packed.spans]
+    def attend_each(q: Tensor, k: Tensor, v: Tensor, context: PassContext, scale: float, softmax: Softmax) -> Tensor:
+        assert context.packed is not None
+        lengths = [own.new for own in context.packed.contexts]
         queries, keys, values = (torch.split(each, lengths, dim=2) for each in (q, k, v))
-        rows = zip(queries, keys, values, span.packed.spans, strict=True)
+        rows = zip(queries, keys, values, context.packed.contexts, strict=True)
         return torch.cat([attend(q, k, v, own, scale, softmax) for q, k, v, own in rows], 2)
 
     return attend_each
@@ -168,10 +168,10 @@ class Parts:
     add: Callable[[Tensor, Tensor], Tensor] = torch.add
     """What a layer's half gives, the second, to the residual stream, the first, which nothing else reads afterwards."""
 
-    def attend(self, span: Span) -> Attend:
-        if span.packed is not None:
+    def attend(self, context: PassContext) -> Attend:
+        if context.packed is not None:
             return self.attend_packed or attend_one_by_one(self.attend_prompt)
-        return self.attend_prompt if span.past == 0 else self.attend_step
+        return self.attend_prompt if context.past == 0 else self.attend_step
 
 
 class Rotary(nn.Module):
@@ -207,19 +207,19 @@ class Layer(nn.Module):
         self.down = parts.linear(weights.down)
         self.scale = spec.arch.head_dim**-0.5
 
-    def forward(self, x: Tensor, span: Span, slot: Slot) -> Tensor:
-        x = self.parts.add(x, self.attention(self.norm1(x), span, slot))
+    def forward(self, x: Tensor, context: PassContext, slot: LayerCache) -> Tensor:
+        x = self.parts.add(x, self.attention(self.norm1(x), context, slot))
         return self.parts.add(x, self.feed_forward(self.norm2(x)))
 
-    def attention(self, x: Tensor, span: Span, slot: Slot) -> Tensor:
+    def attention(self, x: Tensor, context: PassContext, slot: LayerCache) -> Tensor:
         arch = self.spec.arch
         batch, new, _ = x.shape
         heads = self.qkv(x).view(batch, new, arch.heads + 2 * arch.kv_heads, arch.head_dim).transpose(1, 2)
         q, k, v = torch.split(heads, [arch.heads, arch.kv_heads, arch.kv_heads], dim=1)
         if self.rotary is not None:
-            q, k = self.rotary(q, span.positions), self.rotary(k, span.positions)
-        keys, values = slot.write(k, v, span)
-        mixed = self.parts.attend(span)(q, keys, values, span, self.scale, self.parts.softmax)
+            q, k = self.rotary(q, context.positions), self.rotary(k, context.positions)
+        keys, values = slot.write(k, v, context)
+        mixed = self.parts.attend(context)(q, keys, values, context, self.scale, self.parts.softmax)
         return self.out(mixed.transpose(1, 2).reshape(batch, new, arch.heads * arch.head_dim))
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -247,11 +247,11 @@ class Transformer(nn.Module):
         slopes = alibi_slopes(spec.arch.heads * spec.ranks).chunk(spec.ranks)[spec.rank]
         self.slopes = slopes.to(device) if spec.positions == "alibi" else None  # [heads]
 
-    def forward(self, tokens: Tensor, span: Span, slots: list[Slot]) -> Tensor:
+    def forward(self, tokens: Tensor, context: PassContext, slots: list[LayerCache]) -> Tensor:
         """Token ids [batch, new] -> hidden states [batch, new, hidden], before the head."""
-        x = self.embed(tokens, span.positions)
+        x = self.embed(tokens, context.positions)
         for layer, slot in zip(self.layers, slots, strict=False):  # a draft of fewer layers leaves the last slots alone
-            x = layer(x, span, slot)
+            x = layer(x, context, slot)
         return self.norm(x)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:

@@ -99,11 +99,11 @@ typedef struct {
 typedef struct {
     int64_t batch, new, length, capacity, cache_bfloat16;
     int64_t layers;                       /* that are run, from the first */
-    int64_t said;                         /* last new tokens of a row that logits are wanted after */
+    int64_t logits_to_keep;                         /* last new tokens of a row that logits are wanted after */
     const int64_t *tokens, *positions;    /* [batch, new] */
     const int64_t *starts;                /* [batch] */
     void *const *keys, *const *values;    /* per layer [batch, kv_heads, capacity, head_dim] */
-    float *logits;                        /* [batch, said, vocabulary] */
+    float *logits;                        /* [batch, logits_to_keep, vocabulary] */
 } Step;
 
 /* One matrix and many lines: what a prompt asks for. */
@@ -563,13 +563,13 @@ static void normalise(const Model *m, Norm norm, const float *x, float *y) {
         y[c] = (x[c] - mean) * factor * norm.weight[c] + (norm.bias ? norm.bias[c] : 0);
 }
 
-/* The last `said` lines of every row, normalised. Returns how many lines that are. */
-static int64_t read_normalised(Worker *w, Norm norm, int64_t format, int64_t said) {
+/* The last `logits_to_keep` lines of every row, normalised. Returns how many lines that are. */
+static int64_t read_normalised(Worker *w, Norm norm, int64_t format, int64_t logits_to_keep) {
     const Decoder *d = w->decoder;
-    int64_t lines = d->step.batch * said, hidden = d->model.hidden;
+    int64_t lines = d->step.batch * logits_to_keep, hidden = d->model.hidden;
     for (int64_t b = 0; b < lines; b++) {
         float *y = w->input.x + b * w->input.stride;
-        int64_t line = b / said * d->step.new + d->step.new - said + b % said;
+        int64_t line = b / logits_to_keep * d->step.new + d->step.new - logits_to_keep + b % logits_to_keep;
         normalise(&d->model, norm, d->residual + line * d->hidden_stride, y);
         memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
     }
@@ -946,8 +946,8 @@ static void work(Worker *w) {
         barrier(w);
         PHASE(13)
     }
-    if (d->step.said) {
-        int64_t lines = read_normalised(w, m->final_norm, m->head.format, d->step.said);
+    if (d->step.logits_to_keep) {
+        int64_t lines = read_normalised(w, m->final_norm, m->head.format, d->step.logits_to_keep);
         project_to(w, &m->head, lines, d->step.logits, m->vocabulary, m->vocabulary);
     }
     PHASE(14)
@@ -1056,7 +1056,7 @@ static void free_input(Input *in) {
     memset(in, 0, sizeof *in);
 }
 
-/* Room for `lines` activations of `stride` columns. Returns 0, or -1 where memory is exhausted. */
+/* CacheShape for `lines` activations of `stride` columns. Returns 0, or -1 where memory is exhausted. */
 static int make_input(Input *in, int64_t lines, int64_t stride) {
     if (lines <= in->lines) return 0;
     free_input(in);
@@ -1073,7 +1073,7 @@ static int make_input(Input *in, int64_t lines, int64_t stride) {
     return 0;
 }
 
-/* Room for a step of `lines` lines. Returns 0, or -1 where memory is exhausted. */
+/* CacheShape for a step of `lines` lines. Returns 0, or -1 where memory is exhausted. */
 static int make_room(Decoder *d, int64_t lines) {
     if (lines <= d->room) return 0;
     d->room = 0;
@@ -1179,7 +1179,7 @@ static void embed(Decoder *d) {
 
 static int in_range(const Decoder *d, const Step *step) {
     if (step->batch < 1 || step->new < 1 || step->length < 0 || step->length + step->new > step->capacity) return 0;
-    if (step->layers < 1 || step->layers > d->model.layers || step->said < 0 || step->said > step->new) return 0;
+    if (step->layers < 1 || step->layers > d->model.layers || step->logits_to_keep < 0 || step->logits_to_keep > step->new) return 0;
     for (int64_t b = 0; b < step->batch; b++)
         if (step->starts[b] < 0 || step->starts[b] > step->length) return 0;
     for (int64_t i = 0; i < step->batch * step->new; i++) {

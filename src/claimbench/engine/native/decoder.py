@@ -87,10 +87,10 @@ class NativeDecoder:
         values: Sequence[torch.Tensor],
         starts: torch.Tensor,
         length: int,
-        said: int | None = None,
+        logits_to_keep: int | None = None,
         layers: int | None = None,
     ) -> torch.Tensor:
-        """Logits, float32 [batch, said, vocabulary], of one pass over new tokens; the next pass overwrites them.
+        """Logits, float32 [batch, kept, vocabulary], of one pass over new tokens; the next pass overwrites them.
 
         The weights are read once for all tokens of all rows.
 
@@ -100,7 +100,7 @@ class NativeDecoder:
             keys, values: per layer [batch, kv_heads, capacity, head_dim], float32 or bfloat16; written behind `length`.
             starts: int64 [batch], the first slot of the cache that is not padding.
             length: slots of the cache that are filled.
-            said: the last new tokens of each row that logits are wanted after; all of them by default.
+            logits_to_keep: the last new tokens of each row that logits are wanted after; all of them by default.
             layers: how many run, from the first; all of them by default. The last norm and the head follow.
 
         Raises:
@@ -112,18 +112,19 @@ class NativeDecoder:
             if not held or not all(map(is_, chain(keys, values), self._bound)):
                 self._bind(list(keys), list(values))
             step.new, step.length, step.layers = tokens.shape[-1], length, layers or self.spec.arch.layers
-            step.said = step.new if said is None else said
+            step.logits_to_keep = step.new if logits_to_keep is None else logits_to_keep
             self._give("tokens", tokens, (step.batch, step.new))
             self._give("positions", positions, (step.batch, step.new))
             self._give("starts", starts, (step.batch,))
-            logits = self._logits_of(step.batch, step.said)
+            logits = self._logits_of(step.batch, step.logits_to_keep)
             step.logits = logits.data_ptr()
             status = self._library.decoder_step(self._opened(), ctypes.byref(step))
             if status == OUT_OF_RANGE:
                 wanted = f"tokens under {self.spec.arch.vocabulary}, starts up to {length}, up to {len(keys)} layers"
                 raise ValueError(
                     f"expected {wanted}, logits of up to {step.new} tokens and a length up to {step.capacity}, got "
-                    f"{tokens.tolist()} at {positions.tolist()}, {starts.tolist()}, {step.layers}, {step.said} and "
+                    f"{tokens.tolist()} at {positions.tolist()}, {starts.tolist()}, {step.layers}, "
+                    f"{step.logits_to_keep} and "
                     f"{length + step.new}"
                 )
             self._check(status)
@@ -167,13 +168,13 @@ class NativeDecoder:
         if status == OUT_OF_MEMORY:
             raise MemoryError("no memory, or no threads, for a pass of the native decoder")
 
-    def _logits_of(self, batch: int, said: int) -> torch.Tensor:
-        """[batch, said, vocabulary] where the last pass of that shape wrote them."""
+    def _logits_of(self, batch: int, logits_to_keep: int) -> torch.Tensor:
+        """[batch, logits_to_keep, vocabulary] where the last pass of that shape wrote them."""
         import torch
 
-        logits = self._logits.get((batch, said))
+        logits = self._logits.get((batch, logits_to_keep))
         if logits is None:
-            logits = self._logits[batch, said] = torch.empty(batch, said, self.spec.arch.vocabulary)
+            logits = self._logits[batch, logits_to_keep] = torch.empty(batch, logits_to_keep, self.spec.arch.vocabulary)
         return logits
 
     @property

@@ -93,7 +93,7 @@ class StepInC:
 
     def _place(self, padding: Tensor) -> None:
         """Positions of every row at every length, [batch, 1] each, made once."""
-        self.padding, longest = padding, self.decoder.room.length
+        self.padding, longest = padding, self.decoder.cache_shape.length
         self.positions = list(
             (torch.arange(longest, device=padding.device)[:, None] - padding).clamp(min=0)[:, :, None]
         )

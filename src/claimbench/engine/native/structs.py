@@ -53,7 +53,7 @@ class Model(ctypes.Structure):
 class Step(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "new", "length", "capacity", "cache_bfloat16")),
-        *((name, ctypes.c_int64) for name in ("layers", "said")),
+        *((name, ctypes.c_int64) for name in ("layers", "logits_to_keep")),
         *((name, ctypes.c_void_p) for name in ("tokens", "positions", "starts")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         ("logits", ctypes.c_void_p),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from claimbench.engine.kv_cache import AllocatedCache, Cache
+from claimbench.engine.masks import mask_in_full
 from claimbench.engine.steps.static import is_open, static_step
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Home:
         rows, slots = batch_bucket(batch), cache.capacity
         place = self.places.get((rows, slots))
         if place is None:
-            shape = cache.room.of_rows(rows)
+            shape = cache.shape.of_rows(rows)
             place = [(shape.empty(slots), shape.empty(slots)) for _ in cache.allocated]
             self.places[rows, slots] = place
         first = cache.allocated[0].keys
@@ -139,8 +140,6 @@ class GraphedStep:
 
     def _bias(self, past: int, new: int, keys: int) -> Tensor | None:
         """What the mask that is plugged in makes; None for the plain one, which the graph works out by itself."""
-        from claimbench.engine.masks import mask_in_full
-
         mask = self.decoder.engine.mask
         if mask is mask_in_full:
             return None

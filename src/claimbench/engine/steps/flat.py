@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from claimbench.engine.model.transformer import Layer, Rotary, Slot, Span
+from claimbench.engine.model.transformer import Layer, LayerCache, PassContext, Rotary
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Decoder, Step
@@ -84,8 +84,8 @@ class Places:
 
 Turn = tuple[Tensor, Tensor] | None
 """Cosines and sines of the new positions, [batch or 1, 1, new, head_dim] each; None where positions are not rotary."""
-Begin = Callable[[Tensor, "Cache"], tuple[Tensor, Span, Turn]]
-RunLayer = Callable[[Tensor, Slot, Span, Turn], Tensor]
+Begin = Callable[[Tensor, "Cache"], tuple[Tensor, PassContext, Turn]]
+RunLayer = Callable[[Tensor, LayerCache, PassContext, Turn], Tensor]
 
 
 def step_trimmed(decoder: Decoder) -> Step:
@@ -94,9 +94,9 @@ def step_trimmed(decoder: Decoder) -> Step:
     layers = [layer_trimmed(decoder, layer) for layer in model.layers]
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
-        x, span, turn = begin(tokens, cache)
+        x, context, turn = begin(tokens, cache)
         for layer, slot in zip(layers, cache.slots[: len(layers)], strict=True):  # a draft leaves the last slots alone
-            x = layer(x, slot, span, turn)
+            x = layer(x, slot, context, turn)
         cache.length += tokens.shape[1]
         logits: Tensor = head(norm(x))
         return logits
@@ -110,14 +110,14 @@ def begin_trimmed(decoder: Decoder) -> Begin:
     embedding, embed, causal, unbiased = model.embedding, torch.embedding, parts.causal, model.slopes is None
     embedding_norm = None if model.embedding_norm is None else call_of(model.embedding_norm)
     rotary, learned = rotary_of(decoder) is not None, model.positions is not None
-    places = Places(decoder, decoder.room.length)
+    places = Places(decoder, decoder.cache_shape.length)
 
-    def begin(tokens: Tensor, cache: Cache) -> tuple[Tensor, Span, Turn]:
+    def begin(tokens: Tensor, cache: Cache) -> tuple[Tensor, PassContext, Turn]:
         nonlocal places
         past, new, turn, bias = cache.length, tokens.shape[1], None, None
         end, keys_seen = past + new, cache.keys_after(new)
         if places.padding is not decoder.padding or places.length < end:
-            places = Places(decoder, max(end, decoder.room.length))
+            places = Places(decoder, max(end, decoder.cache_shape.length))
         if decoder.ragged or not unbiased or not causal(past, new, keys_seen):
             bias = mask(decoder, past, new, keys_seen)
         x = embed(embedding, tokens)
@@ -128,7 +128,7 @@ def begin_trimmed(decoder: Decoder) -> Begin:
             x = x + places.at(past, end)[0]
         if embedding_norm is not None:
             x = embedding_norm(x)
-        return x, Span(past, places.positions[:, past:end], bias), turn
+        return x, PassContext(past, places.positions[:, past:end], bias), turn
 
     return begin
 
@@ -142,15 +142,15 @@ def layer_trimmed(decoder: Decoder, layer: Any) -> RunLayer:
     heads, turning, head_dim = arch.heads, arch.heads + arch.kv_heads, arch.head_dim
     every_head, width = turning + arch.kv_heads, heads * head_dim
 
-    def run(x: Tensor, slot: Slot, span: Span, turn: Turn) -> Tensor:
+    def run(x: Tensor, slot: LayerCache, context: PassContext, turn: Turn) -> Tensor:
         batch, new, _ = x.shape
         mixed = qkv(norm1(x)).view(batch, new, every_head, head_dim).transpose(1, 2)
         turned = mixed[:, :turning]
         if turn is not None:
             first, second = turned.chunk(2, -1)
             turned = turned * turn[0] + cat((second, first), -1) * turn[1]
-        keys, values = slot.write(turned[:, heads:], mixed[:, turning:], span)
-        mixed = attend(turned[:, :heads], keys, values, span, scale, softmax)
+        keys, values = slot.write(turned[:, heads:], mixed[:, turning:], context)
+        mixed = attend(turned[:, :heads], keys, values, context, scale, softmax)
         x = add(x, out(mixed.transpose(1, 2).reshape(batch, new, width)))
         if not gated:
             return add(x, down(up(norm2(x))))

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from claimbench.engine.kv_cache import Cache
-from claimbench.engine.masks import hide
-from claimbench.engine.model.transformer import Packed, Slot, Span
+from claimbench.engine.masks import attention_bias
+from claimbench.engine.model.transformer import LayerCache, Packed, PassContext
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Decoder
 
 
-class SpreadSlot:
+class SpreadLayerCache:
     """A layer's slot that is written a packed row, and holds it as a padded batch."""
 
-    def __init__(self, slot: Slot, padded: Span, place: Tensor) -> None:
+    def __init__(self, slot: LayerCache, padded: PassContext, place: Tensor) -> None:
         self.slot, self.padded, self.place = slot, padded, place
 
-    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+    def write(self, keys: Tensor, values: Tensor, context: PassContext) -> tuple[Tensor, Tensor]:
         """Packed in, [1, kv_heads, tokens, head_dim], and packed out: attention goes over the real tokens."""
         self.slot.write(self._spread(keys), self._spread(values), self.padded)
         return keys, values
@@ -67,20 +67,20 @@ class PackedPrefill:
         layout, longest = self.layout, max(decoder.lengths)
         cache.keys_after(longest)
         packed = Packed(_own_passes(decoder, layout, longest), layout.starts, longest)
-        padded = Span(past=0, positions=layout.place)
-        slots: list[Slot] = [SpreadSlot(slot, padded, layout.place) for slot in cache.slots]
-        span = Span(past=0, positions=layout.positions, packed=packed)
-        hidden: Tensor = decoder.model(layout.tokens, span, slots)  # [1, tokens, hidden]
+        padded = PassContext(past=0, positions=layout.place)
+        slots: list[LayerCache] = [SpreadLayerCache(slot, padded, layout.place) for slot in cache.slots]
+        context = PassContext(past=0, positions=layout.positions, packed=packed)
+        hidden: Tensor = decoder.model(layout.tokens, context, slots)  # [1, tokens, hidden]
         cache.length += longest
         return hidden[0][layout.place]
 
 
-def _own_passes(decoder: Decoder, layout: Layout, longest: int) -> list[Span]:
+def _own_passes(decoder: Decoder, layout: Layout, longest: int) -> list[PassContext]:
     """Every request's pass; what is hidden in the longest one is hidden, as far as it goes, in each."""
     positions = torch.split(layout.positions, decoder.lengths, dim=1)
     slopes = decoder.model.slopes
     if slopes is None and decoder.engine.parts.causal(0, longest, longest):
-        return [Span(0, own) for own in positions]
+        return [PassContext(0, own) for own in positions]
     unpadded = decoder.padding.new_zeros(1)
-    bias = hide(unpadded, slopes, decoder.dtype, 0, longest, longest)  # [1, 1 or heads, longest, longest]
-    return [Span(0, own, bias[:, :, : own.shape[1], : own.shape[1]]) for own in positions]
+    bias = attention_bias(unpadded, slopes, decoder.dtype, 0, longest, longest)  # [1, 1 or heads, longest, longest]
+    return [PassContext(0, own, bias[:, :, : own.shape[1], : own.shape[1]]) for own in positions]

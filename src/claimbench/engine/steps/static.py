@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from claimbench.engine.kv_cache import AllocatedCache, Cache
-from claimbench.engine.model.transformer import Layer, Slot, Span, Transformer
+from claimbench.engine.masks import attention_bias, mask_in_full
+from claimbench.engine.model.transformer import Layer, LayerCache, PassContext, Transformer
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Decoder, Step
@@ -26,36 +27,36 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 @dataclass
-class StaticSpan(Span):
+class StaticPassContext(PassContext):
     """A pass behind a past whose length the device alone knows: `past` says that there is one, and no more."""
 
     index: Tensor | None = None
     """Slots that the new tokens fill, int64 [new]."""
 
 
-class StaticSlot:
+class StaticLayerCache:
     """One layer's keys and values, which stay where they are: [batch, kv_heads, slots, head_dim]."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
 
-    def write(self, keys: Tensor, values: Tensor, span: Span) -> tuple[Tensor, Tensor]:
-        assert isinstance(span, StaticSpan)
-        assert span.index is not None
-        self.keys.index_copy_(2, span.index, keys)
-        self.values.index_copy_(2, span.index, values)
+    def write(self, keys: Tensor, values: Tensor, context: PassContext) -> tuple[Tensor, Tensor]:
+        assert isinstance(context, StaticPassContext)
+        assert context.index is not None
+        self.keys.index_copy_(2, context.index, keys)
+        self.values.index_copy_(2, context.index, values)
         return self.keys, self.values
 
 
-def static_span(past: Tensor, new: int, padding: Tensor, bias: Tensor | None) -> StaticSpan:
+def static_context(past: Tensor, new: int, padding: Tensor, bias: Tensor | None) -> StaticPassContext:
     """The pass over `new` tokens behind `past` others, int64 []; rows begin after their `padding`, int64 [batch]."""
     index = past + torch.arange(new, device=past.device)
-    return StaticSpan(1, (index - padding[:, None]).clamp(min=0), bias, index=index)
+    return StaticPassContext(1, (index - padding[:, None]).clamp(min=0), bias, index=index)
 
 
-def static_layer(layer: Layer, x: Tensor, span: StaticSpan, keys: Tensor, values: Tensor) -> Tensor:
+def static_layer(layer: Layer, x: Tensor, context: StaticPassContext, keys: Tensor, values: Tensor) -> Tensor:
     """One layer of a step, [batch, new, hidden]; the same code for every layer and every length."""
-    out: Tensor = layer(x, span, StaticSlot(keys, values))
+    out: Tensor = layer(x, context, StaticLayerCache(keys, values))
     return out
 
 
@@ -69,13 +70,11 @@ def static_step(
     values: list[Tensor],
 ) -> Tensor:
     """Token ids [batch, new] -> logits [batch, new, vocabulary]; without a bias, what is hidden is worked out here."""
-    from claimbench.engine.masks import hide
-
     new = tokens.shape[1]
     if bias is None:
-        bias = hide(padding, model.slopes, model.embedding.dtype, past, new, keys[0].shape[2])
-    slots: list[Slot] = [StaticSlot(*pair) for pair in zip(keys, values, strict=True)]
-    logits: Tensor = model.head(model(tokens, static_span(past, new, padding, bias), slots))
+        bias = attention_bias(padding, model.slopes, model.embedding.dtype, past, new, keys[0].shape[2])
+    slots: list[LayerCache] = [StaticLayerCache(*pair) for pair in zip(keys, values, strict=True)]
+    logits: Tensor = model.head(model(tokens, static_context(past, new, padding, bias), slots))
     return logits
 
 
@@ -100,8 +99,6 @@ class Place:
 
         The plain mask is worked out inside of a static step.
         """
-        from claimbench.engine.masks import mask_in_full
-
         if self.decoder.engine.mask is mask_in_full:
             return None
         bias = self.decoder.engine.mask(self.decoder, cache.length, new, keys)
@@ -140,8 +137,6 @@ def step_compiled(decoder: Decoder, **how: Any) -> Step:
 
 def step_of_compiled_layers(decoder: Decoder, **how: Any) -> Step:
     """One graph, which is run for each layer; positions and mask are made once a step, outside."""
-    from claimbench.engine.masks import hide
-
     place, compiled = Place(decoder), torch.compile(own_code(static_layer), fullgraph=True, **how)
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
@@ -149,11 +144,11 @@ def step_of_compiled_layers(decoder: Decoder, **how: Any) -> Step:
         keys, values = place.slots(cache, new)
         bias = place.bias(cache, new, keys[0].shape[2])
         if bias is None:
-            bias = hide(decoder.padding, model.slopes, decoder.dtype, place.past, new, keys[0].shape[2])
-        span = static_span(place.past, new, decoder.padding, bias)
-        x = model.embed(tokens, span.positions)
+            bias = attention_bias(decoder.padding, model.slopes, decoder.dtype, place.past, new, keys[0].shape[2])
+        context = static_context(place.past, new, decoder.padding, bias)
+        x = model.embed(tokens, context.positions)
         for layer, *slot in zip(model.layers, keys, values, strict=True):
-            x = compiled(layer, x, span, *slot)  # type: ignore[arg-type] # a ModuleList holds no type
+            x = compiled(layer, x, context, *slot)  # type: ignore[arg-type] # a ModuleList holds no type
         cache.length += new
         logits: Tensor = model.head(model.norm(x))
         return logits

@@ -17,7 +17,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "kv"
 EXACT = True
@@ -40,8 +40,8 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.cache = partial(AllocatedCache, ahead=settings.ahead)
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    room, passes = evidence.room, evidence.passes
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+    room, passes = evidence.cache_shape, evidence.passes
     capacity, expected = 0, []
     for seen in passes:
         if seen.cache_length > capacity:  # full: as many slots as there are tokens, and `ahead` more

@@ -14,7 +14,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "kv"
 EXACT = True
@@ -37,8 +37,8 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.cache = Reused(partial(AllocatedCache, ahead=None))
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
-    room = evidence.room
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+    room = evidence.cache_shape
     slots = -(-room.length // room.key_multiple) * room.key_multiple
     held = [seen.cache_bytes for seen in evidence.passes]
     expect(

@@ -20,7 +20,7 @@ from claimbench.system.compilers import no_compiled_step
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "step"
 EXACT = True
@@ -47,7 +47,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.step = partial(step_compiled, **how_to_compile(settings.mode, settings.code))
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     steps = len(evidence.steps)
     regions = [step.compiled_regions for step in evidence.steps]
     layers = sum(

@@ -18,7 +18,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "draw"
 EXACT = True
@@ -37,10 +37,10 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.engine.sampling import draw_by_counter
 
-    engine.draw = draw_by_counter
+    engine.sampler = draw_by_counter
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     draws, drawn = evidence.draws("draw_by_counter")
     expect("counter_sampling", drawn == 0, "no multinomial", f"{drawn}")
     hashed = sum(seen.called("keys_of") for seen in evidence.passes)

@@ -19,7 +19,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "step"
 EXACT = True
@@ -61,14 +61,14 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.matrices, engine.step = partial(MatricesInC, shared=settings.shared), StepInC
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     """A native call a step, none of the modules that it stands for, and matrices of the kind that was asked for."""
     calls = evidence.calls("NativeDecoder.step")
     expect("cpp_block", calls >= len(evidence.steps) > 0, "a native call a step", calls)
     modules = evidence.calls("Layer.forward")
     expect("cpp_block", modules == 0, "no layer called as a module", modules)
     matrices, shared = 4 * evidence.layers + 1, evidence.modules.get("NativeLinear", 0)
-    formats = {"int8", "int4"} if evidence.coded else {str(evidence.room.dtype).removeprefix("torch.")}
+    formats = {"int8", "int4"} if evidence.coded else {str(evidence.cache_shape.dtype).removeprefix("torch.")}
     held = sum(evidence.matrices.values()) == matrices and set(evidence.matrices) <= formats
     expect("cpp_block", held, f"{matrices} matrices packed as {sorted(formats)}", evidence.matrices)
     served = evidence.prefill.called("NativeDecoder.multiply")

@@ -18,7 +18,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Decoder, Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
     from claimbench.engine.steps.cuda_graphs import GraphedStep
 
 SEAM = "step"
@@ -53,7 +53,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.step = step_graphed
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     passes = [step.called("GraphedStep.__call__") for step in evidence.steps]
     launches = [step.graph_launches for step in evidence.steps]
     held = bool(passes) and min(passes) >= 1 and launches == passes

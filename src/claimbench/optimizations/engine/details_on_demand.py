@@ -13,7 +13,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "details"
 EXACT = True
@@ -32,7 +32,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.details = None
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     passes = evidence.passes
     # the warping of typical sampling takes logarithms too, of one position's logits: [batch, vocabulary]
     logs = [shapes[0] for seen in passes for shapes in seen.shapes.get("aten::_log_softmax", []) if len(shapes[0]) == 3]

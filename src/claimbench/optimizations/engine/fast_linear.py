@@ -18,7 +18,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "linear"
 EXACT = True
@@ -39,7 +39,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.parts.linear = lambda affine: FastLinear(affine, settings.copied)
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     matrices = 4 * evidence.layers + 1
     held = evidence.modules.get("FastLinear", 0)
     expect("fast_linear", held == matrices, f"{matrices} matrices held as [in, out]", evidence.modules)

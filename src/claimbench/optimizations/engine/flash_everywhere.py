@@ -19,7 +19,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "flash"
 EXACT = True
@@ -49,7 +49,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.parts.causal = lambda past, new, keys: on_cuda or past == 0 or (new == 1 and keys == past + 1)
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     from claimbench.engine.kernels import flash
 
     kernels = [flash.kernels_in(each) for each in evidence.passes]

@@ -21,7 +21,7 @@ from claimbench.system.compilers import no_compiler
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "gelu"
 EXACT = True
@@ -51,7 +51,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 KERNELS = {"native": "aten::gelu", "epilogue": "aten::_addmm_activation"}
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     plain = [each.called("PlainGelu.forward") for each in evidence.passes]
     expect("fused_gelu", not any(plain), "no GELU operation by operation", plain)
     prefill = evidence.prefill

@@ -18,7 +18,7 @@ from claimbench.system.compilers import no_compiler
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "norm"
 EXACT = True
@@ -42,7 +42,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 KERNELS = ("aten::native_layer_norm", "aten::rms_norm")
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     norms = 2 * evidence.layers + 1
     plain = [each.called("PlainNorm.forward") for each in evidence.passes]
     expect("fused_layer_norm", not any(plain), "no norm operation by operation", plain)

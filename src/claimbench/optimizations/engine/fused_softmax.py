@@ -26,7 +26,7 @@ from claimbench.system.compilers import no_compiler
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Pass, Seen
+    from claimbench.engine.evidence import EngineEvidence, Pass
 
 SEAM = "softmax"
 EXACT = True
@@ -84,7 +84,7 @@ MARKS = {"jit": "_softmax", "compile": COMPILED_REGION, "triton": "softmax_of_ro
 """How the profiler's names for what is fused begin, end, or go on."""
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     passes = evidence.passes
     plain = [each.called("plain_softmax") for each in passes]
     expect("fused_softmax", not any(plain), "no softmax operation by operation", plain)
@@ -99,6 +99,6 @@ def _fused(seen: Pass, how: str) -> int:
     return sum(count for name, count in known.items() if MARKS[how] in name and not name.startswith("aten::"))
 
 
-def _swallowed(evidence: Seen) -> bool:
+def _swallowed(evidence: EngineEvidence) -> bool:
     """Every step is one compiled region or one graph that holds the softmax, and the prompt needs none."""
     return bool(evidence.steps) and all(step.compiled_regions or step.graph_launches for step in evidence.steps)

@@ -16,7 +16,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "keys"
 EXACT = True
@@ -37,7 +37,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.key_multiple = settings.multiple
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     """The widest attention of a step sees all slots that were filled; drafts, with fewer, are padded as well."""
     attended = [sorted(evidence.keys_attended(step)) for step in evidence.steps]
     held = all(

@@ -13,7 +13,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "head"
 EXACT = True
@@ -34,7 +34,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.head = head_at_last
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     positions = evidence.prefill_positions
     expect("last_token_head", positions == 1, "logits of one position of each prompt", f"{positions} positions")
     return {"positions": positions}

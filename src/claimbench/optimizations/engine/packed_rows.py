@@ -17,7 +17,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "rows"
 EXACT = True
@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.prefill = PackedPrefill()
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     computed = [row * new for row, new in _token_shapes(evidence)]
     expected = f"only passes over {evidence.prompt_tokens} real tokens, in one row"
     held = bool(computed) and set(computed) == {evidence.prompt_tokens}
@@ -48,7 +48,7 @@ def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
     return {"prefill_tokens": computed[0], "padded_tokens": evidence.batch * evidence.prefill.cache_length}
 
 
-def _token_shapes(evidence: Seen) -> list[tuple[int, int]]:
+def _token_shapes(evidence: EngineEvidence) -> list[tuple[int, int]]:
     """Shapes of what was looked up in embeddings of tokens or positions during prefill."""
     lookups = evidence.prefill.shapes.get("aten::embedding", [])
     return [(indices[0], indices[1]) for _, indices, *_ in lookups]

@@ -19,7 +19,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "flash"
 EXACT = True
@@ -60,7 +60,7 @@ def apply(engine: Engine, settings: Settings) -> None:
         engine.parts.attend_packed = flash.attend_packed_on_cuda
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     from claimbench.engine.kernels import flash
 
     kernels = flash.kernels_in(evidence.prefill)

@@ -18,7 +18,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "buffers"
 EXACT = True
@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.parts.add = add_in_place
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     passes = evidence.passes
     fresh, reused = (
         sum(seen.called(f"{kind}.{method}") for seen in passes for method in ("extend", "positions"))

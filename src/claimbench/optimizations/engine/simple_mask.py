@@ -16,7 +16,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "mask"
 EXACT = True
@@ -37,9 +37,9 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.mask = KeptMask()
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     built = [each.called("mask_in_full") for each in evidence.passes]
     expect("simple_mask", not any(built), "no mask built in full in any pass", built)
-    made = evidence.calls("hide")
+    made = evidence.calls("attention_bias")
     expect("simple_mask", made == 0, "no mask made in decode steps", made)
     return {"masks_built": sum(built), "masks_taken_per_step": [s.called("Tables.bias") for s in evidence.steps]}

@@ -19,7 +19,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "surgery"
 EXACT = True
@@ -46,10 +46,10 @@ def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.engine.continuous_batching import by_copying, by_slots, exchange_every
 
     exchange = by_copying if settings.how == "copy" else by_slots
-    engine.between = exchange_every(settings.every, settings.leave, exchange)
+    engine.between_steps = exchange_every(settings.every, settings.leave, exchange)
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     events = len(range(0, len(evidence.steps), settings.every))
     tensors = 2 * evidence.layers * events
     taken, written = (

@@ -17,7 +17,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "step"
 EXACT = True
@@ -38,7 +38,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.step = step_trimmed
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     """The prompt goes through the modules, so it says how many calls of modules there would be."""
     calls = evidence.calls("Module._call_impl")
     expect("trimmed_step", calls == 0 < len(evidence.steps), "no module called in a decode step", f"{calls} calls")

@@ -13,7 +13,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "processing"
 EXACT = True
@@ -34,7 +34,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.choose = choose_together
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     passes = evidence.passes
     single = sum(seen.called("choose_one_by_one") for seen in passes)
     together = sum(seen.called("choose_together") for seen in passes)

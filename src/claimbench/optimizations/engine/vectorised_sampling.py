@@ -16,7 +16,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "draw"
 EXACT = True
@@ -35,10 +35,10 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.engine.sampling import draw_together
 
-    engine.draw = draw_together
+    engine.sampler = draw_together
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     draws, drawn = evidence.draws("draw_together")
     expect("vectorised_sampling", drawn == draws, f"one multinomial for each of {draws} draws", f"{drawn}")
     return {"draws": draws}

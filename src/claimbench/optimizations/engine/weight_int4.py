@@ -15,7 +15,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "linear"
 EXACT = False
@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.weight_bits = BITS, settings.head_bits
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     layers = 4 * evidence.layers
     wanted = {"int4": layers + 1} if settings.head_bits == 4 else {"int4": layers, "int8": 1}
     return weight_int8.proven_codes("weight_int4", evidence, wanted)

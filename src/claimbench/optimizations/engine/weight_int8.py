@@ -15,7 +15,7 @@ from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
-    from claimbench.engine.evidence import Seen
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "linear"
 EXACT = False
@@ -38,11 +38,11 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.weight_bits = BITS, BITS
 
 
-def prove(evidence: Seen, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
     return proven_codes("weight_int8", evidence, {"int8": 4 * evidence.layers + 1})
 
 
-def proven_codes(name: str, evidence: Seen, wanted: dict[str, int]) -> dict[str, Any]:
+def proven_codes(name: str, evidence: EngineEvidence, wanted: dict[str, int]) -> dict[str, Any]:
     """Every matrix of the model is stored as codes: the step's own where it has some, or else the modules'.
 
     `wanted` is how many of each format; two codes of 4 bits are a byte of the modules'.

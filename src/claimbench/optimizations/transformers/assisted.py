@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -39,17 +39,17 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None if cell.draft else "the cell has no draft checkpoint"
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.drafts = recipe.uses_draft = True
-    recipe.drafting |= {
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.drafts = setup.uses_draft = True
+    setup.drafting |= {
         "num_assistant_tokens": settings.num_assistant_tokens,
         "num_assistant_tokens_schedule": settings.schedule,
         "assistant_confidence_threshold": settings.confidence_threshold,
     }
-    recipe.unsupported.append("assisted generate is")
+    setup.unsupported.append("assisted generate is")
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     seen = evidence.candidate_generators
     expect("assisted", seen == ["AssistedCandidateGenerator"], "a draft model's candidate generator", seen)
     return {"candidate_generators": seen, "step_tokens": evidence.step_tokens}

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Dtype, Frozen
 
@@ -33,18 +33,18 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None if find_spec("bitsandbytes") else "the bitsandbytes package is not installed"
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     from transformers import BitsAndBytesConfig
 
-    recipe.load["quantization_config"] = BitsAndBytesConfig(
+    setup.load["quantization_config"] = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=settings.quant_type,
         bnb_4bit_use_double_quant=settings.double_quant,
-        bnb_4bit_compute_dtype=settings.compute_dtype or recipe.dtype,
+        bnb_4bit_compute_dtype=settings.compute_dtype or setup.dtype,
     )
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     layers = evidence.modules.get("Linear4bit", 0)
     expected = f"4-bit layers whose weights are all {settings.quant_type}"
     held = layers > 0 and evidence.quant_types == {settings.quant_type: layers}

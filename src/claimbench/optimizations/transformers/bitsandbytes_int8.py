@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -31,13 +31,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None if find_spec("bitsandbytes") else "the bitsandbytes package is not installed"
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     from transformers import BitsAndBytesConfig
 
-    recipe.load["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=settings.threshold)
+    setup.load["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=settings.threshold)
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     layers = evidence.modules.get("Linear8bitLt", 0)
     stored = evidence.weights.get("Int8Params int8", 0)
     expect("bitsandbytes_int8", layers == stored > 0, "8-bit layers that hold int8 weights", evidence.weights)

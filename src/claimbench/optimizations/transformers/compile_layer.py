@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Phase, Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup, Phase
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -34,8 +34,8 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.transforms.append(lambda model: compile_layers(model, recipe.phase, settings))
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.transforms.append(lambda model: compile_layers(model, setup.phase, settings))
 
 
 def compile_layers(model: Any, phase: Phase, settings: Settings) -> Any:
@@ -82,7 +82,7 @@ def one_layer(eager: Any, compiled: Any, index: int, phase: Phase) -> Any:
     return forward
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     wanted = evidence.layers * evidence.decode_steps
     regions = evidence.compiled_regions
     expected = f"a compiled region in each of {evidence.layers} layers of {evidence.decode_steps} decode steps"

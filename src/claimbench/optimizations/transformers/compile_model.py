@@ -12,8 +12,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Phase, Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup, Phase
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -37,8 +37,8 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.transforms.append(lambda model: compile_decode(model, recipe.phase, settings))
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.transforms.append(lambda model: compile_decode(model, setup.phase, settings))
 
 
 def compile_decode(model: Any, phase: Phase, settings: Settings) -> Any:
@@ -59,7 +59,7 @@ def compile_decode(model: Any, phase: Phase, settings: Settings) -> Any:
     return model
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     steps = evidence.decode_steps
     regions = evidence.compiled_regions
     expect("compile_model", regions >= steps > 0, f"a compiled region in each of {steps} decode steps", regions)

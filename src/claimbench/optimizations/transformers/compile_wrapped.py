@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -28,13 +28,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     import torch
 
-    recipe.transforms.append(lambda model: torch.compile(model, mode=settings.mode, fullgraph=settings.fullgraph))
+    setup.transforms.append(lambda model: torch.compile(model, mode=settings.mode, fullgraph=settings.fullgraph))
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     held = evidence.wrapper == "OptimizedModule"
     expect("compile_wrapped", held, "the wrapper that torch.compile makes", evidence.wrapper)
     return {

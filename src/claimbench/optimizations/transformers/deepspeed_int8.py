@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -32,13 +32,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     import torch
 
-    recipe.inference["dtype"] = torch.int8
+    setup.inference["dtype"] = torch.int8
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     quantized = sum(times for kind, times in evidence.weights.items() if kind.endswith(" int8"))
     # The four matrices of a layer: fused query, key and value, attention's output, and both of the feed-forward
     least = 4 * evidence.layers

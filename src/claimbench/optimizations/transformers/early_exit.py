@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import Field
 
 from claimbench.cost_model import cost
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -38,18 +38,18 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.drafts = True
-    recipe.generate["assistant_early_exit"] = settings.layers
-    recipe.drafting |= {
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.drafts = True
+    setup.generate["assistant_early_exit"] = settings.layers
+    setup.drafting |= {
         "num_assistant_tokens": settings.num_assistant_tokens,
         "num_assistant_tokens_schedule": "constant",
         "assistant_confidence_threshold": settings.confidence_threshold,
     }
-    recipe.unsupported.append("assisted generate is")
+    setup.unsupported.append("assisted generate is")
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     seen = evidence.candidate_generators
     expect("early_exit", seen == ["EarlyExitCandidateGenerator"], "the early exit's candidate generator", seen)
     return {"candidate_generators": seen, "step_tokens": evidence.step_tokens}

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from claimbench.cost_model import cost
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -36,11 +36,11 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.load["attn_implementation"] = "flash_attention_2"
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.load["attn_implementation"] = "flash_attention_2"
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     """The package's own operators; PyTorch ships kernels of similar names, which do not count."""
     seen = sorted(name for name in evidence.operators if name.startswith(("flash_attn::", "FlashAttn")))
     seen += sorted(name for name in evidence.operators if "flash_fwd" in name and "pytorch_flash" not in name)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Generation, Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import Generation, GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -30,11 +30,11 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     import torch
 
-    recipe.loop = forward_loop
-    recipe.around.insert(0, torch.no_grad)  # as `generate` does; a grad optimization comes inside and has the last word
+    setup.loop = forward_loop
+    setup.around.insert(0, torch.no_grad)  # as `generate` does; a grad optimization comes inside and has the last word
 
 
 def forward_loop(generation: Generation) -> None:
@@ -53,7 +53,7 @@ def forward_loop(generation: Generation) -> None:
         inputs = sequence if cache is None else token
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     held = "forward_loop" in evidence.functions and "generate" not in evidence.functions
     expect("forward_loop", held, "the loop of this file on the stack, and no `generate`", evidence.functions)
     return {"functions": evidence.functions}

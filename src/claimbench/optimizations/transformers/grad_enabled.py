@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -27,12 +27,12 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     import torch
 
-    recipe.around.append(torch.enable_grad)
+    setup.around.append(torch.enable_grad)
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     expect("grad_enabled", evidence.grad_enabled, "gradients on inside the generation", evidence.grad_enabled)
     return {"grad_enabled": evidence.grad_enabled}

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen, Workload
 
@@ -36,8 +36,8 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.earlier = lambda workload: smaller(workload, settings)
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.earlier = lambda workload: smaller(workload, settings)
 
 
 def smaller(workload: Workload, settings: Settings) -> list[Workload]:
@@ -47,7 +47,7 @@ def smaller(workload: Workload, settings: Settings) -> list[Workload]:
     return [workload.model_copy(update={settings.of: size}) for size in sizes]
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     """What was seen to come out of each generation: as many as asked for, growing in what was asked for alone."""
     shapes = [*evidence.earlier, evidence.whole]
     grew, stayed = (0, 1) if settings.of == "batch" else (1, 0)

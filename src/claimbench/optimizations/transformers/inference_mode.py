@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -25,12 +25,12 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     import torch
 
-    recipe.around.append(torch.inference_mode)
+    setup.around.append(torch.inference_mode)
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     expect("inference_mode", evidence.inference_mode, "inference mode inside the generation", evidence.inference_mode)
     return {"inference_mode": evidence.inference_mode}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -26,13 +26,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     import torch
 
-    recipe.around.append(torch.no_grad)
+    setup.around.append(torch.no_grad)
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     seen = {"grad_around": evidence.grad_around, "inference_mode": evidence.inference_mode}
     held = not evidence.grad_around and not evidence.inference_mode
     expect("no_grad", held, "gradients off around the generation, and no inference mode", seen)

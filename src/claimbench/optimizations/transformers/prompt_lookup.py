@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -30,13 +30,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.drafts = True
-    recipe.generate |= {"prompt_lookup_num_tokens": settings.tokens, "max_matching_ngram_size": settings.ngram}
-    recipe.unsupported.append("assisted generate is")
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.drafts = True
+    setup.generate |= {"prompt_lookup_num_tokens": settings.tokens, "max_matching_ngram_size": settings.ngram}
+    setup.unsupported.append("assisted generate is")
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     seen = evidence.candidate_generators
     expect("prompt_lookup", seen == ["PromptLookupCandidateGenerator"], "the lookup's candidate generator", seen)
     return {"candidate_generators": seen, "step_tokens": evidence.step_tokens}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -30,13 +30,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None if found else "the optimum-quanto package is not installed: pip install optimum-quanto"
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     from transformers import QuantoConfig
 
-    recipe.load["quantization_config"] = QuantoConfig(weights="int8")
+    setup.load["quantization_config"] = QuantoConfig(weights="int8")
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     layers = evidence.modules.get("QLinear", 0)
     stored = evidence.weights.get("WeightQBytesTensor int8", 0)
     expect("quanto_int8", layers == stored > 0, "quanto's layers, each with int8 weights", evidence.weights)

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from claimbench.cost_model import cost
-from claimbench.hf.evidence import SDPA, Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import SDPA, TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -37,11 +37,11 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.load["attn_implementation"] = "sdpa"
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.load["attn_implementation"] = "sdpa"
     if settings.kernel != "any":
-        recipe.around.append(lambda: only(settings.kernel))
-        recipe.unsupported += ["No available kernel", "No viable backend"]
+        setup.around.append(lambda: only(settings.kernel))
+        setup.unsupported += ["No available kernel", "No viable backend"]
 
 
 def only(kernel: Kernel) -> AbstractContextManager[None]:
@@ -58,7 +58,7 @@ def only(kernel: Kernel) -> AbstractContextManager[None]:
     return context
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     expect("sdpa", SDPA in evidence.operators or bool(evidence.kernels), SDPA, sorted(evidence.operators))
     if settings.kernel != "any":
         held = evidence.kernels == [settings.kernel]

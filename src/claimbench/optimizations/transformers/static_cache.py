@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -30,11 +30,11 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
-    recipe.cache = "static"
+def apply(setup: GenerationSetup, settings: Settings) -> None:
+    setup.cache = "static"
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     held = evidence.caches == {"StaticCache": ["StaticLayer"]}
     expect("static_cache", held, "a StaticCache of StaticLayers, and no other cache", evidence.caches)
     return {"caches": evidence.caches}

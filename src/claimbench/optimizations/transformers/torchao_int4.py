@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from claimbench.cost_model import cost
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -38,15 +38,15 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None if find_spec("torchao") else "the torchao package is not installed"
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     from torchao.quantization import Int4WeightOnlyConfig
     from transformers import TorchAoConfig
 
     config = Int4WeightOnlyConfig(group_size=settings.group_size, int4_packing_format="tile_packed_to_4d")
-    recipe.load["quantization_config"] = TorchAoConfig(config)
+    setup.load["quantization_config"] = TorchAoConfig(config)
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     packed = {kind: count for kind, count in evidence.weights.items() if kind.startswith("Int4")}
     expect("torchao_int4", bool(packed), "weights of torchao's int4 type", evidence.weights)
     expect("torchao_int4", KERNEL in evidence.operators, KERNEL, sorted(evidence.operators))

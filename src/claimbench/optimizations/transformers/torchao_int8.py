@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from claimbench.hf.evidence import Evidence
-from claimbench.hf.setup import Recipe
+from claimbench.hf.evidence import TransformersEvidence
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
@@ -27,14 +27,14 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None if find_spec("torchao") else "the torchao package is not installed"
 
 
-def apply(recipe: Recipe, settings: Settings) -> None:
+def apply(setup: GenerationSetup, settings: Settings) -> None:
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    recipe.load["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
+    setup.load["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
 
 
-def prove(evidence: Evidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
     stored = {kind: count for kind, count in evidence.weights.items() if kind.endswith(" int8")}
     held = sum(stored.values()) > 0 and not any(kind.startswith(("Parameter", "Int8Params")) for kind in stored)
     expect("torchao_int8", held, "weights of a torchao type that hold int8", evidence.weights)
