@@ -28,6 +28,8 @@ rule all:
     input:
         FLOW.results,
         "reports/report.md",
+    message:
+        "Everything is here: results and reports/report.md"
 
 
 rule measured:
@@ -36,13 +38,19 @@ rule measured:
         FLOW.frontiers,
         "results/checkpoints.json",
         FLOW.plan_json,
+    message:
+        "Everything is measured"
 
 
 rule judged:
     input:
         "results/verdicts.json",
+    message:
+        "Every claim has a verdict: results/verdicts.json"
 
 
 rule fetched:
     input:
         FLOW.manifests,
+    message:
+        "Every checkpoint is here"

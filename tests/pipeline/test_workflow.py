@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 from claimbench.schema import result
 
 pytestmark = pytest.mark.pipeline
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,25 @@ def test_a_run_prints_a_job_table_and_then_two_lines_per_block(finished):
     assert "measure          3" in lines
     noise = ("Select jobs", "Execute", "Finished jobid", "rule ", "Traceback")
     assert not [line for line in lines if line.startswith(noise)]
+    assert "Writing the plan" in lines
+    assert lines.index("Gathering all results into one table") < lines.index("Judging every claim")
+
+
+def test_every_rule_says_what_it_does() -> None:
+    for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
+        rules = re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert [name for name, body in rules if "    message:\n" not in body] == [], path
+
+
+def test_no_timer_wakes_the_scheduler_beside_a_block(project) -> None:
+    """Snakemake leaves a timer behind every job while its scheduler has a limiter, so `common.smk` takes it away."""
+    source = inspect.getsource(JobScheduler)
+    assert "self.job_rate_limiter = (" in source
+    assert "if self.job_rate_limiter is not None:" in source
+    assert "_schedule_reevalutation(self.job_rate_limiter.timespan)" in source
+    with (project.folder / "Snakefile").open("a", encoding="utf-8") as file:
+        file.write("\n\nonsuccess:\n    print('limiter:', workflow.scheduler.job_rate_limiter, file=sys.stderr)\n")
+    assert "limiter: None" in project.snakemake("plan")
 
 
 def test_the_html_report_holds_figures_tables_and_their_captions(rendered):

@@ -60,3 +60,17 @@ def test_a_job_that_failed_elsewhere_says_why_and_names_its_logs(log, capsys):
 def test_a_job_that_failed_here_has_said_why_already(log, capsys):
     failed(JobLogHandler({"measure"}, lambda: True), log, local=True)
     assert capsys.readouterr().err == ""
+
+
+def announced(name: str, capsys, *, announce: bool = True) -> str:
+    job = {"rule_name": name, "jobid": 7, "log": ["a.log"], "local": True, "rule_msg": f"What {name} does"}
+    JobLogHandler({"measure"}, lambda: False, announce=announce).handle(
+        logging.makeLogRecord({"event": LogEvent.JOB_INFO, **job})
+    )
+    return capsys.readouterr().err
+
+
+def test_a_rule_s_message_is_printed_as_its_job_starts_and_a_block_has_its_own_line(capsys):
+    assert announced("shard", capsys) == "What shard does\n"
+    assert announced("measure", capsys) == ""
+    assert announced("shard", capsys, announce=False) == ""

@@ -22,6 +22,8 @@ rule aggregate:
         "../../envs/core.yaml"
     params:
         code=FLOW.code("analysis.aggregate", libraries=["pandas", "pyarrow"]),
+    message:
+        "Gathering all results into one table"
     shell:
         "python -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q}"
         " --parquet {output.parquet:q} --csv {output.csv:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -18,6 +18,8 @@ rule ceiling:
         code=FLOW.code("measuring.ceiling", libraries=["torch"]),
         device=FLOW.plan.device,
         machine=FLOW.plan.machine["key"],
+    message:
+        "Measuring this machine's limits: read bandwidth and matrix rate"
     shell:
         "python -m claimbench ceiling --device {params.device} --machine {params.machine} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

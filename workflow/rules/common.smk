@@ -8,7 +8,7 @@ from snakemake.settings.types import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from claimbench.schema.validation import read_yaml
-from claimbench.workflow.job_log import LinesOfBlocks
+from claimbench.workflow.job_log import JobLogHandler
 from claimbench.workflow.jobs import Workflow, as_json, in_one_message
 
 # Snakemake's own reader keeps the last of two equal keys without a word.
@@ -35,7 +35,8 @@ AROUND_JOBS = {
     LogEvent.PROGRESS,
     LogEvent.RESOURCES_INFO,
 }
-if Quietness.RULES in (workflow.output_settings.quiet or ()):
+QUIET_RULES = Quietness.RULES in (workflow.output_settings.quiet or ())
+if QUIET_RULES:
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
             handler.addFilter(
@@ -45,7 +46,11 @@ if Quietness.RULES in (workflow.output_settings.quiet or ()):
 
 if workflow.is_main_process:
     logger.addHandler(
-        LinesOfBlocks({"measure", "frontier"}, lambda: not workflow.local_exec)
+        JobLogHandler(
+            {"measure", "frontier"},
+            lambda: not workflow.local_exec,
+            announce=QUIET_RULES and not workflow.dryrun,
+        )
     )
 
 

@@ -15,6 +15,8 @@ rule environment:
         "../../envs/core.yaml"
     params:
         folder=lambda wildcards: f"resources/environments/{wildcards.family}",
+    message:
+        "Building the environment of {wildcards.family}, which can take minutes"
     shell:
         "python -m claimbench environment --lock {input.lock:q} --folder {params.folder:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

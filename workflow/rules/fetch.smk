@@ -13,6 +13,8 @@ rule fetch:
     params:
         checkpoint=lambda wildcards: as_json(FLOW.fetched_checkpoints[wildcards.source]),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
+    message:
+        "Fetching a checkpoint into {params.folder}"
     shell:
         "python -m claimbench fetch --checkpoint {params.checkpoint:q} --output {params.folder:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

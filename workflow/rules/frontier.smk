@@ -21,5 +21,7 @@ rule frontier:
         gpu=FLOW.gpus,
     params:
         flags=lambda wildcards, input: FLOW.frontier_flags(wildcards.search),
+    message:
+        "Searching for the largest batch that fits, between those of sweep {wildcards.search}"
     shell:
         "python -m claimbench frontier {params.flags} --swept {input.swept:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -18,6 +18,8 @@ rule judge:
         code=FLOW.code(
             "judging.judge", "judging.checks.*", libraries=["numpy", "scipy"]
         ),
+    message:
+        "Judging every claim"
     shell:
         "python -m claimbench judge --plan {input.plan:q} --table {input.table:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -25,5 +25,7 @@ rule measure:
         gpu=FLOW.gpus,
     params:
         flags=lambda wildcards, input: FLOW.flags(wildcards.cell, int(wildcards.block)),
+    message:
+        "Measuring block {wildcards.block} of cell {wildcards.cell}"
     shell:
         "python -m claimbench measure {params.flags} --output {output:q} 2>&1 | tee {log:q} >&2"

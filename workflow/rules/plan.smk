@@ -17,6 +17,8 @@ rule plan:
         params=FLOW.params_json,
         studies=str(FLOW.studies),
         digest=FLOW.digest,
+    message:
+        "Writing the plan"
     shell:
         "python -m claimbench plan --params {params.params:q} --studies {params.studies:q}"
         " --digest {params.digest} --output {output:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -41,6 +41,8 @@ rule report:
     params:
         code=FLOW.code("reporting.report", libraries=["jinja2", "matplotlib"]),
         folder=lambda wildcards, output: str(Path(output.markdown).parent),
+    message:
+        "Rendering reports/report.md"
     shell:
         "python -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"
         " --ceilings {input.ceilings:q} --output {params.folder:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -17,6 +17,8 @@ rule shard:
         fetched=lambda wildcards, input: str(Path(input[0]).parent),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
         max_shard_mb=FLOW.plan.params.shard.max_shard_mb,
+    message:
+        "Writing {wildcards.name} as safetensors shards with a manifest"
     shell:
         "python -m claimbench shard --checkpoint {params.checkpoint:q} --fetched {params.fetched:q}"
         " --output {params.folder:q} --max-shard-mb {params.max_shard_mb}"
@@ -32,6 +34,8 @@ rule checkpoints:
         "logs/checkpoints.log",
     conda:
         "../../envs/core.yaml"
+    message:
+        "Summing up which weights are here"
     shell:
         "python -m claimbench checkpoints --manifests {input:q} --output {output:q}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -1,7 +1,8 @@
 """A backend without a model: it steps at a set pace with set tokens, or fails in a set way.
 
 Every rule, outcome and verdict is tested with it in seconds; it is also what the clock is checked against. With
-several `devices` it runs as that many processes, as a system with tensor parallelism does.
+several `devices` it runs as that many processes, as a system with tensor parallelism does. Its one seam, `pace`, is
+there for tests of how a technique is added: `apply` changes a `Pace`, `prove` reads a `NullEvidence`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from claimbench import optimizations
 from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system import launchers
+from claimbench.technique import Technique
 
 REFERENCE = "null_model"
 ENVIRONMENT = "core"
 LIBRARIES: tuple[str, ...] = ()
-SEAMS: frozenset[str] = frozenset()
+SEAMS = frozenset({"pace"})
 
 Failure = Literal["oom", "allocate", "eat", "kill", "hang", "nan", "short", "unavailable", "unproven", "error"]
 
@@ -68,13 +72,31 @@ def _pass_time(milliseconds: float) -> None:
         pass
 
 
+@dataclass
+class Pace:
+    """Milliseconds that a pass takes."""
+
+    prefill_ms: float
+    step_ms: float
+
+
+@dataclass(frozen=True)
+class NullEvidence:
+    passed_ms: list[float]
+    """What each pass of the last generation took."""
+
+
 class NullSession:
     prompt_tokens = 4
 
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.options = Options.model_validate(cell.options)
+    def __init__(self, cell: Cell, techniques: tuple[Technique, ...]) -> None:
+        self.cell, self.techniques = cell, techniques
+        self.options = options = Options.model_validate(cell.options)
         self.calls = 0
+        self.passed_ms: list[float] = []
+        self.pace = Pace(options.prefill_ms, options.step_ms + options.row_ms * cell.workload.batch)
+        for technique in techniques:
+            technique.apply(self.pace)
         _pass_time(self.options.load_ms)
 
     def generate(self) -> Iterator[Any]:
@@ -83,14 +105,19 @@ class NullSession:
         if options.fits_batch is not None and workload.batch > options.fits_batch:
             raise OutOfMemory(f"batch {workload.batch} does not fit: at most {options.fits_batch}")
         self._fail_at(0)
-        _pass_time(options.prefill_ms + (options.first_call_ms if self.calls == 1 else 0))
+        self.passed_ms = []
+        self._pass_time(self.pace.prefill_ms + (options.first_call_ms if self.calls == 1 else 0))
         count = workload.new_tokens - (1 if options.fails == "short" else 0)
         strays = options.strays_rank == launchers.rank() or self.calls >= (options.strays_call or self.calls + 1)
         for step in range(count):
             if step:
                 self._fail_at(step)
-                _pass_time(options.step_ms + options.row_ms * workload.batch)
+                self._pass_time(self.pace.step_ms)
             yield [[options.token + strays]] * workload.batch
+
+    def _pass_time(self, milliseconds: float) -> None:
+        _pass_time(milliseconds)
+        self.passed_ms.append(milliseconds)
 
     def _fail_at(self, step: int) -> None:
         options = self.options
@@ -127,7 +154,9 @@ class NullSession:
     def prove(self) -> dict[str, Any]:
         if self.options.fails == "unproven":
             raise WrongOutput("asked to run something else")
-        return {"calls": self.calls}
+        seen = NullEvidence(self.passed_ms)
+        proven = {technique.name: technique.prove(seen) for technique in self.techniques}
+        return {"calls": self.calls, "optimizations": proven} if proven else {"calls": self.calls}
 
     def log_probs(self, tokens: list[int]) -> Any:
         return None
@@ -137,4 +166,4 @@ class NullSession:
 
 
 def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullSession:
-    return NullSession(cell)
+    return NullSession(cell, optimizations.used_by(cell))

@@ -1,6 +1,7 @@
-"""What a person sees of jobs that run elsewhere: the lines of each block, and why a job failed.
+"""What a person sees while Snakemake runs: what each job is for, the lines of blocks that run elsewhere, and failures.
 
-A job prints them where it runs, where nobody looks. Snakemake's `quiet: rules` leaves out its own words on a failure.
+A job that runs elsewhere prints its lines where nobody looks. Snakemake's `quiet: rules` leaves out the messages of
+rules, and its own words on a failure.
 """
 
 from __future__ import annotations
@@ -15,35 +16,40 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 
 class JobLogHandler(logging.Handler):
-    """Prints the log of each job of `rules` once the job has ended, and that of any job that failed."""
+    """Prints the log of each job of `rules` once the job has ended, and that of any job that failed.
 
-    def __init__(self, rules: set[str], elsewhere: Callable[[], bool]) -> None:
+    With `announce`, the message of every other rule as its job starts; jobs of `rules` have a line of their own.
+    """
+
+    def __init__(self, rules: set[str], elsewhere: Callable[[], bool], *, announce: bool = False) -> None:
         super().__init__()
-        self.rules, self.elsewhere = rules, elsewhere
+        self.rules, self.elsewhere, self.announce = rules, elsewhere, announce
         self.logs: dict[int, Path] = {}
         self.here: set[int] = set()
         """Jobs that run where Snakemake does even so, and have printed what they had to say."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        said: dict[str, Any] = record.__dict__
-        event = said.get("event")
+        fields: dict[str, Any] = record.__dict__
+        event = fields.get("event")
         if event == LogEvent.JOB_INFO:
-            if said["local"]:
-                self.here.add(said["jobid"])
-            elif said["rule_name"] in self.rules:
-                self.logs[said["jobid"]] = Path(said["log"][0])
+            if self.announce and fields["rule_name"] not in self.rules and fields["rule_msg"]:
+                sys.stderr.write(f"{fields['rule_msg']}\n")
+            if fields["local"]:
+                self.here.add(fields["jobid"])
+            elif fields["rule_name"] in self.rules:
+                self.logs[fields["jobid"]] = Path(fields["log"][0])
         elif event == LogEvent.JOB_FINISHED and self.elsewhere():
-            log = self.logs.pop(said["job_id"], None)
+            log = self.logs.pop(fields["job_id"], None)
             sys.stderr.write(_text_of(log) if log else "")
-        elif event == LogEvent.JOB_ERROR and self.elsewhere() and said["jobid"] not in self.here:
-            sys.stderr.write(_failure(said))
+        elif event == LogEvent.JOB_ERROR and self.elsewhere() and fields["jobid"] not in self.here:
+            sys.stderr.write(_failure(fields))
 
 
-def _failure(said: dict[str, Any]) -> str:
+def _failure(fields: dict[str, Any]) -> str:
     """The job's own log, the executor's message, and where both logs lie."""
-    own = _text_of(Path(said["log"][0])) if said["log"] else ""
-    logs = ", ".join(str(path) for path in said["log"])
-    return f"{own}{said['rule_name']} failed: {said['rule_msg'] or 'no reason is known.'} Its logs: {logs}\n"
+    own = _text_of(Path(fields["log"][0])) if fields["log"] else ""
+    logs = ", ".join(str(path) for path in fields["log"])
+    return f"{own}{fields['rule_name']} failed: {fields['rule_msg'] or 'no reason is known.'} Its logs: {logs}\n"
 
 
 def _text_of(log: Path) -> str:

@@ -39,12 +39,12 @@ def in_one_message() -> Iterator[None]:
 def plan_for(config: dict[str, Any], studies: Path) -> Plan:
     """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of."""
     params = load_params(config)
-    params = params.model_copy(update={"checkpoints": _with_contents(params.checkpoints)})
+    params = params.model_copy(update={"checkpoints": with_contents(params.checkpoints)})
     here = target_machine.planned_for()
     return make_plan(params, load_studies(params.studies, studies), here, machine.resolve_device(params.device, here))
 
 
-def _with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
+def with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
     """What no source pins by itself: a local folder's files, and the architecture that random weights are drawn for.
 
     A folder that is missing is told of when it is fetched, an unknown architecture when it is used.
