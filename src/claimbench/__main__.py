@@ -188,6 +188,12 @@ def _forecast(arguments: argparse.Namespace) -> None:
         source = "seen" if seen else "estimated"
         print(f"  {labels.get(id, 'reference')}: {count} x {formatting.duration(each)} ({source})")
     print(f"{told.blocks_missing} of {told.blocks_total} blocks are to be measured on {plan.device}")
+    older = forecast.older_results(plan)
+    if older:
+        print(
+            f"{older} results of these cells are of another version of the code or a library, or of another machine: "
+            "they are kept, they count in no table, and their cells are measured anew"
+        )
     print(f"time: about {formatting.duration(told.seconds)} ({told.measured_share:.0%} of the blocks were seen before)")
     if told.hungriest:
         print(f"memory: about {told.peak_bytes / 1e9:.1f} GB, for {labels.get(told.hungriest, 'a reference')}")

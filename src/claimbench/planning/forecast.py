@@ -56,10 +56,22 @@ def missing_blocks(plan: Plan, root: Path = Path()) -> dict[str, int]:
     return {id: count for id, count in counts.items() if count}
 
 
+def older_results(plan: Plan, root: Path = Path()) -> int:
+    """Results of the plan's cells that another version of the code or of a library, or another machine, made."""
+    planned = plan.cells.values()
+    there = {path for each in planned for path in _results_of(each, root)}
+    return len(there - {root / path for each in planned for path in each.paths()})
+
+
+def _results_of(planned: PlannedCell, root: Path) -> list[Path]:
+    """The result files of a cell, under any key."""
+    return sorted((root / RESULTS / "measure" / planned.cell.id).glob("*/*.json"))
+
+
 def block_seconds(planned: PlannedCell, ceilings: dict[str, Any], root: Path = Path()) -> tuple[float, bool]:
     """Seconds that one block will take, and whether that was seen (under any key) rather than estimated."""
     seen = []
-    for path in sorted((root / RESULTS / "measure" / planned.cell.id).glob("*/*.json")):
+    for path in _results_of(planned, root):
         try:
             seen.append(result.read(path).duration_s)
         except ResultError:
