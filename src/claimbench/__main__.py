@@ -24,12 +24,6 @@ def _read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read as JSON ({error}). Delete it and run again.") from error
 
 
-def _load_plan(path: Path) -> Any:
-    from claimbench.schema.plan import Plan
-
-    return Plan.model_validate(_read_json(path))
-
-
 def _machine(arguments: argparse.Namespace) -> None:
     from claimbench.schema.json_file import write_json
     from claimbench.system import machine
@@ -86,6 +80,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from claimbench.measuring import measure
     from claimbench.planning import target_machine
     from claimbench.schema.cell import Cell
+    from claimbench.schema.plan import read as read_plan
     from claimbench.schema.result import Key
     from claimbench.workflow import progress
 
@@ -95,7 +90,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise SourceError(f"there is no checkpoint at {folder}: `snakemake fetched` makes it")
     cell = Cell.model_validate_json(arguments.cell)
-    line = progress.Line(_load_plan(arguments.plan) if arguments.plan.exists() else None, cell, arguments.block)
+    line = progress.Line(read_plan(arguments.plan) if arguments.plan.exists() else None, cell, arguments.block)
     print(line.before(), file=sys.stderr, flush=True)
     record = measure.measure(
         cell,
@@ -145,8 +140,9 @@ def _ceiling(arguments: argparse.Namespace) -> None:
 
 def _aggregate(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate
+    from claimbench.schema.plan import read as read_plan
 
-    table = aggregate.aggregate(_load_plan(arguments.plan), _read_json(arguments.ceilings))
+    table = aggregate.aggregate(read_plan(arguments.plan), _read_json(arguments.ceilings))
     aggregate.write_table(table, arguments.parquet, arguments.csv)
 
 
@@ -156,8 +152,9 @@ def _judge(arguments: argparse.Namespace) -> None:
     from claimbench.judging import judge
     from claimbench.schema import frontier
     from claimbench.schema.json_file import write_json
+    from claimbench.schema.plan import read as read_plan
 
-    plan = _load_plan(arguments.plan)
+    plan = read_plan(arguments.plan)
     found = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
     write_json(arguments.output, judge.verdicts(plan, pandas.read_parquet(arguments.table), found))
 
@@ -166,8 +163,9 @@ def _report(arguments: argparse.Namespace) -> None:
     import pandas
 
     from claimbench.reporting import report
+    from claimbench.schema.plan import read as read_plan
 
-    plan = _load_plan(arguments.plan)
+    plan = read_plan(arguments.plan)
     verdicts, ceilings = _read_json(arguments.verdicts), _read_json(arguments.ceilings)
     report.render(plan, pandas.read_parquet(arguments.table), verdicts, ceilings, arguments.output)
 

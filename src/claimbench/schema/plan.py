@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from claimbench.errors import ResultError
 from claimbench.schema.cell import Cell, Device, Frozen
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.params import Params
@@ -78,3 +82,20 @@ class Plan(Frozen):
         """
         experiment, _, rest = address.partition("/")
         return self.studies[study].rows[experiment][rest]
+
+
+def read(path: Path) -> Plan:
+    """The plan at `path`.
+
+    Raises:
+        ResultError: the file is missing, cut short, or of another version of Claimbench.
+    """
+    try:
+        return Plan.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ResultError(f"cannot read the plan {path}: {error.strerror}. `snakemake plan` makes it.") from error
+    except (ValueError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise ResultError(
+            f"{path}: not a plan of this version of Claimbench ({first}). Delete it; `snakemake plan` makes it anew."
+        ) from error
