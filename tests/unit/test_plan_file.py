@@ -25,7 +25,7 @@ def test_what_is_written_is_read_again(lab: Any) -> None:
 def test_a_plan_of_another_version_says_what_to_do(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ResultError, match="not a plan of this version of Claimbench .* makes it anew"):
+    with pytest.raises(ResultError, match=r"not a plan of this version of Claimbench .* makes it anew"):
         read(path)
 
 
