@@ -196,11 +196,11 @@ def _forecast(arguments: argparse.Namespace) -> None:
     if told.hungriest:
         print(f"memory: about {told.peak_bytes / 1e9:.1f} GB, for {labels.get(told.hungriest, 'a reference')}")
     print(f"disk: about {told.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
-    rooms = forecast.rooms(plan)
-    if rooms:
+    bounds = forecast.batch_bounds(plan)
+    if bounds:
         print("rows that could fit at most, by weights and cache alone:")
-    for room in rooms:
-        print(f"  {forecast.sentence(room)}")
+    for bound in bounds:
+        print(f"  {forecast.bound_text(bound)}")
 
 
 def _schema(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from claimbench.schema.interval import Interval
 
+BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
 
 class Estimate(NamedTuple):
     """A value and its interval; without one, `low` and `high` are None."""
@@ -24,39 +26,73 @@ class Estimate(NamedTuple):
         )
 
 
+def _magnitude(value: float) -> int:
+    """The power of ten of the first digit that counts: 2 for 345, -1 for 0.345, 0 for 0."""
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
 def significant(value: float, digits: int = 3) -> float:
     """`value` rounded to `digits` significant digits."""
-    if value == 0 or not math.isfinite(value):
-        return value
-    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    return round(value, digits - 1 - _magnitude(value)) if math.isfinite(value) else value
+
+
+def _rounded(value: float, decimals: int, zeros: bool = True) -> str:
+    """The one rule of rounding: `value` to `decimals` places, with commas and without a minus before zero.
+
+    Negative `decimals` round the whole number. Without `zeros`, those at the end of the decimals are left out.
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    text = f"{round(value, decimals) + 0.0:,.{max(decimals, 0)}f}"
+    return text if zeros or "." not in text else text.rstrip("0").rstrip(".")
 
 
 def _decimals(estimate: Estimate) -> int:
     """Decimal places that half the interval's width supports: its first digit, and its second behind a 1 or a 2.
 
-    At least two and at most four digits of the value are shown.
+    At least two and at most four digits of the value are shown; three where there is no interval or no width to it.
     """
-    magnitude = math.floor(math.log10(abs(estimate.value))) if estimate.value else 0
+    if not math.isfinite(estimate.value):
+        return 0
+    magnitude = _magnitude(estimate.value)
     at_least, at_most = 1 - magnitude, 3 - magnitude
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return 2 - magnitude
     half = (estimate.high - estimate.low) / 2
     if not math.isfinite(half):
         return at_most
-    order = math.floor(math.log10(half))
-    digits = 2 if half < 3 * 10.0**order else 1
-    return min(max(digits - 1 - order, at_least), at_most)
-
-
-def _fixed(value: float, decimals: int) -> str:
-    return f"{round(value, decimals) + 0.0:,.{max(decimals, 0)}f}"
+    digits = 2 if half < 3 * 10.0 ** _magnitude(half) else 1
+    return min(max(digits - 1 - _magnitude(half), at_least), at_most)
 
 
 def number(value: float, low: float | None = None, high: float | None = None) -> str:
-    """`26.03`, without its interval but rounded to what the interval supports."""
+    """`26.03`: what is measured or computed, rounded to what its interval supports, three digits without one.
+
+    For tables and figures, whose head says the unit. Zeros at the end are digits that are known. See `quantity`.
+    """
+    return _rounded(value, _decimals(Estimate(value, low, high)))
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """`14.48 GB`, `0.99`, `12,345 tok/s`: a number inside a sentence, with its unit.
+
+    Also for what was published or asked for: nothing says how many of its digits are known, so that 12 ms stay `12 ms`
+    and every digit before the point is shown. Three digits that count, two decimals below 10, four digits of bytes,
+    whose MB and GB are powers of ten. See `number`.
+    """
     if not math.isfinite(value):
         return "not finite"
-    return _fixed(value, _decimals(Estimate(value, low, high)))
+    if unit == "B":
+        name, size = next(((name, size) for name, size in BYTE_UNITS if abs(value) >= size), ("B", 1.0))
+        return f"{_rounded(value / size, 3 - _magnitude(value / size), zeros=False)} {name}"
+    smallest = 0.995 if unit else 0.095  # a ratio of 0.99 has two decimals, a time of 0.021 ms two digits
+    if smallest <= abs(value) < 10:
+        text = _rounded(value, 2)
+    elif abs(value) < 1000:
+        text = _rounded(value, 2 - _magnitude(value), zeros=False)
+    else:
+        text = _rounded(value, 0)
+    return f"{text} {unit}".rstrip()
 
 
 def interval(estimate: Estimate, sign: str = "") -> str:
@@ -65,12 +101,12 @@ def interval(estimate: Estimate, sign: str = "") -> str:
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return text
     decimals = _decimals(estimate)
-    return f"{text} [{_fixed(estimate.low, decimals)}{sign}, {_fixed(estimate.high, decimals)}{sign}]"
+    return f"{text} [{_rounded(estimate.low, decimals)}{sign}, {_rounded(estimate.high, decimals)}{sign}]"
 
 
 def percent(fraction: float) -> str:
     """`68 %`, `4.2 %`, `2 %`, `0.31 %`."""
-    return f"{_fixed(100 * fraction, 0) if abs(fraction) >= 0.1 else f'{100 * fraction:.2g}'} %"
+    return f"{_rounded(100 * fraction, 0) if abs(fraction) >= 0.1 else f'{100 * fraction:.2g}'} %"
 
 
 def cell_text(text: object) -> str:
@@ -88,21 +124,9 @@ def count(number_of: int, noun: str) -> str:
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
-def quantity(value: float, unit: str = "") -> str:
-    """Three digits that count, with the unit; bytes as MB or GB, which are powers of ten here."""
-    if unit == "B":
-        for name, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-            if abs(value) >= size:
-                return f"{value / size:.4g} {name}"
-        return f"{value:.4g} B"
-    smallest = 0.995 if unit else 0.095  # a ratio of 0.99 has two decimals, a time of 0.021 ms two digits
-    text = f"{value:.2f}" if smallest <= abs(value) < 10 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{text} {unit}".rstrip()
-
-
 def power(value: float) -> str:
     """An exponent with two decimals, and no minus before a zero."""
-    return f"{round(value, 2) + 0.0:.2f}"
+    return _rounded(value, 2)
 
 
 def range_text(found: Interval, unit: str = "") -> str:

@@ -144,15 +144,18 @@ KEYS_AND_VALUES = ("k_proj", "v_proj")
 
 
 def values_on_one_device(name: str, tensor: Any, arch: cost.Architecture, devices: int) -> int:
-    """How much of a named tensor of Transformers the first of `devices` devices gets, by cutting it up for real."""
-    if name.endswith(("c_attn.weight", "c_attn.bias")):  # queries, then keys and values
-        queries, rest = tensor[: arch.heads * arch.head_dim], tensor[arch.heads * arch.head_dim :]
-        kept = rest if arch.kv_heads % devices else rest.chunk(devices)[0]
-        return int(queries.chunk(devices)[0].numel() + kept.numel())
+    """How much of a named tensor of Transformers the first of `devices` devices gets, by cutting it up for real.
+
+    `chunk` rounds up, and heads of keys and values are cut as whole ones.
+    """
     if "layernorm" in name:
         return int(tensor.numel())
+    if name.endswith(("c_attn.weight", "c_attn.bias")):  # queries, then keys and values
+        queries, rest = tensor[: arch.heads * arch.head_dim], tensor[arch.heads * arch.head_dim :]
+        kept = rest.unflatten(0, (arch.kv_heads, 2 * arch.head_dim)).chunk(devices)[0]
+        return int(queries.chunk(devices)[0].numel() + kept.numel())
     if any(part in name for part in KEYS_AND_VALUES):
-        return int(tensor.numel() if arch.kv_heads % devices else tensor.chunk(devices)[0].numel())
+        return int(tensor.unflatten(0, (arch.kv_heads, arch.head_dim)).chunk(devices)[0].numel())
     if "query_key_value" in name or any(part in name for part in SPLIT_ROWS):
         return int(tensor.chunk(devices)[0].numel())
     if name.endswith(SPLIT_COLUMNS):
@@ -171,9 +174,16 @@ def test_a_device_s_share_is_what_cutting_up_the_module_leaves_it(name: str, dev
     assert cost.device_share(arch, devices).weights == kept
 
 
-def test_keys_and_values_that_do_not_divide_are_on_every_device() -> None:
-    arch = SMOL._replace(heads=8, kv_heads=2)
-    assert [cost.device_share(arch, devices).kv_heads for devices in (1, 2, 4)] == [2, 1, 2]
+@pytest.mark.parametrize(
+    ("kv_heads", "devices", "held"),
+    [(8, 1, 8), (8, 4, 2), (8, 16, 1), (2, 4, 1), (1, 8, 1), (6, 4, 2), (4, 6, 1), (3, 2, 2)],
+)
+def test_a_device_holds_whole_key_value_heads_one_at_least(kv_heads: int, devices: int, held: int) -> None:
+    arch = SMOL._replace(heads=48, kv_heads=kv_heads, intermediate=96)
+    assert cost.device_share(arch, devices).kv_heads == held
+
+
+def test_the_single_key_value_head_is_on_every_device() -> None:
     santacoder = cost.architecture("santacoder")
     one, two = (cost.step_cost(santacoder, 1, 100, cost.Precision(2), devices) for devices in (1, 2))
     assert two.kv_bytes == one.kv_bytes

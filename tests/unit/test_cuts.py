@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,34 @@ def test_ranks_that_outnumber_key_value_heads_have_the_one_that_their_queries_re
 def test_a_vocabulary_that_does_not_divide_leaves_the_last_rank_less() -> None:
     arch = cost.architecture("tiny-llama")._replace(vocabulary=301)
     assert tp_partition.partitions(arch, 2)["lm_head.weight"].ranges == (((0, 151),), ((151, 301),))
+
+
+SHARED = [
+    (name, ranks) for name in cost.architecture_names() for ranks in tp_partition.degrees(cost.architecture(name), 32)
+]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize(("architecture", "ranks"), SHARED)
+def test_the_predicted_bytes_of_a_share_are_those_of_the_fullest_rank(architecture: str, ranks: int, rows: int) -> None:
+    """Also with a vocabulary that does not divide: no rank holds less than what the forecast calls the least."""
+    arch = cost.architecture(architecture)
+    arch = arch._replace(vocabulary=arch.vocabulary + rows)
+    table, cuts = shapes(arch), tp_partition.partitions(arch, ranks)
+    held = [2 * sum(prod(cuts[name].share(table[name], rank)) for name in table) for rank in range(ranks)]
+    predicted = cost.held_weight_bytes(cost.device_share(arch, ranks), cost.Precision(value_bytes=2))
+    assert predicted == max(held) == held[0]
+    whole = tp_partition.share_of(arch, ranks)
+    assert whole._replace(vocabulary=0) == cost.device_share(arch, ranks)._replace(vocabulary=0)
+
+
+def test_more_ranks_than_key_value_heads_still_get_what_is_predicted() -> None:
+    """Mistral's 8 heads over 16 ranks: one each, and its keys and values take half of what two would."""
+    arch = cost.architecture("mistral-7b")
+    cut = tp_partition.partitions(arch, 16)["model.layers.0.self_attn.k_proj.weight"]
+    rows = {end - begin for ranges in cut.ranges for begin, end in ranges}
+    assert rows == {cost.device_share(arch, 16).kv_heads * arch.head_dim} == {128}
+    assert {ranges[0] for ranges in cut.ranges} == {(128 * head, 128 * (head + 1)) for head in range(8)}
 
 
 @pytest.mark.parametrize(

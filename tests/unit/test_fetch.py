@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from claimbench.checkpoints import fetch, manifest
+from claimbench.checkpoints.local_files import TOKENIZER_FILES, VOCABULARY_FILES, has_tokenizer, wanted_files
 from claimbench.checkpoints.shard import shard
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse, redact
 from claimbench.errors import SourceError
@@ -152,6 +153,20 @@ def test_a_local_folder_is_linked_and_its_hashes_recorded(model_folder: Path, tm
     assert "manifest.json" not in {file.name for file in record.files}
     for file in record.files:
         assert manifest.sha256_of(model_folder / file.name) == file.sha256
+
+
+def test_any_file_with_a_vocabulary_makes_a_tokenizer_and_no_other_does(model_folder: Path) -> None:
+    (model_folder / "tokenizer.json").unlink()
+    for name in sorted(set(TOKENIZER_FILES) - set(VOCABULARY_FILES)):
+        (model_folder / name).write_text("{}")
+    assert not has_tokenizer(model_folder)
+    with pytest.raises(SourceError, match="expected a tokenizer"):
+        wanted_files(model_folder)
+    for name in VOCABULARY_FILES:
+        (model_folder / name).write_text("{}")
+        assert has_tokenizer(model_folder)
+        assert model_folder / name in wanted_files(model_folder)
+        (model_folder / name).unlink()
 
 
 def test_a_local_folder_that_changes_is_recorded_anew(model_folder: Path, tmp_path: Path) -> None:

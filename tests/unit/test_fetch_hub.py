@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from claimbench.checkpoints import fetch
+from claimbench.checkpoints.local_files import TOKENIZER_FILES
 from claimbench.checkpoints.shard import shard
 from claimbench.schema.cell import Checkpoint
 
@@ -161,6 +162,22 @@ def test_a_branch_is_resolved_to_a_commit_and_the_token_is_sent(hub: Hub, tmp_pa
     assert sent == {f"Bearer {TOKEN}"}
     assert TOKEN not in (tmp_path / "fetched" / "source.json").read_text()
     assert any((tmp_path / "hf" / "hub").rglob("*.safetensors"))
+
+
+def test_a_hub_a_folder_and_shard_take_the_same_tokenizer_files(hub: Hub, tmp_path: Path) -> None:
+    (model := tmp_path / "complete").mkdir()
+    for name, content in (hub.files | {name: b"{}" for name in TOKENIZER_FILES}).items():
+        hub.files[name] = content
+        (model / name).write_bytes(content)
+    assert run_fetch(tmp_path, hub.endpoint).returncode == 0
+    local = Checkpoint(name="tiny", source=f"file://{model}", architecture="tiny-llama")
+    shard(local, tmp_path / "linked", tmp_path / "sharded", max_shard_bytes=200_000)
+    from_hub, from_folder = (fetch.read(tmp_path / folder).files for folder in ("fetched", "linked"))
+    assert from_hub == from_folder
+    copied = {path.name for path in (tmp_path / "sharded").iterdir()}
+    others = {"config.json", "model.safetensors.index.json", "manifest.json"}
+    for names in ({file.name for file in from_hub}, copied & set(hub.files)):
+        assert {name for name in names if not name.endswith(".safetensors")} - others == set(TOKENIZER_FILES)
 
 
 def test_what_is_in_the_cache_needs_no_network(hub: Hub, tmp_path: Path) -> None:

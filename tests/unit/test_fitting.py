@@ -134,7 +134,11 @@ def test_a_forecast_says_how_many_rows_could_fit_here_and_on_the_document_s_hard
         "few: {options: {fits_batch: 5}}, all: {}", "one: {backend: transformers}"
     )
     plan = lab.plan(asked.replace(", new_tokens: [3, 4]", ""), machine={"key": "cpu0", "memory_gb": 25})
-    (room,) = forecast.rooms(plan)
-    assert room.memory_bytes == 25e9
-    assert room.held + room.most * room.each_row <= 25e9 < room.held + (room.most + 1) * room.each_row
-    assert forecast.sentence(room).startswith(f"study: fit/one on 1 x this cpu: {room.most} (538.1 MB + ")
+    (bound,) = forecast.batch_bounds(plan)
+    assert bound.memory_bytes == 25e9
+    assert (
+        bound.fixed_bytes + bound.batch * bound.row_bytes
+        <= 25e9
+        < bound.fixed_bytes + (bound.batch + 1) * bound.row_bytes
+    )
+    assert forecast.bound_text(bound).startswith(f"study: fit/one on 1 x this cpu: {bound.batch} (538.1 MB + ")

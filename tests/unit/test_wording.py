@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claimbench.formatting import Estimate, cell_text, count, interval, number, percent, significant, slug
+from claimbench.formatting import Estimate, cell_text, count, interval, number, percent, quantity, significant, slug
 from claimbench.reporting.report_data import head
 from claimbench.schema.metrics import METRICS
 
@@ -31,7 +31,26 @@ def test_a_sign_follows_every_number() -> None:
 
 
 def test_a_number_that_is_not_finite_says_so() -> None:
-    assert number(float("inf")) == "not finite"
+    assert number(float("inf")) == quantity(float("nan"), "ms") == "not finite"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "said", "tabled"),
+    [
+        (12.0, "ms", "12 ms", "12.0"),
+        (12345.0, "tok/s", "12,345 tok/s", "12,300"),
+        (999.7, "ms", "1,000 ms", "1,000"),
+        (0.00001234, "nats", "0.0000123 nats", "0.0000123"),
+        (80e9, "B", "80 GB", "80,000,000,000"),
+        (5.0, "", "5.00", "5.00"),
+        (-0.0, "s", "0 s", "0.00"),
+    ],
+)
+def test_a_sentence_says_a_number_and_its_unit_and_a_table_the_digits_that_are_known(
+    value: float, unit: str, said: str, tabled: str
+) -> None:
+    assert quantity(value, unit) == said
+    assert number(value) == tabled
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,18 @@ from claimbench.errors import SourceError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Each holds a vocabulary, so a folder with one of them has a tokenizer."""
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
+    *VOCABULARY_FILES,
+    "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
 )
+"""All that a tokenizer may consist of: what is fetched from a hub or linked from a folder, and copied by `shard`."""
 SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -51,9 +52,13 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     for name in wanted:
         if "/" in name or name not in names:
             raise SourceError(f"{where}: expected a file {name}, which is missing")
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & set(names):
+    if not set(VOCABULARY_FILES) & set(names):
         raise SourceError(f"{where}: expected a tokenizer (tokenizer.json), found none")
     return wanted + [name for name in SIDE_FILES if name in names]
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
 def wanted_files(path: Path) -> list[Path]:

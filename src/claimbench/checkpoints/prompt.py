@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from claimbench.checkpoints.local_files import VOCABULARY_FILES, has_tokenizer
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Cell
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SETTINGS_BESIDE = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space"})
 """Keys of tokenizer_config.json by which Transformers changes what tokenizer.json does."""
 
@@ -22,13 +22,13 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
         SourceError: the folder has no tokenizer, or one that does not fit the weights.
     """
     workload = cell.workload
-    if any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
+    if has_tokenizer(checkpoint):
         ids = _encode(checkpoint, workload.prompt)
     elif cell.checkpoint.source.startswith("random://"):
         ids = [byte % vocabulary for byte in workload.prompt.encode()]
     else:
         raise SourceError(
-            f"no tokenizer in {checkpoint}: expected one of {', '.join(TOKENIZER_FILES)}. Fetch the checkpoint again"
+            f"no tokenizer in {checkpoint}: expected one of {', '.join(VOCABULARY_FILES)}. Fetch the checkpoint again"
         )
     if not ids:
         raise SourceError(f"the prompt {workload.prompt!r} has no tokens: give it some text")

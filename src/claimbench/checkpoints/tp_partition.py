@@ -1,4 +1,4 @@
-"""Where tensor parallelism cuts each tensor: the one description that `shard`, readers and the cost of a share follow.
+"""Where tensor parallelism cuts each tensor: the one description that `shard` and readers follow.
 
 Matrices are (outputs, inputs). Of a pair of matrices with something between them that works value by value (attention
 by heads, a gate, a GELU), the first is cut along its outputs and the second along its inputs, so that only what the
@@ -11,7 +11,8 @@ second gives has to be summed over ranks (Megatron-LM, Shoeybi et al., 2019).
 
 Heads are never cut. BLOOM keeps (query, key, value) of one head beside each other, so its fused matrix is cut like any
 other; in multi-query attention all queries come first, and the single key-value head goes to every rank. Where there
-are fewer key-value heads than ranks, each rank has the one that its queries read.
+are fewer key-value heads than ranks, each rank has the one that its queries read. How much the fullest rank holds is
+`cost.device_share`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from claimbench.checkpoints.safetensors_file import DTYPE_BYTES, StreamedTensor
 from claimbench.checkpoints.tensors import Shape, shapes
-from claimbench.cost_model.cost import Architecture
+from claimbench.cost_model.cost import Architecture, device_share
 
 Kind = Literal["column", "row", "vocabulary", "replicated"]
 Range = tuple[int, int]
@@ -111,16 +112,14 @@ def _evenly(size: int, ranks: int) -> tuple[tuple[Range, ...], ...]:
 
 
 def _kv_rows(arch: Architecture, rank: int, ranks: int) -> Range:
-    heads = max(1, arch.kv_heads // ranks)
+    heads = device_share(arch, ranks).kv_heads
     first = rank * arch.kv_heads // ranks
     return first * arch.head_dim, (first + heads) * arch.head_dim
 
 
 def share_of(arch: Architecture, ranks: int) -> Architecture:
     """What each rank computes, as an architecture of its own; its vocabulary is the whole one."""
-    return arch._replace(
-        heads=arch.heads // ranks, kv_heads=max(1, arch.kv_heads // ranks), intermediate=arch.intermediate // ranks
-    )
+    return device_share(arch, ranks)._replace(vocabulary=arch.vocabulary)
 
 
 def added_once(name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,11 +214,15 @@ def stored_bits(code_bits: float, group: int, scale_bits: float, zero_bits: floa
 
 
 def device_share(arch: Architecture, devices: int) -> Architecture:
-    """What each of `devices` tensor-parallel devices holds and computes, as an architecture of its own.
+    """What the fullest of `devices` tensor-parallel devices holds and computes, as an architecture of its own.
 
-    Heads and the feed-forward's width are split, and the vocabulary's rows, the last device's padded. The residual
-    stream with its norms, the biases that are added to it and the table of positions are on every device; so are keys
-    and values whose heads do not divide, as the single one of multi-query attention.
+    Query heads and the feed-forward's width are split into equal parts. Key-value heads and the vocabulary's rows need
+    not divide, and no head or row is ever cut, so the fullest device has the quotient rounded up: one key-value head
+    where devices outnumber them (each has the head that its queries read), and of the vocabulary what the first device
+    has, whose share is larger than the last one's. That is the least that the fullest device can hold, so it is a lower
+    bound on memory for every way to cut, and exactly what `tp_partition` gives to its rank 0.
+
+    The residual stream with its norms, the biases that are added to it and the table of positions are on every device.
 
     Raises:
         ValueError: heads or the feed-forward's width cannot be split into so many equal parts.
@@ -227,9 +232,9 @@ def device_share(arch: Architecture, devices: int) -> Architecture:
             raise ValueError(f"{name}: expected a multiple of {devices} devices, got {size}")
     return arch._replace(
         heads=arch.heads // devices,
-        kv_heads=arch.kv_heads if arch.kv_heads % devices else arch.kv_heads // devices,
+        kv_heads=ceil(arch.kv_heads / devices),
         intermediate=arch.intermediate // devices,
-        vocabulary=-(-arch.vocabulary // devices),
+        vocabulary=ceil(arch.vocabulary / devices),
     )
 
 

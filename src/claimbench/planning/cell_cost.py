@@ -19,7 +19,7 @@ def spread_of(cell: Cell) -> tuple[Layout, int] | None:
 
 
 def load_of(cell: Cell) -> InferenceLoad | None:
-    """None where its system or one of its lossy techniques is not known to the cost model.
+    """None where its system or one of its lossy optimizations is not known to the cost model.
 
     A prompt that no study cut to a length counts with its words: it has at least as many tokens.
     """

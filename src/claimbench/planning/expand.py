@@ -1,6 +1,6 @@
-"""One point of an experiment -> the cell that it asks for, on this machine and with these parameters.
+"""An experiment -> its labelled cells at every combination of swept values, as this machine and these parameters allow.
 
-A point that this version or these parameters cannot serve is no error: its row says `unavailable` and why. A point that
+A cell that this version or these parameters cannot serve is no error: its row says `unavailable` and why. A cell that
 makes no sense is one, by file and key.
 """
 
@@ -30,6 +30,8 @@ BUILT_IN = Hold(dtype="float32", batch=1, optimizations=(), options={}, backend=
 
 
 class Resolved(NamedTuple):
+    """What became of an expanded cell."""
+
     cell: Cell | None
     """None where this version or these parameters cannot plan it; then `unavailable` says why."""
     unavailable: str | None = None
@@ -133,7 +135,7 @@ class ExpandedCell:
         )
 
     def published(self) -> dict[str, float | int | str]:
-        """The document's figures of this very point, by metric."""
+        """The document's figures at these swept values, by metric."""
         figures: dict[str, float | int | str] = {}
         for metric, figure in self.study_cell.published.items():
             where = f"{self.path}.published"

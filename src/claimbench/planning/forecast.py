@@ -129,24 +129,31 @@ def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forec
     )
 
 
-class Room(NamedTuple):
-    """What a row of batches needs of each device by weights and cache alone, and how many rows that leaves room for."""
+class BatchBound(NamedTuple):
+    """The largest batch that could fit: what weights, cache and activations need at least of each device, by row.
 
-    row: str
+    An upper bound, since `device_bytes` is a lower one: a larger batch cannot fit, and this one may not.
+    """
+
+    name: str
+    """The experiment's row of batches, as `study: experiment/label`."""
     load: InferenceLoad
     device: str
     memory_bytes: float
     """Of each device."""
-    held: float
-    """Whatever the batch."""
-    each_row: float
-    most: int
+    fixed_bytes: float
+    """On each device, whatever the batch."""
+    row_bytes: float
+    """On each device, for each row of the batch."""
+    batch: int
+    """0 where the weights alone do not fit."""
     published: str | None = None
+    """The document's own frontier, in words."""
 
 
-def rooms(plan: Plan) -> list[Room]:
-    """Every experiment's rows of batches: on this machine, and the document's own on its own hardware."""
-    found: list[Room] = []
+def batch_bounds(plan: Plan) -> list[BatchBound]:
+    """One for every row of batches of an experiment: on this machine, and the document's own on its own hardware."""
+    found: list[BatchBound] = []
     for study, planned in plan.studies.items():
         named = planned.study.document.hardware
         for experiment, rows in planned.rows.items():
@@ -156,27 +163,26 @@ def rooms(plan: Plan) -> list[Room]:
                 here = next((plan.cells[row.cell].cell for row in line if row.cell), None)
                 load = load_of(here) if here else None
                 if load and here:
-                    found.append(_room(name, load, f"this {here.device}", device_memory(plan, here)))
+                    found.append(_batch_bound(name, load, f"this {here.device}", device_memory(plan, here)))
                 asked = next((row.asked for row in line if row.asked), None)
                 if asked and named:
-                    room = _room(name, asked, named, HARDWARE[named].memory_bytes)
-                    found.append(room._replace(published=_published_frontier(line)))
+                    bound = _batch_bound(name, asked, named, HARDWARE[named].memory_bytes)
+                    found.append(bound._replace(published=_published_frontier(line)))
     return found
 
 
-def _room(row: str, load: InferenceLoad, device: str, memory_bytes: float) -> Room:
+def _batch_bound(name: str, load: InferenceLoad, device: str, memory_bytes: float) -> BatchBound:
     one, two = (device_bytes(load.model_copy(update={"batch": batch})).total for batch in (1, 2))
-    most = largest_batch(load, memory_bytes)
-    return Room(row, load, device, memory_bytes, one - (two - one), two - one, most)
+    batch = largest_batch(load, memory_bytes)
+    return BatchBound(name, load, device, memory_bytes, one - (two - one), two - one, batch)
 
 
-def sentence(room: Room) -> str:
+def bound_text(bound: BatchBound) -> str:
     """`bloom: throughput/ds_fp16 on 8 x NVIDIA A100: 783 (44.1 GB + 53.4 MB a row, of 85.9 GB each); published 128`."""
-    needs = (
-        f"{quantity(room.held, 'B')} + {quantity(room.each_row, 'B')} a row, of {quantity(room.memory_bytes, 'B')} each"
-    )
-    published = f"; {room.published}" if room.published else ""
-    return f"{room.row} on {room.load.devices} x {room.device}: {room.most} ({needs}){published}"
+    fixed, row, of = (quantity(size, "B") for size in (bound.fixed_bytes, bound.row_bytes, bound.memory_bytes))
+    published = f"; {bound.published}" if bound.published else ""
+    where = f"{bound.name} on {bound.load.devices} x {bound.device}"
+    return f"{where}: {bound.batch} ({fixed} + {row} a row, of {of} each){published}"
 
 
 def device_memory(plan: Plan, cell: Cell) -> float:

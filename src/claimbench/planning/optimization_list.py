@@ -1,4 +1,4 @@
-"""A cell's list of optimizations, as a study writes it -> techniques that fit their backend and each other."""
+"""A cell's list of optimizations, as a study writes it -> those of it, validated, that fit their backend together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def optimization_list(
 def _expanded(
     asked: tuple[str | dict[str, dict[str, Any]], ...], study: Study, path: str, inside: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(technique, settings) of every entry; a preset's name stands for what it lists."""
+    """(optimization, settings) of every entry; a preset's name stands for what it lists."""
     for entry in asked:
         if isinstance(entry, dict) and len(entry) != 1:
             raise ConfigError(f"{path}.optimizations: expected a name or one {{name: settings}}, got {entry!r}")

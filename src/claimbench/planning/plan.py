@@ -24,8 +24,9 @@ from claimbench.schema.plan import RESULTS, Plan, PlannedCell, PlannedFrontier, 
 from claimbench.schema.study import Study
 
 
-def sweep_suffix(point: dict[str, Any]) -> str:
-    return "@" + ",".join(f"{key}={value}" for key, value in point.items()) if point else ""
+def sweep_suffix(sweep: dict[str, Any]) -> str:
+    """What the swept values add to a row's address: `@batch=8,new_tokens=64`; nothing where there are none."""
+    return "@" + ",".join(f"{key}={value}" for key, value in sweep.items()) if sweep else ""
 
 
 class PlannedCells:
@@ -84,24 +85,25 @@ def _rows(study: Study, name: str, params: Params, device: Device, path: str, ce
     blocks = experiment.blocks or study.measure.blocks or params.measure.blocks
     rows: dict[str, Row] = {}
     asked_for: dict[str, str | None] = {}
-    for point in expand(params, study, experiment, device, path):
-        cell, missing, asked, deviations = point.resolve()
+    for expanded in expand(params, study, experiment, device, path):
+        cell, missing, asked, deviations = expanded.resolve()
         if cell is not None and asked_for.setdefault(cell.checkpoint.name, asked) != asked:
             first, used = asked_for[cell.checkpoint.name], cell.checkpoint.name
             missing = f"params.yaml swap puts '{used}' in place of '{first}' and of '{asked}': the same cell"
             cell = None
         id = None
         if cell is not None:
-            id = cells.add(cell, point.study_cell.blocks or blocks, reference=cells.add(reference_of(cell), blocks=1))
-        rows[point.label + sweep_suffix(point.sweep)] = Row(
-            label=point.label,
-            title=point.study_cell.title or point.label.replace("_", " "),
-            sweep=point.sweep,
+            reference = cells.add(reference_of(cell), blocks=1)
+            id = cells.add(cell, expanded.study_cell.blocks or blocks, reference)
+        rows[expanded.label + sweep_suffix(expanded.sweep)] = Row(
+            label=expanded.label,
+            title=expanded.study_cell.title or expanded.label.replace("_", " "),
+            sweep=expanded.sweep,
             cell=id,
             unavailable=missing,
-            published=point.published(),
+            published=expanded.published(),
             deviations=deviations,
-            asked=point.asked() if study.document.hardware else None,
+            asked=expanded.asked() if study.document.hardware else None,
         )
     return rows
 

@@ -1,6 +1,8 @@
-"""What a result depends on besides its settings: the code it executes, the libraries, the machine.
+"""A cell -> the key of its results: everything outside its settings that they depend on, as hashes and versions.
 
-Results live under a folder named after this key, so that a change gives a new path and going back finds the old one.
+That is the code that it executes, the libraries, programs outside of Python, what this machine lacks for it, the
+machine and the user's series. Results live under a folder named after this key, so that a change gives a new path and
+going back finds the old one.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from claimbench.schema.json_file import digest
 from claimbench.schema.result import Key
 
 EXECUTED = ("claimbench.measuring.measure", "claimbench.measuring.worker", "claimbench.measuring.rank_process")
+"""Modules that every cell executes, whatever its backend."""
 
 
 def locked(family: str) -> dict[str, str | None]:
-    """What stands for the libraries of an environment that may not be built yet: hashes of what it is made from."""
+    """Hashes of the files that the environment `family` is made from, by path; None for one that is missing."""
     made_from = [Path("envs") / f"{family}.lock", *build_program(family)]
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None for path in made_from
@@ -31,7 +34,7 @@ def locked(family: str) -> dict[str, str | None]:
 
 
 def build_program(family: str) -> list[Path]:
-    """The program that compiles what pip does not, where an environment has one."""
+    """The program that compiles what pip does not: a list of one path, or of none where the environment has none."""
     program = Path("envs") / f"{family}.build.py"
     return [program] if program.exists() else []
 
@@ -46,12 +49,20 @@ def _outside(backend: str) -> dict[str, str | None]:
 
 
 def _lacking(cell: Cell) -> str | None:
-    """Numbers do not count, such as those of free bytes. A plan for another machine cannot know."""
+    """The hash of what this machine lacks for the cell; numbers do not count, such as those of free bytes.
+
+    None where nothing is missing, and in a plan for another machine, which cannot know.
+    """
     reason = None if os.environ.get(MACHINE) else missing_requirement(cell)
     return digest(re.sub(r"\d+", "", reason)) if reason else None
 
 
 def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
+    """The key of the results of `cell` on the machine `machine_key`; `series` is raised to measure everything anew.
+
+    Versions of libraries are those installed here where the backend runs in this environment. Elsewhere the files that
+    its environment is made from stand for them, since it may not be built yet.
+    """
     used = sorted(use.name for use in cell.optimizations)
     roots = (f"claimbench.backends.{cell.backend}", *map(optimizations.module_of, used))
     wanted = set(backends.find(cell.backend).LIBRARIES)

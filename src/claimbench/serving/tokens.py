@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from claimbench.checkpoints.prompt import TOKENIZER_FILES, prompt_ids
+from claimbench.checkpoints.local_files import has_tokenizer
+from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell, row_lengths
@@ -38,7 +39,7 @@ class Tokenizer:
 
     def __init__(self, checkpoint: Path) -> None:
         """Raises Unavailable where there is none: random weights have no words."""
-        if not any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
+        if not has_tokenizer(checkpoint):
             raise Unavailable("this server takes text, and the checkpoint has no tokenizer")
         from transformers import AutoTokenizer
 
