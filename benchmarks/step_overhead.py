@@ -64,7 +64,7 @@ def step_us(session: Any, steps: int) -> float:
     decoder = session.decoder
     with torch.inference_mode():
         decoder.prefill(None)
-        token = decoder.prompt[:, -1:].contiguous()
+        token = decoder.batch.prompt[:, -1:].contiguous()
         _wait(session)
         begin = time.perf_counter_ns()
         for _ in range(steps):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from claimbench.engine.batch import Batch
 from claimbench.engine.model.transformer import PlainLinear, Transformer
-
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder
 
 
 class Buffers(Protocol):
@@ -29,8 +27,8 @@ class Buffers(Protocol):
 class Fresh:
     """New tensors for everything, at every pass."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
+    def __init__(self, batch: Batch, model: Transformer) -> None:
+        self.batch = batch
 
     def begin(self, prompt: Tensor) -> Tensor:
         return prompt
@@ -39,7 +37,7 @@ class Fresh:
         return torch.cat((sequence, tokens[:, None]), 1)
 
     def positions(self, past: int, new: int) -> Tensor:
-        own = torch.arange(past, past + new, device=self.decoder.device) - self.decoder.padding[:, None]
+        own = torch.arange(past, past + new, device=self.batch.device) - self.batch.padding[:, None]
         return own.clamp(min=0)
 
 
@@ -50,21 +48,18 @@ class Reused:
     between has read it by then, since a cache keeps copies and the residual stream is its own tensor.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.tokens = decoder.prompt.new_empty((len(decoder.prompt), decoder.cache_shape.length + 1))
-        self.numbers = self._numbered(decoder.cache_shape.length)
+    def __init__(self, batch: Batch, model: Transformer) -> None:
+        self.padding = batch.padding
+        self.tokens = batch.prompt.new_empty((len(batch.prompt), batch.cache_shape.length + 1))
+        self.numbers = self._numbered(batch.cache_shape.length)
         self.results = Results()
-        write_into(self.results, decoder.model)
+        write_into(self.results, model)
 
     def _numbered(self, length: int) -> Tensor:
-        self.padding = self.decoder.padding
         return (torch.arange(length, device=self.padding.device) - self.padding[:, None]).clamp(min=0)
 
     def begin(self, prompt: Tensor) -> Tensor:
-        batch, length = prompt.shape
-        if len(self.tokens) != batch:
-            self.tokens = prompt.new_empty((batch, self.tokens.shape[1]))
+        length = prompt.shape[1]
         self.tokens[:, :length] = prompt
         return self.tokens[:, :length]
 
@@ -74,8 +69,8 @@ class Reused:
         return self.tokens[:, : length + 1]
 
     def positions(self, past: int, new: int) -> Tensor:
-        if self.padding is not self.decoder.padding or past + new > self.numbers.shape[1]:
-            self.numbers = self._numbered(max(past + new, self.numbers.shape[1]))
+        if past + new > self.numbers.shape[1]:
+            self.numbers = self._numbered(past + new)
         return self.numbers[:, past : past + new]
 
 

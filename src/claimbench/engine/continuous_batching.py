@@ -46,7 +46,7 @@ def exchange_every(every: int, leave: int, exchange: Exchange) -> Callable[[Deco
 
     def between(decoder: Decoder, cache: Cache, tokens: Tensor) -> Cache:
         nonlocal passes
-        if cache.length == decoder.prompt.shape[1]:
+        if cache.length == decoder.batch.prompt.shape[1]:
             passes = 0  # another generation has begun
         if passes % every == 0:
             cache = decoder.cache = exchange(cache, leave)

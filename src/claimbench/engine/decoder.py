@@ -29,24 +29,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from claimbench.cost_model import cost
+from claimbench.engine.batch import Batch, batch_of
 from claimbench.engine.buffers import Buffers, Fresh
 from claimbench.engine.kv_cache import Cache, CacheShape, ConcatenatedCache
-from claimbench.engine.masks import mask_in_full
+from claimbench.engine.masks import Mask, mask_in_full
 from claimbench.engine.model.spec import Spec
-from claimbench.engine.model.transformer import Parts, PassContext, Rotary, Transformer
+from claimbench.engine.model.transformer import Parts, PlainLinear, Rotary, Transformer
 from claimbench.engine.model.weights import Weights
+from claimbench.engine.pass_setup import Matrices, MatrixStorage, PassSetup, Step
 from claimbench.engine.sampling import choose_one_by_one, draw_seeded
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Sampling
 
-Step = Callable[[Tensor, Cache], Tensor]
-"""(tokens [batch, new], cache) -> logits [batch, new, vocabulary]; the cache is `new` longer afterwards."""
 Draw = Callable[[Tensor], Tensor]
 """Logits of every row [batch, vocabulary] -> tokens [batch]."""
 
@@ -61,23 +60,24 @@ class Details:
     """Of each new token, float32 [batch]."""
 
 
-def prefill_padded(decoder: Decoder, cache: Cache) -> Tensor:
+def prefill_padded(setup: PassSetup, cache: Cache) -> Tensor:
     """Every row as long as the longest: the padding is computed as well. Hidden states [batch, longest, hidden]."""
-    context = decoder.context(cache, decoder.prompt.shape[1])
-    hidden: Tensor = decoder.model(decoder.prompt, context, cache.slots)
+    prompt = setup.batch.prompt
+    context = setup.context(cache, prompt.shape[1])
+    hidden: Tensor = setup.model(prompt, context, cache.slots)
     cache.length += context.new
     return hidden
 
 
-def head_everywhere(decoder: Decoder, hidden: Tensor) -> Tensor:
+def head_everywhere(model: Transformer, hidden: Tensor) -> Tensor:
     """Logits at every position, [batch, new, vocabulary]."""
-    return decoder.model.head(hidden)
+    return model.head(hidden)
 
 
-def head_at_last(decoder: Decoder, hidden: Tensor) -> Tensor:
+def head_at_last(model: Transformer, hidden: Tensor) -> Tensor:
     """Logits at the last position alone, [batch, 1, vocabulary]."""
     # rows that do not lie together would be multiplied one by one, each reading the whole head
-    return decoder.model.head(hidden[:, -1:].contiguous())
+    return model.head(hidden[:, -1:].contiguous())
 
 
 def details_always(details: Details, prompt: Tensor | None, logits: Tensor, tokens: Tensor) -> None:
@@ -94,28 +94,19 @@ def leave_batch(decoder: Decoder, cache: Cache, tokens: Tensor) -> Cache:
     return cache
 
 
-def step_modules(decoder: Decoder) -> Step:
+def step_modules(setup: PassSetup) -> Step:
+    model = setup.model
+
     def step(tokens: Tensor, cache: Cache) -> Tensor:
-        context = decoder.context(cache, tokens.shape[1])
-        hidden = decoder.model(tokens, context, cache.slots)
+        context = setup.context(cache, tokens.shape[1])
+        hidden = model(tokens, context, cache.slots)
         cache.length += context.new
-        return decoder.model.head(hidden)
+        return model.head(hidden)
 
     return step
 
 
-class Matrices(Protocol):
-    """A model's matrices in an order of the step's own."""
-
-    @property
-    def held(self) -> dict[str, int]:
-        """How many are stored in each format, as the code that multiplies with them reads it."""
-
-    def parts(self, parts: Parts, weights: Weights) -> Parts:
-        """`parts`, where need be with these matrices instead of others: none is held twice for nothing."""
-
-
-def modules_have_them(decoder: Decoder, weights: Weights) -> Matrices | None:
+def modules_have_them(spec: Spec, weights: Weights, storage: MatrixStorage) -> Matrices | None:
     """The step reads the modules' matrices."""
     return None
 
@@ -136,21 +127,26 @@ class Engine:
     dtype: torch.dtype
     device: torch.device
     parts: Parts = field(default_factory=Parts)
-    prefill: Callable[[Decoder, Cache], Tensor] = prefill_padded
+    prefill: Callable[[PassSetup, Cache], Tensor] = prefill_padded
     cache: Callable[[CacheShape], Cache] = ConcatenatedCache
     key_multiple: int = 1
-    mask: Callable[[Decoder, int, int, int], Tensor | None] = mask_in_full
-    head: Callable[[Decoder, Tensor], Tensor] = head_everywhere
+    mask: Mask = mask_in_full
+    head: Callable[[Transformer, Tensor], Tensor] = head_everywhere
     details: Callable[[Details, Tensor | None, Tensor, Tensor], None] | None = details_always
     choose: Callable[[Tensor, Tensor, Sampling | None, Draw | None], Tensor] = choose_one_by_one
     sampler: Callable[[Sampling, int, torch.device], Draw] = draw_seeded
     between_steps: Callable[[Decoder, Cache, Tensor], Cache] = leave_batch
-    buffers: Callable[[Decoder], Buffers] = Fresh
-    step: Callable[[Decoder], Step] = step_modules
+    buffers: Callable[[Batch, Transformer], Buffers] = Fresh
+    step: Callable[[PassSetup], Step] = step_modules
     loop: Callable[[Decoder, Tensor, Cache, int], Iterator[Tensor]] = one_token_a_step
-    matrices: Callable[[Decoder, Weights], Matrices | None] = modules_have_them
+    matrices: Callable[[Spec, Weights, MatrixStorage], Matrices | None] = modules_have_them
     weight_bits: tuple[int, int] | None = None
     """Of the codes of the layers' matrices and of the head's, for a step that has matrices of its own."""
+
+    @property
+    def storage(self) -> MatrixStorage:
+        plain_modules = self.parts.linear is PlainLinear and self.buffers is Fresh
+        return MatrixStorage(self.dtype, self.weight_bits, plain_modules)
 
 
 class Decoder:
@@ -166,42 +162,30 @@ class Decoder:
         draft: Decoder | None = None,
     ) -> None:
         self.engine, self.spec, self.draft = engine, spec, draft
-        self.dtype, self.device = engine.dtype, engine.device
         if draft is not None and draft.spec.arch.vocabulary != spec.arch.vocabulary:
             sizes = f"{draft.spec.arch.vocabulary} tokens and {spec.arch.vocabulary}"
             raise Unavailable(f"draft and model must share a vocabulary, and these have {sizes}")
-        self.matrices = engine.matrices(self, weights)
-        parts = engine.parts if self.matrices is None else self.matrices.parts(engine.parts, weights)
-        self.model = Transformer(spec, weights, parts)
-        self.wanted = wanted
-        self.lengths = [len(row) for row in rows]
-        longest = max(self.lengths)
-        padded = [row[:1] * (longest - len(row)) + row for row in rows]
-        self.prompt = torch.tensor(padded, device=engine.device)  # [batch, longest]
-        self.padding = torch.tensor([longest - len(row) for row in rows], device=engine.device)  # [batch]
-        self.ragged = min(self.lengths) < longest
-        self.cache_shape = CacheShape(
+        matrices = engine.matrices(spec, weights, engine.storage)
+        parts = engine.parts if matrices is None else matrices.parts(engine.parts, weights)
+        model = Transformer(spec, weights, parts)
+        cache_shape = CacheShape(
             arch=spec.arch,
             batch=len(rows),
-            length=longest + wanted - 1,  # the last token is never read again
+            length=max(map(len, rows)) + wanted - 1,  # the last token is never read again
             dtype=engine.dtype,
             device=engine.device,
             key_multiple=engine.key_multiple,
         )
-        self.sequence = self.prompt  # [batch, tokens so far]
-        self.buffers = engine.buffers(self)
-        self.step = engine.step(self)
-
-    def context(self, cache: Cache, new: int) -> PassContext:
-        """The pass that adds `new` tokens to `cache`."""
-        past, keys = cache.length, cache.keys_after(new)
-        only_causal = not self.ragged and self.model.slopes is None and self.engine.parts.causal(past, new, keys)
-        bias = None if only_causal else self.engine.mask(self, past, new, keys)
-        return PassContext(past, self.buffers.positions(past, new), bias)
+        self.wanted = wanted
+        self.batch = batch_of(rows, model.slopes, cache_shape)
+        self.buffers = engine.buffers(self.batch, model)
+        self.setup = PassSetup(model, self.batch, engine.mask, self.buffers, matrices)
+        self.step = engine.step(self.setup)
+        self.sequence = self.batch.prompt  # [batch, tokens so far]
 
     def generate(self, sampling: Sampling | None) -> Iterator[Tensor]:
         """New columns [batch, n] as they appear, `wanted` tokens a row in all."""
-        tokens = self.sample_next(self.prefill(sampling), self.prompt)
+        tokens = self.sample_next(self.prefill(sampling), self.batch.prompt)
         yield tokens[:, None]
         yield from self.engine.loop(self, tokens, self.cache, self.wanted)
 
@@ -220,13 +204,14 @@ class Decoder:
     def prefill(self, sampling: Sampling | None) -> Tensor:
         """Prefill with an empty cache; logits [batch, positions, vocabulary]."""
         self.sampling = sampling
-        self.sampler = self.engine.sampler(sampling, len(self.prompt), self.device) if sampling else None
+        batch = self.batch
+        self.sampler = self.engine.sampler(sampling, len(batch.prompt), batch.device) if sampling else None
         self.details = Details()
-        self.sequence = self.buffers.begin(self.prompt)
-        self.cache = self.engine.cache(self.cache_shape)
+        self.sequence = self.buffers.begin(batch.prompt)
+        self.cache = self.engine.cache(batch.cache_shape)
         if self.draft is not None:
             self.draft.prefill(sampling)
-        logits = self.engine.head(self, self.engine.prefill(self, self.cache))
+        logits = self.engine.head(self.setup.model, self.engine.prefill(self.setup, self.cache))
         self.prefill_positions = int(logits.shape[1])
         return logits
 
@@ -235,22 +220,22 @@ class Decoder:
         logits = self.prefill(None)
         for token in tokens:
             yield logits[0, -1].float().clone()
-            if self.cache.length < self.cache_shape.length:
-                logits = self.step(self.prompt.new_full((len(self.prompt), 1), token), self.cache)
+            if self.cache.length < self.batch.cache_shape.length:
+                prompt = self.batch.prompt
+                logits = self.step(prompt.new_full((len(prompt), 1), token), self.cache)
 
     def memory(self) -> dict[str, int]:
         """Bytes: `weights` held, `step_weights` read by one decode step, `kv_cache` at full length."""
-        parts = [self.model.layers, self.model.norm, self.model.head, self.model.embedding_norm]
+        model, shape = self.setup.model, self.batch.cache_shape
+        parts = [model.layers, model.norm, model.head, model.embedding_norm]
         read = [part for part in parts if isinstance(part, nn.Module)]
         step = getattr(self.step, "weight_bytes", None)
         memory = {
-            "weights": nbytes([*_tensors_of(self.model), *getattr(self.step, "tensors", list)()]),
+            "weights": nbytes([*_tensors_of(model), *getattr(self.step, "tensors", list)()]),
             "step_weights": nbytes([tensor for part in read for tensor in _tensors_of(part)])
             if step is None
             else step(),
-            "kv_cache": int(
-                cost.kv_bytes(self.spec.arch, len(self.prompt), self.cache_shape.length, self.dtype.itemsize)
-            ),
+            "kv_cache": int(cost.kv_bytes(shape.arch, shape.batch, shape.length, shape.dtype.itemsize)),
         }
         if self.draft is not None:
             memory["draft_weights"] = self.draft.memory()["weights"]

@@ -91,7 +91,7 @@ class EngineEvidence:
     steps: tuple[Pass, ...]
     """Decode passes, in order."""
     cache_shape: CacheShape
-    """What the key-value cache was to have cache_shape for."""
+    """What the key-value cache was to have room for."""
     cache: str
     """Class of the live key-value cache."""
     cache_allocations: int | None
@@ -194,21 +194,21 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
             replace(open_step, timed_calls=step.timed_calls, launched=step.launched)
             for step, open_step in zip(passes, opened, strict=True)
         ]
-    details = decoder.details
+    details, batch, setup = decoder.details, decoder.batch, decoder.setup
     return EngineEvidence(
-        device=decoder.device.type,
+        device=batch.device.type,
         layers=decoder.spec.arch.layers,
-        batch=len(decoder.prompt),
+        batch=len(batch.prompt),
         prefill_positions=decoder.prefill_positions,
-        prompt_tokens=sum(decoder.lengths),
+        prompt_tokens=sum(batch.lengths),
         prefill=passes[0],
         steps=tuple(passes[1:]),
-        cache_shape=decoder.cache_shape,
+        cache_shape=batch.cache_shape,
         cache=type(decoder.cache).__name__,
         cache_allocations=getattr(decoder.cache, "allocations", None),
-        modules=dict(Counter(type(module).__name__ for module in decoder.model.modules())),
-        weights=dict(Counter(map(_storage_type, [*decoder.model.parameters(), *decoder.model.buffers()]))),
-        matrices={} if decoder.matrices is None else decoder.matrices.held,
+        modules=dict(Counter(type(module).__name__ for module in setup.model.modules())),
+        weights=dict(Counter(map(_storage_type, [*setup.model.parameters(), *setup.model.buffers()]))),
+        matrices={} if setup.matrices is None else setup.matrices.held,
         coded=decoder.engine.weight_bits is not None,
         details=len(details.tokens) + (0 if details.prompt is None else details.prompt.shape[1]),
         logits=(numbers, bad),

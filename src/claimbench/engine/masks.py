@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder
+from claimbench.engine.batch import Batch
+
+Mask = Callable[[Batch, int, int, int], Tensor | None]
+"""(batch, past, new, keys) -> what is added to the scores, [batch or 1, heads or 1, new, keys]; None: nothing."""
 
 
 class Tables:
     """What hides the future and the padding from any token of one batch, up to `length` keys."""
 
-    def __init__(self, decoder: Decoder, length: int) -> None:
-        self.padding, self.length = decoder.padding, length
-        least = torch.finfo(decoder.dtype).min
-        steps = torch.zeros(2 * length, dtype=decoder.dtype, device=decoder.device)
+    def __init__(self, batch: Batch, length: int) -> None:
+        self.padding, self.length = batch.padding, length
+        least = torch.finfo(batch.dtype).min
+        steps = torch.zeros(2 * length, dtype=batch.dtype, device=batch.device)
         steps[length:] = least
         self.future = steps
         """Zeros, then as many hidden: the token at p sees the window that has p + 1 zeros left."""
         self.rows: Tensor | None = None
         """Of padding and distance, what the last token of all would see: [batch or 1, heads or 1, 1, length]."""
-        if decoder.ragged or decoder.model.slopes is not None:
-            padding = decoder.padding if decoder.ragged else decoder.padding[:1]
-            self.rows = attention_bias(padding, decoder.model.slopes, decoder.dtype, length - 1, 1, length)
+        if batch.ragged or batch.slopes is not None:
+            padding = batch.padding if batch.ragged else batch.padding[:1]
+            self.rows = attention_bias(padding, batch.slopes, batch.dtype, length - 1, 1, length)
 
     def bias(self, past: int, new: int, keys: int) -> Tensor:
         """[batch or 1, heads or 1, new, keys]; for one token it is a view wherever one of the tables says it all."""
@@ -48,11 +50,11 @@ class KeptMask:
         self.prompt: tuple[tuple[int, int], Tensor] | None = None
         """(tokens, keys) of the last prompt, and its bias, which the next generation asks for again."""
 
-    def __call__(self, decoder: Decoder, past: int, new: int, keys: int) -> Tensor | None:
-        if new == 1 and keys == past + 1 and not decoder.ragged and decoder.model.slopes is None:
+    def __call__(self, batch: Batch, past: int, new: int, keys: int) -> Tensor | None:
+        if new == 1 and keys == past + 1 and not batch.ragged and batch.slopes is None:
             return None
-        if self.tables is None or self.tables.padding is not decoder.padding or self.tables.length < keys:
-            self.tables = Tables(decoder, max(keys, decoder.cache_shape.length))
+        if self.tables is None or self.tables.padding is not batch.padding or self.tables.length < keys:
+            self.tables = Tables(batch, max(keys, batch.cache_shape.length))
             self.prompt = None
         if past:
             return self.tables.bias(past, new, keys)
@@ -61,9 +63,9 @@ class KeptMask:
         return self.prompt[1]
 
 
-def mask_in_full(decoder: Decoder, past: int, new: int, keys: int) -> Tensor | None:
+def mask_in_full(batch: Batch, past: int, new: int, keys: int) -> Tensor | None:
     """What each new token must not see, as a number to add to its scores: [batch, 1 or heads, new, keys]."""
-    return attention_bias(decoder.padding, decoder.model.slopes, decoder.dtype, past, new, keys)
+    return attention_bias(batch.padding, batch.slopes, batch.dtype, past, new, keys)
 
 
 def attention_bias(

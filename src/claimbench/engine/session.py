@@ -95,7 +95,7 @@ class EngineSession:
 
     @property
     def prompt_tokens(self) -> int:
-        return int(self.decoder.prompt.shape[1])
+        return int(self.decoder.batch.prompt.shape[1])
 
     def generate(self) -> Iterator[Any]:
         import torch

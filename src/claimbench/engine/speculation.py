@@ -27,8 +27,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from claimbench.engine.decoder import Decoder, Step
+from claimbench.engine.decoder import Decoder
 from claimbench.engine.kv_cache import Cache
+from claimbench.engine.model.transformer import Transformer
+from claimbench.engine.pass_setup import PassSetup, Step
 
 
 @dataclass(frozen=True)
@@ -164,28 +166,28 @@ def by_first_layers(layers: int | None, draw: bool) -> Propose:
     Nothing is handed over: the judging pass computes the first layers again, since it reads their weights only once for
     all drafts, and so stays a step like any other.
     """
-    shallow: Decoder | None = None
+    whole: PassSetup | None = None
+    step: Step | None = None
 
     def propose(decoder: Decoder, cache: Cache, count: int) -> Drafts:
-        nonlocal shallow
-        if shallow is None or shallow.prompt is not decoder.prompt:
-            shallow = first_layers(decoder, layers or len(decoder.model.layers) // 2)
+        nonlocal whole, step
+        if step is None or whole is not decoder.setup:
+            whole = decoder.setup
+            model = first_layers(whole.model, layers or len(whole.model.layers) // 2)
+            step = decoder.engine.step(replace(whole, model=model))
         past = cache.length
-        drafts = _draft_along(decoder, shallow.step, cache, count, draw)
+        drafts = _draft_along(decoder, step, cache, count, draw)
         cache.truncate(past)
         return drafts
 
     return propose
 
 
-def first_layers(decoder: Decoder, layers: int) -> Decoder:
-    """`decoder` with a model of its first `layers`, which are shared, and a step of the same kind over them."""
-    shallow = copy.copy(decoder)
-    shallow.model = copy.copy(decoder.model)
-    shallow.model._modules = dict(decoder.model._modules)
-    shallow.model.layers = decoder.model.layers[:layers]
-    shallow.spec = replace(decoder.spec, arch=decoder.spec.arch._replace(layers=layers))
-    shallow.step = decoder.engine.step(shallow)
+def first_layers(model: Transformer, layers: int) -> Transformer:
+    """`model` with its first `layers` alone; every tensor is shared."""
+    shallow = copy.copy(model)
+    shallow._modules = dict(model._modules)
+    shallow.layers = model.layers[:layers]
     return shallow
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.contract.engine.conftest import FAMILIES, LoadEngine, engine_cell, rows_of
 
 from claimbench import optimizations
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 
 pytestmark = pytest.mark.model
@@ -73,14 +73,15 @@ def test_flash_attention_on_cuda_says_what_it_cannot_do(
     assert said is None if reason is None else reason in said
 
 
-def test_a_prompt_through_flash_attention_has_no_mask(load_engine: LoadEngine) -> None:
-    from claimbench.engine.model.transformer import PassContext
+def prefill_context(decoder: Any) -> Any:
+    batch = decoder.batch
+    return decoder.setup.context(decoder.engine.cache(batch.cache_shape), batch.prompt.shape[1])
 
+
+def test_a_prompt_through_flash_attention_has_no_mask(load_engine: LoadEngine) -> None:
     decoder = load_engine("prefill_flash", batch=2).decoder
-    first: PassContext = decoder.context(decoder.engine.cache(decoder.cache_shape), decoder.prompt.shape[1])
-    assert first.bias is None
-    decoder = load_engine("prefill_flash", **RAGGED).decoder
-    assert decoder.context(decoder.engine.cache(decoder.cache_shape), decoder.prompt.shape[1]).bias is not None
+    assert prefill_context(decoder).bias is None
+    assert prefill_context(load_engine("prefill_flash", **RAGGED).decoder).bias is not None
 
 
 @pytest.mark.parametrize("flash", [False, True], ids=["scores", "flash"])
@@ -96,11 +97,12 @@ def test_a_packed_prefill_keeps_what_a_padded_one_keeps(
     for uses in (kernels, (*kernels, "packed_rows")):
         decoder = load_engine(*uses, architecture=architecture, **RAGGED).decoder
         with torch.inference_mode():
-            cache = decoder.engine.cache(decoder.cache_shape)
-            hidden = decoder.engine.prefill(decoder, cache)
-        real = torch.arange(decoder.prompt.shape[1]) >= decoder.padding[:, None]
+            cache = decoder.engine.cache(decoder.batch.cache_shape)
+            hidden = decoder.engine.prefill(decoder.setup, cache)
+        longest = decoder.batch.prompt.shape[1]
+        real = torch.arange(longest) >= decoder.batch.padding[:, None]
         kept.append([hidden[real], *(tensor.transpose(1, 2)[real] for tensor in cache.tensors())])
-        assert cache.length == decoder.prompt.shape[1]
+        assert cache.length == longest
     for padded, packed in zip(*kept, strict=True):
         assert torch.allclose(padded, packed, atol=1e-4)
 
@@ -108,6 +110,17 @@ def test_a_packed_prefill_keeps_what_a_padded_one_keeps(
 def test_packing_has_nothing_to_leave_out_of_equal_rows() -> None:
     module: Any = optimizations.find("packed_rows")
     assert "no padding" in module.unavailable(engine_cell("packed_rows", batch=3), module.Settings())
+
+
+def batch_of_lengths(lengths: list[int], slopes: Any = None) -> Any:
+    """Rows of one token, repeated, for a cache of 12 slots."""
+    import torch
+
+    from claimbench.engine.batch import batch_of
+    from claimbench.engine.kv_cache import CacheShape
+
+    shape = CacheShape(cost.architecture("tiny-llama"), len(lengths), 12, torch.float32, torch.device("cpu"))
+    return batch_of([[0] * length for length in lengths], slopes, shape)
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["equal", "ragged"])
@@ -118,42 +131,28 @@ def test_a_kept_mask_says_what_a_mask_in_full_says(alibi: bool, ragged: bool) ->
 
     from claimbench.engine.masks import KeptMask, mask_in_full
 
-    decoder: Any = SimpleNamespace(
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        ragged=ragged,
-        padding=torch.tensor([0, 2, 3] if ragged else [0, 0, 0]),
-        model=SimpleNamespace(slopes=torch.tensor([0.5, 0.25]) if alibi else None),
-        room=SimpleNamespace(length=12),
-    )
+    batch = batch_of_lengths([5, 3, 2] if ragged else [5, 5, 5], torch.tensor([0.5, 0.25]) if alibi else None)
     kept = KeptMask()
     for past, new, keys in [(0, 5, 5), (0, 5, 8), (5, 1, 6), (5, 1, 8), (6, 1, 7), (6, 3, 9), (6, 3, 16), (11, 1, 16)]:
-        full = mask_in_full(decoder, past, new, keys)
-        ours = kept(decoder, past, new, keys)
+        full = mask_in_full(batch, past, new, keys)
+        ours = kept(batch, past, new, keys)
         assert full is not None
         seen = torch.zeros(()) if ours is None else ours
         least = torch.finfo(torch.float32).min / 2
-        real = torch.arange(past, past + new) >= decoder.padding[:, None]  # a query of padding may see anything
+        real = torch.arange(past, past + new) >= batch.padding[:, None]  # a query of padding may see anything
         expected, said = (each.expand(3, 2, new, keys).transpose(1, 2)[real].clamp(min=least) for each in (full, seen))
         assert torch.equal(expected, said), (past, new, keys)
 
 
 def test_a_mask_is_made_anew_when_the_batch_changes() -> None:
-    import torch
-
     from claimbench.engine.masks import KeptMask
 
-    decoder: Any = SimpleNamespace(
-        dtype=torch.float32, device=torch.device("cpu"), ragged=True, padding=torch.tensor([0, 2]),
-        model=SimpleNamespace(slopes=None), room=SimpleNamespace(length=8),
-    )  # fmt: skip
     kept = KeptMask()
-    before = kept(decoder, 4, 1, 5)
-    decoder.padding = torch.tensor([3])
-    after = kept(decoder, 4, 1, 5)
+    before = kept(batch_of_lengths([4, 2]), 4, 1, 5)
+    after = kept(batch_of_lengths([4, 1]), 4, 1, 5)
     assert before is not None
     assert after is not None
-    assert [int((row < 0).sum()) for row in (*before, *after)] == [0, 2, 3]
+    assert [int((row < 0).sum()) for row in (*before, *after)] == [0, 2, 0, 3]
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

@@ -73,7 +73,7 @@ def test_a_step_that_packs_codes_unasked_is_not_proven(
 
 
 def modules_of(session: Any) -> set[str]:
-    return {type(module).__name__ for module in session.decoder.model.modules()}
+    return {type(module).__name__ for module in session.decoder.setup.model.modules()}
 
 
 @pytest.mark.parametrize("shared", [True, False])

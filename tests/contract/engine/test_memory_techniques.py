@@ -145,7 +145,7 @@ def test_a_part_of_a_cache_joins_the_rest_again() -> None:
         held = [tensor.clone() for tensor in cache.tensors()]
         part = cache.filter(torch.tensor([2, 0]))
         joined = part.concatenate(cache.filter(torch.tensor([1])))  # type: ignore[arg-type] # of its own kind
-        assert (part.room.batch, joined.room.batch, joined.length) == (2, 3, 4)
+        assert (part.shape.batch, joined.shape.batch, joined.length) == (2, 3, 4)
         for whole, again in zip(held, joined.tensors(), strict=True):
             assert torch.equal(whole[[2, 0, 1]], again)
         column = 3, room.arch.kv_heads, 1, room.arch.head_dim

@@ -13,6 +13,7 @@ import pytest
 from tests.contract.engine.conftest import FAMILIES, LoadEngine, RowsOf, Use, engine_cell, rows_of, save_family
 
 from claimbench import optimizations
+from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Sampling
 
@@ -127,15 +128,19 @@ def markov_decoder(odds: Any, batch: int, draft: Any = None) -> Any:
     """A decoder whose next token depends on the last one alone, by a table of odds [tokens, tokens]."""
     import torch
 
+    from claimbench.engine.batch import batch_of
+    from claimbench.engine.buffers import Fresh
     from claimbench.engine.decoder import Decoder, Engine
+    from claimbench.engine.kv_cache import CacheShape
 
     decoder = object.__new__(Decoder)
     decoder.engine = Engine(torch.float32, torch.device("cpu"), details=None)
     decoder.sequence = torch.zeros((batch, 1), dtype=torch.int64)
     decoder.sampling, decoder.draft = Sampling(temperature=1.0), draft
     decoder.sampler = decoder.engine.sampler(decoder.sampling, batch, torch.device("cpu"))
-    decoder.device, decoder.prompt, decoder.padding = torch.device("cpu"), decoder.sequence, torch.zeros(batch)
-    decoder.buffers, decoder.cache = decoder.engine.buffers(decoder), MarkovCache()  # type: ignore[assignment]
+    shape = CacheShape(cost.architecture("tiny-llama"), batch, 0, torch.float32, torch.device("cpu"))
+    decoder.batch = batch_of(decoder.sequence.tolist(), None, shape)
+    decoder.buffers, decoder.cache = Fresh(decoder.batch, None), MarkovCache()  # type: ignore[assignment, arg-type]
 
     def step(tokens: Any, cache: Any) -> Any:
         cache.length += tokens.shape[1]

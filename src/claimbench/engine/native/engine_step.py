@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from claimbench.engine.buffers import Fresh
 from claimbench.engine.kv_cache import AllocatedCache, Cache
-from claimbench.engine.model.transformer import Linear, Parts, PlainLinear
+from claimbench.engine.model.spec import Spec
+from claimbench.engine.model.transformer import Linear, Parts
 from claimbench.engine.model.weights import Affine, Weights
 from claimbench.engine.native.decoder import NativeDecoder
 from claimbench.engine.native.packed_model import Formats, matrices_of
 from claimbench.engine.native.packing import Format
-
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder
+from claimbench.engine.pass_setup import MatrixStorage, PassSetup
 
 OF_BITS: dict[int, Format] = {4: "int4", 8: "int8"}
 OF_TYPE: dict[torch.dtype, Format] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -26,17 +23,14 @@ OF_TYPE: dict[torch.dtype, Format] = {torch.float32: "float32", torch.bfloat16: 
 class MatricesInC:
     """A model's matrices in the order in which the native step reads them."""
 
-    def __init__(self, decoder: Decoder, weights: Weights, shared: bool | None = None) -> None:
+    def __init__(self, spec: Spec, weights: Weights, storage: MatrixStorage, shared: bool | None = None) -> None:
         """`shared`: the modules multiply with them as well; None: where that is the faster way, and the only one asked
         for."""
-        bits, plain = decoder.engine.weight_bits, OF_TYPE.get(decoder.dtype, "float32")
+        bits, plain = storage.bits, OF_TYPE.get(storage.dtype, "float32")
         layers, head = (OF_BITS[bits[0]], OF_BITS[bits[1]]) if bits else (plain, plain)
-        engine = decoder.engine
-        only_plain = engine.parts.linear is PlainLinear and engine.buffers is Fresh and plain == "float32"
+        only_plain = storage.plain_modules and plain == "float32"
         self.shared = (bits is not None or only_plain) if shared is None else shared
-        self.native = NativeDecoder(
-            decoder.spec, weights, Formats(layers, layers, head), threads=torch.get_num_threads()
-        )
+        self.native = NativeDecoder(spec, weights, Formats(layers, layers, head), threads=torch.get_num_threads())
 
     @property
     def held(self) -> dict[str, int]:
@@ -69,34 +63,27 @@ class NativeLinear(nn.Module):
 
 
 class StepInC:
-    """A step of the decoder's layers: all of them, or the first ones, which then share matrices and cache."""
+    """A step of the model's layers: all of them, or the first ones, which then share matrices and cache."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        assert isinstance(decoder.matrices, MatricesInC)
-        self.decoder, self.native, self.layers = decoder, decoder.matrices.native, decoder.spec.arch.layers
-        self.padding: Tensor | None = None
+    def __init__(self, setup: PassSetup) -> None:
+        assert isinstance(setup.matrices, MatricesInC)
+        self.native, self.layers = setup.matrices.native, len(setup.model.layers)
+        self.padding, longest = setup.batch.padding, setup.batch.cache_shape.length
+        column = torch.arange(longest, device=self.padding.device)[:, None]
+        self.positions = list((column - self.padding).clamp(min=0)[:, :, None])
+        """Of every row at every length, [batch, 1] each."""
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Logits [batch, new, vocabulary], float32; the next call overwrites them."""
         assert isinstance(cache, AllocatedCache)
-        if self.padding is not self.decoder.padding:
-            self._place(self.decoder.padding)
         past, new = cache.length, tokens.shape[1]
         cache.keys_after(new)
         keys = [slot.keys for slot in cache.allocated]
         values = [slot.values for slot in cache.allocated]
         positions = self.positions[past] if new == 1 else torch.cat(self.positions[past : past + new], 1)
-        assert self.padding is not None
         logits = self.native.step(tokens.contiguous(), positions, keys, values, self.padding, past, layers=self.layers)
         cache.length += new
         return logits
-
-    def _place(self, padding: Tensor) -> None:
-        """Positions of every row at every length, [batch, 1] each, made once."""
-        self.padding, longest = padding, self.decoder.cache_shape.length
-        self.positions = list(
-            (torch.arange(longest, device=padding.device)[:, None] - padding).clamp(min=0)[:, :, None]
-        )
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one step of batch 1 reads."""

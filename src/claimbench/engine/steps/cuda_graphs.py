@@ -12,17 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from claimbench.engine.kv_cache import AllocatedCache, Cache
 from claimbench.engine.masks import mask_in_full
+from claimbench.engine.pass_setup import PassSetup
 from claimbench.engine.steps.static import is_open, static_step
-
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder
 
 WARM_UPS = 3
 
@@ -78,12 +75,13 @@ class Captured:
     """One graph with the buffers that it reads."""
 
     def __init__(
-        self, decoder: Decoder, shape: Shape, place: list[tuple[Tensor, Tensor]], bias: Tensor | None, capture: Capture
+        self, setup: PassSetup, shape: Shape, place: list[tuple[Tensor, Tensor]], bias: Tensor | None, capture: Capture
     ) -> None:
-        device, self.shape = decoder.device, shape
+        device, padding = setup.batch.device, setup.batch.padding
         self.tokens = torch.zeros((shape.rows, shape.new), dtype=torch.int64, device=device)
         self.past = torch.zeros((), dtype=torch.int64, device=device)
         self.padding = torch.zeros(shape.rows, dtype=torch.int64, device=device)
+        self.padding[: len(padding)].copy_(padding)
         self.bias: Tensor | None = None
         if bias is not None:
             rows = 1 if len(bias) == 1 else shape.rows
@@ -92,20 +90,16 @@ class Captured:
         values = [pair[1][:, :, : shape.keys] for pair in place]
 
         def run() -> Tensor:
-            return static_step(decoder.model, self.tokens, self.past, self.padding, self.bias, keys, values)
+            return static_step(setup.model, self.tokens, self.past, self.padding, self.bias, keys, values)
 
         self.run, self.capture = run, capture
         self.replay: Callable[[], None] | None = None
-        self.rows_placed: Tensor | None = None
 
-    def __call__(self, tokens: Tensor, past: int, padding: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, tokens: Tensor, past: int, bias: Tensor | None) -> Tensor:
         """Logits [batch, new, vocabulary], which the next replay overwrites."""
         batch = len(tokens)
         self.tokens[:batch].copy_(tokens)
         self.past.fill_(past)
-        if self.rows_placed is not padding:
-            self.padding[:batch].copy_(padding)
-            self.rows_placed = padding
         if bias is not None and self.bias is not None:
             self.bias[: len(bias)].copy_(bias)
         if is_open():
@@ -119,8 +113,8 @@ class Captured:
 class GraphedStep:
     """The decode step of one decoder; decoders that share a cache share its home."""
 
-    def __init__(self, decoder: Decoder, home: Home, key_multiple: int, capture: Capture) -> None:
-        self.decoder, self.home, self.key_multiple, self.capture = decoder, home, key_multiple, capture
+    def __init__(self, setup: PassSetup, home: Home, key_multiple: int, capture: Capture) -> None:
+        self.setup, self.home, self.key_multiple, self.capture = setup, home, key_multiple, capture
         self.captured: dict[Shape, Captured] = {}
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:
@@ -128,27 +122,23 @@ class GraphedStep:
         batch, new = tokens.shape
         past = cache.length
         cache.keys_after(new)
-        place = self.home.take_in(cache, batch)[: len(self.decoder.model.layers)]
+        place = self.home.take_in(cache, batch)[: len(self.setup.model.layers)]
         keys = key_bucket(past + new, self.key_multiple, cache.capacity)
         shape = Shape(batch_bucket(batch), new, keys, cache.capacity)
         bias = self._bias(past, new, keys)
         captured = self.captured.get(shape)
         if captured is None:
-            captured = self.captured[shape] = Captured(self.decoder, shape, place, bias, self.capture)
+            captured = self.captured[shape] = Captured(self.setup, shape, place, bias, self.capture)
         cache.length += new
-        return captured(tokens, past, self.decoder.padding, bias)
+        return captured(tokens, past, bias)
 
     def _bias(self, past: int, new: int, keys: int) -> Tensor | None:
         """What the mask that is plugged in makes; None for the plain one, which the graph works out by itself."""
-        mask = self.decoder.engine.mask
+        mask, batch = self.setup.mask, self.setup.batch
         if mask is mask_in_full:
             return None
-        bias = mask(self.decoder, past, new, keys)
-        return (
-            torch.zeros((1, 1, new, keys), dtype=self.decoder.dtype, device=self.decoder.device)
-            if bias is None
-            else bias
-        )
+        bias = mask(batch, past, new, keys)
+        return torch.zeros((1, 1, new, keys), dtype=batch.dtype, device=batch.device) if bias is None else bias
 
 
 def capture_on_gpu(device: torch.device) -> Capture:

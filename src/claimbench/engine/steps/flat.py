@@ -8,21 +8,20 @@ module's own. The rest is hoisted out of the loop or out of the step: names, siz
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from claimbench.engine.model.transformer import Layer, LayerCache, PassContext, Rotary
-
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder, Step
-    from claimbench.engine.kv_cache import Cache
+from claimbench.engine.batch import Batch
+from claimbench.engine.kv_cache import Cache
+from claimbench.engine.model.transformer import Layer, LayerCache, Linear, PassContext, Rotary, Transformer
+from claimbench.engine.pass_setup import PassSetup, Step
 
 silu = torch._C._nn.silu  # what functional.silu calls, after asking whether to override it
 
 
-def bare(part: Any) -> Any:
+def bare(part: object) -> Any:
     """`part` as an object of a plain class with the same methods, weights and parts; what is no module stays itself."""
     if isinstance(part, nn.ModuleList):
         return [bare(child) for child in part]
@@ -43,14 +42,17 @@ def bare(part: Any) -> Any:
     return plain
 
 
-def call_of(part: Any) -> Any:
+def call_of(part: Linear) -> Linear:
     """What to call to run `part`, bound once."""
-    return bare(part).forward if isinstance(part, nn.Module) else part
+    if not isinstance(part, nn.Module):
+        return part
+    forward: Linear = bare(part).forward
+    return forward
 
 
-def rotary_of(decoder: Decoder) -> Rotary | None:
+def rotary_of(model: Transformer) -> Rotary | None:
     """The rotary positions that all layers share."""
-    layer = decoder.model.layers[0]
+    layer = model.layers[0]
     assert isinstance(layer, Layer)
     return layer.rotary
 
@@ -61,17 +63,16 @@ class Places:
     Rows of one length share one row of positions, so a step takes a slice of each table: no operator reads it.
     """
 
-    def __init__(self, decoder: Decoder, length: int) -> None:
-        model, rotary = decoder.model, rotary_of(decoder)
-        self.padding, self.length = decoder.padding, length
-        padding = self.padding[:, None] if decoder.ragged else self.padding[:1, None]
-        self.positions = (torch.arange(length, device=decoder.device) - padding).clamp(min=0)  # [batch or 1, length]
-        half = decoder.spec.arch.head_dim // 2
+    def __init__(self, batch: Batch, model: Transformer, length: int) -> None:
+        rotary, self.length = rotary_of(model), length
+        padding = batch.padding[:, None] if batch.ragged else batch.padding[:1, None]
+        self.positions = (torch.arange(length, device=batch.device) - padding).clamp(min=0)  # [batch or 1, length]
+        half = model.spec.arch.head_dim // 2
         tables: list[Tensor] = [] if model.positions is None else [model.positions]
         if rotary is not None:  # the first half of the sines negated, since it multiplies the second half of a head
             sin = torch.cat((-rotary.sin[:, :half], rotary.sin[:, half:]), -1)
-            tables = [rotary.cos.to(decoder.dtype), sin.to(decoder.dtype)]
-        self.shared = not decoder.ragged
+            tables = [rotary.cos.to(batch.dtype), sin.to(batch.dtype)]
+        self.shared = not batch.ragged
         self.tables = [table[:length] if self.shared else table for table in tables]  # [length or context, ...]
 
     def at(self, past: int, end: int) -> list[Tensor]:
@@ -84,42 +85,42 @@ class Places:
 
 Turn = tuple[Tensor, Tensor] | None
 """Cosines and sines of the new positions, [batch or 1, 1, new, head_dim] each; None where positions are not rotary."""
-Begin = Callable[[Tensor, "Cache"], tuple[Tensor, PassContext, Turn]]
+Begin = Callable[[Tensor, Cache], tuple[Tensor, PassContext, Turn]]
 RunLayer = Callable[[Tensor, LayerCache, PassContext, Turn], Tensor]
 
 
-def step_trimmed(decoder: Decoder) -> Step:
-    model = decoder.model
-    begin, norm, head = begin_trimmed(decoder), call_of(model.norm), call_of(model.head)
-    layers = [layer_trimmed(decoder, layer) for layer in model.layers]
+def step_trimmed(setup: PassSetup) -> Step:
+    model = setup.model
+    begin, norm, head = begin_trimmed(setup), call_of(model.norm), call_of(model.head)
+    layers = [layer_trimmed(layer) for layer in model.layers]
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
         x, context, turn = begin(tokens, cache)
         for layer, slot in zip(layers, cache.slots[: len(layers)], strict=True):  # a draft leaves the last slots alone
             x = layer(x, slot, context, turn)
         cache.length += tokens.shape[1]
-        logits: Tensor = head(norm(x))
-        return logits
+        return head(norm(x))
 
     return step
 
 
-def begin_trimmed(decoder: Decoder) -> Begin:
+def begin_trimmed(setup: PassSetup) -> Begin:
     """What comes before the layers: where the tokens stand, what they may see, and their embeddings."""
-    model, parts, mask = decoder.model, decoder.engine.parts, decoder.engine.mask
-    embedding, embed, causal, unbiased = model.embedding, torch.embedding, parts.causal, model.slopes is None
+    model, batch, mask = setup.model, setup.batch, setup.mask
+    embedding, embed, causal = model.embedding, torch.embedding, model.parts.causal
+    hiding = batch.ragged or batch.slopes is not None
     embedding_norm = None if model.embedding_norm is None else call_of(model.embedding_norm)
-    rotary, learned = rotary_of(decoder) is not None, model.positions is not None
-    places = Places(decoder, decoder.cache_shape.length)
+    rotary, learned = rotary_of(model) is not None, model.positions is not None
+    places = Places(batch, model, batch.cache_shape.length)
 
     def begin(tokens: Tensor, cache: Cache) -> tuple[Tensor, PassContext, Turn]:
         nonlocal places
         past, new, turn, bias = cache.length, tokens.shape[1], None, None
         end, keys_seen = past + new, cache.keys_after(new)
-        if places.padding is not decoder.padding or places.length < end:
-            places = Places(decoder, max(end, decoder.cache_shape.length))
-        if decoder.ragged or not unbiased or not causal(past, new, keys_seen):
-            bias = mask(decoder, past, new, keys_seen)
+        if places.length < end:
+            places = Places(batch, model, end)
+        if hiding or not causal(past, new, keys_seen):
+            bias = mask(batch, past, new, keys_seen)
         x = embed(embedding, tokens)
         if rotary:
             cos, sin = places.at(past, end)
@@ -133,9 +134,10 @@ def begin_trimmed(decoder: Decoder) -> Begin:
     return begin
 
 
-def layer_trimmed(decoder: Decoder, layer: Any) -> RunLayer:
+def layer_trimmed(layer: nn.Module) -> RunLayer:
     """One layer; rotary positions are turned for queries and keys in one go."""
-    parts, arch, gated, cat = decoder.engine.parts, decoder.spec.arch, decoder.spec.gated, torch.cat
+    assert isinstance(layer, Layer)
+    parts, arch, gated, cat = layer.parts, layer.spec.arch, layer.spec.gated, torch.cat
     norm1, qkv, out = call_of(layer.norm1), call_of(layer.qkv), call_of(layer.out)
     norm2, up, down = call_of(layer.norm2), call_of(layer.up), call_of(layer.down)
     attend, softmax, add, scale = parts.attend_step, parts.softmax, parts.add, arch.head_dim**-0.5

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from claimbench.engine.batch import Batch
 from claimbench.engine.kv_cache import Cache
 from claimbench.engine.masks import attention_bias
 from claimbench.engine.model.transformer import LayerCache, Packed, PassContext
-
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder
+from claimbench.engine.pass_setup import PassSetup
 
 
 class SpreadLayerCache:
@@ -47,40 +45,41 @@ class Layout:
     """Where the packed row has each slot of the padded batch, [batch, longest]; for padding, the row's first token."""
 
 
-def lay_out(decoder: Decoder) -> Layout:
-    column = torch.arange(decoder.prompt.shape[1], device=decoder.device)
-    position = column - decoder.padding[:, None]  # [batch, longest]
+def lay_out(batch: Batch) -> Layout:
+    column = torch.arange(batch.prompt.shape[1], device=batch.device)
+    position = column - batch.padding[:, None]  # [batch, longest]
     real = position >= 0
-    starts = torch.tensor([0, *decoder.lengths], device=decoder.device).cumsum(0)
+    starts = torch.tensor([0, *batch.lengths], device=batch.device).cumsum(0)
     place = starts[:-1, None] + position.clamp(min=0)
-    return Layout(decoder.prompt, decoder.prompt[real][None], position[real][None], starts.int(), place)
+    return Layout(batch.prompt, batch.prompt[real][None], position[real][None], starts.int(), place)
 
 
 class PackedPrefill:
     def __init__(self) -> None:
         self.layout: Layout | None = None
 
-    def __call__(self, decoder: Decoder, cache: Cache) -> Tensor:
+    def __call__(self, setup: PassSetup, cache: Cache) -> Tensor:
         """Hidden states [batch, longest, hidden], those of padding without meaning."""
-        if self.layout is None or self.layout.prompt is not decoder.prompt:
-            self.layout = lay_out(decoder)
-        layout, longest = self.layout, max(decoder.lengths)
+        batch = setup.batch
+        if self.layout is None or self.layout.prompt is not batch.prompt:
+            self.layout = lay_out(batch)
+        layout, longest = self.layout, max(batch.lengths)
         cache.keys_after(longest)
-        packed = Packed(_own_passes(decoder, layout, longest), layout.starts, longest)
+        packed = Packed(_own_passes(setup, layout, longest), layout.starts, longest)
         padded = PassContext(past=0, positions=layout.place)
         slots: list[LayerCache] = [SpreadLayerCache(slot, padded, layout.place) for slot in cache.slots]
         context = PassContext(past=0, positions=layout.positions, packed=packed)
-        hidden: Tensor = decoder.model(layout.tokens, context, slots)  # [1, tokens, hidden]
+        hidden: Tensor = setup.model(layout.tokens, context, slots)  # [1, tokens, hidden]
         cache.length += longest
         return hidden[0][layout.place]
 
 
-def _own_passes(decoder: Decoder, layout: Layout, longest: int) -> list[PassContext]:
+def _own_passes(setup: PassSetup, layout: Layout, longest: int) -> list[PassContext]:
     """Every request's pass; what is hidden in the longest one is hidden, as far as it goes, in each."""
-    positions = torch.split(layout.positions, decoder.lengths, dim=1)
-    slopes = decoder.model.slopes
-    if slopes is None and decoder.engine.parts.causal(0, longest, longest):
+    batch = setup.batch
+    positions = torch.split(layout.positions, batch.lengths, dim=1)
+    if batch.slopes is None and setup.model.parts.causal(0, longest, longest):
         return [PassContext(0, own) for own in positions]
-    unpadded = decoder.padding.new_zeros(1)
-    bias = attention_bias(unpadded, slopes, decoder.dtype, 0, longest, longest)  # [1, 1 or heads, longest, longest]
+    unpadded = batch.padding.new_zeros(1)
+    bias = attention_bias(unpadded, batch.slopes, batch.dtype, 0, longest, longest)  # [1, 1 or heads, longest, longest]
     return [PassContext(0, own, bias[:, :, : own.shape[1], : own.shape[1]]) for own in positions]

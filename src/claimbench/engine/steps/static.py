@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,9 +19,7 @@ from torch import Tensor
 from claimbench.engine.kv_cache import AllocatedCache, Cache
 from claimbench.engine.masks import attention_bias, mask_in_full
 from claimbench.engine.model.transformer import Layer, LayerCache, PassContext, Transformer
-
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder, Step
+from claimbench.engine.pass_setup import PassSetup, Step
 
 Run = TypeVar("Run", bound=Callable[..., Any])
 
@@ -81,9 +79,9 @@ def static_step(
 class Place:
     """Where a step stands in a cache that was allocated once, as tensors on the device."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.past = torch.zeros((), dtype=torch.int64, device=decoder.device)
+    def __init__(self, setup: PassSetup) -> None:
+        self.setup = setup
+        self.past = torch.zeros((), dtype=torch.int64, device=setup.batch.device)
         self.biases: dict[tuple[int, int], Tensor] = {}
 
     def slots(self, cache: Cache, new: int, slots: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
@@ -91,7 +89,7 @@ class Place:
         assert isinstance(cache, AllocatedCache)
         cache.keys_after(new)
         self.past.fill_(cache.length)
-        layers = cache.allocated[: len(self.decoder.model.layers)]
+        layers = cache.allocated[: len(self.setup.model.layers)]
         return [slot.keys[:, :, :slots] for slot in layers], [slot.values[:, :, :slots] for slot in layers]
 
     def bias(self, cache: Cache, new: int, keys: int) -> Tensor | None:
@@ -99,11 +97,12 @@ class Place:
 
         The plain mask is worked out inside of a static step.
         """
-        if self.decoder.engine.mask is mask_in_full:
+        mask, batch = self.setup.mask, self.setup.batch
+        if mask is mask_in_full:
             return None
-        bias = self.decoder.engine.mask(self.decoder, cache.length, new, keys)
+        bias = mask(batch, cache.length, new, keys)
         if bias is None:  # nothing is hidden any more
-            bias = torch.zeros((1, 1, new, keys), dtype=self.decoder.dtype, device=self.decoder.device)
+            bias = torch.zeros((1, 1, new, keys), dtype=batch.dtype, device=batch.device)
         kept = self.biases.get((new, keys))
         if kept is None or kept.shape[:2] != bias.shape[:2]:
             kept = self.biases[new, keys] = torch.empty_like(bias, memory_format=torch.contiguous_format)
@@ -120,32 +119,34 @@ def own_code(function: Run) -> Run:
     return cast(Run, FunctionType(function.__code__.replace(), function.__globals__, function.__name__))
 
 
-def step_compiled(decoder: Decoder, **how: Any) -> Step:
+def step_compiled(setup: PassSetup, **how: Any) -> Step:
     """The whole step in one graph, token ids in and logits out."""
-    place, compiled = Place(decoder), torch.compile(own_code(static_step), fullgraph=True, **how)
+    model, padding = setup.model, setup.batch.padding
+    place, compiled = Place(setup), torch.compile(own_code(static_step), fullgraph=True, **how)
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
         new = tokens.shape[1]
         keys, values = place.slots(cache, new)
         bias = place.bias(cache, new, keys[0].shape[2])
-        logits: Tensor = compiled(decoder.model, tokens, place.past, decoder.padding, bias, keys, values)
+        logits: Tensor = compiled(model, tokens, place.past, padding, bias, keys, values)
         cache.length += new
         return logits
 
     return step
 
 
-def step_of_compiled_layers(decoder: Decoder, **how: Any) -> Step:
+def step_of_compiled_layers(setup: PassSetup, **how: Any) -> Step:
     """One graph, which is run for each layer; positions and mask are made once a step, outside."""
-    place, compiled = Place(decoder), torch.compile(own_code(static_layer), fullgraph=True, **how)
+    model, batch = setup.model, setup.batch
+    place, compiled = Place(setup), torch.compile(own_code(static_layer), fullgraph=True, **how)
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
-        new, model = tokens.shape[1], decoder.model
+        new = tokens.shape[1]
         keys, values = place.slots(cache, new)
         bias = place.bias(cache, new, keys[0].shape[2])
         if bias is None:
-            bias = attention_bias(decoder.padding, model.slopes, decoder.dtype, place.past, new, keys[0].shape[2])
-        context = static_context(place.past, new, decoder.padding, bias)
+            bias = attention_bias(batch.padding, batch.slopes, batch.dtype, place.past, new, keys[0].shape[2])
+        context = static_context(place.past, new, batch.padding, bias)
         x = model.embed(tokens, context.positions)
         for layer, *slot in zip(model.layers, keys, values, strict=True):
             x = compiled(layer, x, context, *slot)  # type: ignore[arg-type] # a ModuleList holds no type

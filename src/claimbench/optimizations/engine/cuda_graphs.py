@@ -17,8 +17,9 @@ from claimbench.proof import expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder, Engine
+    from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence
+    from claimbench.engine.pass_setup import PassSetup
     from claimbench.engine.steps.cuda_graphs import GraphedStep
 
 SEAM = "step"
@@ -47,8 +48,8 @@ def apply(engine: Engine, settings: Settings) -> None:
 
     home = Home()
 
-    def step_graphed(decoder: Decoder) -> GraphedStep:
-        return GraphedStep(decoder, home, settings.key_multiple, capture_on_gpu(engine.device))
+    def step_graphed(setup: PassSetup) -> GraphedStep:
+        return GraphedStep(setup, home, settings.key_multiple, capture_on_gpu(engine.device))
 
     engine.step = step_graphed
 
