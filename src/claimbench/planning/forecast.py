@@ -56,10 +56,10 @@ def missing_blocks(plan: Plan, root: Path = Path()) -> dict[str, int]:
     return {id: count for id, count in counts.items() if count}
 
 
-def block_seconds(planned: PlannedCell, ceilings: dict[str, Any], root: Path = Path()) -> tuple[float, bool]:
+def block_seconds(planned: PlannedCell, ceilings: dict[str, Any]) -> tuple[float, bool]:
     """Seconds that one block will take, and whether that was seen (under any key) rather than estimated."""
     seen = []
-    for path in sorted((root / RESULTS / "measure" / planned.cell.id).glob("*/*.json")):
+    for path in sorted((RESULTS / "measure" / planned.cell.id).glob("*/*.json")):
         try:
             seen.append(result.read(path).duration_s)
         except ResultError:
@@ -96,11 +96,11 @@ def peak_bytes(cell: Cell) -> float:
     return LIBRARIES_BYTES * cell.devices + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
 
 
-def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forecast:
-    missing = missing_blocks(plan, root)
+def forecast(plan: Plan, ceilings: dict[str, Any]) -> Forecast:
+    missing = missing_blocks(plan)
     seconds, seen_blocks = 0.0, 0
     for id, count in missing.items():
-        each, seen = block_seconds(plan.cells[id], ceilings, root)
+        each, seen = block_seconds(plan.cells[id], ceilings)
         seconds += each * count
         seen_blocks += count if seen else 0
     peaks = {id: peak_bytes(plan.cells[id].cell) for id in missing}
@@ -111,7 +111,7 @@ def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forec
         seconds=seconds,
         peak_bytes=peaks.get(hungriest, 0.0),
         hungriest=hungriest,
-        disk_bytes=_disk_bytes(plan, missing, root),
+        disk_bytes=_disk_bytes(plan, missing),
         missing_by_cell=missing,
         measured_share=seen_blocks / sum(missing.values()) if missing else 1.0,
     )
@@ -192,12 +192,12 @@ def _published_frontier(line: list[Row]) -> str | None:
     return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")
 
 
-def _disk_bytes(plan: Plan, missing: dict[str, int], root: Path) -> float:
+def _disk_bytes(plan: Plan, missing: dict[str, int]) -> float:
     wanted = {}
     for id in missing:
         cell = plan.cells[id].cell
         for checkpoint in filter(None, (cell.checkpoint, cell.draft)):
-            if not (root / CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
+            if not (CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
                 wanted[checkpoint.name] = checkpoint
     # A download is kept beside its shards, so twice; random weights are only written once, as 16-bit numbers.
     return sum(
