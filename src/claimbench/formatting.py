@@ -31,7 +31,7 @@ def _magnitude(value: float) -> int:
     return math.floor(math.log10(abs(value))) if value else 0
 
 
-def significant(value: float, digits: int = 3) -> float:
+def significant(value: float, digits: int) -> float:
     """`value` rounded to `digits` significant digits."""
     return round(value, digits - 1 - _magnitude(value)) if math.isfinite(value) else value
 

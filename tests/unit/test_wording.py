@@ -67,7 +67,7 @@ def test_a_table_cell_cannot_break_its_table() -> None:
 def test_significant_digits() -> None:
     assert significant(12345.678, 4) == 12350.0
     assert significant(0.00123456, 4) == 0.001235
-    assert significant(0.0) == 0.0
+    assert significant(0.0, 4) == 0.0
 
 
 def test_small_words() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from claimbench import optimizations
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import _architecture, architecture_of
+from claimbench.cost_model.cost import architecture_of
 from claimbench.planning.cell_cost import recomputes, spread_of
 from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
 
@@ -55,7 +55,7 @@ def prefill_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory:
     rows = row_lengths(cell.workload, prompt_tokens)
     read, models = weights, [arch]
     if cell.draft is not None and cell.workload.new_tokens > 1:
-        models.append(_architecture(cell.draft))
+        models.append(cost.checkpoint_architecture(cell.draft))
         read += models[-1].step_weights * DTYPE_BYTES[cell.dtype]
     flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
     return _limit_ms(ceilings, cell, read, 0.0, flops)

@@ -186,6 +186,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(path: Path, name: str | None = None) -> File:
+def describe(path: Path) -> File:
     """The record of a file that holds no tensors."""
-    return File(name=name or path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
+    return File(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))

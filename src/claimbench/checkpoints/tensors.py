@@ -32,12 +32,6 @@ def full_name(arch: Architecture, name: str) -> str:
     return name if name == "lm_head.weight" or name.startswith(prefix) else prefix + name
 
 
-def layer_of(name: str) -> int | None:
-    """The layer that a tensor belongs to."""
-    match = re.match(r"(?:model\.layers|transformer\.h)\.(\d+)\.", name)
-    return int(match[1]) if match else None
-
-
 def _llama(arch: Architecture) -> dict[str, Shape]:
     hidden, inner = arch.hidden, arch.intermediate
     queries, keys = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim

@@ -12,7 +12,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from claimbench.cost_model import cost
 from claimbench.schema.cell import Cell, Checkpoint
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
@@ -34,6 +33,10 @@ class Architecture(NamedTuple):
     """Longest sequence, in tokens."""
     tied: bool
     """The output head is the embedding."""
+
+    def kept(self, layers: int | None) -> Architecture:
+        """With its first `layers` layers alone; whole where it has no more, or without a number."""
+        return self if layers is None else self._replace(layers=min(layers, self.layers))
 
     @property
     def embedding_weights(self) -> int:
@@ -156,16 +159,9 @@ def kv_bytes(arch: Architecture, batch: int, length: int, bytes_per_value: float
     return 2 * arch.layers * batch * length * arch.kv_heads * arch.head_dim * bytes_per_value
 
 
-def step_bytes(
-    arch: Architecture, batch: int, length: int, bytes_per_value: float, step_weight_bytes: float | None = None
-) -> float:
-    """Bytes that one decode step must read at least: its weights once for the batch, and every row's keys and values.
-
-    `step_weight_bytes` is what the loaded model really reads (quantized, say); without it all weights are counted at
-    `bytes_per_value`.
-    """
-    weights = arch.step_weights * bytes_per_value if step_weight_bytes is None else step_weight_bytes
-    return weights + kv_bytes(arch, batch, length, bytes_per_value)
+def step_bytes(arch: Architecture, batch: int, length: int, bytes_per_value: float) -> float:
+    """Bytes that one decode step must read at least: weights once for the batch, and every row's keys and values."""
+    return arch.step_weights * bytes_per_value + kv_bytes(arch, batch, length, bytes_per_value)
 
 
 def activation_bytes(arch: Architecture, batch: int, new: int, bytes_per_value: float) -> float:
@@ -198,19 +194,12 @@ def pass_flops(arch: Architecture, batch: int, new: int, past: int, heads_at: in
 
 
 class Precision(NamedTuple):
-    """In how many bytes and bits numbers are kept. Norms, biases, embedding and positions are never quantized."""
+    """In how many bytes and bits numbers are kept. Norms, biases, embedding, head and positions are never quantized."""
 
     value_bytes: float = 4
     """Of an activation, a cached key or value, and every weight that is not quantized."""
     layer_bits: float | None = None
-    """Per weight of the layers' matrices, scales and all (see `stored_bits`); None: not quantized."""
-    head_bits: float | None = None
-    """Per weight of the output head. A tied head that is quantized is a copy: rows are looked up in the embedding."""
-
-
-def stored_bits(code_bits: float, group: int, scale_bits: float, zero_bits: float = 0) -> float:
-    """Bits per weight of codes that share a scale, and perhaps a zero point, by group: bitsandbytes' 4 bits are 4.5."""
-    return code_bits + (scale_bits + zero_bits) / group
+    """Per weight of the layers' matrices, scales and zero points of its group included; None: not quantized."""
 
 
 def device_share(arch: Architecture, devices: int) -> Architecture:
@@ -240,57 +229,22 @@ def device_share(arch: Architecture, devices: int) -> Architecture:
 
 def held_weight_bytes(arch: Architecture, precision: Precision) -> float:
     """Bytes of all weights."""
-    copied_head = arch.tied and precision.head_bits is not None
-    looked_up = arch.position_weights + (arch.embedding_weights if copied_head or not arch.tied else 0)
+    looked_up = arch.weights - arch.step_weights
     return read_weight_bytes(arch, precision) + looked_up * precision.value_bytes
 
 
 def read_weight_bytes(arch: Architecture, precision: Precision) -> float:
     """Bytes of weights that one pass must read: all but what is looked up by row."""
     wide = 8 * precision.value_bytes
-    matrices, head = arch.layers * arch.layer_matrices, arch.embedding_weights
-    vectors = arch.step_weights - matrices - head
+    matrices = arch.layers * arch.layer_matrices
     layer_bits = wide if precision.layer_bits is None else precision.layer_bits
-    head_bits = wide if precision.head_bits is None else precision.head_bits
-    return (matrices * layer_bits + head * head_bits + vectors * wide) / 8
+    return (matrices * layer_bits + (arch.step_weights - matrices) * wide) / 8
 
 
-class PassCost(NamedTuple):
-    """What one pass costs on each device."""
-
-    weight_bytes: float
-    """Read, once for the whole batch."""
-    kv_bytes: float
-    """Of keys and values that are in the cache after it, all of which it reads or writes."""
-    activation_bytes: float
-    """Held beside weights and cache, at its widest point."""
-    flops: float
+def checkpoint_architecture(checkpoint: Checkpoint) -> Architecture:
+    """The architecture that a checkpoint declares, with the layers that it keeps."""
+    return architecture(checkpoint.architecture).kept(checkpoint.keep_layers)
 
 
-def prefill_cost(arch: Architecture, batch: int, length: int, precision: Precision, devices: int = 1) -> PassCost:
-    """The pass over a prompt of `length` tokens a row, with the head at its last position alone."""
-    return _pass_cost(device_share(arch, devices), batch, length, 0, precision)
-
-
-def step_cost(arch: Architecture, batch: int, length: int, precision: Precision, devices: int = 1) -> PassCost:
-    """The decode step that makes rows of `length` tokens from rows that are one shorter."""
-    return _pass_cost(device_share(arch, devices), batch, 1, length - 1, precision)
-
-
-def _pass_cost(share: Architecture, batch: int, new: int, past: int, precision: Precision) -> PassCost:
-    return PassCost(
-        weight_bytes=read_weight_bytes(share, precision),
-        kv_bytes=kv_bytes(share, batch, past + new, precision.value_bytes),
-        activation_bytes=activation_bytes(share, batch, new, precision.value_bytes),
-        flops=pass_flops(share, batch, new, past, heads_at=1),
-    )
-
-
-def architecture_of(cell: Cell) -> cost.Architecture:
-    return _architecture(cell.checkpoint)
-
-
-def _architecture(checkpoint: Checkpoint) -> cost.Architecture:
-    arch = cost.architecture(checkpoint.architecture)
-    kept = checkpoint.keep_layers
-    return arch if kept is None else arch._replace(layers=min(kept, arch.layers))
+def architecture_of(cell: Cell) -> Architecture:
+    return checkpoint_architecture(cell.checkpoint)

@@ -27,8 +27,7 @@ from claimbench.schema.load import InferenceLoad
 
 def model_of(load: InferenceLoad) -> Architecture:
     """The architecture of its model, cut to the layers that it keeps."""
-    arch = cost.architecture(load.architecture)
-    return arch if load.layers is None else arch._replace(layers=min(load.layers, arch.layers))
+    return cost.architecture(load.architecture).kept(load.layers)
 
 
 def precision_of(load: InferenceLoad) -> Precision:

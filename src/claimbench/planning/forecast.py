@@ -56,22 +56,22 @@ def missing_blocks(plan: Plan, root: Path = Path()) -> dict[str, int]:
     return {id: count for id, count in counts.items() if count}
 
 
-def older_results(plan: Plan, root: Path = Path()) -> int:
+def older_results(plan: Plan) -> int:
     """Results of the plan's cells that another version of the code or of a library, or another machine, made."""
     planned = plan.cells.values()
-    there = {path for each in planned for path in _results_of(each, root)}
-    return len(there - {root / path for each in planned for path in each.paths()})
+    there = {path for each in planned for path in _results_of(each)}
+    return len(there - {Path(path) for each in planned for path in each.paths()})
 
 
-def _results_of(planned: PlannedCell, root: Path) -> list[Path]:
+def _results_of(planned: PlannedCell) -> list[Path]:
     """The result files of a cell, under any key."""
-    return sorted((root / RESULTS / "measure" / planned.cell.id).glob("*/*.json"))
+    return sorted((RESULTS / "measure" / planned.cell.id).glob("*/*.json"))
 
 
-def block_seconds(planned: PlannedCell, ceilings: dict[str, Any], root: Path = Path()) -> tuple[float, bool]:
+def block_seconds(planned: PlannedCell, ceilings: dict[str, Any]) -> tuple[float, bool]:
     """Seconds that one block will take, and whether that was seen (under any key) rather than estimated."""
     seen = []
-    for path in _results_of(planned, root):
+    for path in _results_of(planned):
         try:
             seen.append(result.read(path).duration_s)
         except ResultError:
@@ -108,11 +108,11 @@ def peak_bytes(cell: Cell) -> float:
     return LIBRARIES_BYTES * cell.devices + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
 
 
-def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forecast:
-    missing = missing_blocks(plan, root)
+def forecast(plan: Plan, ceilings: dict[str, Any]) -> Forecast:
+    missing = missing_blocks(plan)
     seconds, seen_blocks = 0.0, 0
     for id, count in missing.items():
-        each, seen = block_seconds(plan.cells[id], ceilings, root)
+        each, seen = block_seconds(plan.cells[id], ceilings)
         seconds += each * count
         seen_blocks += count if seen else 0
     peaks = {id: peak_bytes(plan.cells[id].cell) for id in missing}
@@ -123,7 +123,7 @@ def forecast(plan: Plan, ceilings: dict[str, Any], root: Path = Path()) -> Forec
         seconds=seconds,
         peak_bytes=peaks.get(hungriest, 0.0),
         hungriest=hungriest,
-        disk_bytes=_disk_bytes(plan, missing, root),
+        disk_bytes=_disk_bytes(plan, missing),
         missing_by_cell=missing,
         measured_share=seen_blocks / sum(missing.values()) if missing else 1.0,
     )
@@ -204,12 +204,12 @@ def _published_frontier(line: list[Row]) -> str | None:
     return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")
 
 
-def _disk_bytes(plan: Plan, missing: dict[str, int], root: Path) -> float:
+def _disk_bytes(plan: Plan, missing: dict[str, int]) -> float:
     wanted = {}
     for id in missing:
         cell = plan.cells[id].cell
         for checkpoint in filter(None, (cell.checkpoint, cell.draft)):
-            if not (root / CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
+            if not (CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
                 wanted[checkpoint.name] = checkpoint
     # A download is kept beside its shards, so twice; random weights are only written once, as 16-bit numbers.
     return sum(
