@@ -25,25 +25,25 @@ class JobLogHandler(logging.Handler):
         """Jobs that run where Snakemake does even so, and have printed what they had to say."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        said: dict[str, Any] = record.__dict__
-        event = said.get("event")
+        fields: dict[str, Any] = record.__dict__
+        event = fields.get("event")
         if event == LogEvent.JOB_INFO:
-            if said["local"]:
-                self.here.add(said["jobid"])
-            elif said["rule_name"] in self.rules:
-                self.logs[said["jobid"]] = Path(said["log"][0])
+            if fields["local"]:
+                self.here.add(fields["jobid"])
+            elif fields["rule_name"] in self.rules:
+                self.logs[fields["jobid"]] = Path(fields["log"][0])
         elif event == LogEvent.JOB_FINISHED and self.elsewhere():
-            log = self.logs.pop(said["job_id"], None)
+            log = self.logs.pop(fields["job_id"], None)
             sys.stderr.write(_text_of(log) if log else "")
-        elif event == LogEvent.JOB_ERROR and self.elsewhere() and said["jobid"] not in self.here:
-            sys.stderr.write(_failure(said))
+        elif event == LogEvent.JOB_ERROR and self.elsewhere() and fields["jobid"] not in self.here:
+            sys.stderr.write(_failure(fields))
 
 
-def _failure(said: dict[str, Any]) -> str:
+def _failure(fields: dict[str, Any]) -> str:
     """The job's own log, the executor's message, and where both logs lie."""
-    own = _text_of(Path(said["log"][0])) if said["log"] else ""
-    logs = ", ".join(str(path) for path in said["log"])
-    return f"{own}{said['rule_name']} failed: {said['rule_msg'] or 'no reason is known.'} Its logs: {logs}\n"
+    own = _text_of(Path(fields["log"][0])) if fields["log"] else ""
+    logs = ", ".join(str(path) for path in fields["log"])
+    return f"{own}{fields['rule_name']} failed: {fields['rule_msg'] or 'no reason is known.'} Its logs: {logs}\n"
 
 
 def _text_of(log: Path) -> str:
