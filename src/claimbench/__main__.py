@@ -179,23 +179,24 @@ def _forecast(arguments: argparse.Namespace) -> None:
     plan = jobs.plan_for(read_yaml(arguments.params), Path(arguments.studies))
     path = paths.ceilings_path(plan)
     ceilings = _read_json(path) if path.exists() else {}
-    told = forecast.forecast(plan, ceilings)
+    expected = forecast.forecast(plan, ceilings)
     labels = paths.labels(plan)
-    for id, count in sorted(told.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
+    for id, count in sorted(expected.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
         each, seen = forecast.block_seconds(plan.cells[id], ceilings)
         source = "seen" if seen else "estimated"
         print(f"  {labels.get(id, 'reference')}: {count} x {formatting.duration(each)} ({source})")
-    print(f"{told.blocks_missing} of {told.blocks_total} blocks are to be measured on {plan.device}")
+    print(f"{expected.blocks_missing} of {expected.blocks_total} blocks are to be measured on {plan.device}")
     older = forecast.older_results(plan)
     if older:
         print(
             f"{older} results of these cells are of another version of the code or a library, or of another machine: "
             "they are kept, they count in no table, and their cells are measured anew"
         )
-    print(f"time: about {formatting.duration(told.seconds)} ({told.measured_share:.0%} of the blocks were seen before)")
-    if told.hungriest:
-        print(f"memory: about {told.peak_bytes / 1e9:.1f} GB, for {labels.get(told.hungriest, 'a reference')}")
-    print(f"disk: about {told.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
+    share = f"{expected.measured_share:.0%}"
+    print(f"time: about {formatting.duration(expected.seconds)} ({share} of the blocks were seen before)")
+    if expected.hungriest:
+        print(f"memory: about {expected.peak_bytes / 1e9:.1f} GB, for {labels.get(expected.hungriest, 'a reference')}")
+    print(f"disk: about {expected.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
     bounds = forecast.batch_bounds(plan)
     if bounds:
         print("rows that could fit at most, by weights and cache alone:")

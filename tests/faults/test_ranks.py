@@ -191,13 +191,13 @@ def test_a_rendezvous_port_in_use_is_one_clear_message(tmp_path, monkeypatch):
         port = taken.getsockname()[1]
         run_ = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
         command = [*run_, "--master-addr", "127.0.0.1", "--master-port", str(port), "-m", launchers.PROGRAM]
-        failure = conduct_alone(ranks_with(), command)
+        failure = run_alone(ranks_with(), command)
     assert failure["outcome"] == "error"
     assert "port is in use" in failure["reason"]
 
 
-def conduct_alone(cell: Cell, command: list[str]) -> dict[str, Any]:
-    """The last thing that a conductor says, run in this process."""
+def run_alone(cell: Cell, command: list[str]) -> dict[str, Any]:
+    """The last thing that a coordinator says, run in this process."""
     from claimbench.measuring.coordinator import run_ranks
 
     said: list[dict[str, Any]] = []
@@ -211,7 +211,7 @@ def conduct_alone(cell: Cell, command: list[str]) -> dict[str, Any]:
 
 
 def test_a_launcher_that_ends_at_once_is_quoted():
-    failure = conduct_alone(ranks_with(), [sys.executable, "-c", "raise SystemExit('Error: no hosts')"])
+    failure = run_alone(ranks_with(), [sys.executable, "-c", "raise SystemExit('Error: no hosts')"])
     assert failure["reason"] == "the launcher ended with status 1, 0 ranks having started: Error: no hosts"
 
 

@@ -22,7 +22,8 @@ from claimbench.planning.result_key import key_of
 from claimbench.schema import result
 from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.serving import process
-from claimbench.serving.process import Launch, Server, free_port, record_of
+from claimbench.serving.process import Launch, Server, record_of
+from claimbench.system.processes import free_port
 
 
 def cell_with(batch: int = 1, timeout_s: float = 60, **options: Any) -> Cell:
@@ -175,7 +176,7 @@ def test_an_answer_that_is_given_up_leaves_a_usable_session():
 
 def test_a_server_that_ignores_the_request_to_end_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "GRACE_S", 0.5)
-    port = process.free_port()
+    port = free_port()
     settings = f'{{"port": {port}, "fails": "stubborn"}}'
     command = (sys.executable, "-m", "claimbench.serving.null_server", settings)
     server = process.Server(process.Launch(command=command, port=port, healthy_s=30))
@@ -187,7 +188,8 @@ def test_a_server_that_ignores_the_request_to_end_is_ended(tmp_path, monkeypatch
 
 HOLDER = """
 import sys, time
-from claimbench.serving.process import Launch, Server, free_port
+from claimbench.serving.process import Launch, Server
+from claimbench.system.processes import free_port
 port = free_port()
 settings = '{"port": %d}' % port
 command = (sys.executable, "-c", sys.argv[1], settings)

@@ -27,8 +27,9 @@ from claimbench.serving.client import (
 )
 from claimbench.serving.load import Load, Record, Target
 from claimbench.serving.null_server import MODEL
-from claimbench.serving.process import Launch, Server, free_port
+from claimbench.serving.process import Launch, Server
 from claimbench.serving.session import ServerOptions, ServerSession, Service
+from claimbench.system.processes import free_port
 
 
 class Noting:

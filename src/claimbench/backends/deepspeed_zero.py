@@ -9,7 +9,6 @@ every device serves rows of its own with what was gathered for all, and n times 
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from claimbench.hf.setup import GenerationSetup
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
+from claimbench.system.cache import cache_folder
 from claimbench.system.scratch import Scratch, refusal
 
 REFERENCE = "transformers"
@@ -64,7 +64,7 @@ class Options(Frozen):
         """Where to offload to; made where it is the default, while one that is named must be there."""
         if self.nvme_path:
             return Path(self.nvme_path)
-        default = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve() / "offload"
+        default = cache_folder("offload")
         with suppress(OSError):  # whoever writes there says why
             default.mkdir(parents=True, exist_ok=True)
         return default

@@ -34,10 +34,12 @@ from claimbench.serving.client import (
     served,
 )
 from claimbench.serving.connect import start_or_connect
-from claimbench.serving.process import HOST, Launch
+from claimbench.serving.process import Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import prompt_rows
 from claimbench.system import machine
+from claimbench.system.cache import cache_folder
+from claimbench.system.processes import LOOPBACK
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -69,10 +71,10 @@ def programs() -> dict[str, str | None]:
     if found is None:
         return {"llama-server": None}
     try:
-        said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=VERSION_S, check=False)
+        reported = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=VERSION_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {"llama-server": "unknown"}
-    lines = (said.stdout + said.stderr).splitlines()
+    lines = (reported.stdout + reported.stderr).splitlines()
     return {"llama-server": next((line.strip() for line in lines if line.startswith("version")), "unknown")}
 
 
@@ -132,8 +134,8 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     rows, model = prompt_rows(cell, checkpoint), cell.checkpoint.name
     with start_or_connect(
         options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)
-    ) as reached:
-        address = reached.address
+    ) as connection:
+        address = connection.address
         served(address, model)
         props = get_json(address, "/props")
         service = Service(
@@ -150,7 +152,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
                 "prefix_cache": "off in every request",
             },
             metrics=lambda: counters(get_text(address, "/metrics")),
-            server=reached.server,
+            server=connection.server,
             limits=Limits(stall_s=options.stall_s),
             load=options.load,
         )
@@ -167,12 +169,12 @@ def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: lis
     program = binary()
     if program is None:
         raise Unavailable(f"not installed: llama-server ({ADVICE})")
-    folder = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve() / "gguf"
     slots, threads = options.slots(cell.workload.batch), str(cell.protocol.threads or machine.usable_cores())
     context = slots * (len(rows[0]) + cell.workload.new_tokens + 1)
     cache = CACHE_TYPES[cell.dtype]
-    command = [program, "--model", str(export(checkpoint, cell.dtype, folder)), "--alias", cell.checkpoint.name]
-    command += ["--host", HOST, "--port", str(port), "--parallel", str(slots), "--ctx-size", str(context)]
+    model = export(checkpoint, cell.dtype, cache_folder("gguf"))
+    command = [program, "--model", str(model), "--alias", cell.checkpoint.name]
+    command += ["--host", LOOPBACK, "--port", str(port), "--parallel", str(slots), "--ctx-size", str(context)]
     command += ["--threads", threads, "--threads-batch", threads, "--cache-type-k", cache, "--cache-type-v", cache]
     command += [
         "--no-cache-prompt",

@@ -16,8 +16,9 @@ from claimbench.schema.cell import Cell, Frozen
 from claimbench.serving.client import Limits, OpenAI, get_json, served
 from claimbench.serving.load import Load
 from claimbench.serving.null_server import MODEL, Failure, Settings
-from claimbench.serving.process import Launch, Server, free_port
+from claimbench.serving.process import Launch, Server
 from claimbench.serving.session import ServerSession, Service
+from claimbench.system.processes import free_port
 
 REFERENCE = "null_server"
 ENVIRONMENT = "core"
@@ -53,8 +54,8 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullServerSession:
     """Raises ServerFailed in whatever way was asked for."""
     options = Options.model_validate(cell.options)
     port = options.port or free_port()
-    told = options.model_dump(include={"prefill_ms", "step_ms", "token", "fails"})
-    settings = Settings(port=port, **told)
+    given = options.model_dump(include={"prefill_ms", "step_ms", "token", "fails"})
+    settings = Settings(port=port, **given)
     command = (sys.executable, "-m", "claimbench.serving.null_server", settings.model_dump_json())
     server = Server(Launch(command=command, port=port, healthy_s=options.healthy_s))
     try:

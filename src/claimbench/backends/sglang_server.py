@@ -18,9 +18,10 @@ from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell
 from claimbench.serving.client import Limits, OpenAI, get_json, served
 from claimbench.serving.connect import start_or_connect
-from claimbench.serving.process import HOST, Launch
+from claimbench.serving.process import Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
+from claimbench.system.processes import LOOPBACK
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -59,8 +60,10 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     """
     options = Options.model_validate(cell.options)
     rows, model, tokenizer = prompt_rows(cell, checkpoint), cell.checkpoint.name, Tokenizer(checkpoint)
-    with start_or_connect(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)) as reached:
-        address = reached.address
+    with start_or_connect(
+        options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)
+    ) as connection:
+        address = connection.address
         served(address, model)
         info = get_json(address, "/get_server_info")
         service = Service(
@@ -75,7 +78,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
                 "prefix_cache": "off" if info.get("disable_radix_cache") else "on: started by somebody else",
             },
             metrics=lambda: {"server_info": get_json(address, "/get_server_info").get("internal_states")},
-            server=reached.server,
+            server=connection.server,
             tokenizer=tokenizer,
             limits=Limits(stall_s=options.stall_s),
             load=options.load,
@@ -88,7 +91,7 @@ def _launch(cell: Cell, options: Options, checkpoint: Path, port: int) -> Launch
     if python is None:
         raise Unavailable("not installed: sglang")
     command = [python, "-m", "sglang.launch_server", "--model-path", str(checkpoint.resolve())]
-    command += ["--served-model-name", cell.checkpoint.name, "--host", HOST, "--port", str(port)]
+    command += ["--served-model-name", cell.checkpoint.name, "--host", LOOPBACK, "--port", str(port)]
     command += ["--dtype", cell.dtype, "--device", cell.device, "--tp-size", str(options.tensor_parallel)]
     command += ["--disable-radix-cache", "--max-running-requests", str(options.slots(cell.workload.batch))]
     command += [] if options.cuda_graphs else ["--disable-cuda-graph"]

@@ -22,7 +22,7 @@ from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell
 from claimbench.serving import tgi
 from claimbench.serving.client import Limits, get_json, get_text
-from claimbench.serving.connect import Reached, start_or_connect
+from claimbench.serving.connect import Connection, start_or_connect
 from claimbench.serving.process import Launch
 from claimbench.serving.session import TOKEN_VARIABLE, ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
@@ -84,26 +84,30 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     options = Options.model_validate(cell.options)
     rows, tokenizer = prompt_rows(cell, checkpoint), Tokenizer(checkpoint)
     prompts = [tokenizer.text_of(row) for row in rows]
-    with start_or_connect(options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)) as reached:
+    with start_or_connect(
+        options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)
+    ) as connection:
         service = Service(
-            address=reached.address,
+            address=connection.address,
             dialect=tgi.Generate(options.details),
             prompts=list(prompts),
             prompt_tokens=[len(row) for row in rows],
-            about=_about(cell, options, checkpoint, reached),
-            metrics=lambda: tgi.counters(get_text(reached.address, "/metrics", os.environ.get(TOKEN_VARIABLE))),
-            server=reached.server,
+            about=_about(cell, options, checkpoint, connection),
+            metrics=lambda: tgi.counters(get_text(connection.address, "/metrics", os.environ.get(TOKEN_VARIABLE))),
+            server=connection.server,
             limits=Limits(stall_s=options.stall_s),
             load=options.load,
         )
         return ServerSession(cell, service, checkpoint)
 
 
-def _about(cell: Cell, options: Options, checkpoint: Path, reached: Reached) -> dict[str, Any]:
-    names = (str(checkpoint.resolve()), tgi.INSIDE) if reached.server else (_hub_name(cell), str(checkpoint.resolve()))
+def _about(cell: Cell, options: Options, checkpoint: Path, connection: Connection) -> dict[str, Any]:
+    names = (
+        (str(checkpoint.resolve()), tgi.INSIDE) if connection.server else (_hub_name(cell), str(checkpoint.resolve()))
+    )
     limits = {"max_input_tokens": options.max_input_tokens, "max_total_tokens": options.max_total_tokens}
-    told = get_json(reached.address, "/info", os.environ.get(TOKEN_VARIABLE))
-    info = tgi.check_info(told, names, limits if reached.server else {})
+    reported = get_json(connection.address, "/info", os.environ.get(TOKEN_VARIABLE))
+    info = tgi.check_info(reported, names, limits if connection.server else {})
     family = cost.architecture(cell.checkpoint.architecture).family
     matters = family in READ_THE_SWITCH
     return {
@@ -113,7 +117,7 @@ def _about(cell: Cell, options: Options, checkpoint: Path, reached: Reached) -> 
         "info": info,
         "custom_kernels": "off" if options.disable_custom_kernels else "on",
         "custom_kernels_switch": f"{'read' if matters else 'not read'} by its code for {family}",
-        "prefix_cache": "off" if reached.server else "unknown: it was started by somebody else",
+        "prefix_cache": "off" if connection.server else "unknown: it was started by somebody else",
     }
 
 

@@ -21,9 +21,10 @@ from pydantic import Field
 from claimbench.schema.cell import Cell
 from claimbench.serving.client import CompletionRequest, Limits, StreamEvent, get_json, read_completion
 from claimbench.serving.connect import start_or_connect
-from claimbench.serving.process import HOST, Launch
+from claimbench.serving.process import Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
+from claimbench.system.processes import LOOPBACK
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -83,21 +84,21 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     model = str(checkpoint.resolve())
     with start_or_connect(
         options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, model, port, len(rows[0]))
-    ) as reached:
+    ) as connection:
         service = Service(
-            address=reached.address,
+            address=connection.address,
             dialect=Completions(model),
             prompts=list(prompts),
             prompt_tokens=[len(row) for row in rows],
             about={
                 "name": "transformers serve",
-                "version": metadata.version("transformers") if reached.server else "unknown: it does not say",
+                "version": metadata.version("transformers") if connection.server else "unknown: it does not say",
                 "model": model,
                 "batching": "continuous" if options.continuous_batching else "one request at a time",
                 "prefix_cache": "holds whole pages, and none is ever full" if options.continuous_batching else "none",
             },
-            metrics=lambda: {"health": get_json(reached.address, "/health")},
-            server=reached.server,
+            metrics=lambda: {"health": get_json(connection.address, "/health")},
+            server=connection.server,
             tokenizer=tokenizer,
             limits=Limits(stall_s=options.stall_s),
             load=options.load,
@@ -108,7 +109,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
 def _launch(cell: Cell, options: Options, model: str, port: int, prompt_tokens: int) -> Launch:
     device = "cuda:0" if cell.device == "cuda" else "cpu"
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", model]
-    command += ["--host", HOST, "--port", str(port), "--device", device, "--dtype", cell.dtype]
+    command += ["--host", LOOPBACK, "--port", str(port), "--device", device, "--dtype", cell.dtype]
     if options.attention:
         command += ["--attn-implementation", options.attention]
     if options.continuous_batching:

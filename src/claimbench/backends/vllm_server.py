@@ -16,9 +16,10 @@ from claimbench.schema.cell import Cell
 from claimbench.serving import vllm
 from claimbench.serving.client import Limits, OpenAI, get_json, get_text, served
 from claimbench.serving.connect import start_or_connect
-from claimbench.serving.process import HOST, Launch
+from claimbench.serving.process import Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import architecture_of, prompt_rows
+from claimbench.system.processes import LOOPBACK
 
 REFERENCE = "transformers"
 ENVIRONMENT = "vllm"
@@ -49,8 +50,8 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
     rows, model = prompt_rows(cell, checkpoint), cell.checkpoint.name
     with start_or_connect(
         options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, rows)
-    ) as reached:
-        address = reached.address
+    ) as connection:
+        address = connection.address
         entry = served(address, model)
         extra = {"ignore_eos": True, "return_token_ids": True, "repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0}
         service = Service(
@@ -63,10 +64,10 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
                 "version": get_json(address, "/version")["version"],
                 "model": model,
                 "root": entry.get("root"),
-                "prefix_cache": "off" if reached.server else "seen to be unused, by its counters",
+                "prefix_cache": "off" if connection.server else "seen to be unused, by its counters",
             },
             metrics=lambda: vllm.check_counters(vllm.counters(get_text(address, "/metrics"))),
-            server=reached.server,
+            server=connection.server,
             limits=Limits(stall_s=options.stall_s),
             load=options.load,
         )
@@ -77,7 +78,7 @@ def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: lis
     length = len(rows[0]) + cell.workload.new_tokens + 1
     slots, model = options.slots(cell.workload.batch), str(checkpoint.resolve())
     command = [vllm.python(), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    command += ["--served-model-name", cell.checkpoint.name, "--host", HOST, "--port", str(port)]
+    command += ["--served-model-name", cell.checkpoint.name, "--host", LOOPBACK, "--port", str(port)]
     command += ["--dtype", cell.dtype, "--max-model-len", str(length), "--max-num-seqs", str(slots)]
     command += ["--no-enable-prefix-caching", "--disable-uvicorn-access-log", "--generation-config", "vllm"]
     command += ["--enforce-eager"] if options.eager else []

@@ -30,12 +30,12 @@ from claimbench.errors import Unavailable
 from claimbench.measuring import rank_protocol
 from claimbench.schema.cell import Cell
 from claimbench.system import launchers
+from claimbench.system.processes import LOOPBACK, die_with_parent, kill_all, last_lines
 
 Say = Callable[..., None]
 
 SETTLE_S = 1.0  # after the first bad news: a dead peer makes others fail as well, and may be heard of second
 LEAVE_S = 5.0
-KEPT_LINES = 40
 LONGEST_PATH = 100  # of a socket, in bytes; the kernel's limit is 107
 WORST_FIRST = ("killed", "oom", "unavailable", "wrong", "error", "ended", "launcher")
 
@@ -125,9 +125,7 @@ class RankConnections:
 
     def end(self) -> None:
         """End every rank, by id, and wait until it is gone; keepers elsewhere see their line close."""
-        for process in self.processes:
-            with suppress(psutil.NoSuchProcess):  # psutil compares start times: a number used anew is not hit
-                process.kill()
+        kill_all(self.processes)
         for line in self.lines.values():
             line.close()
         psutil.wait_procs(self.processes, timeout=LEAVE_S)
@@ -157,7 +155,7 @@ def _listener(nodes: int, folder: Path, secret: bytes) -> Iterator[tuple[Listene
     """A socket in `folder`; a port of this machine where its name is too long, or one for ranks on several nodes."""
     path = str(folder / "line")
     in_folder = nodes == 1 and len(os.fsencode(path)) <= LONGEST_PATH
-    host = "127.0.0.1" if nodes == 1 else launchers.address()
+    host = LOOPBACK if nodes == 1 else launchers.address()
     where: Any = path if in_folder else (host, 0)
     with Listener(where, family="AF_UNIX" if in_folder else "AF_INET", authkey=secret, backlog=64) as listener:
         bound: Any = listener.address
@@ -176,12 +174,12 @@ def _launched(cell: Cell, command: list[str], secret: bytes, connections: RankCo
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **names},
-            preexec_fn=launchers.die_with_parent,
+            preexec_fn=die_with_parent,
         )
     except OSError as error:
         raise Unavailable(f"the launcher {command[0]} does not start ({error.strerror}): is it installed?") from error
     assert launcher.stderr is not None
-    lines: deque[str] = deque(maxlen=KEPT_LINES)
+    lines = last_lines()
     threading.Thread(target=_pass_on, args=(launcher, launcher.stderr, lines, connections), daemon=True).start()
     try:
         yield lines
@@ -244,8 +242,8 @@ class RankMonitor:
                 deadline = time.monotonic() + (SETTLE_S if self.failures else LEAVE_S)
         return min(self.failures, key=lambda failure: WORST_FIRST.index(failure.kind), default=None)
 
-    def handle(self, events: RankEvent) -> None:
-        role, rank, message = events
+    def handle(self, event: RankEvent) -> None:
+        role, rank, message = event
         if role == "launcher":
             if not self.done and message:
                 self.failures.append(_launcher_ended(message["status"], self.connections, self.last_lines))

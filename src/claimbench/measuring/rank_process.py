@@ -2,9 +2,9 @@
 
     launcher (torchrun, DeepSpeed's, srun) -> keeper -> the rank itself
 
-The keeper has no libraries in it. It passes on what its rank prints, tells the conductor how the rank ended (a launcher
-swallows the signal), and ends the rank when the conductor is gone, on whichever machine that was. The rank serves the
-request: rank 0 measures, the others do what it does.
+The keeper has no libraries in it. It passes on what its rank prints, tells the coordinator how the rank ended (a
+launcher swallows the signal), and ends the rank when the coordinator is gone, on whichever machine that was. The rank
+serves the request: rank 0 measures, the others do what it does.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ import os
 import resource
 import signal
 import sys
-from collections import deque
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from claimbench.measuring import rank_protocol
 from claimbench.schema.cell import Cell
 from claimbench.system import launchers
+from claimbench.system.processes import die_with_parent, last_lines
 
-KEPT_LINES = 40
 TELL_S = 5.0
 
 
 def main(address: str) -> int:
-    """Keep one rank until it ends or the conductor does."""
-    launchers.die_with_parent()
+    """Keep one rank until it ends or the coordinator does."""
+    die_with_parent()
     place = launchers.identify()
     line = rank_protocol.connect(address, "keeper", place)
     reading, writing = os.pipe()
     keeper = os.getpid()
     child = os.fork()
     if child == 0:
-        launchers.die_with_parent()
+        die_with_parent()
         if os.getppid() != keeper:  # it died before it could be asked to take this one along
             os._exit(1)
         line.close()
@@ -54,14 +53,15 @@ def main(address: str) -> int:
     _, status = os.waitpid(child, 0)
     code = -asked_to_end[0] if asked_to_end else os.waitstatus_to_exitcode(status)
     rank_protocol.send(line, {"ended": code, "lines": lines})
-    if line.poll(TELL_S):  # the launcher may end the others as soon as this process does: the conductor hears it first
+    # The launcher may end the others as soon as this process does: the coordinator hears it first.
+    if line.poll(TELL_S):
         rank_protocol.receive(line)
     return abs(code)
 
 
 def _keep(child: int, reading: int, line: Connection) -> list[str]:
     """The last lines that the rank printed, which go to our own standard error as they come."""
-    kept: deque[str] = deque(maxlen=KEPT_LINES)
+    kept = last_lines()
     rest = b""
     while True:
         ready = wait([reading, line])

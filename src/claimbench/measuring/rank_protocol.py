@@ -2,8 +2,8 @@
 
 Rank 0 measures its own session, and each call on it is first told to the others, which make the same call:
 
-    rank 0     {"call": "generate", "arguments": []}  ->  conductor  ->  the others
-    others     {"answer": ...}  ->  conductor; with the last answer, it lets all go on at the same moment
+    rank 0     {"call": "generate", "arguments": []}  ->  coordinator  ->  the others
+    others     {"answer": ...}  ->  coordinator; with the last answer, it lets all go on at the same moment
     rank 0     {"answers": [...]}
 
 Nothing is sent while a generation is timed: its call and the common start come before the clock starts.
@@ -25,14 +25,13 @@ from claimbench.backends import Session
 from claimbench.errors import WrongOutput
 from claimbench.measuring.clock import hash_tokens, rows_of
 from claimbench.schema.cell import Cell
-from claimbench.system import launchers, machine
-from claimbench.system import memory as footprint
+from claimbench.system import launchers, machine, memory
 
 SECRET = "CLAIMBENCH_RANKS_SECRET"  # noqa: S105 - the name of the variable that holds it
 
 
 def connect(address: str, role: str, place: dict[str, int]) -> Connection:
-    """A line to the conductor at `address`: a socket's path, or host:port where ranks are on several machines."""
+    """A line to the coordinator at `address`: a socket's path, or host:port where ranks are on several machines."""
     host, _, port = address.rpartition(":")
     where: Any = (host, int(port)) if host else address
     line: Connection = Client(where, authkey=bytes.fromhex(os.environ[SECRET]))
@@ -52,7 +51,7 @@ class Record:
     """What one rank says of itself: who it is, how long it loaded, what it holds."""
 
     def __init__(self) -> None:
-        self.memory = {"rss_before_load": footprint.resident()}
+        self.memory = {"rss_before_load": memory.resident()}
         self.load_ns = 0
         self.begun = time.perf_counter_ns()
 
@@ -61,7 +60,7 @@ class Record:
 
     def note_loaded(self) -> None:
         self.load_ns = self.since_begun()
-        self.memory["rss_after_load"] = footprint.resident()
+        self.memory["rss_after_load"] = memory.resident()
 
     def described(self) -> dict[str, Any]:
         return {
@@ -203,7 +202,7 @@ def follow(cell: Cell, request: dict[str, Any], channel: Connection) -> None:
             answer = generation.sha256()
         elif call == "memory":
             record.memory |= session.memory()
-            footprint.reset_peak()
+            memory.reset_peak()
         elif call == "prove":
             answer = session.prove()
         elif call == "log_probs":
@@ -211,7 +210,7 @@ def follow(cell: Cell, request: dict[str, Any], channel: Connection) -> None:
         elif call == "cpu_seconds":
             answer = [socket.gethostname(), machine.cpu_ticks()["own"]]
         elif call == "record":
-            record.memory |= footprint.peaks(cell.device)
+            record.memory |= memory.peaks(cell.device)
             answer = record.described()
         elif call == "close":
             session.close()

@@ -13,9 +13,10 @@ from typing import IO, Any
 
 from claimbench.schema.cell import Cell
 from claimbench.system import machine, scratch
+from claimbench.system.cache import cache_folder
+from claimbench.system.processes import end_group, last_lines
 
 GRACE_S = 5.0
-KEPT_LINES = 40
 
 
 def supervise(cell: Cell, request: dict[str, Any], python: str) -> dict[str, Any]:
@@ -31,7 +32,6 @@ def supervise(cell: Cell, request: dict[str, Any], python: str) -> dict[str, Any
 def _environment(cell: Cell, temporary: Path) -> dict[str, str]:
     """`temporary` is for whatever libraries leave behind: torchrun, for one, a folder of logs for each start."""
     threads = str(cell.protocol.threads or machine.usable_cores())
-    cache = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve()
     return {
         **os.environ,
         "OMP_NUM_THREADS": threads,
@@ -40,7 +40,7 @@ def _environment(cell: Cell, temporary: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
-        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("inductor"))),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(temporary),
     }
@@ -63,10 +63,10 @@ def _supervise_in(
     assert process.stdout is not None
     assert process.stderr is not None
     messages: list[dict[str, Any]] = []
-    lines: list[str] = []
+    lines = last_lines()
     readers = [
         threading.Thread(target=_collect_messages, args=(process.stdout, messages), daemon=True),
-        threading.Thread(target=_collect_lines, args=(process.stderr, lines), daemon=True),
+        threading.Thread(target=lines.extend, args=(process.stderr,), daemon=True),
     ]
     for reader in readers:
         reader.start()
@@ -81,7 +81,7 @@ def _supervise_in(
     except subprocess.TimeoutExpired:
         timed_out = True
     finally:
-        _end_group(process)
+        end_group(process, GRACE_S)  # compilers among it
     for reader in readers:
         reader.join(timeout=GRACE_S)
     facts = _facts(messages)
@@ -98,26 +98,6 @@ def _collect_messages(stream: IO[str], messages: list[dict[str, Any]]) -> None:
             messages.append(json.loads(line))
         except ValueError:  # a line cut short by the death of the worker
             return
-
-
-def _collect_lines(stream: IO[str], lines: list[str]) -> None:
-    for line in stream:
-        lines.append(line)
-        del lines[:-KEPT_LINES]
-
-
-def _end_group(process: subprocess.Popen[str]) -> None:
-    """End the worker and what it started (compilers, say); the group is its own, so nothing else is hit."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sent)
-        except (ProcessLookupError, PermissionError):
-            break
-        try:
-            process.wait(timeout=GRACE_S if sent == signal.SIGTERM else None)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
 
 
 def _facts(messages: list[dict[str, Any]]) -> dict[str, Any]:

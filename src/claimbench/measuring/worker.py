@@ -25,8 +25,8 @@ from claimbench.measuring.coordinator import run_ranks
 from claimbench.measuring.rank_protocol import LeaderSession, Record
 from claimbench.schema.cell import Cell
 from claimbench.schema.result import Sample
-from claimbench.system import launchers, machine
-from claimbench.system import memory as footprint
+from claimbench.system import machine, memory
+from claimbench.system.processes import die_with_parent
 
 Say = Callable[..., None]
 
@@ -39,7 +39,7 @@ def main() -> int:
     """Serve one request. Exit status 0 when a message says how it ended, whatever the outcome."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    launchers.die_with_parent()
+    die_with_parent()
     request = json.loads(sys.stdin.read())
 
     def say(event: str, **content: Any) -> None:
@@ -70,8 +70,7 @@ def guarded(work: Callable[[], None], say: Say) -> None:
         say("refused", outcome="error", reason=str(error))
     except (MemoryError, RuntimeError, OSError, ValueError) as error:
         traceback.print_exc()
-        memory = _is_out_of_memory(error)
-        say("refused", outcome="oom" if memory else "error", reason=_one_line(error))
+        say("refused", outcome="oom" if _is_out_of_memory(error) else "error", reason=_one_line(error))
 
 
 def _one_line(error: BaseException) -> str:
@@ -105,14 +104,14 @@ def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: LeaderSession
             session = lead.share(session)
         say("loaded", load_ns=record.since_begun(), prompt_tokens=session.prompt_tokens)
         record.memory |= session.memory()
-        footprint.reset_peak()
+        memory.reset_peak()
         _warm_up(cell, session, say)
         rows = _timed_samples(cell, session, say, lead)
         elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
-        record.memory |= footprint.total([footprint.peaks(cell.device), elsewhere])
+        record.memory |= memory.total([memory.peaks(cell.device), elsewhere])
         if lead:
             everyone = [record.described(), *lead.records()]
-            say("memory", memory=footprint.total(each["memory"] for each in everyone), ranks=everyone)
+            say("memory", memory=memory.total(each["memory"] for each in everyone), ranks=everyone)
         else:
             say("memory", memory=record.memory)
         gc.freeze()  # nothing is timed from here on, and a collection takes a fifth of a second with torch in memory

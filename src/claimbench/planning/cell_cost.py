@@ -10,9 +10,9 @@ from claimbench.schema.load import InferenceLoad, Layout
 def spread_of(cell: Cell) -> tuple[Layout, int] | None:
     """How the cell's system spreads a model, and over how many devices; None where the cost model does not know."""
     backend = backends.find(cell.backend)
-    told = getattr(backend, "spread", None)
-    if told is not None:
-        spread: tuple[Layout, int] | None = told(backend.Options.model_validate(cell.options))
+    spread_of = getattr(backend, "spread", None)
+    if spread_of is not None:
+        spread: tuple[Layout, int] | None = spread_of(backend.Options.model_validate(cell.options))
         return spread
     several = "devices" in backend.Options.model_fields
     return None if several or not backend.LIBRARIES else ("pipeline", 1)

@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from claimbench.serving.client import get_text
-from claimbench.serving.process import Launch, Server, free_port
+from claimbench.serving.process import Launch, Server
 from claimbench.serving.session import TOKEN_VARIABLE, ServerOptions, url_of
+from claimbench.system.processes import free_port
 
 
-class Reached(NamedTuple):
+class Connection(NamedTuple):
     address: str
     server: Server | None
     """None where it runs at an address, started by somebody else."""
 
 
 @contextmanager
-def start_or_connect(options: ServerOptions, variable: str, start: Callable[[int], Launch]) -> Iterator[Reached]:
+def start_or_connect(options: ServerOptions, variable: str, start: Callable[[int], Launch]) -> Iterator[Connection]:
     """The server at the address that is given, else the one that `start` describes for a free port.
 
     A server that was started is stopped again if the body raises; otherwise its session stops it.
@@ -27,11 +28,11 @@ def start_or_connect(options: ServerOptions, variable: str, start: Callable[[int
     address = url_of(options, variable)
     if address:
         get_text(address, "/health", os.environ.get(TOKEN_VARIABLE))
-        yield Reached(address, None)
+        yield Connection(address, None)
         return
     server = Server(start(free_port()))
     try:
-        yield Reached(server.address, server)
+        yield Connection(server.address, server)
     except BaseException:
         server.stop()
         raise

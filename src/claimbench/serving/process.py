@@ -24,8 +24,8 @@ from typing import Any
 
 from claimbench.errors import ServerFailed
 from claimbench.system import memory
+from claimbench.system.processes import LOOPBACK, kill_all, last_lines
 
-HOST = "127.0.0.1"
 KEPT_LINES = 60
 GRACE_S = 10.0
 POLL_S = 0.1
@@ -51,22 +51,15 @@ class Launch:
     after: tuple[str, ...] = ()
 
 
-def free_port() -> int:
-    """A port on the loopback address that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def check_port(port: int) -> None:
     """Raises ServerFailed if somebody listens on `port`: requests would reach another server than the one started."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((LOOPBACK, port))
         except OSError as error:
             raise ServerFailed(
-                f"port {port} of {HOST} is in use: choose another, or stop what listens there"
+                f"port {port} of {LOOPBACK} is in use: choose another, or stop what listens there"
             ) from error
 
 
@@ -102,8 +95,8 @@ class Server:
         """
         check_port(launch.port)
         self.launch = launch
-        self.address = f"http://{HOST}:{launch.port}"
-        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.address = f"http://{LOOPBACK}:{launch.port}"
+        self.lines = last_lines(KEPT_LINES)
         inherited = {name: value for name, value in os.environ.items() if name not in launch.removed}
         environment = {**inherited, **launch.environment}
         self._secrets = secrets_of(environment)
@@ -133,8 +126,7 @@ class Server:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.lines.append(redact(line.rstrip("\n"), self._secrets))
+        self.lines.extend(redact(line.rstrip("\n"), self._secrets) for line in self._process.stdout)
 
     def _wait_until_healthy(self) -> None:
         import httpx2
@@ -163,7 +155,7 @@ class Server:
             how = (
                 f"was killed by {signal.Signals(status - 128).name}" if status > 128 else f"ended with status {status}"
             )
-            raise self.failure(f"it {how}{_said(self.lines)}")
+            raise self.failure(f"it {how}{_quoted(self.lines)}")
 
     def wait(self, seconds: float) -> None:
         """Give a server that may be dying the time to do so."""
@@ -207,14 +199,13 @@ class Server:
             try:
                 self._process.wait(timeout=GRACE_S + 5)
             except subprocess.TimeoutExpired:
-                for process in self.descendants():
-                    process.kill()
+                kill_all(self.descendants())
                 self._process.kill()
                 self._process.wait()
         self._reader.join(timeout=2.0)
 
 
-def _said(lines: deque[str]) -> str:
+def _quoted(lines: deque[str]) -> str:
     """The last line that says something, as the end of a sentence."""
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f": {last[:300]}" if last else ""

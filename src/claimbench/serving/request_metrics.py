@@ -101,8 +101,8 @@ def percentile(
 
     Requests are drawn, not single gaps: the gaps of one answer share its moment and its neighbours.
     """
-    told = [of(record) for record in whole(records)]
-    values = [found if isinstance(found, list) else [found] for found in told if found is not None]
+    measured = [of(record) for record in whole(records)]
+    values = [found if isinstance(found, list) else [found] for found in measured if found is not None]
     if not any(values):
         return None
     random = np.random.default_rng(seed)

@@ -220,15 +220,15 @@ class ServerSession:
         service = self.service
         asks = [CompletionRequest(prompt, self.cell.workload.new_tokens) for prompt in service.prompts]
         target = Target(self._client, service.dialect, service.limits, lambda chunk: len(self._ids_of(chunk)))
-        told: dict[str, Any] = {"settings": load.model_dump(mode="json")}
+        outcome: dict[str, Any] = {"settings": load.model_dump(mode="json")}
         if load.kind == "sweep":
             levels = self._loop.run_until_complete(sweep(load, target, asks, request_metrics.tokens_per_s))
-            told["levels"] = {str(clients): _dumped(records) for clients, records in levels.items()}
+            outcome["levels"] = {str(clients): _dumped(records) for clients, records in levels.items()}
         else:
-            told["records"] = _dumped(self._loop.run_until_complete(run(load, target, asks)))
+            outcome["records"] = _dumped(self._loop.run_until_complete(run(load, target, asks)))
         if service.server:
             service.server.check()
-        return told
+        return outcome
 
     def log_probs(self, tokens: list[int]) -> Any:
         """Out of reach: a server tells a few of them at most."""

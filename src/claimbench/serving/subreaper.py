@@ -10,19 +10,15 @@ last, such as the removal of a container, which is nobody's descendant.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
-import psutil
+from claimbench.system.processes import adopt_orphans, die_with_parent, end_descendants
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 REMOVAL_S = 30.0
 
@@ -30,31 +26,27 @@ REMOVAL_S = 30.0
 def main() -> int:
     request: dict[str, Any] = json.loads(sys.argv[1])
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    prepare = _die_with_keeper(libc)
+    adopt_orphans()
+    die_with_parent(signal.SIGTERM)
     try:
-        server = subprocess.Popen(request["command"], stdin=subprocess.DEVNULL, preexec_fn=prepare)
+        server = subprocess.Popen(request["command"], stdin=subprocess.DEVNULL, preexec_fn=_prepare)
     except OSError as error:
         print(f"cannot start {request['command'][0]}: {error.strerror}", file=sys.stderr, flush=True)
         return 127
     asked = _wait(server, request["parent"])
     if asked:
         _ask(server, request["grace_s"])
-    _end_descendants()
+    end_descendants()
     if request["after"]:
         _remove(request["after"])
     status = server.wait()
     return 0 if asked else (128 - status if status < 0 else status)
 
 
-def _die_with_keeper(libc: Any) -> Any:
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-    return prepare
+def _prepare() -> None:
+    """What the server does before its program runs."""
+    die_with_parent()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _wait(server: subprocess.Popen[bytes], parent: int) -> bool:
@@ -72,18 +64,6 @@ def _ask(server: subprocess.Popen[bytes], grace_s: float) -> None:
         server.wait(timeout=grace_s)
     except subprocess.TimeoutExpired:
         return
-
-
-def _end_descendants() -> None:
-    """Kill until none is left: what is killed may have started another in the meantime."""
-    own = psutil.Process()
-    while alive := [child for child in own.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]:
-        for child in alive:
-            try:
-                child.kill()
-            except psutil.NoSuchProcess:
-                continue
-        time.sleep(0.01)
 
 
 def _remove(command: list[str]) -> None:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from claimbench.errors import WrongOutput
 from claimbench.serving.client import CompletionRequest, RequestFailed, StreamEvent, Usage, message_of
-from claimbench.serving.process import HOST, Launch, free_port
+from claimbench.serving.process import Launch
+from claimbench.system.processes import LOOPBACK, free_port
 
 Engine = Literal["launcher", "docker", "podman", "apptainer"]
 
@@ -87,7 +88,7 @@ def launch(
     flags = list(asked.flags)
     if engine == "launcher":
         sockets = Path(tempfile.mkdtemp(prefix="claimbench-tgi-")) / "server"
-        own = ["--hostname", HOST, "--port", str(port), "--prometheus-port", str(free_port())]
+        own = ["--hostname", LOOPBACK, "--port", str(port), "--prometheus-port", str(free_port())]
         own += ["--master-port", str(free_port()), "--shard-uds-path", str(sockets)]
         command = [LAUNCHER, "--model-id", str(checkpoint.resolve()), *own, *flags]
         return Launch(tuple(command), port, asked.environment, after=("rm", "-rf", str(sockets.parent)), **more)
@@ -96,10 +97,10 @@ def launch(
     if engine == "apptainer":
         command = ["apptainer", "run", *(["--nv"] if cuda else []), "--bind", mount]
         command += [f"--env={name}={value}" for name, value in asked.environment.items()]
-        command += [f"docker://{image}", "--model-id", INSIDE, "--hostname", HOST, "--port", str(port), *flags]
+        command += [f"docker://{image}", "--model-id", INSIDE, "--hostname", LOOPBACK, "--port", str(port), *flags]
         return Launch(tuple(command), port, {}, **more)
     name = f"claimbench-tgi-{os.getpid()}-{port}"
-    command = [engine, "run", "--rm", "--name", name, "--shm-size", "1g", "--publish", f"{HOST}:{port}:80"]
+    command = [engine, "run", "--rm", "--name", name, "--shm-size", "1g", "--publish", f"{LOOPBACK}:{port}:80"]
     command += (["--gpus", "all"] if engine == "docker" else ["--device", "nvidia.com/gpu=all"]) if cuda else []
     command += ["--volume", mount]
     for variable, value in asked.environment.items():
@@ -118,8 +119,8 @@ def check_info(info: dict[str, Any], models: tuple[str, ...], limits: dict[str, 
         raise WrongOutput(f"asked for the model {' or '.join(models)}, the server has {info.get('model_id')}")
     other = {name: info.get(name) for name, asked in limits.items() if info.get(name) != asked}
     if other:
-        told = ", ".join(f"{name} {value} instead of {limits[name]}" for name, value in other.items())
-        raise WrongOutput(f"the server was started with other limits: {told}")
+        differences = ", ".join(f"{name} {value} instead of {limits[name]}" for name, value in other.items())
+        raise WrongOutput(f"the server was started with other limits: {differences}")
     kept = ("model_id", "model_sha", "version", "sha", "docker_label", "router", *limits)
     return {name: info.get(name) for name in kept}
 

@@ -11,11 +11,11 @@ import os
 import re
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.system.cache import cache_folder
 
 PYTHON_VARIABLE = "CLAIMBENCH_VLLM_PYTHON"
 REMOVED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
@@ -54,12 +54,11 @@ def refusal(cell: Cell, started: bool) -> str | None:
 
 def environment(cell: Cell, architecture: cost.Architecture) -> dict[str, str]:
     cores = sorted(os.sched_getaffinity(0))
-    cache = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve() / "vllm"
     return {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[: cell.protocol.threads or len(cores)])),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_CPU_KVCACHE_SPACE": str(cache_gib(cell, architecture)),
-        "VLLM_CACHE_ROOT": str(cache),
+        "VLLM_CACHE_ROOT": str(cache_folder("vllm")),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }

@@ -6,9 +6,7 @@ variables; `identify` reads those of torchrun, DeepSpeed, SLURM and MPI.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import time
 
 from claimbench.schema.cell import Device
 from claimbench.system import machine
+from claimbench.system.processes import LOOPBACK, die_with_parent
 
 PROGRAM = "claimbench.measuring.rank_process"
 VARIABLES = {  # the first set that is there counts
@@ -32,7 +31,7 @@ def torchrun(ranks: int, nodes: int = 1) -> list[str]:
     """
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks // nodes)]
     if nodes == 1:
-        return [*run, "--standalone", "--local-addr", "127.0.0.1", "-m", PROGRAM]
+        return [*run, "--standalone", "--local-addr", LOOPBACK, "-m", PROGRAM]
     step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--cpu-bind=none"]
     with socket.create_server((address(), 0)) as free:
         endpoint = f"{address()}:{free.getsockname()[1]}"
@@ -101,12 +100,6 @@ def too_many(ranks: int, device: Device, *, nodes: int = 1, oversubscribe: bool 
 def threads(ranks: int, asked: int | None) -> int:
     """Of each rank: the cell's threads, shared out."""
     return max(1, (asked or machine.usable_cores()) // ranks)
-
-
-def die_with_parent() -> None:
-    """A process that is killed outright must not leave what it started on the device."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
 def main(ranks: int, arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from claimbench.errors import Unavailable
 from claimbench.schema.json_file import digest
 from claimbench.system import machine
+from claimbench.system.cache import cache_folder
 
 SOURCE = Path(__file__).with_name("decode.c")
 COMPILERS = ("cc", "gcc", "clang")
@@ -67,7 +68,7 @@ def library(flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 def _built(compiler: str, flags: tuple[str, ...]) -> Path:
-    folder = Path(os.environ.get("CLAIMBENCH_CACHE", ".claimbench")).resolve() / "native"
+    folder = cache_folder("native")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S).stdout
     key = {
         "source": SOURCE.read_text(encoding="utf-8"),
