@@ -22,6 +22,7 @@ from claimbench.judging import judge
 from claimbench.planning.plan import make_plan
 from claimbench.reporting import report
 from claimbench.schema import result
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.params import load_params
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Fidelity, Result, Sample
@@ -489,7 +490,7 @@ def test_a_wrong_output_gives_no_number(tmp_path: Path) -> None:
         good = invent(planned, block)
         if not planned.cell.uses("bitsandbytes_int8"):
             return good
-        return fail(planned, block).model_copy(update={"outcome": "wrong", "reason": "the logits hold NaN"})
+        return fail(planned, block).model_copy(update={"outcome": Outcome.WRONG, "reason": "the logits hold NaN"})
 
     inputs = build(tmp_path, {"rates": RATES}, invent_wrong, PARAMS.replace("[rates, latency]", "[rates]"))
     text = render(inputs, tmp_path)

@@ -19,6 +19,7 @@ from claimbench.errors import ResultError
 from claimbench.schema import result
 from claimbench.schema.cell import Cell, row_lengths
 from claimbench.schema.metrics import METRICS
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Result, Sample
 
@@ -146,7 +147,7 @@ def _rows(
     common: dict[str, Any] = {
         "cell": id,
         "block": record.block,
-        "outcome": record.outcome,
+        "outcome": record.outcome.value,
         "reason": record.reason,
         "flags": "; ".join(record.flags),
         "path": path,
@@ -154,12 +155,12 @@ def _rows(
         "prompt_tokens": record.prompt_tokens or cell.workload.prompt_tokens,
         **settings,
     }
-    if record.outcome != "ok":
+    if record.outcome != Outcome.OK:
         return [common]
     if not record.samples:
         raise ResultError(f"{path}: the outcome is ok but there is no sample. Delete it and measure again.")
     common |= derive.of_block(record)
-    if reference is not None and reference.outcome == "ok":
+    if reference is not None and reference.outcome == Outcome.OK:
         share, first = derive.agreement(record.tokens, reference.tokens)
         common |= {"token_agreement": share, "first_divergence": first}
         if first is not None and promises_tokens(cell):
@@ -177,7 +178,7 @@ def _of_sample(record: Result, sample: Sample, reference: Result | None, ceiling
     read_tokens = streams * sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None
     numbers: dict[str, Any] = dict(derive.of_sample(sample, rows, read_tokens))
     numbers["tokens_sha256"] = sample.tokens_sha256
-    if reference is not None and reference.outcome == "ok":
+    if reference is not None and reference.outcome == Outcome.OK:
         numbers["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256
     if record.prompt_tokens:
         step_limit = roofline.step_ms(record.cell, ceilings, record.prompt_tokens, record.memory)

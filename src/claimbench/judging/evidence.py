@@ -16,6 +16,7 @@ from claimbench.schema.checks import (
 )
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.interval import Interval
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
 from claimbench.schema.verdicts import CheckVerdict, Verdict
 
@@ -79,9 +80,9 @@ def side_at(study: str, address: str, evidence: Evidence) -> Side:
     side = any_side_at(study, address, evidence)
     if side is None:
         raise Missing(f"{address} cannot be run: {row.unavailable}")
-    if side.end.outcome == "wrong":
+    if side.end.outcome == Outcome.WRONG:
         raise Missing(f"{address} ran, but its outputs were wrong: {side.end.reason}")
-    if side.end.outcome != "ok":
+    if side.end.outcome != Outcome.OK:
         raise Missing(f"{address} ended {side.end.outcome}: {side.end.reason}")
     return side
 
@@ -138,12 +139,14 @@ def by_interval(
     if found is None:
         named = " and ".join(dict.fromkeys(side.address for side in sides))
         reason = f"there is no round in which {named} gave this metric"
-        return verdict_on(check, f"Not judged: {reason}.", "undecided", reason=joined(reason + ".", doubts), **rests_on)
+        return verdict_on(
+            check, f"Not judged: {reason}.", Verdict.UNDECIDED, reason=joined(reason + ".", doubts), **rests_on
+        )
     result = verdict(found, bounds(region, evidence.tolerance))
     why: str | None = None
     if found.rounds < 2:
         why = f"{found.rounds} block in common: at least 2 are needed for an interval."
-    elif result == "undecided":
+    elif result == Verdict.UNDECIDED:
         why = "The interval reaches beyond the range that would decide: more blocks would narrow it."
     return verdict_on(
         check,

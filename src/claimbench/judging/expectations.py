@@ -44,16 +44,16 @@ def bounds_text(expect: Expectation, tolerance: float, unit: str = "") -> str:
 def verdict(found: Interval, wanted: Bounds) -> Verdict:
     """Supported where all of the interval lies inside, refuted where none does; else, or without one, undecided."""
     if found.low is None or found.high is None:
-        return "undecided"
+        return Verdict.UNDECIDED
     if wanted[0] <= found.low and found.high <= wanted[1]:
-        return "supported"
-    return "refuted" if found.high < wanted[0] or found.low > wanted[1] else "undecided"
+        return Verdict.SUPPORTED
+    return Verdict.REFUTED if found.high < wanted[0] or found.low > wanted[1] else Verdict.UNDECIDED
 
 
 def direction(found: Interval, tolerance: float) -> str:
     """What a ratio shows by itself, whatever was claimed."""
     for name in ("same", "above", "below"):
-        if verdict(found, bounds(name, tolerance)) == "supported":
+        if verdict(found, bounds(name, tolerance)) == Verdict.SUPPORTED:
             return {"same": "the same", "above": "higher", "below": "lower"}[name]
     return "too close to call" if found.low is not None else "one block cannot tell"
 

@@ -31,7 +31,7 @@ from claimbench.judging.summary import summarise
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.plan import Plan
 from claimbench.schema.study import Claim
-from claimbench.schema.verdicts import NOT_RUNNABLE, CheckVerdict, ClaimVerdict, Verdict, Verdicts
+from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verdicts
 
 ELSEWHERE_KINDS = ("absolute", "frontier")
 
@@ -85,16 +85,20 @@ def judge_claim(claim: Claim, study: str, evidence: Evidence) -> ClaimVerdict:
 
 def combine(checks: tuple[CheckVerdict, ...]) -> tuple[Verdict, str | None]:
     """The verdict of a claim from its checks, by the rule above, and the reason where it needs one."""
-    absent = [check for check in checks if check.verdict == NOT_RUNNABLE]
-    judged = [check for check in checks if check.verdict != NOT_RUNNABLE]
+    absent = [check for check in checks if check.verdict == Verdict.NOT_RUNNABLE]
+    judged = [check for check in checks if check.verdict != Verdict.NOT_RUNNABLE]
     not_judged = f"Not judged: {_reasons(absent)}" if absent else None
-    if any(check.verdict == "refuted" for check in judged):
-        return "refuted", _joined(_reasons([check for check in judged if check.verdict == "refuted"]), not_judged)
+    if any(check.verdict == Verdict.REFUTED for check in judged):
+        return Verdict.REFUTED, _joined(
+            _reasons([check for check in judged if check.verdict == Verdict.REFUTED]), not_judged
+        )
     if not judged or any(check.kind not in ELSEWHERE_KINDS for check in absent):
-        return NOT_RUNNABLE, _reasons(absent)
-    if any(check.verdict == "undecided" for check in judged):
-        return "undecided", _joined(_reasons([check for check in judged if check.verdict == "undecided"]), not_judged)
-    return "supported", _joined(_reasons(judged), not_judged)
+        return Verdict.NOT_RUNNABLE, _reasons(absent)
+    if any(check.verdict == Verdict.UNDECIDED for check in judged):
+        return Verdict.UNDECIDED, _joined(
+            _reasons([check for check in judged if check.verdict == Verdict.UNDECIDED]), not_judged
+        )
+    return Verdict.SUPPORTED, _joined(_reasons(judged), not_judged)
 
 
 def _reasons(checks: list[CheckVerdict]) -> str | None:

@@ -15,6 +15,7 @@ from claimbench.analysis import stats
 from claimbench.analysis.aggregate import blocks_in, by_cell, promises_tokens
 from claimbench.formatting import quantity
 from claimbench.schema.metrics import METRICS
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.verdicts import Cost, Objective, Place, Recommendation
 
@@ -45,7 +46,7 @@ def recommendations(
         if id not in places or _breaks_its_promise(planned, cells[id]):
             continue
         for question in _questions(plan, planned):
-            if any(cells[side]["outcome"] != "ok" or cells[side]["above_ceiling"] for side in (id, question.to)):
+            if any(cells[side]["outcome"] != Outcome.OK or cells[side]["above_ceiling"] for side in (id, question.to)):
                 continue
             gain = _gain(frames, id, question.to, question.metric)
             if gain is None or gain.low <= 1 + tolerance:

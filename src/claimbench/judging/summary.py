@@ -10,13 +10,14 @@ import pandas as pd
 from claimbench.analysis import stats
 from claimbench.analysis.aggregate import blocks_in, by_cell
 from claimbench.schema.metrics import METRICS
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 
 
 class Ending(NamedTuple):
     """How a cell's blocks ended, taken together."""
 
-    outcome: str
+    outcome: Outcome
     reason: str | None
     flags: list[str]
     blocks: int
@@ -30,22 +31,22 @@ def ending(rows: pd.DataFrame) -> Ending:
     ended well is ok, and the blocks that did not are a doubt.
     """
     blocks = rows.drop_duplicates("block").sort_values("block")
-    outcomes = [str(outcome) for outcome in blocks["outcome"]]
-    ok = outcomes.count("ok")
-    if "wrong" in outcomes:
-        outcome = "wrong"
+    outcomes = [Outcome(outcome) for outcome in blocks["outcome"]]
+    ok = outcomes.count(Outcome.OK)
+    if Outcome.WRONG in outcomes:
+        outcome = Outcome.WRONG
     elif ok:
-        outcome = "ok"
+        outcome = Outcome.OK
     else:
         outcome = outcomes[0]
     reasons = blocks.loc[blocks["outcome"] == outcome, "reason"].dropna()
     flags = [flag for text in blocks["flags"].dropna() for flag in str(text).split("; ") if flag]
-    if outcome == "ok":
-        failed = [name for name in outcomes if name != "ok"]
+    if outcome == Outcome.OK:
+        failed = [name for name in outcomes if name != Outcome.OK]
         flags += [f"{failed.count(name)} of {len(outcomes)} blocks ended {name}" for name in dict.fromkeys(failed)]
     if rows["above_ceiling"].any():
         flags.append("above its ceiling: the measurement or the ceiling is wrong")
-    reason = str(reasons.iloc[0]) if outcome != "ok" and len(reasons) else None
+    reason = str(reasons.iloc[0]) if outcome != Outcome.OK and len(reasons) else None
     return Ending(outcome, reason, list(dict.fromkeys(flags)), len(outcomes), ok)
 
 

@@ -29,6 +29,7 @@ import psutil
 from claimbench.errors import Unavailable
 from claimbench.measuring import rank_protocol
 from claimbench.schema.cell import Cell
+from claimbench.schema.outcome import Outcome
 from claimbench.system import launchers
 from claimbench.system.processes import LOOPBACK, die_with_parent, kill_all, last_lines
 
@@ -37,7 +38,7 @@ Say = Callable[..., None]
 SETTLE_S = 1.0  # after the first bad news: a dead peer makes others fail as well, and may be heard of second
 LEAVE_S = 5.0
 LONGEST_PATH = 100  # of a socket, in bytes; the kernel's limit is 107
-WORST_FIRST = ("killed", "oom", "unavailable", "wrong", "error", "ended", "launcher")
+WORST_FIRST = ("killed", Outcome.OOM, Outcome.UNAVAILABLE, Outcome.WRONG, Outcome.ERROR, "ended", "launcher")
 
 
 class RankEvent(NamedTuple):
@@ -146,7 +147,7 @@ def run_ranks(cell: Cell, command: list[str], request: dict[str, Any], say: Say)
                 failure = RankMonitor(connections, request, say, last_lines).run()
     if failure:
         detail = "".join(connections.printed.get(failure.rank, last_lines))
-        outcome = "error" if failure.kind in ("killed", "ended", "launcher") else failure.kind
+        outcome = Outcome.ERROR if failure.kind in ("killed", "ended", "launcher") else failure.kind
         say("refused", outcome=outcome, reason=failure.reason, signal=failure.signal, detail=detail)
 
 
@@ -297,7 +298,7 @@ def _launcher_ended(status: int, connections: RankConnections, last_lines: deque
     here = sum(role == "rank" for role, _ in connections.lines)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
         return Failure(
-            -1, "error", "the launcher's rendezvous port is in use: choose another, or let it find a free one"
+            -1, Outcome.ERROR, "the launcher's rendezvous port is in use: choose another, or let it find a free one"
         )
     errors = [line.strip() for line in text.splitlines() if "error" in line.lower()]
     why = f": {errors[-1]}" if errors else ""

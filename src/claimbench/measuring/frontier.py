@@ -14,7 +14,8 @@ from pathlib import Path
 from claimbench.measuring.measure import measure
 from claimbench.schema import json_file, result
 from claimbench.schema.cell import Cell
-from claimbench.schema.frontier import FAILS, FITS, Frontier, Trial
+from claimbench.schema.frontier import Frontier, Trial
+from claimbench.schema.outcome import FITS, OUT_OF_MEMORY
 from claimbench.schema.result import Key, Result
 
 
@@ -57,7 +58,7 @@ def search(swept: list[Trial], attempt: Callable[[int], Trial]) -> Frontier:
     What fits is taken to fit below as well.
     """
     trials = sorted(swept, key=lambda trial: trial.batch)
-    fails = min((trial.batch for trial in trials if trial.outcome in FAILS), default=None)
+    fails = min((trial.batch for trial in trials if trial.outcome in OUT_OF_MEMORY), default=None)
     below = [trial.batch for trial in trials if trial.outcome in FITS and (fails is None or trial.batch < fails)]
     fits = max(below, default=None)
     if fails is None and fits is None:
@@ -71,7 +72,7 @@ def search(swept: list[Trial], attempt: Callable[[int], Trial]) -> Frontier:
         trials.append(trial)
         if trial.outcome in FITS:
             fits = trial.batch
-        elif trial.outcome in FAILS:
+        elif trial.outcome in OUT_OF_MEMORY:
             fails = trial.batch
         else:
             reason = f"batch {trial.batch} ended {trial.outcome}: {trial.reason}"

@@ -25,6 +25,7 @@ from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema import result
 from claimbench.schema.cell import Cell, Device
+from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
 from claimbench.system import machine, page_cache, scratch
 
@@ -100,11 +101,14 @@ def _known_before(cell: Cell, smaller: Path | None) -> dict[str, Any] | None:
     """An outcome that needs no process: what this machine lacks, or a smaller batch that did not fit."""
     if smaller is not None:
         previous = result.read(smaller)
-        if previous.outcome in ("oom", "implied-oom"):
+        if previous.outcome in OUT_OF_MEMORY:
             batch = previous.cell.workload.batch
-            return {"outcome": "implied-oom", "reason": f"batch {batch} of the same cell is already out of memory"}
+            return {
+                "outcome": Outcome.IMPLIED_OOM,
+                "reason": f"batch {batch} of the same cell is already out of memory",
+            }
     reason = missing_requirement(cell)
-    return {"outcome": "unavailable", "reason": reason} if reason else None
+    return {"outcome": Outcome.UNAVAILABLE, "reason": reason} if reason else None
 
 
 def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -> dict[str, Any]:
@@ -119,12 +123,12 @@ def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -
         if checkpoint:
             facts["checkpoint_sha256"] = manifest.verify(checkpoint).sha256
     except CorruptCheckpoint as error:
-        return {"outcome": "error", "reason": str(error).splitlines()[0], "detail": str(error)}
+        return {"outcome": Outcome.ERROR, "reason": str(error).splitlines()[0], "detail": str(error)}
     files = [file for folder in (checkpoint, draft) if folder for file in sorted(folder.glob("*.safetensors"))]
     try:
         found = page_cache.prepare(files, cell.protocol.page_cache)
     except Unavailable as error:
-        return {"outcome": "unavailable", "reason": str(error)}
+        return {"outcome": Outcome.UNAVAILABLE, "reason": str(error)}
     return facts | ({"telemetry": {"checkpoint": found._asdict()}} if files else {})
 
 

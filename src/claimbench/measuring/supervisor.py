@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from claimbench.schema.cell import Cell
+from claimbench.schema.outcome import Outcome
 from claimbench.system import machine, scratch
 from claimbench.system.cache import cache_folder
 from claimbench.system.processes import end_group, last_lines
@@ -86,7 +87,7 @@ def _supervise_in(
         reader.join(timeout=GRACE_S)
     facts = _facts(messages)
     facts |= _ending(process.returncode, messages, timed_out, cell.protocol.timeout_s, _kernel_oom_kills() - oom_kills)
-    if facts["outcome"] != "ok":
+    if facts["outcome"] != Outcome.OK:
         of_its_rank = messages[-1].get("detail") if messages else None
         facts["detail"] = (of_its_rank or "".join(lines))[-4000:] or None
     return facts
@@ -127,18 +128,21 @@ def _ending(
     if last["event"] == "done":
         hashes = {m["sample"]["tokens_sha256"] for m in messages if m["event"] in ("warmup", "sample")}
         if len(hashes) > 1:
-            return {"outcome": "wrong", "reason": "generations of one block, warm-up included, differ in their tokens"}
-        return {"outcome": "ok"}
+            return {
+                "outcome": Outcome.WRONG,
+                "reason": "generations of one block, warm-up included, differ in their tokens",
+            }
+        return {"outcome": Outcome.OK}
     if last["event"] == "refused":
         if last.get("signal") == "SIGKILL" and oom_kills > 0:
-            return {"outcome": "oom", "reason": f"{last['reason']} (by the kernel, for memory)"}
+            return {"outcome": Outcome.OOM, "reason": f"{last['reason']} (by the kernel, for memory)"}
         return {"outcome": last["outcome"], "reason": last["reason"]}
     if timed_out:
-        return {"outcome": "timeout", "reason": f"over {limit_s:g} s, during: {phase}"}
+        return {"outcome": Outcome.TIMEOUT, "reason": f"over {limit_s:g} s, during: {phase}"}
     if status == -signal.SIGKILL and oom_kills > 0:
-        return {"outcome": "oom", "reason": f"killed by the kernel for memory, during: {phase}"}
+        return {"outcome": Outcome.OOM, "reason": f"killed by the kernel for memory, during: {phase}"}
     how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
-    return {"outcome": "error", "reason": f"the worker was {how}, during: {phase}"}
+    return {"outcome": Outcome.ERROR, "reason": f"the worker was {how}, during: {phase}"}
 
 
 def _kernel_oom_kills() -> int:

@@ -24,6 +24,7 @@ from claimbench.measuring.clock import GPU_THROTTLED, time_generation
 from claimbench.measuring.coordinator import run_ranks
 from claimbench.measuring.rank_protocol import LeaderSession, Record
 from claimbench.schema.cell import Cell
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Sample
 from claimbench.system import machine, memory
 from claimbench.system.processes import die_with_parent
@@ -67,10 +68,11 @@ def guarded(work: Callable[[], None], say: Say) -> None:
     except Refusal as refusal:
         say("refused", outcome=refusal.outcome, reason=str(refusal))
     except CorruptCheckpoint as error:
-        say("refused", outcome="error", reason=str(error))
+        say("refused", outcome=Outcome.ERROR, reason=str(error))
     except (MemoryError, RuntimeError, OSError, ValueError) as error:
         traceback.print_exc()
-        say("refused", outcome="oom" if _is_out_of_memory(error) else "error", reason=_one_line(error))
+        out_of_memory = _is_out_of_memory(error)
+        say("refused", outcome=Outcome.OOM if out_of_memory else Outcome.ERROR, reason=_one_line(error))
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from claimbench.planning.paths import CHECKPOINTS, folder_of
 from claimbench.schema import result
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.load import InferenceLoad
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell, Row
 
 # Guesses for a machine whose ceilings are not measured yet.
@@ -198,7 +199,7 @@ def _published_frontier(line: list[Row]) -> str | None:
     """The largest batch that the document has a figure for, and the first that it calls out of memory."""
     figures = {row.asked.batch: row.published.get("ms_per_token") for row in line if row.asked}
     fitted = max((batch for batch, figure in figures.items() if isinstance(figure, int | float)), default=None)
-    failed = min((batch for batch, figure in figures.items() if figure == "oom"), default=None)
+    failed = min((batch for batch, figure in figures.items() if figure == Outcome.OOM), default=None)
     if fitted is None:
         return None
     return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")

@@ -10,14 +10,12 @@ from pydantic import ValidationError
 
 from claimbench.errors import ResultError
 from claimbench.schema.cell import Frozen
-
-FITS = ("ok", "wrong")
-FAILS = ("oom", "implied-oom")
+from claimbench.schema.outcome import Outcome
 
 
 class Trial(Frozen):
     batch: int
-    outcome: str
+    outcome: Outcome
     reason: str | None
     swept: bool
     """Part of the experiment's sweep, and not of the search."""

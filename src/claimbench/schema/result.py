@@ -15,8 +15,7 @@ from pydantic import Field, ValidationError
 from claimbench.errors import ResultError
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.schema.json_file import digest, write_json
-
-Outcome = Literal["ok", "oom", "implied-oom", "timeout", "unavailable", "wrong", "error"]
+from claimbench.schema.outcome import Outcome
 
 
 class Sample(Frozen):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Literal
 
 from claimbench.schema.cell import Frozen
 from claimbench.schema.frontier import Frontier
 
-Verdict = Literal["supported", "refuted", "undecided", "not runnable here"]
+
+class Verdict(StrEnum):
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+    NOT_RUNNABLE = "not runnable here"
 
 
 class ClaimVerdict(Frozen):
@@ -33,9 +39,6 @@ class Verdicts(Frozen):
     cells: dict[str, dict[str, Any]]
     frontiers: dict[str, Frontier] = {}
     recommendations: tuple[Recommendation, ...]
-
-
-NOT_RUNNABLE: Verdict = "not runnable here"
 
 
 class CheckVerdict(Frozen):

@@ -9,6 +9,7 @@ from claimbench.formatting import duration
 from claimbench.planning.forecast import estimate_seconds, missing_blocks
 from claimbench.planning.paths import labels
 from claimbench.schema.cell import Cell
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan
 from claimbench.schema.result import Result
 
@@ -33,7 +34,7 @@ class Line:
         return f"[{total - left + 1}/{total}] {self.name} · block {self.block} · about {remaining} left"
 
     def after(self, record: Result) -> str:
-        if record.outcome != "ok":
+        if record.outcome != Outcome.OK:
             return f"    {record.outcome}: {record.reason}"
         speeds = [record.cell.rows * record.cell.workload.new_tokens / s.wall_ns * 1e9 for s in record.samples]
         doubt = f" · {'; '.join(record.flags)}" if record.flags else ""

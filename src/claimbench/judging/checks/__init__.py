@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from claimbench.judging.evidence import Evidence, Missing, verdict_on
 from claimbench.schema.checks import Check
-from claimbench.schema.verdicts import NOT_RUNNABLE, CheckVerdict
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 class Kind(Protocol):
@@ -37,5 +37,5 @@ def judge_check(check: Check, study: str, evidence: Evidence) -> CheckVerdict:
     try:
         judged = kind.judge(check, study, evidence)
     except Missing as missing:
-        judged = verdict_on(check, f"Not judged: {missing}.", NOT_RUNNABLE, reason=str(missing))
+        judged = verdict_on(check, f"Not judged: {missing}.", Verdict.NOT_RUNNABLE, reason=str(missing))
     return judged.model_copy(update={"expect": kind.expected(check, evidence.tolerance)})

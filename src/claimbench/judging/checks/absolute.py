@@ -10,7 +10,7 @@ from claimbench.judging.expectations import bounds_text, unit_of
 from claimbench.schema.checks import AbsoluteCheck, Region
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
-from claimbench.schema.verdicts import NOT_RUNNABLE, CheckVerdict
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def judge(check: AbsoluteCheck, study: str, evidence: Evidence) -> CheckVerdict:
@@ -20,7 +20,7 @@ def judge(check: AbsoluteCheck, study: str, evidence: Evidence) -> CheckVerdict:
         sentence = (
             f"The published {quantity(check.published, unit_of(check.metric))} cannot be checked here. {note}".strip()
         )
-        return verdict_on(check, sentence, NOT_RUNNABLE, reason=elsewhere_reason)
+        return verdict_on(check, sentence, Verdict.NOT_RUNNABLE, reason=elsewhere_reason)
     side = side_at(study, check.of, evidence)
     found = stats.interval(evidence.blocks(side.cell, check.metric))
     unit = unit_of(check.metric)

@@ -16,7 +16,8 @@ from claimbench.judging.evidence import (
 )
 from claimbench.schema.checks import FrontierCheck
 from claimbench.schema.frontier import describe
-from claimbench.schema.verdicts import NOT_RUNNABLE, CheckVerdict
+from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def judge(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerdict:
@@ -26,14 +27,14 @@ def judge(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerdict:
         if reason:
             note = other_hardware.bound(check, study, evidence.plan)
             sentence = f"The published frontier ({check.over} {check.published}) cannot be checked here. {note}".strip()
-            return verdict_on(check, sentence, NOT_RUNNABLE, reason=reason)
+            return verdict_on(check, sentence, Verdict.NOT_RUNNABLE, reason=reason)
     sides = [side for address, _ in points if (side := any_side_at(study, address, evidence))]
     fits, fails = [], []
     for side in sides:
         value = float(side.row.sweep[check.over])
-        if side.end.outcome == "ok":
+        if side.end.outcome == Outcome.OK:
             fits.append(value)
-        elif side.end.outcome in ("oom", "implied-oom"):
+        elif side.end.outcome in OUT_OF_MEMORY:
             fails.append(value)
         else:
             raise Missing(f"{side.address} ended {side.end.outcome}: {side.end.reason}")
@@ -47,11 +48,11 @@ def judge(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerdict:
         **resting_on(sides, evidence),
     }
     if largest > check.published or (smallest_oom is not None and smallest_oom <= check.published):
-        return verdict_on(check, sentence, "refuted", reason=doubts_about(sides), **facts)
+        return verdict_on(check, sentence, Verdict.REFUTED, reason=doubts_about(sides), **facts)
     if largest == check.published and smallest_oom is not None:
-        return verdict_on(check, sentence, "supported", reason=doubts_about(sides), **facts)
+        return verdict_on(check, sentence, Verdict.SUPPORTED, reason=doubts_about(sides), **facts)
     reason = f"The sweep does not reach the frontier: it needs {check.over} {check.published} and a larger one."
-    return verdict_on(check, sentence, "undecided", reason=joined(reason, doubts_about(sides)), **facts)
+    return verdict_on(check, sentence, Verdict.UNDECIDED, reason=joined(reason, doubts_about(sides)), **facts)
 
 
 def _searched(sides: list[Side], evidence: Evidence) -> str:

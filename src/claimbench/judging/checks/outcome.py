@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from claimbench.judging.evidence import Evidence, Missing, any_side_at, doubts_about, resting_on, verdict_on
 from claimbench.schema.checks import OutcomeCheck
-from claimbench.schema.verdicts import CheckVerdict
+from claimbench.schema.outcome import Outcome
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def judge(check: OutcomeCheck, study: str, evidence: Evidence) -> CheckVerdict:
@@ -16,11 +17,13 @@ def judge(check: OutcomeCheck, study: str, evidence: Evidence) -> CheckVerdict:
     why = f": {side.end.reason}" if side.end.reason else ""
     sentence = f"{side.title} ended {' and '.join(sorted(outcomes))}{why}."
     if len(outcomes) > 1:
-        return verdict_on(check, sentence, "undecided", reason="Its blocks ended differently.", **rests_on)
+        return verdict_on(check, sentence, Verdict.UNDECIDED, reason="Its blocks ended differently.", **rests_on)
     holds = outcomes == {check.expect} and (check.reason_contains or "").lower() in (side.end.reason or "").lower()
-    if not holds and outcomes <= {"unavailable", "timeout", "error"}:
+    if not holds and outcomes <= {Outcome.UNAVAILABLE, Outcome.TIMEOUT, Outcome.ERROR}:
         raise Missing(f"{check.of} ended {side.end.outcome}: {side.end.reason}")
-    return verdict_on(check, sentence, "supported" if holds else "refuted", reason=doubts_about([side]), **rests_on)
+    return verdict_on(
+        check, sentence, Verdict.SUPPORTED if holds else Verdict.REFUTED, reason=doubts_about([side]), **rests_on
+    )
 
 
 def expected(check: OutcomeCheck, tolerance: float) -> str:

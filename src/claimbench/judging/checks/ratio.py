@@ -11,7 +11,7 @@ from claimbench.judging.expectations import bounds_text, direction
 from claimbench.schema.checks import GainCheck, RatioCheck
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
-from claimbench.schema.verdicts import CheckVerdict
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def compared(
@@ -20,13 +20,17 @@ def compared(
     sides = sides_of(check, study, evidence)
     if sides[0].cell == sides[1].cell and (len(sides) == 2 or sides[2].cell == sides[3].cell):
         reason = f"{check.of} and {check.to} are the same cell here, so their ratio says nothing."
-        return verdict_on(check, f"Not judged: {reason}", "undecided", reason=reason, **resting_on(sides, evidence))
+        return verdict_on(
+            check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, **resting_on(sides, evidence)
+        )
     series = [evidence.blocks(side.cell, check.metric) for side in sides]
     try:
         found = stats.ratio_interval(*series) if len(series) == 2 else stats.gain_interval(*series)
     except ValueError:
         reason = f"a block has zero {METRICS[check.metric].title}, and a ratio with zero means nothing."
-        return verdict_on(check, f"Not judged: {reason}", "undecided", reason=reason, **resting_on(sides, evidence))
+        return verdict_on(
+            check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, **resting_on(sides, evidence)
+        )
     return by_interval(check, evidence, sides, found, check.expect, lambda interval: say(sides, interval))
 
 

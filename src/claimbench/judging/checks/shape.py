@@ -19,7 +19,7 @@ from claimbench.judging.expectations import bounds_text
 from claimbench.schema.checks import ShapeCheck
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
-from claimbench.schema.verdicts import CheckVerdict
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def judge(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
@@ -43,7 +43,7 @@ def judge(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
         found = stats.exponent_interval(curves[0], *curves[1:], groups=[others for _, others, _ in kept])
     except ValueError as error:
         return verdict_on(
-            check, f"Not judged: {error}.", "undecided", reason=f"{error}.", **resting_on(sides, evidence)
+            check, f"Not judged: {error}.", Verdict.UNDECIDED, reason=f"{error}.", **resting_on(sides, evidence)
         )
     title = kept[0][2][0].row.title + (f" over {kept[0][2][1].row.title}" if check.to else "")
     span = f"{min(x for x, _, _ in kept):g} to {max(x for x, _, _ in kept):g}"
