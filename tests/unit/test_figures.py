@@ -12,7 +12,7 @@ import pytest
 from claimbench.formatting import Estimate
 from claimbench.reporting import svg
 from claimbench.reporting.bar_charts import Bar, Stack, bars, memory, roofline
-from claimbench.reporting.line_charts import ExpandedCell, Line, Panel, _apart, curves
+from claimbench.reporting.line_charts import Line, Panel, Point, _apart, curves
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -25,17 +25,17 @@ LINES = (
     Line(
         "one",
         (
-            ExpandedCell(1, Estimate(10, 9, 11)),
-            ExpandedCell(8, Estimate(11, 10, 12)),
-            ExpandedCell(32, None, "out of memory"),
+            Point(1, Estimate(10, 9, 11)),
+            Point(8, Estimate(11, 10, 12)),
+            Point(32, None, "out of memory"),
         ),
     ),
     Line(
         "two",
         (
-            ExpandedCell(1, Estimate(20, 19, 21)),
-            ExpandedCell(8, Estimate(11.1, 10, 12)),
-            ExpandedCell(32, Estimate(12, 11, 13)),
+            Point(1, Estimate(20, 19, 21)),
+            Point(8, Estimate(11.1, 10, 12)),
+            Point(32, Estimate(12, 11, 13)),
         ),
     ),
 )
@@ -50,13 +50,13 @@ DRAWINGS: dict[str, Callable[[], str]] = {
     ),
     "curves": lambda: curves("title", "description", "batch", "ms", [Panel("", LINES)]),
     "two panels": lambda: curves("t", "d", "batch", "ms", [Panel("here", LINES), Panel("there", LINES)], log_y=True),
-    "one point": lambda: curves("t", "d", "batch", "ms", [Panel("", (Line("a", (ExpandedCell(1, Estimate(3)),)),))]),
+    "one point": lambda: curves("t", "d", "batch", "ms", [Panel("", (Line("a", (Point(1, Estimate(3)),)),))]),
     "words": lambda: curves(
         "t",
         "d",
         "dtype",
         "ms",
-        [Panel("", (Line("a", (ExpandedCell("float32", Estimate(3)), ExpandedCell("bfloat16", Estimate(2)))),))],
+        [Panel("", (Line("a", (Point("float32", Estimate(3)), Point("bfloat16", Estimate(2)))),))],
     ),
     "memory": lambda: memory("title", "description", [Stack("a", 5e9, 1e9, 8e9), Stack("b", 2e9, 0, None)], 16e9),
     "roofline": lambda: roofline("title", "description", [Bar("a", Estimate(0.6, 0.5, 0.7)), Bar("b", Estimate(1.2))]),
