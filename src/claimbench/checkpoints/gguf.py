@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claimbench.checkpoints.safetensors_file import StreamedTensor
-from claimbench.cost_model.cost import Architecture
+from claimbench.cost_model.cost import Architecture, ModelConfig
 from claimbench.errors import SourceError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from gguf.gguf_reader import ReaderTensor
 
 TOP_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -56,11 +57,12 @@ class GgufFile:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise SourceError(f"{path}: not a whole GGUF file ({reason}): delete it and run again") from error
 
-    def _value(self, key: str, default: Any = None) -> Any:
+    def _value(self, key: str, default: float | None = None) -> Any:
+        """What the metadata says under `key`, of the type that its writer chose."""
         field = self._reader.fields.get(key)
         return default if field is None else field.contents()
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> ModelConfig:
         """The Transformers config that the metadata stands for.
 
         Raises:
@@ -122,7 +124,7 @@ class GgufFile:
             for tensor in self._reader.tensors
         ]
 
-    def _chunks(self, tensor: Any, arch: Architecture) -> Callable[[], Iterator[memoryview]]:
+    def _chunks(self, tensor: ReaderTensor, arch: Architecture) -> Callable[[], Iterator[memoryview]]:
         def chunks() -> Iterator[memoryview]:
             import numpy as np
             from gguf.quants import dequantize

@@ -12,13 +12,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from claimbench.checkpoints.gguf import LAYER_NAMES, TOP_NAMES
+from claimbench.checkpoints.tensors import Shape
+from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Dtype
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from gguf import GGUFWriter
+    from torch import Tensor
 
 FORMAT = 1
 """Raised when the same checkpoint is to be written otherwise."""
@@ -52,7 +60,7 @@ def _content(checkpoint: Path) -> str:
     return hashlib.sha256(json.dumps([FORMAT, str(checkpoint.resolve()), facts]).encode()).hexdigest()[:16]
 
 
-def _check_plain(config: dict[str, Any]) -> None:
+def _check_plain(config: ModelConfig) -> None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     odd = [name for name in ("attention_bias", "mlp_bias") if config.get(name)]
     odd += ["scaled rotary positions"] if rope.get("rope_type", "default") != "default" else []
@@ -62,7 +70,7 @@ def _check_plain(config: dict[str, Any]) -> None:
         )
 
 
-def _write(path: Path, checkpoint: Path, config: dict[str, Any], dtype: Dtype) -> None:
+def _write(path: Path, checkpoint: Path, config: ModelConfig, dtype: Dtype) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -83,7 +91,7 @@ def _write(path: Path, checkpoint: Path, config: dict[str, Any], dtype: Dtype) -
     writer.close()
 
 
-def _add_settings(writer: Any, config: dict[str, Any]) -> None:
+def _add_settings(writer: GGUFWriter, config: ModelConfig) -> None:
     heads = config["num_attention_heads"]
     dim = config.get("head_dim") or config["hidden_size"] // heads
     rope = config.get("rope_parameters") or {}
@@ -101,7 +109,7 @@ def _add_settings(writer: Any, config: dict[str, Any]) -> None:
     writer.add_vocab_size(config["vocab_size"] + 1)
 
 
-def _add_vocabulary(writer: Any, size: int) -> None:
+def _add_vocabulary(writer: GGUFWriter, size: int) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([f"t{id}" for id in range(size + 1)])
@@ -112,8 +120,15 @@ def _add_vocabulary(writer: Any, size: int) -> None:
     writer.add_add_bos_token(False)
 
 
-def _tensors(checkpoint: Path, config: dict[str, Any]) -> Iterator[tuple[str, tuple[tuple[int, ...], Any]]]:
-    """GGUF name -> (shape, how to read it), in the order in which they are written."""
+class _Exported(NamedTuple):
+    """A tensor that is not read yet, as the file holds it."""
+
+    shape: Shape
+    load: Callable[[], Tensor]
+
+
+def _tensors(checkpoint: Path, config: ModelConfig) -> Iterator[tuple[str, _Exported]]:
+    """By GGUF name, in the order in which they are written."""
     from safetensors import safe_open
 
     names = {source: name for name, source in TOP_NAMES.items()}
@@ -133,35 +148,42 @@ def _tensors(checkpoint: Path, config: dict[str, Any]) -> Iterator[tuple[str, tu
             by_token = name in ("token_embd.weight", "output.weight")
             shape = (shape[0] + 1, *shape[1:]) if by_token else shape
 
-            def load(file: Any = file, source: str = source, rotary: int | None = rotary, more: bool = by_token) -> Any:
-                tensor = file.get_tensor(source)
+            def load(
+                file: Any = file, source: str = source, rotary: int | None = rotary, more: bool = by_token
+            ) -> Tensor:
+                tensor: Tensor = file.get_tensor(source)
                 if rotary:
                     tensor = _neighbouring(tensor, rotary)
                 return _with_end(tensor) if more else tensor
 
-            yield name, (shape, load)
+            yield name, _Exported(shape, load)
 
 
-def _neighbouring(tensor: Any, heads: int) -> Any:
+def _neighbouring(tensor: Tensor, heads: int) -> Tensor:
     """Rows of each head from halves to neighbouring pairs: [heads, 2, half, in] -> [heads, half, 2, in]."""
     rows, width = tensor.shape
     return tensor.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
-def _with_end(tensor: Any) -> Any:
+def _with_end(tensor: Tensor) -> Tensor:
     """One row of zeros more: [vocabulary, hidden] -> [vocabulary + 1, hidden]."""
     import torch
 
     return torch.cat([tensor, torch.zeros_like(tensor[:1])])
 
 
-def _numpy_type(kind: str) -> Any:
+def _numpy_type(kind: str) -> np.dtype[np.generic]:
     import numpy as np
 
-    return {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(np.uint16)}[kind]
+    types: dict[str, np.dtype[np.generic]] = {
+        "F32": np.dtype(np.float32),
+        "F16": np.dtype(np.float16),
+        "BF16": np.dtype(np.uint16),
+    }
+    return types[kind]
 
 
-def _as_array(tensor: Any, kind: str) -> Any:
+def _as_array(tensor: Tensor, kind: str) -> npt.NDArray[np.generic]:
     import torch
 
     if kind == "BF16":

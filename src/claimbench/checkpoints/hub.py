@@ -13,13 +13,16 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from claimbench.checkpoints import disk
 from claimbench.checkpoints.local_files import select
 from claimbench.checkpoints.manifest import sha256_of
 from claimbench.checkpoints.sources import HubSource, last_line
 from claimbench.errors import SourceError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
 
 TIMEOUT_S = 10.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -37,7 +40,7 @@ def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     if info is None:
         commit, names, sizes = *_cached(source, where), {}
     else:
-        commit, sizes = str(info.sha), {entry.rfilename: entry.size or 0 for entry in info.siblings}
+        commit, sizes = str(info.sha), {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
         names = set(sizes)
     hub = _Hub(source.repository, commit, where, offline=info is None)
     chosen = select(names, lambda name: hub.file(name).read_text(encoding="utf-8"), where)
@@ -49,7 +52,7 @@ def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     return commit, chosen
 
 
-def _ask(source: HubSource, where: str) -> Any | None:
+def _ask(source: HubSource, where: str) -> ModelInfo | None:
     """What the hub says about the revision; None where it does not answer."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

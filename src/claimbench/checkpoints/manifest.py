@@ -11,9 +11,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from claimbench.errors import CorruptCheckpoint
 from claimbench.schema.cell import Frozen
@@ -149,6 +149,16 @@ def problems(folder: Path, files: Iterable[File]) -> dict[str, str]:
     return found
 
 
+class Stamp(Frozen):
+    """A hash that was taken, and the file as it was then."""
+
+    identity: tuple[int, int, int, int] = Field(description="bytes, times of change of content and inode in ns, inode")
+    sha256: str
+
+
+_STAMPS = TypeAdapter(dict[str, Stamp])
+
+
 def hashes(paths: Iterable[Path], stamps: Path) -> dict[Path, str]:
     """The sha256 of each of `paths`, remembered in the JSON file `stamps`.
 
@@ -159,26 +169,26 @@ def hashes(paths: Iterable[Path], stamps: Path) -> dict[Path, str]:
     changed = False
     for path in paths:
         key, stat = str(path.absolute()), path.stat()
-        identity = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        identity = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         known = remembered.get(key)
-        if not isinstance(known, dict) or known.get("identity") != identity or not isinstance(known.get("sha256"), str):
-            known = remembered[key] = {"identity": identity, "sha256": sha256_of(path)}
+        if known is None or known.identity != identity:
+            known = remembered[key] = Stamp(identity=identity, sha256=sha256_of(path))
             changed = True
-        result[path] = known["sha256"]
+        result[path] = known.sha256
     if changed:
         try:
-            write_json(stamps, remembered)
+            write_json(stamps, _STAMPS.dump_python(remembered, mode="json"))
         except OSError:
             return result
     return result
 
 
-def _read_stamps(stamps: Path) -> dict[str, Any]:
+def _read_stamps(stamps: Path) -> dict[str, Stamp]:
+    """By absolute path; none where the file is missing or not one of stamps."""
     try:
-        value = json.loads(stamps.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _STAMPS.validate_json(stamps.read_bytes())
+    except (OSError, ValidationError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def sha256_of(path: Path) -> str:

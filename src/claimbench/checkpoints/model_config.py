@@ -7,10 +7,8 @@ so both are written. BLOOM's published configs say `n_embed` and `num_attention_
 
 from __future__ import annotations
 
-from typing import Any
-
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Architecture
+from claimbench.cost_model.cost import Architecture, ModelConfig
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Checkpoint
 
@@ -42,7 +40,7 @@ _LAYERS_KEY = {
 }
 
 
-def normalise(config: dict[str, Any], where: str) -> dict[str, Any]:
+def normalise(config: ModelConfig, where: str) -> ModelConfig:
     """`config` with one spelling of every key.
 
     Raises:
@@ -69,7 +67,7 @@ def normalise(config: dict[str, Any], where: str) -> dict[str, Any]:
     return result
 
 
-def _spell_rope(config: dict[str, Any]) -> None:
+def _spell_rope(config: ModelConfig) -> None:
     """Rotary settings under the names of Transformers 5 (`rope_parameters`) and 4 (`rope_theta`, `rope_scaling`)."""
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
@@ -81,7 +79,7 @@ def _spell_rope(config: dict[str, Any]) -> None:
         config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
 
 
-def parse(config: dict[str, Any], where: str) -> Architecture:
+def parse(config: ModelConfig, where: str) -> Architecture:
     try:
         return cost.parse(config)
     except KeyError as error:
@@ -112,7 +110,7 @@ def kept_layers(checkpoint: Checkpoint, arch: Architecture) -> int:
     return keep
 
 
-def with_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
+def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
     result = config | {_LAYERS_KEY[config["model_type"]]: layers}
     result.pop("layer_types", None)
     return result

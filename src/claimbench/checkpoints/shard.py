@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from claimbench.checkpoints import (
     disk,
@@ -31,7 +31,7 @@ from claimbench.checkpoints.manifest import File, Layout, Manifest
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.sources import RandomSource, parse
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Architecture
+from claimbench.cost_model.cost import Architecture, ModelConfig
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import write_json
@@ -42,7 +42,7 @@ DTYPE_NAMES = {code: name for name, code in safetensors_file.DTYPE_OF.items()}
 class Model(NamedTuple):
     """A checkpoint that is still spread over its source: the config, and tensors that are not read yet."""
 
-    config: dict[str, Any]
+    config: ModelConfig
     arch: Architecture
     tensors: list[StreamedTensor]
 
@@ -146,7 +146,7 @@ def _side_files(record: fetch.Fetched) -> list[File]:
 
 
 def _write_config(
-    config: dict[str, Any], layers: int, kept: Sequence[StreamedTensor], special: dict[str, int], folder: Path
+    config: ModelConfig, layers: int, kept: Sequence[StreamedTensor], special: dict[str, int], folder: Path
 ) -> None:
     """`dtype` is the one that most values are stored in."""
     sizes: dict[str, int] = {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from claimbench.errors import SourceError
 from claimbench.schema.json_file import write_json
@@ -34,7 +34,7 @@ def write_byte_tokenizer(folder: Path, vocabulary: int, context: int) -> dict[st
     vocab = {character: byte for byte, character in enumerate(byte_alphabet())} | {END: BYTES}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     special = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    tokenizer: dict[str, Any] = {
+    tokenizer: dict[str, object] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -70,10 +70,10 @@ def write_from_gguf(gguf: Path, folder: Path) -> None:
     _write_config(folder, saved)
 
 
-def _write_config(folder: Path, settings: dict[str, Any]) -> None:
+def _write_config(folder: Path, settings: Mapping[str, object]) -> None:
     """`PreTrainedTokenizerFast` is a name that Transformers 4 and 5 both know; 5 alone knows `TokenizersBackend`.
 
     Without `model_input_names`, version 4 makes token type ids, which decoders refuse.
     """
     common = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
-    write_json(folder / "tokenizer_config.json", settings | common)
+    write_json(folder / "tokenizer_config.json", {**settings, **common})

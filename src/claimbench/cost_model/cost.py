@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 from claimbench.schema.cell import Cell, Checkpoint
 
+ModelConfig = dict[str, Any]
+"""A Transformers `config.json`, whose keys depend on the family of the model."""
+
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
 
@@ -79,7 +82,7 @@ class Architecture(NamedTuple):
         return self.weights - self.position_weights - (0 if self.tied else self.embedding_weights)
 
 
-def parse(config: dict[str, Any]) -> Architecture:
+def parse(config: ModelConfig) -> Architecture:
     """The architecture of a Transformers `config.json`.
 
     Raises:
@@ -137,7 +140,7 @@ def architecture_names() -> tuple[str, ...]:
 
 
 @cache
-def config(name: str) -> dict[str, Any]:
+def config(name: str) -> ModelConfig:
     """The `config.json` of architecture `name`.
 
     Raises:
@@ -145,7 +148,7 @@ def config(name: str) -> dict[str, Any]:
     """
     if name not in architecture_names():
         raise KeyError(name)
-    value: dict[str, Any] = json.loads((ARCHITECTURES / f"{name}.json").read_text(encoding="utf-8"))
+    value: ModelConfig = json.loads((ARCHITECTURES / f"{name}.json").read_text(encoding="utf-8"))
     return value
 
 

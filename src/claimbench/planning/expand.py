@@ -9,8 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import Field, StrictInt
 
 from claimbench import backends, optimizations
 from claimbench.checkpoints import tp_partition
@@ -19,14 +22,23 @@ from claimbench.errors import ConfigError, did_you_mean
 from claimbench.planning import limits
 from claimbench.planning.cell_cost import load_of
 from claimbench.planning.optimization_list import optimization_list
-from claimbench.schema.cell import Cell, Checkpoint, Device, OptimizationUse, Protocol, Workload
+from claimbench.schema.cell import Cell, Checkpoint, Device, Dtype, OptimizationUse, PageCache, Protocol, Workload
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.params import Params
-from claimbench.schema.study import Experiment, Hold, Study, StudyCell
+from claimbench.schema.study import Experiment, Hold, Scalar, Study, StudyCell
 from claimbench.schema.validation import validate
 
-BUILT_IN = Hold(dtype="float32", batch=1, optimizations=(), options={}, backend="transformers", page_cache="as_it_is")
+
+class Settings(Hold):
+    """A cell's settings, those that a study may leave out filled in."""
+
+    backend: str = "transformers"
+    options: dict[str, object] = {}
+    optimizations: tuple[str | dict[str, dict[str, object]], ...] = ()
+    dtype: Dtype = "float32"
+    batch: StrictInt = Field(default=1, ge=1)
+    page_cache: PageCache = "as_it_is"
 
 
 class Resolved(NamedTuple):
@@ -49,21 +61,19 @@ class ExpandedCell:
     experiment: Experiment
     label: str
     study_cell: StudyCell
-    sweep: dict[str, Any]
+    sweep: dict[str, Scalar]
     device: Device
     path: str
     """Where it stands, for messages: `studies/x.yaml: experiments.y.cells.z`."""
 
-    def setting(self, key: str) -> Any:
-        """The nearest value: the sweep's, the cell's, the experiment's, the study's, the built-in one."""
-        layers = (
-            Hold.model_validate(self.sweep),
-            self.study_cell,
-            self.experiment.hold,
-            self.study.defaults,
-            BUILT_IN,
-        )
-        return next((value for layer in layers if (value := getattr(layer, key)) is not None), None)
+    @cached_property
+    def settings(self) -> Settings:
+        """The nearest values: the sweep's, else the cell's, the experiment's, the study's, the built-in ones."""
+        found: dict[str, object] = {}
+        for layer in (self.study.defaults, self.experiment.hold, self.study_cell, Hold.model_validate(self.sweep)):
+            values = {key: getattr(layer, key) for key in Settings.model_fields}
+            found |= {key: value for key, value in values.items() if value is not None}
+        return Settings.model_validate(found)
 
     def resolve(self) -> Resolved:
         """The cell, or why there is none.
@@ -72,23 +82,25 @@ class ExpandedCell:
             ConfigError: a name is unknown, optimizations clash, or the workload cannot fit the model's context.
         """
         workload, deviations, too_large = self._workload()
-        asked = self.setting("checkpoint")
+        asked = self.settings.checkpoint
+        if asked is None:
+            raise ConfigError(f"{self.path}: no checkpoint: set one here, in `hold`, or in the study's `defaults`")
         checkpoint = checkpoint_of(self.params, asked, self.path)
         meant = self.params.checkpoints[asked].architecture
         if checkpoint.architecture != meant:
             deviations.append(f"{asked} ({meant}) swapped for {checkpoint.name} ({checkpoint.architecture})")
         backend_name = self._backend()
         if backend_name is None:
-            return Resolved(None, f"this version has no backend '{self.setting('backend')}' yet")
+            return Resolved(None, f"this version has no backend '{self.settings.backend}' yet")
         backend = backends.find(backend_name)
         uses, missing = optimization_list(
-            self.setting("optimizations"), self.study, backend.SEAMS, backend_name, self.path
+            self.settings.optimizations, self.study, backend.SEAMS, backend_name, self.path
         )
         if missing is None and self.experiment.device not in (None, self.device):
             missing = f"this experiment is about a {self.experiment.device} device"
         if missing or too_large:
             return Resolved(None, missing or too_large)
-        asked_options, fewer = limits.fewer_devices(self.params, self.setting("options"))
+        asked_options, fewer = limits.fewer_devices(self.params, self.settings.options)
         options = validate(backend.Options, asked_options, f"{self.path}.options").model_dump(mode="json")
         presharded = getattr(backend, "presharded", None)
         ranks = presharded(options) if presharded else None
@@ -104,7 +116,7 @@ class ExpandedCell:
             backend=backend_name,
             options=options,
             optimizations=uses,
-            dtype=self.setting("dtype"),
+            dtype=self.settings.dtype,
             workload=workload,
             device=self.device,
             protocol=self._protocol(),
@@ -113,23 +125,23 @@ class ExpandedCell:
 
     def asked(self) -> InferenceLoad | None:
         """What the document asks for, uncut and unswapped, where the cost model knows the system."""
-        name, checkpoint = self.setting("backend"), self.setting("checkpoint")
-        if name not in backends.names() or checkpoint not in self.params.checkpoints:
+        name, checkpoint, prompt = self.settings.backend, self.settings.checkpoint, self.settings.prompt
+        if name not in backends.names() or checkpoint not in self.params.checkpoints or prompt is None:
             return None
         backend = backends.find(name)
-        uses, missing = optimization_list(self.setting("optimizations"), self.study, backend.SEAMS, name, self.path)
+        uses, missing = optimization_list(self.settings.optimizations, self.study, backend.SEAMS, name, self.path)
         if missing:
             return None
-        sizes = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
-        options = validate(backend.Options, self.setting("options"), f"{self.path}.options")
+        sizes = {key: getattr(self.settings, key) for key in ("prompt_tokens", "new_tokens", "batch")}
+        options = validate(backend.Options, self.settings.options, f"{self.path}.options")
         return load_of(
             Cell(
                 checkpoint=Checkpoint(name=checkpoint, **self.params.checkpoints[checkpoint].model_dump()),
                 backend=name,
                 options=options.model_dump(mode="json"),
                 optimizations=uses,
-                dtype=self.setting("dtype"),
-                workload=Workload(prompt=self.study.prompts[self.setting("prompt")], **sizes),
+                dtype=self.settings.dtype,
+                workload=Workload(prompt=self.study.prompts[prompt], **sizes),
                 device="cuda",
             )
         )
@@ -153,23 +165,23 @@ class ExpandedCell:
 
     def _workload(self) -> tuple[Workload, list[str], str | None]:
         """The workload, how it was cut to this machine, and why its row is to be left out if it is."""
-        name, prompts = self.setting("prompt"), self.study.prompts
+        name, prompts = self.settings.prompt, self.study.prompts
         for key in ("prompt", "new_tokens"):
-            if self.setting(key) is None:
+            if getattr(self.settings, key) is None:
                 raise ConfigError(f"{self.path}: no {key}: set one here, in `hold`, or in the study's `defaults`")
         if name not in prompts:
-            raise ConfigError(f"{self.path}.prompt: unknown prompt '{name}'.{did_you_mean(name, prompts)}")
-        asked = {key: self.setting(key) for key in ("prompt_tokens", "new_tokens", "batch")}
+            raise ConfigError(f"{self.path}.prompt: unknown prompt '{name}'.{did_you_mean(str(name), prompts)}")
+        asked = {key: getattr(self.settings, key) for key in ("prompt_tokens", "new_tokens", "batch")}
         shortest = self._shortest(asked)
         sizes, cut, too_large = limits.cut_down(self.params, self.experiment, asked)
         if shortest is not None and too_large is None:
             shortest, too_large = limits.cut_shortest(self.params, self.experiment, shortest, sizes, cut)
-        settings = {"prompt": prompts[name], "sampling": self.setting("sampling"), **sizes}
+        settings = {"prompt": prompts[name], "sampling": self.settings.sampling, **sizes}
         return Workload.model_validate(settings | {"shortest": None if too_large else shortest}), cut, too_large
 
     def _shortest(self, asked: dict[str, int | None]) -> int | None:
         """Prompt tokens of the shortest row as the study asks for them, which its own sizes must allow."""
-        shortest: int | None = self.setting("shortest")
+        shortest = self.settings.shortest
         batch, prompt_tokens = asked["batch"] or 1, asked["prompt_tokens"]
         if shortest is not None and batch < 2:
             raise ConfigError(f"{self.path}.shortest: rows of several lengths need a batch of at least 2 (got {batch})")
@@ -179,7 +191,7 @@ class ExpandedCell:
 
     def _backend(self) -> str | None:
         """The backend's name, or None for one that the study plans for and this version does not have."""
-        name: str = self.setting("backend")
+        name = self.settings.backend
         if name in self.study.planned.backends:
             if name in backends.names():
                 raise ConfigError(f"{self.path}: the backend '{name}' is there now: take it out of `planned`")
@@ -214,7 +226,7 @@ class ExpandedCell:
             timeout_s=its.timeout_s or ours.timeout_s,
             threads=ours.threads,
             memory_limit=int(ours.memory_limit_gb * 1e9) if ours.memory_limit_gb else None,
-            page_cache=self.setting("page_cache"),
+            page_cache=self.settings.page_cache,
         )
 
 
@@ -226,10 +238,8 @@ def expand(params: Params, study: Study, experiment: Experiment, device: Device,
             yield ExpandedCell(params, study, experiment, label, study_cell, sweep, device, f"{path}.cells.{label}")
 
 
-def checkpoint_of(params: Params, name: str | None, path: str) -> Checkpoint:
+def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
     """The checkpoint that stands for `name` after `swap`."""
-    if name is None:
-        raise ConfigError(f"{path}: no checkpoint: set one here, in `hold`, or in the study's `defaults`")
     if name not in params.checkpoints:
         raise ConfigError(f"{path}: unknown checkpoint '{name}'.{did_you_mean(name, params.checkpoints)}")
     used = params.swap.get(name, name)

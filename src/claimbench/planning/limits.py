@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from claimbench.schema.params import Params
 from claimbench.schema.study import Experiment
@@ -36,13 +36,15 @@ def cut_down(
     return kept, cut, None
 
 
-def fewer_devices(params: Params, asked: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def fewer_devices(params: Params, asked: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """A backend's options with as many devices, and streams on them, as this machine has; and what was cut."""
-    limit, kept, cut = params.limits.devices, dict(asked), []
+    limit, kept = params.limits.devices, dict(asked)
+    cut: list[str] = []
     for key in ("devices", "streams"):
-        if limit is not None and isinstance(asked.get(key), int) and asked[key] > limit:
+        wanted = asked.get(key)
+        if limit is not None and isinstance(wanted, int) and wanted > limit:
             kept[key] = limit
-            cut.append(f"{key} {asked[key]} cut to {limit} by params.yaml limits.devices")
+            cut.append(f"{key} {wanted} cut to {limit} by params.yaml limits.devices")
     return kept, cut
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from claimbench import optimizations
 from claimbench.errors import ConfigError, did_you_mean
@@ -13,7 +12,7 @@ from claimbench.schema.validation import validate
 
 
 def optimization_list(
-    asked: tuple[str | dict[str, dict[str, Any]], ...],
+    asked: tuple[str | dict[str, dict[str, object]], ...],
     study: Study,
     seams: frozenset[str],
     backend_name: str,
@@ -49,8 +48,8 @@ def optimization_list(
 
 
 def _expanded(
-    asked: tuple[str | dict[str, dict[str, Any]], ...], study: Study, path: str, inside: tuple[str, ...] = ()
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    asked: tuple[str | dict[str, dict[str, object]], ...], study: Study, path: str, inside: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, object]]]:
     """(optimization, settings) of every entry; a preset's name stands for what it lists."""
     for entry in asked:
         if isinstance(entry, dict) and len(entry) != 1:

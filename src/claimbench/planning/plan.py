@@ -6,8 +6,8 @@ Whatever can be known to be wrong before a device is taken is an error here, by 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 from claimbench import optimizations
 from claimbench.cost_model import cost
@@ -24,7 +24,7 @@ from claimbench.schema.plan import RESULTS, Plan, PlannedCell, PlannedFrontier, 
 from claimbench.schema.study import Study
 
 
-def sweep_suffix(sweep: dict[str, Any]) -> str:
+def sweep_suffix(sweep: Mapping[str, object]) -> str:
     """What the swept values add to a row's address: `@batch=8,new_tokens=64`; nothing where there are none."""
     return "@" + ",".join(f"{key}={value}" for key, value in sweep.items()) if sweep else ""
 
@@ -49,7 +49,7 @@ class PlannedCells:
         return id
 
 
-def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any], device: Device) -> Plan:
+def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, object], device: Device) -> Plan:
     """Every cell that `studies` ask for, on `device` of `machine`.
 
     Raises:
