@@ -60,13 +60,13 @@ class Native:
         self.bytes = self.decoder.weight_bytes()
 
     def decode(self, token: torch.Tensor, tokens: int) -> list[int]:
-        logits_to_keep = []
+        chosen = []
         for length in range(self.prompt, self.prompt + tokens):
             position = torch.tensor([length])
             logits = self.decoder.step(token[None], position[None], self.keys, self.values, self.start, length)
             token = logits[0].argmax(-1)
-            logits_to_keep.append(int(token))
-        return logits_to_keep
+            chosen.append(int(token))
+        return chosen
 
     def phases(self) -> str:
         """Microseconds of the fastest token by phase, as thread 0 saw them."""
@@ -88,14 +88,14 @@ class Eager:
     def decode(self, token: torch.Tensor, tokens: int) -> list[int]:
         from transformers import DynamicCache
 
-        logits_to_keep, cache = [], DynamicCache()
+        chosen, cache = [], DynamicCache()
         for number, layer in enumerate(self.filled):
             cache.update(*layer, number)
         for _ in range(tokens):
             logits = self.model(input_ids=token[:, None], past_key_values=cache, use_cache=True).logits
             token = logits[:, -1].argmax(-1)
-            logits_to_keep.append(int(token))
-        return logits_to_keep
+            chosen.append(int(token))
+        return chosen
 
 
 def read_seconds(matrix: torch.Tensor, vector: torch.Tensor) -> float:
@@ -128,7 +128,7 @@ def compare() -> str:
     runners["eager float32"] = Eager(model, cache)
     matrix = large_pages(READ_BYTES).view(torch.float32).view(-1, READ_COLUMNS).fill_(1)
     vector = torch.ones(READ_COLUMNS)
-    logits_to_keep = {name: runner.decode(first, arguments.tokens) for name, runner in runners.items()}
+    chosen = {name: runner.decode(first, arguments.tokens) for name, runner in runners.items()}
     seconds: dict[str, list[float]] = {name: [] for name in [*runners, "read"]}
     for _ in range(arguments.rounds):
         for name in random.sample(list(seconds), len(seconds)):
@@ -153,7 +153,7 @@ def compare() -> str:
         assert against is not None
         share = [runner.bytes * read / t for t, read in zip(times, seconds["read"], strict=True)]
         best = runner.bytes * min(seconds["read"]) / min(times)
-        same = sum(a == b for a, b in zip(logits_to_keep[name], logits_to_keep["eager float32"], strict=True))
+        same = sum(a == b for a, b in zip(chosen[name], chosen["eager float32"], strict=True))
         cells = [
             name,
             f"{runner.bytes:,}",

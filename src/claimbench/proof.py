@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COMPILED_REGION = "Torch-Compiled Region"
 GRAPH_LAUNCH = "cudaGraphLaunch"
 
+Findings = dict[str, object]
+"""What a proof found, by name: each is a value of JSON."""
+
 
 @dataclass(frozen=True)
 class Compiled:

@@ -359,7 +359,7 @@ def test_int4_gives_back_the_values_of_a_q4_1_tensor() -> None:
     codes[..., 0], codes[..., 1] = 0, 15  # its quantiser spans each group
     scale, minimum = (torch.rand(64, 3, 1) * 0.1).half().float(), torch.randn(64, 3, 1).half().float()
     weight = (codes * scale + minimum).flatten(1)
-    torch.testing.assert_close(packing.unpack(packing.pack_int4(weight)), weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(packing.unpack(packing.pack(weight, "int4")), weight, rtol=0, atol=1e-6)
 
 
 def test_int8_gives_back_the_values_of_a_q8_0_tensor() -> None:
@@ -367,7 +367,7 @@ def test_int8_gives_back_the_values_of_a_q8_0_tensor() -> None:
     codes = torch.randint(-127, 128, (64, 4, 32)).float()
     codes[..., 3] = 127
     weight = (codes * (torch.rand(64, 4, 1) * 0.1).half().float()).flatten(1)
-    torch.testing.assert_close(packing.unpack(packing.pack_int8(weight)), weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(packing.unpack(packing.pack(weight, "int8")), weight, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["int8", "int4"])

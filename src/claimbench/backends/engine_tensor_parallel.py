@@ -137,7 +137,7 @@ class TensorParallelSession(EngineSession):
         before = self.group.all_reduces, self.group.all_gathers
         next(steps)
         reduces, gathers = self.group.all_reduces - before[0], self.group.all_gathers - before[1]
-        steps.close()  # type: ignore[attr-defined]
+        steps.close()
         expected = 2 * self.whole.arch.layers + 1  # a half of a layer each, and the look-up
         expect("tensor parallelism", reduces == expected, f"{expected} all-reduces a step", f"{reduces}")
         expect("tensor parallelism", gathers == 1, "one gathering of logits a step", f"{gathers}")

@@ -5,6 +5,18 @@ the seams and holds what is plugged into each; `compose` plugs in the techniques
 model. The plain way of every seam is what document B calls `causal`: one request after the other, a cache that is
 concatenated at every token, the head and log-probabilities at every position, a random generator per request.
 
+The order of calls, by the names of the seams in `Engine`:
+
+    once        matrices(spec, weights, storage), buffers(batch, model), step(setup) -> the step that is called below
+    1. prefill  sampler(sampling, batch, device), buffers.begin(prompt), cache(cache_shape);
+                prefill(setup, cache) -> hidden states, in which mask(batch, past, new, keys) is made;
+                head(model, hidden) -> logits; a draft model does all of this just before
+    2. sample   choose(logits, sequence, sampling, sampler) -> tokens; details(...); buffers.extend(sequence, tokens)
+    3. decode   loop(decoder, tokens, cache, wanted), until every row has its length: between_steps(decoder, cache,
+                tokens) -> cache; the step(tokens, cache) -> logits, in which mask is made again; sample as in 2
+    4. verify   speculation's loop alone: instead of step and sample, one step over the last token and the drafts,
+                choose at each place, cache.truncate to what is kept, details and buffers.extend for each kept token
+
     seam        part of Engine                    the plain way
     flash       parts.attend_prompt, attend_step  a matrix of scores, written to memory
     softmax     parts.softmax                     scale, mask, widen, softmax, narrow
@@ -27,7 +39,7 @@ concatenated at every token, the head and log-probabilities at every position, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -52,7 +64,7 @@ Draw = Callable[[Tensor], Tensor]
 
 @dataclass
 class Details:
-    """Log-probabilities of what was read and said: for every request, or for none."""
+    """Log-probabilities of the prompt and of the new tokens: for every request, or for none."""
 
     prompt: Tensor | None = None
     """Of each prompt token given those before it, float32 [batch, positions]; as many as the head was computed for."""
@@ -183,7 +195,7 @@ class Decoder:
         self.step = engine.step(self.setup)
         self.sequence = self.batch.prompt  # [batch, tokens so far]
 
-    def generate(self, sampling: Sampling | None) -> Iterator[Tensor]:
+    def generate(self, sampling: Sampling | None) -> Generator[Tensor, None, None]:
         """New columns [batch, n] as they appear, `wanted` tokens a row in all."""
         tokens = self.sample_next(self.prefill(sampling), self.batch.prompt)
         yield tokens[:, None]
@@ -216,7 +228,7 @@ class Decoder:
         return logits
 
     def teacher_force(self, tokens: list[int]) -> Iterator[Tensor]:
-        """Logits of row 0 before each of `tokens`, float32 [vocabulary], when every row is made to say them."""
+        """Logits of row 0 before each of `tokens`, float32 [vocabulary], which every row is made to take."""
         logits = self.prefill(None)
         for token in tokens:
             yield logits[0, -1].float().clone()

@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from claimbench.engine.decoder import Decoder
 from claimbench.engine.kv_cache import CacheShape
 from claimbench.engine.steps.static import in_the_open
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, Event, events_of, recorded
 
-if TYPE_CHECKING:
-    from claimbench.engine.decoder import Decoder
-
 Shapes = tuple[tuple[int, ...], ...]
+Generate = Callable[[], Generator[Tensor, None, None]]
+"""Begins a generation: columns of new tokens, [batch, n], as they appear."""
 
 BATCHED_PRODUCTS = ("aten::bmm", "aten::baddbmm")
 FUSED_ATTENTION = ("aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention_for_cpu")
@@ -61,7 +61,7 @@ class Pass:
     columns: int
     """Tokens a row that the pass gave."""
     widest_lookup: int
-    """Tokens a row of the widest look-up in an embedding: several where a pass judges drafts."""
+    """Tokens a row of the widest look-up in an embedding: several where a pass verifies drafts."""
 
     def called(self, name: str) -> int:
         """Calls of the functions whose qualified name is `name`, whatever their module."""
@@ -148,10 +148,10 @@ class _Found:
     calls: Counter[str] = field(default_factory=Counter)
     read: list[int] = field(default_factory=list)
     """Widths of the tokens that were looked up without an operator."""
-    logits: list[torch.Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
-    def note(self, frame: FrameType, event: str, _: Any) -> None:
+    def note(self, frame: FrameType, event: str, _: object) -> None:
         """A call of the interpreter's: Python functions of this package and of PyTorch count."""
         if event == "call":
             module = frame.f_globals.get("__name__", "")
@@ -184,7 +184,7 @@ def _instruments(found: _Found) -> Iterator[None]:
     found.events = events_of(profiler)
 
 
-def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, compiled: Compiled) -> EngineEvidence:
+def watch(decoder: Decoder, generate: Generate, steps: int, compiled: Compiled) -> EngineEvidence:
     """Evidence from the prefill and up to `steps` decode passes of one more generation."""
     passes, numbers, bad = _passes(decoder, generate, steps)
     if any(step.compiled_regions or step.graph_launches for step in passes):
@@ -216,7 +216,7 @@ def watch(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int, c
     )
 
 
-def _passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int) -> tuple[list[Pass], int, int]:
+def _passes(decoder: Decoder, generate: Generate, steps: int) -> tuple[list[Pass], int, int]:
     """What was seen of each pass, how many logits tokens were chosen from, and how many of those are not finite."""
     passes: list[Pass] = []
     numbers = bad = 0
@@ -232,7 +232,7 @@ def _passes(decoder: Decoder, generate: Callable[[], Iterator[Any]], steps: int)
             counted, not_finite = found.finite()
             numbers, bad = numbers + counted, bad + not_finite
     finally:
-        generation.close()  # type: ignore[attr-defined]
+        generation.close()
     return passes, numbers, bad
 
 
@@ -258,5 +258,5 @@ def _pass(found: _Found, decoder: Decoder, columns: int, length_before: int) -> 
     )
 
 
-def _storage_type(tensor: Any) -> str:
+def _storage_type(tensor: Tensor) -> str:
     return f"{type(tensor).__name__} {str(tensor.dtype).removeprefix('torch.')}"

@@ -113,7 +113,7 @@ class ConcatenatedCache:
 
 
 class AllocatedLayerCache:
-    """CacheShape for tokens that are still to come: a new column is written in place."""
+    """Room for tokens that are still to come: a new column is written in place."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values

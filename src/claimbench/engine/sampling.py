@@ -22,9 +22,9 @@ STOP_TOKENS: frozenset[int] = frozenset()
 def warp(logits: Tensor, sequence: Tensor, sampling: Sampling) -> Tensor:
     """Logits [rows, vocabulary] after the request's settings, in Transformers' own order; all rows at once."""
     if sampling.repetition_penalty != 1:
-        said = logits.gather(1, sequence)
+        seen = logits.gather(1, sequence)
         logits = logits.scatter(
-            1, sequence, torch.where(said < 0, said * sampling.repetition_penalty, said / sampling.repetition_penalty)
+            1, sequence, torch.where(seen < 0, seen * sampling.repetition_penalty, seen / sampling.repetition_penalty)
         )
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
@@ -76,7 +76,7 @@ def choose_together(
 
 
 def have_ended(tokens: Tensor) -> Tensor:
-    """Which rows said a stop token, bool [batch]: a server reads it when it likes, this one never has to."""
+    """Which rows ended with a stop token, bool [batch]: a server reads it when it likes, this one never has to."""
     return torch.isin(tokens, _stop_tokens(tokens.device))
 
 
@@ -86,7 +86,7 @@ def _stop_tokens(device: torch.device) -> Tensor:
 
 
 def draw_seeded(sampling: Sampling, batch: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A generator per request, so that a request says the same in any company: PyTorch draws from one at a time."""
+    """A generator per request, so that its tokens are the same in any company: PyTorch draws from one at a time."""
     generators = [torch.Generator(device).manual_seed(sampling.seed + row) for row in range(batch)]
 
     def draw(logits: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def draw_seeded(sampling: Sampling, batch: int, device: torch.device) -> Callabl
 
 
 def draw_together(sampling: Sampling, batch: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """One generator and one draw for all rows: what a row says depends on its company."""
+    """One generator and one draw for all rows: what a row gets depends on its company."""
     generator = torch.Generator(device).manual_seed(sampling.seed)
 
     def draw(logits: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ import ctypes
 import gc
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from claimbench import proof
 from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.engine.model.spec import Spec, read_spec
 from claimbench.errors import OutOfMemory, Unavailable
@@ -17,6 +18,8 @@ from claimbench.schema.cell import Cell, row_lengths
 from claimbench.technique import Technique
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from claimbench.engine.decoder import Engine
     from claimbench.engine.model.weights import Weights
 
@@ -56,7 +59,6 @@ class EngineSession:
         import torch
 
         from claimbench.engine.decoder import Decoder
-        from claimbench.proof import Compilations
 
         self.cell, self.techniques = cell, techniques
         spec = spec_in(checkpoint)
@@ -75,7 +77,7 @@ class EngineSession:
             self.decoder = decoder(self.composed(techniques), checkpoint, drafter)
         give_back_memory()
         # importing the compiler takes seconds: where no technique has, there is nothing to count
-        self.compilations = Compilations() if "torch._dynamo" in sys.modules else None
+        self.compilations = proof.Compilations() if "torch._dynamo" in sys.modules else None
 
     def open(self, folder: Path) -> tuple[Spec, Weights]:
         """The decoder in `folder` and its weights, in the cell's type and on its device."""
@@ -97,22 +99,20 @@ class EngineSession:
     def prompt_tokens(self) -> int:
         return int(self.decoder.batch.prompt.shape[1])
 
-    def generate(self) -> Iterator[Any]:
+    def generate(self) -> Generator[Tensor, None, None]:
         import torch
 
-        run: Iterator[Any] = torch.inference_mode()(self.decoder.generate)(self.cell.workload.sampling)
-        return run
+        return torch.inference_mode()(self.decoder.generate)(self.cell.workload.sampling)
 
     def memory(self) -> dict[str, int]:
         return self.decoder.memory()
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> proof.Findings:
         """What was seen to run in a few more steps.
 
         Raises:
             WrongOutput: a technique that was asked for did not run, or the logits are not finite.
         """
-        from claimbench import proof
         from claimbench.engine.evidence import watch
 
         compiled = self.compilations.so_far() if self.compilations else proof.Compiled()
@@ -132,7 +132,7 @@ class EngineSession:
             "optimizations": {technique.name: technique.prove(seen) for technique in self.techniques},
         }
 
-    def log_probs(self, tokens: list[int]) -> Any:
+    def log_probs(self, tokens: list[int]) -> Tensor:
         """By the very steps that are timed, forced along `tokens`: what a technique rounds, this sees."""
         import torch
 

@@ -1,4 +1,4 @@
-"""Several tokens from one pass: drafts are proposed cheaply, and one pass of the model judges them all.
+"""Several tokens from one pass: drafts are proposed cheaply, and one pass of the model verifies them all.
 
 A pass over k drafts reads the weights once, as a pass over one token does. It takes in the last token and the drafts,
 and gives logits before each draft and after the last: k + 1 places. Tokens are kept as far as the model agrees, and one
@@ -13,9 +13,9 @@ What "agrees" means keeps the model's own distribution, place by place:
     drafts with odds   drawn from q, kept with probability min(1, p / q); else drawn from max(p - q, 0), normalised
                        (Leviathan et al., 2023; Chen et al., 2023)
 
-The rows of a batch stay aligned, so all rows keep as many tokens as the row that agrees with the fewest. Judging stops
-at the first place where any row disagrees. That depends on no later place, so the distribution of a row is untouched by
-its company; the speed is not.
+The rows of a batch stay aligned, so all rows keep as many tokens as the row that agrees with the fewest. Verification
+stops at the first place where any row disagrees. That depends on no later place, so the distribution of a row is
+untouched by its company; the speed is not.
 """
 
 from __future__ import annotations
@@ -133,18 +133,18 @@ def _choice_and_odds(
 
 def _draft_along(decoder: Decoder, step: Step, cache: Cache, count: int, draw: bool) -> Drafts:
     """`count` tokens by `step`, one after the other; `cache` holds a beginning of the sequence."""
-    said, odds = decoder.sequence, []
-    unread = said[:, cache.length :]
+    sequence, odds = decoder.sequence, []
+    unread = sequence[:, cache.length :]
     for _ in range(count):
         logits = step(unread, cache)[:, -1]
         if decoder.sampling is None or decoder.sampler is None or not draw:
-            token = decoder.engine.choose(logits, said, None, None)
+            token = decoder.engine.choose(logits, sequence, None, None)
         else:
-            token, chances = _choice_and_odds(decoder, logits, said, decoder.sampler)
+            token, chances = _choice_and_odds(decoder, logits, sequence, decoder.sampler)
             odds.append(chances)
         unread = token[:, None]
-        said = torch.cat((said, unread), 1)
-    return Drafts(said[:, -count:], torch.stack(odds, 1) if odds else None)
+        sequence = torch.cat((sequence, unread), 1)
+    return Drafts(sequence[:, -count:], torch.stack(odds, 1) if odds else None)
 
 
 def by_draft_model(draw: bool) -> Propose:
@@ -163,8 +163,8 @@ def by_first_layers(layers: int | None, draw: bool) -> Propose:
     """The first layers (half of them by default), the last norm and the head propose, and write to their own part of
     the model's cache.
 
-    Nothing is handed over: the judging pass computes the first layers again, since it reads their weights only once for
-    all drafts, and so stays a step like any other.
+    Nothing is handed over: the pass that verifies computes the first layers again, since it reads their weights only
+    once for all drafts, and so stays a step like any other.
     """
     whole: PassSetup | None = None
     step: Step | None = None
@@ -192,9 +192,9 @@ def first_layers(model: Transformer, layers: int) -> Transformer:
 
 
 def by_lookup(ngram: int) -> Propose:
-    """What followed the last time that the sequence's end was said, in the sequence itself.
+    """What followed the last time that the sequence's end stood in the sequence.
 
-    The longest end of up to `ngram` tokens that was said before counts, and the latest place. A sequence that runs into
+    The longest end of up to `ngram` tokens that occurred before counts, and the latest place. A sequence that runs into
     its own end goes round: "a b a" proposes "b a b a". Rows that repeat nothing propose their last token, so that
     every row has as many drafts.
     """

@@ -7,16 +7,12 @@ and takes no mask. The CPU's takes one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from claimbench.engine.evidence import Pass
 from claimbench.engine.model.transformer import Attend, PassContext, Softmax
 from claimbench.errors import Unavailable
-
-if TYPE_CHECKING:
-    from claimbench.engine.evidence import Pass
 
 
 def kernels_in(seen: Pass) -> int:

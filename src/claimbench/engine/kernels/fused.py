@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,23 +21,25 @@ from claimbench.engine.model.weights import Affine
 from claimbench.errors import Unavailable
 
 Fusion = Literal["jit", "compile"]
+TensorFunction = Callable[..., Tensor]
 
 
 @functools.cache
-def scripted(function: Callable[..., Any]) -> Any:
+def scripted(function: TensorFunction) -> TensorFunction:
     """`function` in TorchScript, which fuses on CUDA what it can after its first calls."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.script(function)
+        fused: TensorFunction = torch.jit.script(function)
+        return fused
 
 
 @functools.cache
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: TensorFunction) -> TensorFunction:
     """`function` compiled once for all lengths; a dimension of one is code of its own."""
     return torch.compile(function, dynamic=True, fullgraph=True)
 
 
-FUSED: dict[str, Callable[[Callable[..., Any]], Any]] = {"jit": scripted, "compile": compiled}
+FUSED: dict[str, Callable[[TensorFunction], TensorFunction]] = {"jit": scripted, "compile": compiled}
 
 
 # Softmax: scores [batch, heads, new, keys] in, probabilities of their type out; the order of the plain way is kept.
@@ -66,8 +68,7 @@ def fused_softmax(how: Fusion, wide: bool) -> Softmax:
     masked = fuse(wide_masked_softmax if wide else narrow_masked_softmax)
 
     def softmax(scores: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-        probabilities: Tensor = bare(scores, scale) if bias is None else masked(scores, bias, scale)
-        return probabilities
+        return bare(scores, scale) if bias is None else masked(scores, bias, scale)
 
     return softmax
 
@@ -104,10 +105,9 @@ class CompiledNorm(PlainNorm):
         self.fused = compiled(layer_norm if self.centred else rms_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = (
-            self.fused(x, self.weight, self.bias, self.eps) if self.centred else self.fused(x, self.weight, self.eps)
-        )
-        return normed
+        if self.centred:
+            return self.fused(x, self.weight, self.bias, self.eps)
+        return self.fused(x, self.weight, self.eps)
 
 
 NORMS: dict[str, Callable[[Affine, Spec], Norm]] = {"native": NativeNorm, "compile": CompiledNorm}
@@ -137,14 +137,14 @@ class FusedGelu(PlainGelu):
 
     def __init__(self, dense: Linear, spec: Spec, how: str) -> None:
         super().__init__(dense, spec)
+        self.gelu: TensorFunction
         if how == "native":
             self.gelu = native_tanh_gelu if self.by_tanh else native_erf_gelu
         else:
             self.gelu = FUSED[how](tanh_gelu if self.by_tanh else erf_gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated: Tensor = self.gelu(self.dense(x))
-        return activated
+        return self.gelu(self.dense(x))
 
 
 class DenseGelu(nn.Module):

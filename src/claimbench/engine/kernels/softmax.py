@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from claimbench.engine.model.transformer import Softmax
 from claimbench.errors import Unavailable
 
+Forward = Callable[[Tensor, Tensor, float], Tensor]
+"""(scores, what is hidden, scale) -> probabilities of the scores' type."""
 MEGATRON = "generic_scaled_masked_softmax_cuda"  # of Megatron's kernels, the one that takes a single query
 
 
@@ -22,27 +24,27 @@ def megatron_softmax() -> Softmax:
     return MegatronSoftmax(_megatron_forward())
 
 
-def _megatron_forward() -> Any:
+def _megatron_forward() -> Forward:
     for place in (MEGATRON, f"apex.extensions.{MEGATRON}"):
         try:
-            return importlib.import_module(place).forward
+            forward: Forward = importlib.import_module(place).forward
         except ImportError:
             continue
+        return forward
     raise Unavailable(f"apex is there without {MEGATRON}: build apex with its CUDA extensions for Megatron")
 
 
 class MegatronSoftmax:
     """Its mask is of booleans: they are derived from the bias once a pass, or are all false."""
 
-    def __init__(self, forward: Any) -> None:
+    def __init__(self, forward: Forward) -> None:
         self.forward = forward
         self.hidden: tuple[Tensor, Tensor] | None = None
         self.nothing: Tensor | None = None
 
     def __call__(self, scores: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """scores [batch, heads, new, keys]"""
-        probabilities: Tensor = self.forward(scores.contiguous(), self.mask(scores, bias), scale)
-        return probabilities
+        return self.forward(scores.contiguous(), self.mask(scores, bias), scale)
 
     def mask(self, scores: Tensor, bias: Tensor | None) -> Tensor:
         """[batch or 1, 1, new, keys]"""

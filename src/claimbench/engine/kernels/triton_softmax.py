@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton  # type: ignore[import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
@@ -32,7 +30,7 @@ def softmax(scores: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     scores = scores.contiguous()
     batch, heads, new, keys = scores.shape
     out = torch.empty_like(scores)
-    strides: tuple[Any, ...] = (0, 0, 0)
+    strides: tuple[int, ...] = (0, 0, 0)
     if bias is not None:
         strides = bias.expand(batch, heads, new, keys).stride()
         bias = bias if strides[3] == 1 or keys == 1 else bias.contiguous()

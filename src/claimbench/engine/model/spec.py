@@ -69,7 +69,7 @@ def _llama(config: dict[str, Any], arch: cost.Architecture) -> Spec:
     return Spec(arch, "rms", "rotary", "silu", eps=eps, rope_theta=float(theta), window=window)
 
 
-def _expect(config: dict[str, Any], key: str, *known: Any) -> None:
+def _expect(config: dict[str, Any], key: str, *known: object) -> None:
     value = config.get(key, known[0])
     if value not in known:
         raise Unavailable(f"config.json {key}: expected {' or '.join(map(str, known))} for the engine, got {value}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from claimbench.checkpoints.tensors import shapes
 from claimbench.checkpoints.tp_partition import Partition
 from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.transformer import Linear, Parts
-from claimbench.engine.model.weights import Affine, Shards
+from claimbench.engine.model.weights import Affine, Shards, TensorFile
 
 
 @dataclass
@@ -111,7 +110,7 @@ class RankShards(Shards):
             return None  # it is part of a sum over ranks, and rank 0 has it
         return super().find(name)
 
-    def read(self, file: Any, known: str, name: str) -> Tensor:
+    def read(self, file: TensorFile, known: str, name: str) -> Tensor:
         cut = self.cuts[name]
         if self.presharded or cut.axis is None:
             return super().read(file, known, name)

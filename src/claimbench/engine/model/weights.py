@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from claimbench.engine.model.spec import Spec
 from claimbench.errors import CorruptCheckpoint
 
 if TYPE_CHECKING:
     import torch
-
-Read = Callable[[str], "torch.Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,22 @@ def weights_in(shards: Shards, spec: Spec) -> Weights:
     return {"llama": _llama, "gpt_bigcode": _gpt_bigcode, "bloom": _bloom}[spec.arch.family](shards, spec)
 
 
+class TensorSlice(Protocol):
+    """A tensor of which only what is indexed is read."""
+
+    def __getitem__(self, index: slice | tuple[slice, slice]) -> torch.Tensor: ...
+
+
+class TensorFile(Protocol):
+    """What `safe_open` gives, which has no types of its own."""
+
+    def keys(self) -> list[str]: ...
+
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+    def get_slice(self, name: str) -> TensorSlice: ...
+
+
 class Shards:
     """The tensors of a folder by name; each file is opened once."""
 
@@ -79,8 +93,8 @@ class Shards:
     def __enter__(self) -> Self:
         from safetensors import safe_open
 
-        self.files: list[Any] = [safe_open(self.folder / name, framework="pt") for name in self.names()]
-        self.where: dict[str, Any] = {key: file for file in self.files for key in file.keys()}  # noqa: SIM118
+        self.files: list[TensorFile] = [safe_open(self.folder / name, framework="pt") for name in self.names()]
+        self.where: dict[str, TensorFile] = {key: file for file in self.files for key in file.keys()}  # noqa: SIM118
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,10 +108,9 @@ class Shards:
                 return self.read(self.where[known], known, name).to(device=self.device, dtype=self.dtype)
         return None
 
-    def read(self, file: Any, known: str, name: str) -> torch.Tensor:
+    def read(self, file: TensorFile, known: str, name: str) -> torch.Tensor:
         """The tensor that the model calls `name`, under the name by which `file` knows it."""
-        tensor: torch.Tensor = file.get_tensor(known)
-        return tensor
+        return file.get_tensor(known)
 
     def get(self, name: str) -> torch.Tensor:
         tensor = self.find(name)

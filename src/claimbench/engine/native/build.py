@@ -85,7 +85,7 @@ def _built(compiler: str, flags: tuple[str, ...]) -> Path:
 
 def _compile(compiler: str, choices: list[tuple[str, ...]], path: Path) -> None:
     """Written beside `path` and renamed: a process that builds at the same moment sees all of it or nothing."""
-    logits_to_keep = ""
+    first_error = ""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / "decode.so"
         for flags in choices:
@@ -93,13 +93,13 @@ def _compile(compiler: str, choices: list[tuple[str, ...]], path: Path) -> None:
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
             except (OSError, subprocess.TimeoutExpired) as error:
-                logits_to_keep = logits_to_keep or str(error)
+                first_error = first_error or str(error)
                 continue
             if done.returncode == 0:
                 partial.replace(path)
                 return
             lines = done.stderr.strip().splitlines()
-            logits_to_keep = logits_to_keep or next(
+            first_error = first_error or next(
                 (line for line in lines if "error" in line), f"exit status {done.returncode}"
             )
-    raise Unavailable(f"{compiler} does not build {SOURCE.name}: {logits_to_keep}")
+    raise Unavailable(f"{compiler} does not build {SOURCE.name}: {first_error}")

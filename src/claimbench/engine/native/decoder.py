@@ -63,11 +63,11 @@ class NativeDecoder:
         if reason:
             raise Unavailable(reason)
         self.spec, self.threads = spec, threads or machine.usable_cores()
-        self.formats = format if isinstance(format, Formats) else Formats(format, format, format)
+        formats = format if isinstance(format, Formats) else Formats(format, format, format)
         self._library = build.library(flags)
         if self._library.model_bytes() != ctypes.sizeof(structs.Model):
             raise Unavailable(f"decode.c and decoder.py disagree: {self._library.model_bytes()} bytes of a model")
-        self._packed = PackedModel(spec, weights, self.formats)
+        self._packed = PackedModel(spec, weights, formats)
         model = self._packed.described(self.threads, IDLE_SPIN_NS)
         handle = self._library.decoder_open(ctypes.byref(model))
         if not handle:

@@ -24,8 +24,7 @@ class MatricesInC:
     """A model's matrices in the order in which the native step reads them."""
 
     def __init__(self, spec: Spec, weights: Weights, storage: MatrixStorage, shared: bool | None = None) -> None:
-        """`shared`: the modules multiply with them as well; None: where that is the faster way, and the only one asked
-        for."""
+        """`shared`: the modules multiply with them as well; None: where that is faster, and nothing forbids it."""
         bits, plain = storage.bits, OF_TYPE.get(storage.dtype, "float32")
         layers, head = (OF_BITS[bits[0]], OF_BITS[bits[1]]) if bits else (plain, plain)
         only_plain = storage.plain_modules and plain == "float32"

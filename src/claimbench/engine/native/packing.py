@@ -69,22 +69,6 @@ def pack(weight: torch.Tensor, format: Format, into: torch.Tensor | None = None)
     return Packed(format, rows, columns, data)
 
 
-def pack_float32(weight: torch.Tensor) -> Packed:
-    return pack(weight, "float32")
-
-
-def pack_bfloat16(weight: torch.Tensor) -> Packed:
-    return pack(weight, "bfloat16")
-
-
-def pack_int8(weight: torch.Tensor) -> Packed:
-    return pack(weight, "int8")
-
-
-def pack_int4(weight: torch.Tensor) -> Packed:
-    return pack(weight, "int4")
-
-
 def unpack(packed: Packed) -> torch.Tensor:
     """The matrix that the step computes with, float32 [rows, columns]."""
     import torch

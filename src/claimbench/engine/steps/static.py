@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, TypeVar, cast
+from typing import TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,14 @@ from claimbench.engine.masks import attention_bias, mask_in_full
 from claimbench.engine.model.transformer import Layer, LayerCache, PassContext, Transformer
 from claimbench.engine.pass_setup import PassSetup, Step
 
-Run = TypeVar("Run", bound=Callable[..., Any])
+Run = TypeVar("Run", bound=Callable[..., Tensor])
+
+
+class CompileArguments(TypedDict, total=False):
+    """Those of `torch.compile` that a technique sets."""
+
+    mode: str
+    backend: str
 
 
 @dataclass
@@ -119,7 +126,7 @@ def own_code(function: Run) -> Run:
     return cast(Run, FunctionType(function.__code__.replace(), function.__globals__, function.__name__))
 
 
-def step_compiled(setup: PassSetup, **how: Any) -> Step:
+def step_compiled(setup: PassSetup, how: CompileArguments) -> Step:
     """The whole step in one graph, token ids in and logits out."""
     model, padding = setup.model, setup.batch.padding
     place, compiled = Place(setup), torch.compile(own_code(static_step), fullgraph=True, **how)
@@ -128,14 +135,14 @@ def step_compiled(setup: PassSetup, **how: Any) -> Step:
         new = tokens.shape[1]
         keys, values = place.slots(cache, new)
         bias = place.bias(cache, new, keys[0].shape[2])
-        logits: Tensor = compiled(model, tokens, place.past, padding, bias, keys, values)
+        logits = compiled(model, tokens, place.past, padding, bias, keys, values)
         cache.length += new
         return logits
 
     return step
 
 
-def step_of_compiled_layers(setup: PassSetup, **how: Any) -> Step:
+def step_of_compiled_layers(setup: PassSetup, how: CompileArguments) -> Step:
     """One graph, which is run for each layer; positions and mask are made once a step, outside."""
     model, batch = setup.model, setup.batch
     place, compiled = Place(setup), torch.compile(own_code(static_layer), fullgraph=True, **how)
@@ -177,6 +184,6 @@ def in_the_open() -> Iterator[None]:
         _open = before
 
 
-def how_to_compile(mode: str, code: str) -> dict[str, Any]:
+def how_to_compile(mode: str, code: str) -> CompileArguments:
     """Arguments of `torch.compile` for the settings of a technique that compiles."""
     return {"mode": mode} if code == "fused" else {"backend": "eager"}

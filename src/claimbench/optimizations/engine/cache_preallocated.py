@@ -8,11 +8,11 @@ where the weights outweigh the cache by far, and a short cache is copied as fast
 from __future__ import annotations
 
 from operator import ge
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.cache = partial(AllocatedCache, ahead=settings.ahead)
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     room, passes = evidence.cache_shape, evidence.passes
     capacity, expected = 0, []
     for seen in passes:

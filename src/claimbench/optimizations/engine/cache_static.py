@@ -7,9 +7,9 @@ help where the weights outweigh the cache by far: a copy of little takes little.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.cache = Reused(partial(AllocatedCache, ahead=None))
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     room = evidence.cache_shape
     slots = -(-room.length // room.key_multiple) * room.key_multiple
     held = [seen.cache_bytes for seen in evidence.passes]

@@ -9,11 +9,11 @@ goes over all of its slots, which costs most at short lengths. The prompt is not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system.compilers import no_compiled_step
 
@@ -43,10 +43,10 @@ def apply(engine: Engine, settings: Settings) -> None:
 
     from claimbench.engine.steps.static import how_to_compile, step_of_compiled_layers
 
-    engine.step = partial(step_of_compiled_layers, **how_to_compile(settings.mode, settings.code))
+    engine.step = partial(step_of_compiled_layers, how=how_to_compile(settings.mode, settings.code))
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     steps, wanted = len(evidence.steps), evidence.layers
     regions = [step.compiled_regions for step in evidence.steps]
     held = steps > 0 and min(regions) >= wanted

@@ -10,11 +10,11 @@ for, are compiled when they come up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system.compilers import no_compiled_step
 
@@ -44,10 +44,10 @@ def apply(engine: Engine, settings: Settings) -> None:
 
     from claimbench.engine.steps.static import how_to_compile, step_compiled
 
-    engine.step = partial(step_compiled, **how_to_compile(settings.mode, settings.code))
+    engine.step = partial(step_compiled, how=how_to_compile(settings.mode, settings.code))
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     steps = len(evidence.steps)
     regions = [step.compiled_regions for step in evidence.steps]
     layers = sum(

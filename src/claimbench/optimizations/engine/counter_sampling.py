@@ -11,9 +11,9 @@ are not those of PyTorch's generators: EXACT is about greedy tokens here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.sampler = draw_by_counter
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     draws, drawn = evidence.draws("draw_by_counter")
     expect("counter_sampling", drawn == 0, "no multinomial", f"{drawn}")
     hashed = sum(seen.called("keys_of") for seen in evidence.passes)

@@ -10,11 +10,11 @@ cpp"; here it is the whole step, on the CPU.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.matrices, engine.step = partial(MatricesInC, shared=settings.shared), StepInC
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     """A native call a step, none of the modules that it stands for, and matrices of the kind that was asked for."""
     calls = evidence.calls("NativeDecoder.step")
     expect("cpp_block", calls >= len(evidence.steps) > 0, "a native call a step", calls)

@@ -9,11 +9,11 @@ cost a copy into it. The first step in a bucket captures it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.step = step_graphed
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     passes = [step.called("GraphedStep.__call__") for step in evidence.steps]
     launches = [step.graph_launches for step in evidence.steps]
     held = bool(passes) and min(passes) >= 1 and launches == passes

@@ -6,9 +6,9 @@ long.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.details = None
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     passes = evidence.passes
     # the warping of typical sampling takes logarithms too, of one position's logits: [batch, vocabulary]
     logs = [shapes[0] for seen in passes for shapes in seen.shapes.get("aten::_log_softmax", []) if len(shapes[0]) == 3]

@@ -14,12 +14,16 @@ The draft is served by all the other techniques of the cell as well.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
+
+if TYPE_CHECKING:
+    from claimbench.engine.decoder import Engine
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "speculation"
 EXACT = True
@@ -41,13 +45,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(engine: Any, settings: Settings) -> None:
+def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.engine.speculation import by_draft_model, speculate
 
     engine.loop = speculate(by_draft_model(draw=settings.drafts == "sampled"), settings.tokens)
 
 
-def prove(evidence: Any, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     proposed, judged = evidence.calls("by_draft_model.<locals>.propose"), evidence.calls("verify")
     widths = [step.widest_lookup for step in evidence.steps]
     held = proposed > 0 and judged > 0 and max(widths) > 1

@@ -9,11 +9,11 @@ then, which at a few rows can be slower, and a head that was the embedding becom
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.parts.linear = lambda affine: FastLinear(affine, settings.copied)
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     matrices = 4 * evidence.layers + 1
     held = evidence.modules.get("FastLinear", 0)
     expect("fast_linear", held == matrices, f"{matrices} matrices held as [in, out]", evidence.modules)

@@ -11,10 +11,10 @@ On CUDA it takes no mask, so neither keys nor rows can be padded: with rows of s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from claimbench.optimizations.engine import prefill_flash
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.parts.causal = lambda past, new, keys: on_cuda or past == 0 or (new == 1 and keys == past + 1)
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     from claimbench.engine.kernels import flash
 
     kernels = [flash.kernels_in(each) for each in evidence.passes]

@@ -12,10 +12,10 @@ matrices fill the time it gains nothing, and a model that gates with SiLU has no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from claimbench.cost_model import cost
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system.compilers import no_compiler
 
@@ -51,7 +51,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 KERNELS = {"native": "aten::gelu", "epilogue": "aten::_addmm_activation"}
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     plain = [each.called("PlainGelu.forward") for each in evidence.passes]
     expect("fused_gelu", not any(plain), "no GELU operation by operation", plain)
     prefill = evidence.prefill

@@ -10,9 +10,9 @@ way: where matrices fill the time it gains nothing, and a kernel that suits the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system.compilers import no_compiler
 
@@ -42,7 +42,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 KERNELS = ("aten::native_layer_norm", "aten::rms_norm")
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     norms = 2 * evidence.layers + 1
     plain = [each.called("PlainNorm.forward") for each in evidence.passes]
     expect("fused_layer_norm", not any(plain), "no norm operation by operation", plain)

@@ -15,12 +15,12 @@ the guards of torch.compile cost more than they are worth.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from claimbench.cost_model import cost
-from claimbench.proof import COMPILED_REGION, expect
+from claimbench.proof import COMPILED_REGION, Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system.compilers import no_compiler
 
@@ -84,7 +84,7 @@ MARKS = {"jit": "_softmax", "compile": COMPILED_REGION, "triton": "softmax_of_ro
 """How the profiler's names for what is fused begin, end, or go on."""
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     passes = evidence.passes
     plain = [each.called("plain_softmax") for each in passes]
     expect("fused_softmax", not any(plain), "no softmax operation by operation", plain)

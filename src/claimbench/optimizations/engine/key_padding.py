@@ -7,11 +7,11 @@ in kernels that do not care for the length.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.key_multiple = settings.multiple
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     """The widest attention of a step sees all slots that were filled; drafts, with fewer, are padded as well."""
     attended = [sorted(evidence.keys_attended(step)) for step in evidence.steps]
     held = all(

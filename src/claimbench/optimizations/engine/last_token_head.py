@@ -6,9 +6,9 @@ have one position anyway, and the log-probabilities of the prompt are gone where
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.head = head_at_last
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     positions = evidence.prefill_positions
     expect("last_token_head", positions == 1, "logits of one position of each prompt", f"{positions} positions")
     return {"positions": positions}

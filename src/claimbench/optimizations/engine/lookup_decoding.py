@@ -9,12 +9,16 @@ sampling, equal seeds give the tokens that they give without it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
+
+if TYPE_CHECKING:
+    from claimbench.engine.decoder import Engine
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "speculation"
 EXACT = True
@@ -32,13 +36,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(engine: Any, settings: Settings) -> None:
+def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.engine.speculation import by_lookup, speculate
 
     engine.loop = speculate(by_lookup(settings.ngram), settings.tokens)
 
 
-def prove(evidence: Any, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     """Text that never repeats itself gives no draft: then the look-ups alone are seen."""
     looked, judged = evidence.calls("latest_repeat"), evidence.calls("verify")
     widths = [step.widest_lookup for step in evidence.steps]

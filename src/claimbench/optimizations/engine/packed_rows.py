@@ -10,9 +10,9 @@ short rows on a fast device can be slower than padding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.prefill = PackedPrefill()
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     computed = [row * new for row, new in _token_shapes(evidence)]
     expected = f"only passes over {evidence.prompt_tokens} real tokens, in one row"
     held = bool(computed) and set(computed) == {evidence.prompt_tokens}

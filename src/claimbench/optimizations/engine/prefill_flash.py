@@ -11,10 +11,10 @@ CPU's takes masks and float32.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from claimbench.cost_model import cost
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def apply(engine: Engine, settings: Settings) -> None:
         engine.parts.attend_packed = flash.attend_packed_on_cuda
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     from claimbench.engine.kernels import flash
 
     kernels = flash.kernels_in(evidence.prefill)

@@ -11,9 +11,9 @@ argument.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.parts.add = add_in_place
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     passes = evidence.passes
     fresh, reused = (
         sum(seen.called(f"{kind}.{method}") for seen in passes for method in ("extend", "positions"))

@@ -12,13 +12,17 @@ rule, though not the same draws; `drafts: likeliest` gives the tokens that the s
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from claimbench.cost_model import cost
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
+
+if TYPE_CHECKING:
+    from claimbench.engine.decoder import Engine
+    from claimbench.engine.evidence import EngineEvidence
 
 SEAM = "speculation"
 EXACT = True
@@ -40,13 +44,13 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return None
 
 
-def apply(engine: Any, settings: Settings) -> None:
+def apply(engine: Engine, settings: Settings) -> None:
     from claimbench.engine.speculation import by_first_layers, speculate
 
     engine.loop = speculate(by_first_layers(settings.layers, settings.drafts == "sampled"), settings.tokens)
 
 
-def prove(evidence: Any, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     proposed, judged = evidence.calls("by_first_layers.<locals>.propose"), evidence.calls("verify")
     widths = [step.widest_lookup for step in evidence.steps]
     held = proposed > 0 and judged > 0 and max(widths) > 1

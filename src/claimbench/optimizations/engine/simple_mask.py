@@ -9,9 +9,9 @@ the prompt's mask, [batch if rows differ, heads if ALiBi, length, length], stays
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.mask = KeptMask()
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     built = [each.called("mask_in_full") for each in evidence.passes]
     expect("simple_mask", not any(built), "no mask built in full in any pass", built)
     made = evidence.calls("attention_bias")

@@ -10,11 +10,11 @@ Every `every` steps `leave` requests leave the batch and join again: the tokens 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.between_steps = exchange_every(settings.every, settings.leave, exchange)
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     events = len(range(0, len(evidence.steps), settings.every))
     tensors = 2 * evidence.layers * events
     taken, written = (

@@ -10,9 +10,9 @@ keys together.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.step = step_trimmed
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     """The prompt goes through the modules, so it says how many calls of modules there would be."""
     calls = evidence.calls("Module._call_impl")
     expect("trimmed_step", calls == 0 < len(evidence.steps), "no module called in a decode step", f"{calls} calls")

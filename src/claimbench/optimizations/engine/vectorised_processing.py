@@ -6,9 +6,9 @@ It cannot help a batch of 1, but for the wait, and costs the same bytes: logits 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.choose = choose_together
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     passes = evidence.passes
     single = sum(seen.called("choose_one_by_one") for seen in passes)
     together = sum(seen.called("choose_together") for seen in passes)

@@ -9,9 +9,9 @@ greedy tokens here, and about a batch of 1, whose seed is the request's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.sampler = draw_together
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     draws, drawn = evidence.draws("draw_together")
     expect("vectorised_sampling", drawn == draws, f"one multinomial for each of {draws} draws", f"{drawn}")
     return {"draws": draws}

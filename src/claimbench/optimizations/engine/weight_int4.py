@@ -6,11 +6,12 @@ It costs arithmetic to widen, and more error than 8 bits; a prompt or a large ba
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from claimbench.optimizations.engine import weight_int8
+from claimbench.proof import Findings
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.weight_bits = BITS, settings.head_bits
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     layers = 4 * evidence.layers
     wanted = {"int4": layers + 1} if settings.head_bits == 4 else {"int4": layers, "int8": 1}
     return weight_int8.proven_codes("weight_int4", evidence, wanted)

@@ -6,11 +6,11 @@ It costs arithmetic to widen, so a prompt or a large batch, which is bound by ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def apply(engine: Engine, settings: Settings) -> None:
     engine.weight_bits = BITS, BITS
 
 
-def prove(evidence: EngineEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     return proven_codes("weight_int8", evidence, {"int8": 4 * evidence.layers + 1})
 
 
-def proven_codes(name: str, evidence: EngineEvidence, wanted: dict[str, int]) -> dict[str, Any]:
+def proven_codes(name: str, evidence: EngineEvidence, wanted: dict[str, int]) -> Findings:
     """Every matrix of the model is stored as codes: the step's own where it has some, or else the modules'.
 
     `wanted` is how many of each format; two codes of 4 bits are a byte of the modules'.
