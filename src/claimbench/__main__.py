@@ -9,10 +9,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from claimbench import __version__
 from claimbench.errors import ClaimbenchError, ConfigError, SourceError
+
+if TYPE_CHECKING:
+    pass
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -147,27 +150,24 @@ def _aggregate(arguments: argparse.Namespace) -> None:
 
 
 def _judge(arguments: argparse.Namespace) -> None:
-    import pandas
-
+    from claimbench.analysis import aggregate
     from claimbench.judging import judge
-    from claimbench.schema import frontier
-    from claimbench.schema.json_file import write_json
+    from claimbench.schema import frontier, verdicts
     from claimbench.schema.plan import read as read_plan
 
     plan = read_plan(arguments.plan)
     found = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
-    write_json(arguments.output, judge.verdicts(plan, pandas.read_parquet(arguments.table), found))
+    verdicts.write(arguments.output, judge.judge(plan, aggregate.read_table(arguments.table), frontiers=found))
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    import pandas
-
+    from claimbench.analysis import aggregate
     from claimbench.reporting import report
+    from claimbench.schema import verdicts
     from claimbench.schema.plan import read as read_plan
 
-    plan = read_plan(arguments.plan)
-    verdicts, ceilings = _read_json(arguments.verdicts), _read_json(arguments.ceilings)
-    report.render(plan, pandas.read_parquet(arguments.table), verdicts, ceilings, arguments.output)
+    plan, table = read_plan(arguments.plan), aggregate.read_table(arguments.table)
+    report.render(plan, table, verdicts.read(arguments.verdicts), _read_json(arguments.ceilings), arguments.output)
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
