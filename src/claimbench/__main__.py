@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from claimbench import __version__
 from claimbench.errors import ClaimbenchError, ConfigError, SourceError
 
-if TYPE_CHECKING:
-    pass
 
 Handler = Callable[[argparse.Namespace], None]
 
