@@ -6,6 +6,7 @@ Whatever can be known to be wrong before a device is taken is an error here, by 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -48,7 +49,7 @@ class PlannedCells:
         return id
 
 
-def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any], device: Device) -> Plan:
+def make_plan(params: Params, studies: dict[str, Study], machine: Mapping[str, Any], device: Device) -> Plan:
     """Every cell that `studies` ask for, on `device` of `machine`.
 
     Raises:
@@ -68,7 +69,7 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, Any]
     searches, planned = _with_frontiers(planned, cells.by_id)
     plan = Plan(
         device=device,
-        machine=machine,
+        machine=dict(machine),
         params=params,
         cells=_link_batches(cells.by_id),
         studies=planned,
