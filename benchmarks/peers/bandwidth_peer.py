@@ -19,7 +19,7 @@ class Bandwidth:
 
     def bandwidth(self) -> float:
         with self.torch.inference_mode():
-            return ceiling._read_bandwidth(self.torch, "cpu")
+            return ceiling._read_bandwidth("cpu")
 
     def close(self) -> dict[str, Any]:
         return {}

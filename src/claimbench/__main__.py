@@ -9,11 +9,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from claimbench import __version__
 from claimbench.errors import ClaimbenchError, ConfigError, SourceError
-
 
 Handler = Callable[[argparse.Namespace], None]
 

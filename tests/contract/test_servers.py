@@ -18,6 +18,7 @@ from tests.contract.conftest import make_cell, rows_of, save_tiny
 from claimbench import backends
 from claimbench.backends import transformers as reference
 from claimbench.errors import Refusal, Unavailable
+from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.supervisor import supervise
 from claimbench.schema.cell import Cell
 from claimbench.serving import vllm
@@ -108,8 +109,7 @@ def test_vllm_without_a_server_gives_the_reference_s_tokens(worded, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
     before = set(Path("/dev/shm").iterdir())
     cell = cell_of("vllm_offline", {"eager": True}, **ROWS)
-    request = {"cell": cell.model_dump(mode="json"), "checkpoint": str(worded)}
-    facts = supervise(cell, request | dict.fromkeys(("draft", "reference", "reference_checkpoint")), str(python))
+    facts = supervise(BlockRequest(cell=cell, checkpoint=worded), str(python))
     assert facts["outcome"] == "ok", (facts["reason"], facts["detail"])
     assert facts["tokens"] == reference_rows(worded, **ROWS)[0]
     assert (facts["proof"]["prefix_cache"], facts["proof"]["dtype"]) == ("off", "float32")

@@ -198,13 +198,13 @@ def test_a_rendezvous_port_in_use_is_one_clear_message(tmp_path, monkeypatch):
 
 def run_alone(cell: Cell, command: list[str]) -> dict[str, Any]:
     """The last thing that a coordinator says, run in this process."""
+    from claimbench.measuring.block_request import BlockRequest
     from claimbench.measuring.coordinator import run_ranks
 
     said: list[dict[str, Any]] = []
-    request = {"cell": cell.model_dump(mode="json"), "checkpoint": None, "draft": None, "reference": None}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        run_ranks(cell, command, request, lambda event, **content: said.append({"event": event, **content}))
+        run_ranks(BlockRequest(cell=cell), command, lambda event, **content: said.append({"event": event, **content}))
     finally:
         signal.signal(signal.SIGTERM, before)
     return said[-1]

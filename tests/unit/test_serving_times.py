@@ -49,7 +49,6 @@ def test_a_single_token_has_no_rate_and_no_gap() -> None:
     one = record(tokens=1)
     assert request_metrics.tpot_ms(one) is None
     assert request_metrics.gaps_ms(one) == []
-    assert request_metrics.percentile([one], request_metrics.gaps_ms, 50) is None
 
 
 def test_rates_count_whole_answers_over_the_whole_time() -> None:
@@ -76,22 +75,6 @@ def test_goodput_counts_what_keeps_every_demand(objective: dict[str, float], goo
     records = [record(), record(first_ms=200, due_ms=660), record(failure="busy")]
     assert request_metrics.duration_s(records) == 0.9
     assert request_metrics.goodput_per_s(records, Objective.model_validate(objective)) == pytest.approx(good / 0.9)
-
-
-def test_a_percentile_lies_in_its_interval_and_more_requests_make_it_narrower() -> None:
-    def width(count: int) -> float:
-        found = request_metrics.percentile(
-            [record(first_ms=100 + number % 50) for number in range(count)], request_metrics.ttft_ms, 50
-        )
-        assert found is not None
-        assert found.low <= found.value <= found.high
-        return found.high - found.low
-
-    assert width(400) < width(25)
-
-
-def test_equal_requests_have_an_interval_of_no_width() -> None:
-    assert request_metrics.percentile([record()] * 5, request_metrics.ttft_ms, 95) == (100, 100, 100)
 
 
 def test_arrivals_are_poisson_seeded_and_at_the_rate() -> None:

@@ -12,12 +12,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from claimbench.errors import Unavailable
 from claimbench.measuring.measure import device_lock
 from claimbench.schema.cell import Device, PageCache
 from claimbench.system import page_cache
+
+if TYPE_CHECKING:
+    import torch
 
 REPEATS = 7
 ROUNDS = 3
@@ -33,16 +36,27 @@ LONGEST_PRODUCT_S = 0.25
 """Some CPUs multiply 16-bit floats a thousand times slower than 32-bit ones; larger matrices are then not tried."""
 
 
-def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
-    """`read_bytes_per_s`, `matmul_flops_per_s` by dtype, `file_read_bytes_per_s` by state of the page cache, and on a
-    GPU `copy_bytes_per_s` (bytes read plus written).
-    """
+class Ceilings(TypedDict):
+    """Floating-point operations by dtype, reads of a file by state of the page cache; copies count both ways."""
+
+    device: Device
+    machine: str
+    torch: str
+    threads: int
+    read_bytes_per_s: float
+    matmul_flops_per_s: dict[str, float]
+    file_read_bytes_per_s: dict[str, float | None]
+    copy_bytes_per_s: NotRequired[float]
+
+
+def measure_ceilings(device: Device, machine_key: str) -> Ceilings:
+    """The best of some rounds; `copy_bytes_per_s` is of a GPU's memory only."""
     import torch
 
     with device_lock(device), torch.inference_mode():
-        rounds = [_rates(torch, device) for _ in range(ROUNDS)]
+        rounds = [_rates(device) for _ in range(ROUNDS)]
         best = {name: max(rates[name] for rates in rounds) for name in rounds[0]}
-        ceilings: dict[str, Any] = {
+        ceilings: Ceilings = {
             "device": device,
             "machine": machine_key,
             "torch": torch.__version__,
@@ -56,14 +70,16 @@ def measure_ceilings(device: Device, machine_key: str) -> dict[str, Any]:
     return ceilings
 
 
-def _rates(torch: Any, device: Device) -> dict[str, float]:
+def _rates(device: Device) -> dict[str, float]:
     """Per second: bytes read, operations by dtype, and on a GPU bytes copied."""
-    rates = {"read": _read_bandwidth(torch, device), **{name: _matmul_rate(torch, device, name) for name in DTYPES}}
-    return rates | ({"copy": _copy_bandwidth(torch)} if device == "cuda" else {})
+    rates = {"read": _read_bandwidth(device), **{name: _matmul_rate(device, name) for name in DTYPES}}
+    return rates | ({"copy": _copy_bandwidth()} if device == "cuda" else {})
 
 
-def _best_seconds(torch: Any, device: Device, run: Callable[[], Any]) -> float:
+def _best_seconds(device: Device, run: Callable[[], torch.Tensor]) -> float:
     """The fastest of several runs: a limit is what the machine can do, not what it does on average."""
+    import torch
+
     times: list[float] = []
     while len(times) < REPEATS + 2 or sum(times) < AT_LEAST_S:
         if device == "cuda":
@@ -76,19 +92,23 @@ def _best_seconds(torch: Any, device: Device, run: Callable[[], Any]) -> float:
     return min(times[2:])
 
 
-def _read_bandwidth(torch: Any, device: Device) -> float:
+def _read_bandwidth(device: Device) -> float:
     """Bytes per second of reading a tensor far larger than any cache: the best of a sum and a matrix-vector product."""
+    import torch
+
     size = READ_BYTES[device]
     matrix = torch.ones(size // 4 // 4096, 4096, device=device)
     vector = torch.ones(4096, device=device)
-    best = min(_best_seconds(torch, device, matrix.sum), _best_seconds(torch, device, lambda: matrix @ vector))
+    best = min(_best_seconds(device, matrix.sum), _best_seconds(device, lambda: matrix @ vector))
     return float(matrix.nbytes / best)
 
 
-def _copy_bandwidth(torch: Any) -> float:
+def _copy_bandwidth() -> float:
+    import torch
+
     source = torch.ones(READ_BYTES["cuda"] // 4, device="cuda")
     target = torch.empty_like(source)
-    return float(2 * source.nbytes / _best_seconds(torch, "cuda", lambda: target.copy_(source)))
+    return float(2 * source.nbytes / _best_seconds("cuda", lambda: target.copy_(source)))
 
 
 def file_read_rates(folder: Path, size: int) -> dict[str, float | None]:
@@ -119,12 +139,14 @@ def _file_read_rate(path: Path, state: PageCache) -> float | None:
     return best
 
 
-def _matmul_rate(torch: Any, device: Device, dtype: str) -> float:
+def _matmul_rate(device: Device, dtype: str) -> float:
     """Operations per second (2 per multiply-add) of the best square product that takes at most `LONGEST_PRODUCT_S`."""
+    import torch
+
     best = 0.0
     for n in MATRIX_SIDES:
         left, right = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
-        seconds = _best_seconds(torch, device, functools.partial(torch.matmul, left, right))
+        seconds = _best_seconds(device, functools.partial(torch.matmul, left, right))
         best = max(best, 2 * n**3 / seconds)
         if seconds * 8 > LONGEST_PRODUCT_S:
             break

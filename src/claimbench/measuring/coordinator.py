@@ -17,17 +17,20 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any, NamedTuple
 
 import psutil
 
 from claimbench.errors import Unavailable
 from claimbench.measuring import rank_protocol
+from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.rank_protocol import Hello, RankEnded
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.system import launchers
@@ -41,12 +44,32 @@ LONGEST_PATH = 100  # of a socket, in bytes; the kernel's limit is 107
 WORST_FIRST = ("killed", Outcome.OOM, Outcome.UNAVAILABLE, Outcome.WRONG, Outcome.ERROR, "ended", "launcher")
 
 
-class RankEvent(NamedTuple):
-    """Something that happened: a message or the end of a line, or the end of the launcher (rank -1)."""
+class Joined(NamedTuple):
+    """A rank or a keeper has opened its line."""
 
-    role: str
+    hello: Hello
+    line: Connection
+
+
+class FromRank(NamedTuple):
+    """A message of a rank; None is the end of its line."""
+
     rank: int
     message: dict[str, Any] | None
+
+
+class FromKeeper(NamedTuple):
+    """How a keeper's rank ended; None is the end of the keeper's line."""
+
+    rank: int
+    ending: RankEnded | None
+
+
+class LauncherEnded(NamedTuple):
+    status: int
+
+
+RankEvent = Joined | FromRank | FromKeeper | LauncherEnded
 
 
 class Failure(NamedTuple):
@@ -73,40 +96,41 @@ class RankConnections:
         while True:
             try:
                 line = listener.accept()
-                hello = rank_protocol.receive(line)
+                hello: Hello = rank_protocol.receive(line)
             except (AuthenticationError, EOFError, ValueError):
                 continue  # not one of ours
             except OSError:
                 return
-            self.events.put(RankEvent("hello", hello["RANK"], hello | {"line": line}))
+            self.events.put(Joined(hello, line))
 
-    def admit(self, hello: dict[str, Any], request: dict[str, Any]) -> None:
+    def admit(self, hello: Hello, line: Connection, request: BlockRequest) -> None:
         """Take a line in; with the last one there, every rank gets the request."""
-        role, rank, line = hello["role"], hello["RANK"], hello["line"]
+        role, rank = hello["role"], hello["RANK"]
         self.size = hello["WORLD_SIZE"]
         self.lines[role, rank] = line
         if hello["host"] == socket.gethostname():
             with suppress(psutil.NoSuchProcess):
                 self.processes.append(psutil.Process(hello["pid"]))
-        threading.Thread(target=self._listen, args=(role, rank, line), daemon=True).start()
+        heard = FromKeeper if role == "keeper" else FromRank
+        threading.Thread(target=self._listen, args=(heard, rank, line), daemon=True).start()
         if sum(role == "rank" for role, _ in self.lines) == self.size and role == "rank":
             for each in range(self.size):
-                self.send(each, request)
+                self.send(each, request.model_dump(mode="json"))
 
-    def _listen(self, role: str, rank: int, line: Connection) -> None:
+    def _listen(self, heard: type[FromKeeper] | type[FromRank], rank: int, line: Connection) -> None:
         while True:
             try:
                 message = rank_protocol.receive(line)
             except (OSError, EOFError, ValueError):
-                self.events.put(RankEvent(role, rank, None))
+                self.events.put(heard(rank, None))
                 return
-            self.events.put(RankEvent(role, rank, message))
+            self.events.put(heard(rank, message))
 
-    def send(self, rank: int, message: dict[str, Any], role: str = "rank") -> None:
+    def send(self, rank: int, message: Mapping[str, Any], role: str = "rank") -> None:
         with suppress(OSError):  # its end is an event of its own
             rank_protocol.send(self.lines[role, rank], message)
 
-    def relay(self, call: dict[str, Any]) -> None:
+    def relay(self, call: Mapping[str, Any]) -> None:
         """Tell rank 0's call to the others; with nobody else there, it is answered at once."""
         self.answers = {}
         for rank in range(1, self.size or 1):
@@ -132,12 +156,13 @@ class RankConnections:
         psutil.wait_procs(self.processes, timeout=LEAVE_S)
 
 
-def run_ranks(cell: Cell, command: list[str], request: dict[str, Any], say: Say) -> None:
+def run_ranks(request: BlockRequest, command: list[str], say: Say) -> None:
     """Run the cell's ranks and say what rank 0 says; or how the first of them failed.
 
     Raises:
         Unavailable: the launcher is not installed.
     """
+    cell = request.cell
     say("phase", name="launch")
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:  # made 0700
         secret = secrets.token_bytes(32)
@@ -157,10 +182,10 @@ def _listener(nodes: int, folder: Path, secret: bytes) -> Iterator[tuple[Listene
     path = str(folder / "line")
     in_folder = nodes == 1 and len(os.fsencode(path)) <= LONGEST_PATH
     host = LOOPBACK if nodes == 1 else launchers.address()
-    where: Any = path if in_folder else (host, 0)
+    where: str | tuple[str, int] = path if in_folder else (host, 0)
     with Listener(where, family="AF_UNIX" if in_folder else "AF_INET", authkey=secret, backlog=64) as listener:
-        bound: Any = listener.address
-        yield listener, path if in_folder else f"{host}:{bound[1]}"
+        bound = listener.address
+        yield listener, bound if isinstance(bound, str) else f"{host}:{bound[1]}"
 
 
 @contextmanager
@@ -195,14 +220,14 @@ def _pass_on(launcher: subprocess.Popen[str], stream: IO[str], lines: deque[str]
     for line in stream:
         lines.append(line)
         sys.stderr.write(line)
-    connections.events.put(RankEvent("launcher", -1, {"status": launcher.wait()}))
+    connections.events.put(LauncherEnded(launcher.wait()))
 
 
 @contextmanager
 def _ended(connections: RankConnections) -> Iterator[None]:
     """Whatever happens inside, no rank outlives it; a polite end asked for by the supervisor included."""
 
-    def leave(*_: Any) -> None:
+    def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(1)
 
     signal.signal(signal.SIGTERM, leave)
@@ -216,7 +241,7 @@ def _ended(connections: RankConnections) -> Iterator[None]:
 class RankMonitor:
     """What the ranks have said and done so far, and which of them failed."""
 
-    def __init__(self, connections: RankConnections, request: dict[str, Any], say: Say, last_lines: deque[str]) -> None:
+    def __init__(self, connections: RankConnections, request: BlockRequest, say: Say, last_lines: deque[str]) -> None:
         self.connections = connections
         self.request = request
         self.say = say
@@ -244,15 +269,18 @@ class RankMonitor:
         return min(self.failures, key=lambda failure: WORST_FIRST.index(failure.kind), default=None)
 
     def handle(self, event: RankEvent) -> None:
-        role, rank, message = event
-        if role == "launcher":
-            if not self.done and message:
-                self.failures.append(_launcher_ended(message["status"], self.connections, self.last_lines))
-        elif role == "hello" and message:
-            self.connections.admit(message, self.request)
-        elif role == "keeper":
-            self.handle_keeper(rank, message)
-        elif message is None:
+        if isinstance(event, LauncherEnded):
+            if not self.done:
+                self.failures.append(_launcher_ended(event.status, self.connections, self.last_lines))
+        elif isinstance(event, Joined):
+            self.connections.admit(event.hello, event.line, self.request)
+        elif isinstance(event, FromKeeper):
+            self.handle_keeper(event.rank, event.ending)
+        else:
+            self.handle_message(event.rank, event.message)
+
+    def handle_message(self, rank: int, message: dict[str, Any] | None) -> None:
+        if message is None:
             self.silent.add(rank)
             self.judge_end(rank)
         elif "call" in message:
@@ -267,10 +295,10 @@ class RankMonitor:
             self.done = message["event"] == "done"
             self.say(**message)
 
-    def handle_keeper(self, rank: int, message: dict[str, Any] | None) -> None:
-        if message:
-            self.codes[rank] = message["ended"]
-            self.connections.printed[rank] = message["lines"]
+    def handle_keeper(self, rank: int, ending: RankEnded | None) -> None:
+        if ending:
+            self.codes[rank] = ending["ended"]
+            self.connections.printed[rank] = ending["lines"]
             self.connections.send(rank, {"heard": True}, role="keeper")
             self.judge_end(rank)
         elif rank not in self.codes:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from claimbench.errors import ResultError, Unavailable
+from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema import result
@@ -65,15 +66,15 @@ def measure(
                 return kept
             facts |= _checkpoint_facts(cell, checkpoint, draft)
             if "outcome" not in facts:
-                request = {
-                    "cell": cell.model_dump(mode="json"),
-                    "checkpoint": str(checkpoint) if checkpoint else None,
-                    "draft": str(draft) if draft else None,
-                    "reference": reference.model_dump(mode="json") if reference and block == 0 else None,
-                    "reference_checkpoint": str(reference_checkpoint) if reference_checkpoint else None,
-                }
+                request = BlockRequest(
+                    cell=cell,
+                    checkpoint=checkpoint,
+                    draft=draft,
+                    reference=reference if block == 0 else None,
+                    reference_checkpoint=reference_checkpoint,
+                )
                 before = machine.telemetry(cell.device)
-                facts |= supervise(cell, request, python)
+                facts |= supervise(request, python)
                 facts["telemetry"] |= {"before": before, "after": machine.telemetry(cell.device)}
     record = Result(
         cell=cell,
@@ -97,7 +98,7 @@ def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | N
     return found if (found.cell, found.block, found.key) == (cell, block, key) else None
 
 
-def _known_before(cell: Cell, smaller: Path | None) -> dict[str, Any] | None:
+def _known_before(cell: Cell, smaller: Path | None) -> dict[str, str] | None:
     """An outcome that needs no process: what this machine lacks, or a smaller batch that did not fit."""
     if smaller is not None:
         previous = result.read(smaller)

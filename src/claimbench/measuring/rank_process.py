@@ -17,8 +17,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from claimbench.measuring import rank_protocol
-from claimbench.schema.cell import Cell
+from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.rank_protocol import RankEnded
 from claimbench.system import launchers
+from claimbench.system.launchers import Place
 from claimbench.system.processes import die_with_parent, last_lines
 
 TELL_S = 5.0
@@ -52,7 +54,8 @@ def main(address: str) -> int:
     lines = _keep(child, reading, line)
     _, status = os.waitpid(child, 0)
     code = -asked_to_end[0] if asked_to_end else os.waitstatus_to_exitcode(status)
-    rank_protocol.send(line, {"ended": code, "lines": lines})
+    ending: RankEnded = {"ended": code, "lines": lines}
+    rank_protocol.send(line, ending)
     # The launcher may end the others as soon as this process does: the coordinator hears it first.
     if line.poll(TELL_S):
         rank_protocol.receive(line)
@@ -77,24 +80,24 @@ def _keep(child: int, reading: int, line: Connection) -> list[str]:
     return [*kept, rest.decode("utf-8", "replace")]
 
 
-def serve(address: str, place: dict[str, int]) -> int:
+def serve(address: str, place: Place) -> int:
     """Do this rank's part of the request. Exit status 0 when a message says how it ended."""
     from claimbench.measuring.worker import guarded, run_block  # what a rank runs, and its keeper does not
 
     channel = rank_protocol.connect(address, "rank", place)
-    request = rank_protocol.receive(channel)
+    request = BlockRequest.model_validate(rank_protocol.receive(channel))
 
     def say(event: str, **content: Any) -> None:
         rank_protocol.send(channel, {"event": event, **content})
 
     def work() -> None:
-        cell = Cell.model_validate(request["cell"])
+        cell = request.cell
         if cell.protocol.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
         if place["RANK"] == 0:
-            run_block(cell, request, say, rank_protocol.LeaderSession(channel, place["WORLD_SIZE"]))
+            run_block(request, say, rank_protocol.LeaderSession(channel, place["WORLD_SIZE"]))
         else:
-            rank_protocol.follow(cell, request, channel)
+            rank_protocol.follow(request, channel)
 
     guarded(work, say)
     sys.stdout.flush()

@@ -15,31 +15,59 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from claimbench import backends
 from claimbench.backends import Session
 from claimbench.errors import WrongOutput
+from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import hash_tokens, rows_of
-from claimbench.schema.cell import Cell
 from claimbench.system import launchers, machine, memory
+from claimbench.system.launchers import Place
 
 SECRET = "CLAIMBENCH_RANKS_SECRET"  # noqa: S105 - the name of the variable that holds it
 
 
-def connect(address: str, role: str, place: dict[str, int]) -> Connection:
+class Hello(Place):
+    """The first message on a line; `role` is "rank" or "keeper"."""
+
+    role: str
+    pid: int
+    host: str
+
+
+class RankEnded(TypedDict):
+    """A keeper's last message: the exit code of its rank, negative for a signal, and the last lines that it printed."""
+
+    ended: int
+    lines: list[str]
+
+
+class RankRecord(TypedDict):
+    """What one rank says of itself, in a result; sizes in bytes."""
+
+    rank: int
+    host: str
+    pid: int
+    threads: int
+    load_ns: int
+    memory: dict[str, int]
+
+
+def connect(address: str, role: str, place: Place) -> Connection:
     """A line to the coordinator at `address`: a socket's path, or host:port where ranks are on several machines."""
     host, _, port = address.rpartition(":")
-    where: Any = (host, int(port)) if host else address
+    where: str | tuple[str, int] = (host, int(port)) if host else address
     line: Connection = Client(where, authkey=bytes.fromhex(os.environ[SECRET]))
-    send(line, {"role": role, **place, "pid": os.getpid(), "host": socket.gethostname()})
+    hello: Hello = {**place, "role": role, "pid": os.getpid(), "host": socket.gethostname()}
+    send(line, hello)
     return line
 
 
-def send(line: Connection, message: dict[str, Any]) -> None:
+def send(line: Connection, message: Mapping[str, Any]) -> None:
     line.send_bytes(json.dumps(message).encode())
 
 
@@ -62,7 +90,7 @@ class Record:
         self.load_ns = self.since_begun()
         self.memory["rss_after_load"] = memory.resident()
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> RankRecord:
         return {
             "rank": launchers.rank(),
             "host": socket.gethostname(),
@@ -148,8 +176,8 @@ class LeaderSession:
         here = socket.gethostname()
         return float(sum(seconds for host, seconds in self._answers() if host == here))
 
-    def records(self) -> list[dict[str, Any]]:
-        """What each of the other ranks says of itself, memory included."""
+    def records(self) -> list[RankRecord]:
+        """Those of the other ranks."""
         self._tell("record")
         return self._answers()
 
@@ -184,12 +212,12 @@ class LeaderSession:
         return answers
 
 
-def follow(cell: Cell, request: dict[str, Any], channel: Connection) -> None:
+def follow(request: BlockRequest, channel: Connection) -> None:
     """Load, and make each call that rank 0 makes, until it closes."""
+    cell = request.cell
     backends.import_libraries(cell.backend)
     record = Record()
-    checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
-    session = backends.find(cell.backend).load(cell, checkpoint or Path(), draft)
+    session = backends.find(cell.backend).load(cell, request.checkpoint or Path(), request.draft)
     record.note_loaded()
     generation = CollectiveGeneration(iter(()))
     while True:

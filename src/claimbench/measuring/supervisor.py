@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
+from claimbench.measuring.block_request import BlockRequest
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.system import machine, scratch
@@ -20,14 +21,14 @@ from claimbench.system.processes import end_group, last_lines
 GRACE_S = 5.0
 
 
-def supervise(cell: Cell, request: dict[str, Any], python: str) -> dict[str, Any]:
+def supervise(request: BlockRequest, python: str) -> dict[str, Any]:
     """Fields of a result: what the worker said until it ended or its time was up, and how it ended.
 
-    `request` is what the worker reads; `python` is the interpreter that runs it.
+    `python` is the interpreter that runs it.
     """
     with closing(scratch.Scratch(scratch.temporary())) as own:
-        environment = _environment(cell, own.folder)
-        return _supervise_in(cell, request, [python, "-m", "claimbench.measuring.worker"], environment)
+        environment = _environment(request.cell, own.folder)
+        return _supervise_in(request, [python, "-m", "claimbench.measuring.worker"], environment)
 
 
 def _environment(cell: Cell, temporary: Path) -> dict[str, str]:
@@ -47,9 +48,8 @@ def _environment(cell: Cell, temporary: Path) -> dict[str, str]:
     }
 
 
-def _supervise_in(
-    cell: Cell, request: dict[str, Any], command: list[str], environment: dict[str, str]
-) -> dict[str, Any]:
+def _supervise_in(request: BlockRequest, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    timeout_s = request.cell.protocol.timeout_s
     oom_kills = _kernel_oom_kills()
     process = subprocess.Popen(
         command,
@@ -74,11 +74,11 @@ def _supervise_in(
     timed_out = False
     try:
         try:
-            process.stdin.write(json.dumps(request))
+            process.stdin.write(request.model_dump_json())
             process.stdin.close()
         except BrokenPipeError:
             pass
-        process.wait(timeout=cell.protocol.timeout_s)
+        process.wait(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         timed_out = True
     finally:
@@ -86,7 +86,7 @@ def _supervise_in(
     for reader in readers:
         reader.join(timeout=GRACE_S)
     facts = _facts(messages)
-    facts |= _ending(process.returncode, messages, timed_out, cell.protocol.timeout_s, _kernel_oom_kills() - oom_kills)
+    facts |= _ending(process.returncode, messages, timed_out, timeout_s, _kernel_oom_kills() - oom_kills)
     if facts["outcome"] != Outcome.OK:
         of_its_rank = messages[-1].get("detail") if messages else None
         facts["detail"] = (of_its_rank or "".join(lines))[-4000:] or None
@@ -122,7 +122,7 @@ def _facts(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _ending(
     status: int | None, messages: list[dict[str, Any]], timed_out: bool, limit_s: float, oom_kills: int
-) -> dict[str, Any]:
+) -> dict[str, str]:
     phase = next((m["name"] for m in reversed(messages) if m["event"] == "phase"), "start")
     last = messages[-1] if messages else {"event": "none"}
     if last["event"] == "done":

@@ -20,16 +20,16 @@ from typing import Any
 from claimbench import backends, optimizations
 from claimbench.backends import Session
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
+from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
-from claimbench.measuring.coordinator import run_ranks
+from claimbench.measuring.coordinator import Say, run_ranks
 from claimbench.measuring.rank_protocol import LeaderSession, Record
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
-from claimbench.schema.result import Sample
+from claimbench.schema.result import Fidelity, Sample
 from claimbench.system import machine, memory
+from claimbench.system.machine import CpuTicks
 from claimbench.system.processes import die_with_parent
-
-Say = Callable[..., None]
 
 STEADY = 0.05  # a warm-up generation that is at most this much faster than the one before it
 FOREIGN_CPU = 0.05  # share of the cores that others may take before a block is doubted
@@ -41,21 +41,21 @@ def main() -> int:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     die_with_parent()
-    request = json.loads(sys.stdin.read())
+    request = BlockRequest.model_validate_json(sys.stdin.read())
 
     def say(event: str, **content: Any) -> None:
         channel.write(json.dumps({"event": event, **content}) + "\n")
 
     def work() -> None:
-        cell = Cell.model_validate(request["cell"])
+        cell = request.cell
         launch = getattr(backends.find(cell.backend), "launch", None)
         command = launch(cell) if launch else None
         if command:
-            run_ranks(cell, command, request, say)
+            run_ranks(request, command, say)
             return
         if cell.protocol.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
-        run_block(cell, request, say)
+        run_block(request, say)
 
     guarded(work, say)
     return 0
@@ -91,15 +91,15 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: LeaderSession | None = None) -> None:
-    """Measure one block of `cell`; every finding is said as soon as it is known. `lead` is of rank 0 among several."""
-    checkpoint, draft = (Path(path) if path else None for path in (request["checkpoint"], request["draft"]))
+def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None) -> None:
+    """Measure one block; every finding is said as soon as it is known. `lead` is of rank 0 among several."""
+    cell = request.cell
     backend = backends.find(cell.backend)
     say("phase", name="import")
     backends.import_libraries(cell.backend)
     say("phase", name="load")
     record = Record()
-    session = backend.load(cell, checkpoint or Path(), draft)
+    session = backend.load(cell, request.checkpoint or Path(), request.draft)
     try:
         record.note_loaded()
         if lead:
@@ -119,8 +119,9 @@ def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: LeaderSession
         gc.freeze()  # nothing is timed from here on, and a collection takes a fifth of a second with torch in memory
         say("phase", name="proof")
         say("proof", proof=session.prove())
-        if request["reference"] and not optimizations.is_exact(cell):
-            _compare(request, session, rows[0], say)
+        if request.reference and not optimizations.is_exact(cell):
+            checkpoint = request.reference_checkpoint or request.checkpoint or Path()
+            _compare(session, request.reference, checkpoint, rows[0], say)
     except BaseException:
         if lead is None:  # the other ranks may be inside a collective call: they are ended, not waited for
             session.close()
@@ -129,12 +130,10 @@ def run_block(cell: Cell, request: dict[str, Any], say: Say, lead: LeaderSession
     say("done")
 
 
-def _compare(request: dict[str, Any], session: Session, tokens: list[int], say: Say) -> None:
+def _compare(session: Session, reference: Cell, checkpoint: Path, tokens: list[int], say: Say) -> None:
     say("phase", name="fidelity")
-    reference = Cell.model_validate(request["reference"])
-    checkpoint = Path(request["reference_checkpoint"] or request["checkpoint"] or "")
     fidelity = _fidelity(session, reference, checkpoint, tokens)
-    say("fidelity", fidelity=fidelity)
+    say("fidelity", fidelity=fidelity.model_dump(mode="json") if fidelity else None)
     if fidelity is None:
         say("flag", flag="not compared with the reference model: it does not fit beside this one")
 
@@ -173,27 +172,28 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession |
     for flag in _doubts(ticks_before, ticks, seconds):
         say("flag", flag=flag)
     if cell.device == "cuda":
-        reasons = machine.telemetry("cuda").get("gpu", {}).get("throttle_reasons") or 0
-        if reasons & GPU_THROTTLED:
+        gpu = machine.telemetry("cuda").get("gpu")
+        reasons = gpu["throttle_reasons"] if gpu else None
+        if reasons and reasons & GPU_THROTTLED:
             say("flag", flag=f"the GPU throttled its clocks (reasons {reasons:#x})")
     say("tokens", tokens=rows[0])
     return rows
 
 
-def _ticks(lead: LeaderSession | None) -> dict[str, float]:
+def _ticks(lead: LeaderSession | None) -> CpuTicks:
     """CPU time so far. What the other ranks took is our own."""
     ticks = machine.cpu_ticks()
-    return ticks | {"own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
+    return {**ticks, "own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
 
 
-def _doubts(before: dict[str, float], after: dict[str, float], seconds: float) -> list[str]:
+def _doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
     """What others did to this machine meanwhile. The kernel counts in ticks of 10 ms: short times say nothing."""
     if seconds < 0.5:
         return []
     capacity = seconds * machine.usable_cores()
-    spent = {name: after[name] - before[name] for name in before}
-    foreign = max(0.0, spent["busy"] - spent["own"]) / capacity
-    steal = spent["steal"] / capacity
+    foreign = (after["busy"] - before["busy"]) - (after["own"] - before["own"])
+    foreign = max(0.0, foreign) / capacity
+    steal = (after["steal"] - before["steal"]) / capacity
     doubts = []
     if foreign > FOREIGN_CPU:
         doubts.append(f"other processes took {foreign:.0%} of the cores")
@@ -202,7 +202,7 @@ def _doubts(before: dict[str, float], after: dict[str, float], seconds: float) -
     return doubts
 
 
-def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> dict[str, Any] | None:
+def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
     """Both models forced along `tokens`: how far apart are their distributions, and do they rank the same token first?
 
     None where the two do not fit in memory together.
@@ -222,12 +222,12 @@ def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[
         raise WrongOutput("log-probabilities hold NaN or infinity")
     kl = (theirs.exp() * (theirs - ours)).sum(-1)  # [len(tokens)]
     agree = ours.argmax(-1) == theirs.argmax(-1)
-    return {
-        "positions": len(tokens),
-        "kl_mean_nats": float(kl.mean()),
-        "kl_max_nats": float(kl.max()),
-        "top1_agreement": float(agree.float().mean()),
-    }
+    return Fidelity(
+        positions=len(tokens),
+        kl_mean_nats=float(kl.mean()),
+        kl_max_nats=float(kl.max()),
+        top1_agreement=float(agree.float().mean()),
+    )
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class PlannedCells:
         return id
 
 
-def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, object], device: Device) -> Plan:
+def make_plan(params: Params, studies: dict[str, Study], machine: Mapping[str, object], device: Device) -> Plan:
     """Every cell that `studies` ask for, on `device` of `machine`.
 
     Raises:
@@ -69,7 +69,7 @@ def make_plan(params: Params, studies: dict[str, Study], machine: dict[str, obje
     searches, planned = _with_frontiers(planned, cells.by_id)
     plan = Plan(
         device=device,
-        machine=machine,
+        machine=dict(machine),
         params=params,
         cells=_link_batches(cells.by_id),
         studies=planned,

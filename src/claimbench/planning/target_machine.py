@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from claimbench.errors import ConfigError
 from claimbench.schema.json_file import digest
 from claimbench.system import machine
+from claimbench.system.machine import MachineIdentity
 
 VARIABLE = "CLAIMBENCH_MACHINE"
 NOT_IN_KEY = ("key", "system")
 
 
-def planned_for() -> dict[str, Any]:
+def planned_for() -> MachineIdentity:
     """What `machine.identify` says here, or said where the file was written that CLAIMBENCH_MACHINE names.
 
     Raises:
@@ -30,7 +30,7 @@ def planned_for() -> dict[str, Any]:
     if not path:
         return machine.identify()
     try:
-        described: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        described: MachineIdentity = json.loads(Path(path).read_text(encoding="utf-8"))
         facts = {name: value for name, value in described.items() if name not in NOT_IN_KEY}
         whole = described["key"] == digest(facts) and {"cpu", "gpus"} <= facts.keys()
     except (OSError, ValueError, KeyError, AttributeError) as error:

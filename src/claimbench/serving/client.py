@@ -11,9 +11,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from claimbench.errors import ServerFailed, WrongOutput
+
+if TYPE_CHECKING:
+    import httpx2
 
 Prompt = str | list[int]
 Kind = Literal["refused", "busy", "failed", "cut", "stuck", "late", "gone", "garbled", "length"]
@@ -100,7 +103,7 @@ class Dialect(Protocol):
         """
 
 
-def open_client(address: str, token: str | None = None, connections: int = 256) -> Any:
+def open_client(address: str, token: str | None = None, connections: int = 256) -> httpx2.AsyncClient:
     """A client whose connections stay open between requests; `token` goes into a header and nowhere else."""
     import httpx2
 
@@ -114,7 +117,7 @@ def open_client(address: str, token: str | None = None, connections: int = 256) 
 
 
 async def ask(
-    client: Any,
+    client: httpx2.AsyncClient,
     dialect: Dialect,
     request: CompletionRequest,
     limits: Limits,

@@ -17,12 +17,15 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, StrictFloat, StrictInt
 
 from claimbench.schema.cell import Frozen
 from claimbench.serving.client import Chunk, CompletionRequest, Dialect, Limits, RequestFailed, ask
+
+if TYPE_CHECKING:
+    import httpx2
 
 
 class Objective(Frozen):
@@ -67,7 +70,7 @@ class Record(Frozen):
 class Target:
     """What requests are sent to: a client, what it speaks, and how long an answer may take."""
 
-    client: Any
+    client: httpx2.AsyncClient
     dialect: Dialect
     limits: Limits
     count_tokens: Callable[[Chunk], int]

@@ -20,11 +20,15 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from claimbench.errors import ServerFailed
+from claimbench.serving.subreaper import KeepRequest
 from claimbench.system import memory
 from claimbench.system.processes import LOOPBACK, kill_all, last_lines
+
+if TYPE_CHECKING:
+    import psutil
 
 KEPT_LINES = 60
 GRACE_S = 10.0
@@ -75,7 +79,12 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
     return text
 
 
-def record_of(launch: Launch) -> dict[str, Any]:
+class LaunchRecord(TypedDict):
+    command: list[str]
+    environment: dict[str, str]
+
+
+def record_of(launch: Launch) -> LaunchRecord:
     """Command and environment as they were given, secrets left out."""
     secrets = secrets_of({**os.environ, **launch.environment})
     return {
@@ -120,8 +129,12 @@ class Server:
 
     def _request(self) -> str:
         launch = self.launch
-        after = list(launch.after) or None
-        request = {"parent": os.getpid(), "command": list(launch.command), "after": after, "grace_s": GRACE_S}
+        request: KeepRequest = {
+            "parent": os.getpid(),
+            "command": list(launch.command),
+            "after": list(launch.after) or None,
+            "grace_s": GRACE_S,
+        }
         return json.dumps(request)
 
     def _read(self) -> None:
@@ -167,8 +180,8 @@ class Server:
         print("The server's last lines:", *self.lines, sep="\n", file=sys.stderr, flush=True)
         return ServerFailed(f"the server failed: {what}")
 
-    def descendants(self) -> list[Any]:
-        """psutil processes of the server and of all that it started."""
+    def descendants(self) -> list[psutil.Process]:
+        """Processes of the server and of all that it started."""
         import psutil
 
         try:

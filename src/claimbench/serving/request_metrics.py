@@ -1,4 +1,4 @@
-"""What the records of a load say: times to tokens, rates, goodput, and intervals. Pure.
+"""What the records of a load say: times to tokens, rates and goodput. Pure.
 
 Names are those in common use. With t_0 when a request was due and t_1 ... t_n the arrivals of its tokens:
 
@@ -13,20 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from claimbench.serving.load import Load, Objective, Record
 
 MS = 1e-6
-RESAMPLES = 2000
-
-
-class Estimate(NamedTuple):
-    value: float
-    low: float
-    high: float
 
 
 def token_times_ns(record: Record) -> list[int]:
@@ -90,38 +83,15 @@ def lateness_ms(records: Sequence[Record]) -> list[float]:
     return [(record.sent_ns - record.scheduled_ns) * MS for record in records]
 
 
-def percentile(
-    records: Sequence[Record],
-    of: Callable[[Record], float | list[float] | None],
-    percent: float,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Estimate | None:
-    """A percentile over the whole answers, with an interval from resampling requests; None without a value.
-
-    Requests are drawn, not single gaps: the gaps of one answer share its moment and its neighbours.
-    """
-    measured = [of(record) for record in whole(records)]
-    values = [found if isinstance(found, list) else [found] for found in measured if found is not None]
-    if not any(values):
-        return None
-    random = np.random.default_rng(seed)
-    draws = random.integers(len(values), size=(RESAMPLES, len(values)))
-    found = [float(np.percentile(np.concatenate([values[index] for index in draw]), percent)) for draw in draws]
-    tail = (1 - confidence) / 2 * 100
-    low, high = np.percentile(found, [tail, 100 - tail])
-    return Estimate(float(np.percentile(np.concatenate(values), percent)), float(low), float(high))
-
-
-def of_load(told: dict[str, Any] | None) -> dict[str, float | None]:
+def of_load(load_record: dict[str, Any] | None) -> dict[str, float | None]:
     """The metrics of a block's load, as its proof has it: settings and records. Without a load, none of them.
 
     Those of a sweep are of the number of clients that got the most tokens per second in all.
     """
-    if not told:
+    if not load_record:
         return dict.fromkeys(METRICS)
-    load = Load.model_validate(told["settings"])
-    levels = told.get("levels") or {str(load.clients): told["records"]}
+    load = Load.model_validate(load_record["settings"])
+    levels = load_record.get("levels") or {str(load.clients): load_record["records"]}
     runs = {int(clients): [Record.model_validate(one) for one in found] for clients, found in levels.items()}
     clients, records = max(runs.items(), key=lambda level: tokens_per_s(level[1]))
 

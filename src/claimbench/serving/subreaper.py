@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import TypedDict
 
 from claimbench.system.processes import adopt_orphans, die_with_parent, end_descendants
 
@@ -23,8 +23,15 @@ WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 REMOVAL_S = 30.0
 
 
+class KeepRequest(TypedDict):
+    parent: int
+    command: list[str]
+    after: list[str] | None
+    grace_s: float
+
+
 def main() -> int:
-    request: dict[str, Any] = json.loads(sys.argv[1])
+    request: KeepRequest = json.loads(sys.argv[1])
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     adopt_orphans()
     die_with_parent(signal.SIGTERM)

@@ -82,7 +82,7 @@ def missing(image: str | None) -> str | None:
 
 
 def launch(
-    engine: Engine, image: str | None, checkpoint: Path, asked: Asked, port: int, cuda: bool, **more: Any
+    engine: Engine, image: str | None, checkpoint: Path, asked: Asked, port: int, cuda: bool, healthy_s: float
 ) -> Launch:
     """The command that serves `checkpoint` at `port`."""
     flags = list(asked.flags)
@@ -91,14 +91,16 @@ def launch(
         own = ["--hostname", LOOPBACK, "--port", str(port), "--prometheus-port", str(free_port())]
         own += ["--master-port", str(free_port()), "--shard-uds-path", str(sockets)]
         command = [LAUNCHER, "--model-id", str(checkpoint.resolve()), *own, *flags]
-        return Launch(tuple(command), port, asked.environment, after=("rm", "-rf", str(sockets.parent)), **more)
+        return Launch(
+            tuple(command), port, asked.environment, after=("rm", "-rf", str(sockets.parent)), healthy_s=healthy_s
+        )
     image = image or os.environ[IMAGE_VARIABLE]
     mount = f"{checkpoint.resolve()}:{INSIDE}:ro"
     if engine == "apptainer":
         command = ["apptainer", "run", *(["--nv"] if cuda else []), "--bind", mount]
         command += [f"--env={name}={value}" for name, value in asked.environment.items()]
         command += [f"docker://{image}", "--model-id", INSIDE, "--hostname", LOOPBACK, "--port", str(port), *flags]
-        return Launch(tuple(command), port, {}, **more)
+        return Launch(tuple(command), port, {}, healthy_s=healthy_s)
     name = f"claimbench-tgi-{os.getpid()}-{port}"
     command = [engine, "run", "--rm", "--name", name, "--shm-size", "1g", "--publish", f"{LOOPBACK}:{port}:80"]
     command += (["--gpus", "all"] if engine == "docker" else ["--device", "nvidia.com/gpu=all"]) if cuda else []
@@ -106,7 +108,7 @@ def launch(
     for variable, value in asked.environment.items():
         command += ["--env", f"{variable}={value}"]
     command += [image, "--model-id", INSIDE, "--port", "80", *flags]
-    return Launch(tuple(command), port, {}, after=(engine, "rm", "--force", name), **more)
+    return Launch(tuple(command), port, {}, after=(engine, "rm", "--force", name), healthy_s=healthy_s)
 
 
 def check_info(info: dict[str, Any], models: tuple[str, ...], limits: dict[str, int]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import TypedDict
 
 from claimbench.schema.cell import Device
 from claimbench.system import machine
@@ -22,6 +23,14 @@ VARIABLES = {  # the first set that is there counts
     "WORLD_SIZE": ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
     "LOCAL_RANK": ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
 }
+
+
+class Place(TypedDict):
+    """Who a process is among those that a launcher started, under torch's names for it."""
+
+    RANK: int
+    WORLD_SIZE: int
+    LOCAL_RANK: int
 
 
 def torchrun(ranks: int, nodes: int = 1) -> list[str]:
@@ -58,20 +67,22 @@ def srun(ranks: int) -> list[str]:
     return [*run, "--cpu-bind=none", "--kill-on-bad-exit=1", sys.executable, "-m", PROGRAM]
 
 
-def identify() -> dict[str, int]:
-    """RANK, WORLD_SIZE and LOCAL_RANK of this process; afterwards the environment has them under these names.
+def identify() -> Place:
+    """Of this process; afterwards the environment has it under these names.
 
     Raises:
         RuntimeError: the launcher told this process nothing.
     """
-    found = {}
-    for name, variables in VARIABLES.items():
-        value = next((os.environ[variable] for variable in variables if variable in os.environ), None)
-        if value is None:
-            raise RuntimeError(f"expected one of {', '.join(variables)} in the environment: start ranks by a launcher")
-        os.environ[name] = value
-        found[name] = int(value)
-    return found
+    return {"RANK": _read("RANK"), "WORLD_SIZE": _read("WORLD_SIZE"), "LOCAL_RANK": _read("LOCAL_RANK")}
+
+
+def _read(name: str) -> int:
+    variables = VARIABLES[name]
+    value = next((os.environ[variable] for variable in variables if variable in os.environ), None)
+    if value is None:
+        raise RuntimeError(f"expected one of {', '.join(variables)} in the environment: start ranks by a launcher")
+    os.environ[name] = value
+    return int(value)
 
 
 def rank() -> int:

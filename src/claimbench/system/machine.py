@@ -10,7 +10,7 @@ import os
 import platform
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import psutil
 
@@ -35,12 +35,74 @@ INSTRUCTION_SETS = (
 )
 
 
+class Cpu(TypedDict):
+    model: str
+    family: str
+    generation: str
+    cores: int
+    instruction_sets: list[str]
+
+
+class Gpu(TypedDict):
+    """None where the driver does not say."""
+
+    name: str
+    memory_bytes: int | None
+    driver: str
+    cuda: int | None
+    power_limit_mw: int | None
+    ecc: bool | None
+    mig: bool | None
+
+
+class MachineFacts(TypedDict):
+    """What a result depends on; `memory_gb` counts 1e9 bytes."""
+
+    cpu: Cpu
+    memory_gb: int
+    gpus: list[Gpu]
+    architecture: str
+
+
+class MachineIdentity(MachineFacts):
+    key: str
+    system: str
+    """For people: not part of the key."""
+
+
+class GpuSnapshot(TypedDict):
+    """None where the device does not say."""
+
+    sm_mhz: int | None
+    memory_mhz: int | None
+    celsius: int | None
+    power_mw: int | None
+    throttle_reasons: int | None
+    energy_mj: int | None
+    processes: int
+
+
+class Telemetry(TypedDict):
+    load_average: float
+    available_memory_bytes: int
+    cpu_mhz: NotRequired[int]
+    gpu: NotRequired[GpuSnapshot]
+
+
+class CpuTicks(TypedDict):
+    """Seconds of CPU time since boot, over all cores; `own` is of this process and its descendants."""
+
+    busy: float
+    steal: float
+    own: float
+
+
 def usable_cores() -> int:
     """Cores that this process may use, which containers and `taskset` make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> Cpu:
     fields: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -78,7 +140,7 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _asked(nvml: Any, call: str, *arguments: Any) -> Any:
+def _query(nvml: Any, call: str, *arguments: Any) -> Any:
     """An answer of NVML, or None for a question that this device does not support."""
     try:
         return getattr(nvml, call)(*arguments)
@@ -86,23 +148,23 @@ def _asked(nvml: Any, call: str, *arguments: Any) -> Any:
         return None
 
 
-def _gpus() -> list[dict[str, Any]]:
+def _gpus() -> list[Gpu]:
     with _nvml() as nvml:
         if nvml is None:
             return []
-        found = []
+        found: list[Gpu] = []
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            memory = _asked(nvml, "nvmlDeviceGetMemoryInfo", handle)
-            ecc = _asked(nvml, "nvmlDeviceGetEccMode", handle)
-            mig = _asked(nvml, "nvmlDeviceGetMigMode", handle)
+            memory = _query(nvml, "nvmlDeviceGetMemoryInfo", handle)
+            ecc = _query(nvml, "nvmlDeviceGetEccMode", handle)
+            mig = _query(nvml, "nvmlDeviceGetMigMode", handle)
             found.append(
                 {
-                    "name": _text(_asked(nvml, "nvmlDeviceGetName", handle)),
+                    "name": _text(_query(nvml, "nvmlDeviceGetName", handle)),
                     "memory_bytes": int(memory.total) if memory else None,
-                    "driver": _text(_asked(nvml, "nvmlSystemGetDriverVersion")),
-                    "cuda": _asked(nvml, "nvmlSystemGetCudaDriverVersion"),
-                    "power_limit_mw": _asked(nvml, "nvmlDeviceGetPowerManagementLimit", handle),
+                    "driver": _text(_query(nvml, "nvmlSystemGetDriverVersion")),
+                    "cuda": _query(nvml, "nvmlSystemGetCudaDriverVersion"),
+                    "power_limit_mw": _query(nvml, "nvmlDeviceGetPowerManagementLimit", handle),
                     "ecc": bool(ecc[0]) if ecc else None,
                     "mig": bool(mig[0]) if mig else None,
                 }
@@ -110,19 +172,18 @@ def _gpus() -> list[dict[str, Any]]:
         return found
 
 
-def identify() -> dict[str, Any]:
-    """This machine: `key`, `cpu`, `memory_gb` (1e9 bytes), `gpus`, and for people `system` (not part of the key)."""
-    identity: dict[str, Any] = {
+def identify() -> MachineIdentity:
+    """This machine."""
+    facts: MachineFacts = {
         "cpu": _cpu(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "gpus": _gpus(),
         "architecture": platform.machine(),
     }
-    key = digest(identity)
-    return {**identity, "key": key, "system": f"{platform.system()} {platform.release()}"}
+    return {**facts, "key": digest(facts), "system": f"{platform.system()} {platform.release()}"}
 
 
-def resolve_device(asked: str, machine: dict[str, Any]) -> Device:
+def resolve_device(asked: str, machine: MachineIdentity) -> Device:
     """`auto` is the GPU where there is one.
 
     Raises:
@@ -135,12 +196,7 @@ def resolve_device(asked: str, machine: dict[str, Any]) -> Device:
     return "cuda" if asked == "cuda" else "cpu"
 
 
-def device_name(machine: dict[str, Any], device: str) -> str:
-    return str(machine["gpus"][0]["name"]) if device == "cuda" and machine["gpus"] else str(machine["cpu"]["model"])
-
-
-def cpu_ticks() -> dict[str, float]:
-    """Seconds of CPU time since boot, over all cores: `busy`, `steal`, and `own`: this process and its descendants."""
+def cpu_ticks() -> CpuTicks:
     times = psutil.cpu_times()
     own = sum(map(_seconds, [psutil.Process(), *psutil.Process().children(recursive=True)]))
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
@@ -160,9 +216,9 @@ def _seconds(process: psutil.Process) -> float:
     return float(spent.user + spent.system + spent.children_user + spent.children_system)
 
 
-def telemetry(device: Device) -> dict[str, Any]:
+def telemetry(device: Device) -> Telemetry:
     """A snapshot of load, memory and, on a GPU, clocks, temperature, power, throttling and who else is there."""
-    snapshot: dict[str, Any] = {
+    snapshot: Telemetry = {
         "load_average": round(os.getloadavg()[0], 2),
         "available_memory_bytes": psutil.virtual_memory().available,
     }
@@ -176,15 +232,15 @@ def telemetry(device: Device) -> dict[str, Any]:
     return snapshot
 
 
-def _gpu_snapshot(nvml: Any, handle: Any) -> dict[str, Any]:
-    processes = _asked(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
+def _gpu_snapshot(nvml: Any, handle: Any) -> GpuSnapshot:
+    processes = _query(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
     return {
-        "sm_mhz": _asked(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
-        "memory_mhz": _asked(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
-        "celsius": _asked(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
-        "power_mw": _asked(nvml, "nvmlDeviceGetPowerUsage", handle),
-        "throttle_reasons": _asked(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle),
-        "energy_mj": _asked(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle),
+        "sm_mhz": _query(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
+        "memory_mhz": _query(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
+        "celsius": _query(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
+        "power_mw": _query(nvml, "nvmlDeviceGetPowerUsage", handle),
+        "throttle_reasons": _query(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle),
+        "energy_mj": _query(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle),
         "processes": len(processes),
     }
 
@@ -195,5 +251,5 @@ def energy_mj(devices: int = 1) -> int | None:
         if nvml is None:
             return None
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(min(devices, nvml.nvmlDeviceGetCount()))]
-        values = [_asked(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) for handle in handles]
+        values = [_query(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) for handle in handles]
         return sum(int(value) for value in values) if values and None not in values else None

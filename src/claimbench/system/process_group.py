@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Device
@@ -26,8 +25,8 @@ def join(device: Device) -> tuple[int, int]:
             raise Unavailable(f"rank {local} of this machine needs a GPU of its own, and torch sees {seen}")
         torch.cuda.set_device(local)
     if not dist.is_initialized():
-        settings: dict[str, Any] = {"device_id": torch.device("cuda", local)} if device == "cuda" else {}
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", **settings)
+        own = torch.device("cuda", local) if device == "cuda" else None
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", device_id=own)
     return dist.get_rank(), dist.get_world_size()
 
 
