@@ -9,10 +9,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from claimbench import __version__
 from claimbench.errors import ClaimbenchError, ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from claimbench.schema.plan import Plan
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -24,7 +27,7 @@ def _read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read as JSON ({error}). Delete it and run again.") from error
 
 
-def _load_plan(path: Path) -> Any:
+def _load_plan(path: Path) -> Plan:
     from claimbench.schema.plan import Plan
 
     return Plan.model_validate(_read_json(path))
@@ -151,25 +154,22 @@ def _aggregate(arguments: argparse.Namespace) -> None:
 
 
 def _judge(arguments: argparse.Namespace) -> None:
-    import pandas
-
+    from claimbench.analysis import aggregate
     from claimbench.judging import judge
-    from claimbench.schema import frontier
-    from claimbench.schema.json_file import write_json
+    from claimbench.schema import frontier, verdicts
 
     plan = _load_plan(arguments.plan)
     found = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
-    write_json(arguments.output, judge.verdicts(plan, pandas.read_parquet(arguments.table), found))
+    verdicts.write(arguments.output, judge.judge(plan, aggregate.read_table(arguments.table), frontiers=found))
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    import pandas
-
+    from claimbench.analysis import aggregate
     from claimbench.reporting import report
+    from claimbench.schema import verdicts
 
-    plan = _load_plan(arguments.plan)
-    verdicts, ceilings = _read_json(arguments.verdicts), _read_json(arguments.ceilings)
-    report.render(plan, pandas.read_parquet(arguments.table), verdicts, ceilings, arguments.output)
+    plan, table = _load_plan(arguments.plan), aggregate.read_table(arguments.table)
+    report.render(plan, table, verdicts.read(arguments.verdicts), _read_json(arguments.ceilings), arguments.output)
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
@@ -181,17 +181,19 @@ def _forecast(arguments: argparse.Namespace) -> None:
     plan = jobs.plan_for(read_yaml(arguments.params), Path(arguments.studies))
     path = paths.ceilings_path(plan)
     ceilings = _read_json(path) if path.exists() else {}
-    told = forecast.forecast(plan, ceilings)
+    ahead = forecast.forecast(plan, ceilings)
     labels = paths.labels(plan)
-    for id, count in sorted(told.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
+    for id, count in sorted(ahead.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
         each, seen = forecast.block_seconds(plan.cells[id], ceilings)
         source = "seen" if seen else "estimated"
         print(f"  {labels.get(id, 'reference')}: {count} x {formatting.duration(each)} ({source})")
-    print(f"{told.blocks_missing} of {told.blocks_total} blocks are to be measured on {plan.device}")
-    print(f"time: about {formatting.duration(told.seconds)} ({told.measured_share:.0%} of the blocks were seen before)")
-    if told.hungriest:
-        print(f"memory: about {told.peak_bytes / 1e9:.1f} GB, for {labels.get(told.hungriest, 'a reference')}")
-    print(f"disk: about {told.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
+    print(f"{ahead.blocks_missing} of {ahead.blocks_total} blocks are to be measured on {plan.device}")
+    print(
+        f"time: about {formatting.duration(ahead.seconds)} ({ahead.measured_share:.0%} of the blocks were seen before)"
+    )
+    if ahead.hungriest:
+        print(f"memory: about {ahead.peak_bytes / 1e9:.1f} GB, for {labels.get(ahead.hungriest, 'a reference')}")
+    print(f"disk: about {ahead.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
     rooms = forecast.rooms(plan)
     if rooms:
         print("rows that could fit at most, by weights and cache alone:")

@@ -13,10 +13,10 @@ from claimbench.errors import ConfigError
 from claimbench.formatting import quantity
 from claimbench.judging import recommend
 from claimbench.judging.expectations import bounds, verdict
-from claimbench.judging.judge import combine, judge, verdicts
+from claimbench.judging.judge import combine, judge
+from claimbench.schema import verdicts
 from claimbench.schema.checks import Region
 from claimbench.schema.interval import Interval
-from claimbench.schema.json_file import write_json
 from claimbench.schema.plan import PlannedCell
 from claimbench.schema.result import Result
 from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdicts
@@ -410,32 +410,34 @@ def report(lab: Any) -> Verdicts:
 
 def test_what_is_written_is_json_without_holes(lab: Any) -> None:
     plan = lab.plan(claims(ratio("half"), ratio("tgi")))
-    found = verdicts(plan, lab.table(plan))
-    write_json(lab.folder / "verdicts.json", found)
-    assert json.loads((lab.folder / "verdicts.json").read_text()) == json.loads(json.dumps(found))
-    assert set(found["cells"]) == set(plan.cells)
-    assert found["device_name"] == "Example CPU @ 2 GHz"
+    found = judge(plan, lab.table(plan))
+    verdicts.write(lab.folder / "verdicts.json", found)
+    written = json.loads((lab.folder / "verdicts.json").read_text())
+    assert set(written["cells"]) == set(plan.cells)
+    assert written["device_name"] == "Example CPU @ 2 GHz"
+    assert written["claims"][0]["verdict"] == "not runnable here"
+    assert verdicts.read(lab.folder / "verdicts.json") == found
 
 
 def test_the_verdicts_of_a_table_read_back_are_the_same(lab: Any) -> None:
     plan = lab.plan(claims(ratio("half"), ratio("oom")))
     table = lab.table(plan)
     aggregate.write_table(table, lab.folder / "table.parquet", lab.folder / "table.csv")
-    assert verdicts(plan, aggregate.read_table(lab.folder / "table.parquet")) == verdicts(plan, table)
+    assert judge(plan, aggregate.read_table(lab.folder / "table.parquet")) == judge(plan, table)
 
 
 def test_a_cell_is_summed_up_with_its_interval_outcome_and_agreement(lab: Any, report: Verdicts) -> None:
     plan = lab.plan(claims(ratio("half")))
     half = report.cells[str(plan.row("study", "speed/half").cell)]
-    assert half["metrics"]["step_ms"]["value"] == pytest.approx(20, rel=0.02)
-    assert half["metrics"]["step_ms"]["low"] < half["metrics"]["step_ms"]["value"] < half["metrics"]["step_ms"]["high"]
-    assert len(half["metrics"]["step_ms"]["blocks"]) == 3
-    assert half["tokens_match"] is True
-    assert "energy_j_per_token" not in half["metrics"]
+    assert half.metrics["step_ms"].value == pytest.approx(20, rel=0.02)
+    assert half.metrics["step_ms"].low < half.metrics["step_ms"].value < half.metrics["step_ms"].high
+    assert len(half.metrics["step_ms"].blocks) == 3
+    assert half.tokens_match is True
+    assert "energy_j_per_token" not in half.metrics
     other = report.cells[str(plan.row("study", "speed/other").cell)]
-    assert (other["tokens_match"], other["token_agreement"], other["first_divergence"]) == (False, 0.0, 0)
+    assert (other.tokens_match, other.token_agreement, other.first_divergence) == (False, 0.0, 0)
     oom = report.cells[str(plan.row("study", "speed/oom").cell)]
-    assert (oom["outcome"], oom["reason"], oom["metrics"], oom["blocks_ok"]) == ("oom", "asked for oom", {}, 0)
+    assert (oom.outcome, oom.reason, oom.metrics, oom.blocks_ok) == ("oom", "asked for oom", {}, 0)
 
 
 RECOMMEND = """
@@ -487,7 +489,7 @@ def test_a_measurement_above_its_ceiling_is_not_recommended(lab: Any, made: Made
     table = lab.table(plan, invent, {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e14}})
     found = judge(plan, table)
     assert all(each.cell != fast for each in found.recommendations)
-    assert "above its ceiling" in found.cells[str(fast)]["flags"][0]
+    assert "above its ceiling" in found.cells[str(fast)].flags[0]
 
 
 def test_memory_is_recommended_by_how_much_less_it_takes(lab: Any, made: Made) -> None:

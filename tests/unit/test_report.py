@@ -17,17 +17,19 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
+from claimbench.__main__ import main
 from claimbench.analysis import aggregate
 from claimbench.judging import judge
 from claimbench.planning.plan import make_plan
 from claimbench.reporting import report
-from claimbench.schema import result
+from claimbench.schema import result, verdicts
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.params import load_params
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Fidelity, Result, Sample
 from claimbench.schema.study import Study
 from claimbench.schema.validation import parse_yaml, validate
+from claimbench.schema.verdicts import Verdicts
 
 PARAMS = """
 device: cpu
@@ -122,7 +124,7 @@ Invent = Callable[[PlannedCell, int], Result]
 class Inputs(NamedTuple):
     plan: Plan
     table: pd.DataFrame
-    verdicts: dict[str, Any]
+    verdicts: Verdicts
 
 
 def invent(planned: PlannedCell, block: int) -> Result:
@@ -207,7 +209,7 @@ def build(folder: Path, studies: dict[str, str], invented: Invent, params: str =
         table = aggregate.aggregate(plan, CEILINGS)
     finally:
         os.chdir(before)
-    return Inputs(plan, table, judge.judge(plan, table).model_dump(mode="json"))
+    return Inputs(plan, table, judge.judge(plan, table))
 
 
 def render(inputs: Inputs, folder: Path) -> str:
@@ -236,26 +238,84 @@ def test_the_same_inputs_give_the_same_bytes(project: tuple[Path, Inputs, str], 
 def test_it_renders_from_what_is_written_without_torch(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
     _, inputs, text = project
     (tmp_path / "plan.json").write_text(inputs.plan.model_dump_json(), encoding="utf-8")
-    (tmp_path / "verdicts.json").write_text(json.dumps(inputs.verdicts), encoding="utf-8")
+    verdicts.write(tmp_path / "verdicts.json", inputs.verdicts)
     (tmp_path / "ceilings.json").write_text(json.dumps(CEILINGS), encoding="utf-8")
     inputs.table.to_parquet(tmp_path / "table.parquet")
     script = (
-        "import json, sys, pandas\n"
+        "import json, sys\n"
         "from pathlib import Path\n"
         "class Absent:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
+        "from claimbench.analysis import aggregate\n"
         "from claimbench.reporting import report\n"
+        "from claimbench.schema import verdicts\n"
         "from claimbench.schema.plan import Plan\n"
         "here = Path(sys.argv[1])\n"
-        "read = lambda name: json.loads((here / name).read_text())\n"
         "plan = Plan.model_validate_json((here / 'plan.json').read_text())\n"
-        "table = pandas.read_parquet(here / 'table.parquet')\n"
-        "report.render(plan, table, read('verdicts.json'), read('ceilings.json'), here / 'reports')\n"
+        "table = aggregate.read_table(here / 'table.parquet')\n"
+        "found, ceilings = verdicts.read(here / 'verdicts.json'), json.loads((here / 'ceilings.json').read_text())\n"
+        "report.render(plan, table, found, ceilings, here / 'reports')\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert (tmp_path / "reports" / "report.md").read_text(encoding="utf-8") == text
+
+
+def stage_on(folder: Path, inputs: Inputs, stage: str) -> list[str]:
+    """The command line of `stage`, on `inputs` as they are written."""
+    (folder / "plan.json").write_text(inputs.plan.model_dump_json(), encoding="utf-8")
+    (folder / "ceilings.json").write_text(json.dumps(CEILINGS), encoding="utf-8")
+    verdicts.write(folder / "verdicts.json", inputs.verdicts)
+    inputs.table.to_parquet(folder / "table.parquet")
+    flags = {"plan": "plan.json", "table": "table.parquet"}
+    if stage == "report":
+        flags |= {"verdicts": "verdicts.json", "ceilings": "ceilings.json"}
+    return [stage, *(text for flag, name in flags.items() for text in (f"--{flag}", str(folder / name)))]
+
+
+@pytest.mark.parametrize("stage", ["judge", "report"])
+def test_an_older_table_is_refused_in_a_sentence(
+    project: tuple[Path, Inputs, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    older = project[1]._replace(table=project[1].table.drop(columns=["tpot_ms", "load_itl_ms"]))
+    assert main([*stage_on(tmp_path, older, stage), "--output", str(tmp_path / "out")]) == 4
+    assert capsys.readouterr().err == (
+        f"claimbench: {tmp_path / 'table.parquet'} is of another version: it lacks tpot_ms, load_itl_ms. "
+        "Make it anew with the stage `aggregate`.\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"schema_version": 2}', "is of another version: expected schema_version 1, got 2. Make it anew"),
+        ('{"schema_version": 1}', "no verdicts can be read"),
+        ("[]", "no verdicts can be read"),
+        ("{", "no verdicts can be read"),
+    ],
+)
+def test_verdicts_of_another_version_are_refused_in_a_sentence(
+    project: tuple[Path, Inputs, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    asked = stage_on(tmp_path, project[1], "report")
+    (tmp_path / "verdicts.json").write_text(content, encoding="utf-8")
+    assert main([*asked, "--output", str(tmp_path / "out")]) == 4
+    error = capsys.readouterr().err
+    assert error.startswith(f"claimbench: {tmp_path / 'verdicts.json'}")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_stages_judge_and_report_give_what_their_functions_give(
+    project: tuple[Path, Inputs, str], tmp_path: Path
+) -> None:
+    _, inputs, text = project
+    assert main([*stage_on(tmp_path, inputs, "judge"), "--output", str(tmp_path / "again.json")]) == 0
+    assert verdicts.read(tmp_path / "again.json") == inputs.verdicts
+    assert main([*stage_on(tmp_path, inputs, "report"), "--output", str(tmp_path / "reports")]) == 0
     assert (tmp_path / "reports" / "report.md").read_text(encoding="utf-8") == text
 
 
@@ -349,13 +409,13 @@ def test_bars_compare_with_the_first_cell_and_the_published_ratio(project: tuple
 def test_every_claim_has_a_verdict_a_sentence_and_links(project: tuple[Path, Inputs, str]) -> None:
     folder, inputs, text = project
     claims = text.split("## The claims")[1].split("## What was unavailable")[0]
-    for claim in inputs.verdicts["claims"]:
-        (line,) = [line for line in claims.splitlines() if line.startswith(f"| [{claim['id']}](")]
-        assert f"**{claim['verdict']}**" in line
-        part = claims.split(f'<a id="claim-rates-{claim["id"].lower()}">')[1].split("<a id=")[0]
-        for check in claim["checks"]:
-            assert check["sentence"].split("<")[0] in part
-            for path in check["results"]:
+    for claim in inputs.verdicts.claims:
+        (line,) = [line for line in claims.splitlines() if line.startswith(f"| [{claim.id}](")]
+        assert f"**{claim.verdict}**" in line
+        part = claims.split(f'<a id="claim-rates-{claim.id.lower()}">')[1].split("<a id=")[0]
+        for check in claim.checks:
+            assert check.sentence.split("<")[0] in part
+            for path in check.results:
                 assert f"](../{path})" in part
     for link in re.findall(r"\]\((\.\./[^)]*)\)", text):
         assert (folder / "reports" / link).is_file(), link
@@ -405,7 +465,7 @@ def test_metrics_are_nested_and_rounded(project: tuple[Path, Inputs, str]) -> No
     assert metrics["verdicts"] == {"supported": 2, "refuted": 1, "undecided": 0, "not_runnable_here": 1}
     plain = metrics["studies"]["rates"]["methods/plain"]
     cell = inputs.plan.row("rates", "methods/plain").cell
-    exact = inputs.verdicts["cells"][cell]["metrics"]["decode_tok_s"]["value"]
+    exact = inputs.verdicts.cells[cell].metrics["decode_tok_s"].value
     assert plain["decode_tok_s"] == float(f"{exact:.4g}")
     assert "methods/flash" not in metrics["studies"]["rates"]
     assert "grid/plain@batch=128" not in metrics["studies"]["rates"]
@@ -436,8 +496,8 @@ def test_it_renders_where_nothing_could_run(tmp_path: Path) -> None:
 def test_it_renders_with_no_study(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
     _, inputs, _ = project
     plan = inputs.plan.model_copy(update={"cells": {}, "studies": {}})
-    verdicts = {**inputs.verdicts, "claims": [], "cells": {}, "recommendations": []}
-    text = render(Inputs(plan, inputs.table.iloc[:0], verdicts), tmp_path)
+    empty = inputs.verdicts.model_copy(update={"claims": (), "cells": {}, "recommendations": ()})
+    text = render(Inputs(plan, inputs.table.iloc[:0], empty), tmp_path)
     assert "No study was planned." in text
     assert "The studies make no claims." in text
 

@@ -10,16 +10,10 @@ neither is ever refuted. A claim takes the verdict of its checks:
 3. Otherwise only figures of the document's own hardware (absolute, frontier) may be missing. The verdict is that of the
    checks which were judged, and the reason names what was not: undecided if any of them is, else supported.
 
-What is written, `results/verdicts.json`: {"schema_version": 1, "device", "device_name", "tolerance", "claims": [...],
-"cells": {...}, "frontiers": {...}, "recommendations": [...]}. A claim is `ClaimVerdict`, its checks are `CheckVerdict`
-(schema/verdicts.py). A cell is what summary.py's `_summary` returns: outcome, reason, flags, settings, and per metric
-{"value", "low", "high", "blocks": [one median per block]}; metrics that were not measured are absent. A frontier is
-that of schema/frontier.py, a recommendation that of recommend.py.
+What is written, `results/verdicts.json`, is `Verdicts` of schema/verdicts.py.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import pandas as pd
 
@@ -60,11 +54,6 @@ def judge(
         frontiers=frontiers or {},
         recommendations=tuple(recommendations(plan, table, cells, tolerance)),
     )
-
-
-def verdicts(plan: Plan, table: pd.DataFrame, frontiers: dict[str, Frontier] | None = None) -> dict[str, Any]:
-    """What is written: the verdicts as plain JSON values."""
-    return judge(plan, table, frontiers=frontiers).model_dump(mode="json")
 
 
 def judge_claim(claim: Claim, study: str, evidence: Evidence) -> ClaimVerdict:

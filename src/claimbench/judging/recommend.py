@@ -7,7 +7,7 @@ well, gave no sign of a broken measurement, and whose interval clears the tolera
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from claimbench.formatting import quantity
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
-from claimbench.schema.verdicts import Cost, Objective, Place, Recommendation
+from claimbench.schema.verdicts import CellSummary, Cost, Objective, Place, Recommendation
 
 
 class _Gain(NamedTuple):
@@ -36,7 +36,7 @@ class _Question(NamedTuple):
 
 
 def recommendations(
-    plan: Plan, table: pd.DataFrame, cells: dict[str, dict[str, Any]], tolerance: float
+    plan: Plan, table: pd.DataFrame, cells: dict[str, CellSummary], tolerance: float
 ) -> list[Recommendation]:
     """Recommendations by objective, the largest gain first; `cells` is what `summarise` returned."""
     places = _places(plan)
@@ -46,7 +46,7 @@ def recommendations(
         if id not in places or _breaks_its_promise(planned, cells[id]):
             continue
         for question in _questions(plan, planned):
-            if any(cells[side]["outcome"] != Outcome.OK or cells[side]["above_ceiling"] for side in (id, question.to)):
+            if any(cells[side].outcome != Outcome.OK or cells[side].above_ceiling for side in (id, question.to)):
                 continue
             gain = _gain(frames, id, question.to, question.metric)
             if gain is None or gain.low <= 1 + tolerance:
@@ -57,8 +57,8 @@ def recommendations(
     return sorted(found, key=lambda each: (order[each.objective], -each.gain, each.cell, each.metric))
 
 
-def _breaks_its_promise(planned: PlannedCell, summary: dict[str, Any]) -> bool:
-    return promises_tokens(planned.cell) and summary["tokens_match"] is False
+def _breaks_its_promise(planned: PlannedCell, summary: CellSummary) -> bool:
+    return promises_tokens(planned.cell) and summary.tokens_match is False
 
 
 def _questions(plan: Plan, planned: PlannedCell) -> list[_Question]:
@@ -105,29 +105,25 @@ def _gain(frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: st
     return _ratio(frames, of, to, metric)
 
 
-def _value(summary: dict[str, Any], metric: str) -> float | None:
-    found = summary["metrics"].get(metric)
-    return float(found["value"]) if found else None
-
-
-def _cost(frames: dict[str, pd.DataFrame], cells: dict[str, dict[str, Any]], cell: str, reference: str) -> Cost:
+def _cost(frames: dict[str, pd.DataFrame], cells: dict[str, CellSummary], cell: str, reference: str) -> Cost:
     ours, theirs = cells[cell], cells[reference]
     memory_ratio, decode_ratio, step_ratio = (
         _ratio(frames, cell, reference, metric) for metric in ("peak_bytes", "decode_tok_s", "step_ms")
     )
-    extra, their_extra = _value(ours, "compile_s_extra"), _value(theirs, "compile_s_extra")
+    extra, their_extra = ours.value("compile_s_extra"), theirs.value("compile_s_extra")
     beyond = extra - their_extra if extra is not None and their_extra is not None else None
     return Cost(
         memory_ratio=memory_ratio.estimate if memory_ratio else None,
         decode_ratio=decode_ratio.estimate if decode_ratio else None,
         step_ratio=step_ratio.estimate if step_ratio else None,
-        first_call_s=_value(ours, "first_call_s"),
+        first_call_s=ours.value("first_call_s"),
         first_call_extra_s=beyond,
-        break_even_tokens=break_even_tokens(beyond, _value(theirs, "ms_per_token"), _value(ours, "ms_per_token")),
-        **{
-            name: ours[name]
-            for name in ("tokens_match", "token_agreement", "first_divergence", "kl_mean_nats", "top1_agreement")
-        },
+        break_even_tokens=break_even_tokens(beyond, theirs.value("ms_per_token"), ours.value("ms_per_token")),
+        tokens_match=ours.tokens_match,
+        token_agreement=ours.token_agreement,
+        first_divergence=ours.first_divergence,
+        kl_mean_nats=ours.kl_mean_nats,
+        top1_agreement=ours.top1_agreement,
     )
 
 
@@ -144,7 +140,7 @@ def _recommendation(
     question: _Question,
     plan: Plan,
     planned: PlannedCell,
-    summary: dict[str, Any],
+    summary: CellSummary,
     gain: _Gain,
     price: Cost,
     places: list[Place],
@@ -162,10 +158,13 @@ def _recommendation(
         high=gain.high,
         cost=price,
         sentence=_sentence(question, planned, gain, price, places[0].title),
-        **{
-            name: summary[name]
-            for name in ("backend", "optimizations", "checkpoint", "dtype", "batch", "prompt_tokens", "new_tokens")
-        },
+        backend=summary.backend,
+        optimizations=summary.optimizations,
+        checkpoint=summary.checkpoint,
+        dtype=summary.dtype,
+        batch=summary.batch,
+        prompt_tokens=summary.prompt_tokens,
+        new_tokens=summary.new_tokens,
     )
 
 

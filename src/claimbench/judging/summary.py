@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from claimbench.analysis.aggregate import blocks_in, by_cell
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.verdicts import CellSummary, MetricSummary
 
 
 class Ending(NamedTuple):
@@ -19,7 +20,7 @@ class Ending(NamedTuple):
 
     outcome: Outcome
     reason: str | None
-    flags: list[str]
+    flags: tuple[str, ...]
     blocks: int
     blocks_ok: int
 
@@ -47,65 +48,65 @@ def ending(rows: pd.DataFrame) -> Ending:
     if rows["above_ceiling"].any():
         flags.append("above its ceiling: the measurement or the ceiling is wrong")
     reason = str(reasons.iloc[0]) if outcome != Outcome.OK and len(reasons) else None
-    return Ending(outcome, reason, list(dict.fromkeys(flags)), len(outcomes), ok)
+    return Ending(outcome, reason, tuple(dict.fromkeys(flags)), len(outcomes), ok)
 
 
-def summarise(plan: Plan, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Every cell of the plan by id; the keys are those of CellSummary in judge.py, all of them plain JSON."""
+def summarise(plan: Plan, table: pd.DataFrame) -> dict[str, CellSummary]:
+    """Every cell of the plan by id."""
     frames = by_cell(table)
     return {id: _summary(planned, frames[id]) for id, planned in plan.cells.items()}
 
 
-def _metric(rows: pd.DataFrame, metric: str) -> dict[str, Any] | None:
+def _metric(rows: pd.DataFrame, metric: str) -> MetricSummary | None:
     blocks = blocks_in(rows, metric)
     found = stats.interval(blocks) if any(blocks) else None
     if found is None:
         return None
-    medians = [float(np.median(block)) for block in blocks if block]
-    return {"value": found.estimate, "low": found.low, "high": found.high, "blocks": medians}
+    medians = tuple(float(np.median(block)) for block in blocks if block)
+    return MetricSummary(value=found.estimate, low=found.low, high=found.high, blocks=medians)
 
 
-def _summary(planned: PlannedCell, rows: pd.DataFrame) -> dict[str, Any]:
+def _summary(planned: PlannedCell, rows: pd.DataFrame) -> CellSummary:
     cell, end = planned.cell, ending(rows)
     metrics = {name: found for name in METRICS if (found := _metric(rows, name))}
     matches = rows["tokens_match"].dropna()
     prompts = rows["prompt_tokens"].dropna()
 
     def value(metric: str) -> float | None:
-        return metrics[metric]["value"] if metric in metrics else None
+        return metrics[metric].value if metric in metrics else None
 
-    return {
-        "outcome": end.outcome,
-        "reason": end.reason,
-        "flags": end.flags,
-        "blocks": end.blocks,
-        "blocks_ok": end.blocks_ok,
-        "reference": planned.reference,
-        "is_reference": planned.reference == cell.id,
-        "exact": planned.exact,
-        "backend": cell.backend,
-        "optimizations": [use.name for use in cell.optimizations],
-        "checkpoint": cell.checkpoint.name,
-        "dtype": cell.dtype,
-        "device": cell.device,
-        "batch": cell.workload.batch,
-        "prompt_tokens": int(prompts.iloc[0]) if len(prompts) else None,
-        "new_tokens": cell.workload.new_tokens,
-        "metrics": metrics,
-        "tokens_match": bool(matches.all()) if len(matches) else None,
-        "token_agreement": _extreme(rows, "token_agreement", "min"),
-        "first_divergence": _first_divergence(rows),
-        "kl_mean_nats": _extreme(rows, "kl_mean_nats", "max"),
-        "top1_agreement": _extreme(rows, "top1_agreement", "min"),
-        "ceiling_ms": value("ceiling_ms"),
-        "ceiling_fraction": value("ceiling_fraction"),
-        "prefill_ceiling_fraction": value("prefill_ceiling_fraction"),
-        "above_ceiling": bool(rows["above_ceiling"].any()),
-        "results": planned.paths(),
-    }
+    return CellSummary(
+        outcome=end.outcome,
+        reason=end.reason,
+        flags=end.flags,
+        blocks=end.blocks,
+        blocks_ok=end.blocks_ok,
+        reference=planned.reference,
+        is_reference=planned.reference == cell.id,
+        exact=planned.exact,
+        backend=cell.backend,
+        optimizations=tuple(use.name for use in cell.optimizations),
+        checkpoint=cell.checkpoint.name,
+        dtype=cell.dtype,
+        device=cell.device,
+        batch=cell.workload.batch,
+        prompt_tokens=int(prompts.iloc[0]) if len(prompts) else None,
+        new_tokens=cell.workload.new_tokens,
+        metrics=metrics,
+        tokens_match=bool(matches.all()) if len(matches) else None,
+        token_agreement=_extreme(rows, "token_agreement", "min"),
+        first_divergence=_first_divergence(rows),
+        kl_mean_nats=_extreme(rows, "kl_mean_nats", "max"),
+        top1_agreement=_extreme(rows, "top1_agreement", "min"),
+        ceiling_ms=value("ceiling_ms"),
+        ceiling_fraction=value("ceiling_fraction"),
+        prefill_ceiling_fraction=value("prefill_ceiling_fraction"),
+        above_ceiling=bool(rows["above_ceiling"].any()),
+        results=tuple(planned.paths()),
+    )
 
 
-def _extreme(rows: pd.DataFrame, column: str, which: str) -> float | None:
+def _extreme(rows: pd.DataFrame, column: str, which: Literal["min", "max"]) -> float | None:
     values = rows[column].dropna()
     return float(getattr(values, which)()) if len(values) else None
 

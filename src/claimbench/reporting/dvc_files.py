@@ -6,28 +6,34 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TypedDict
 
 from claimbench.formatting import significant
 from claimbench.reporting.report_data import ReportData, in_unit
 from claimbench.reporting.tables import metrics_of, row_title, swept_key
 from claimbench.schema.metrics import PEAK
 from claimbench.schema.plan import Row
+from claimbench.schema.verdicts import Verdict
 
-VERDICTS = ("supported", "refuted", "undecided", "not runnable here")
 TRACKED = (
     *("decode_tok_s", "tok_s", "prefill_ms", "ms_per_token", "load_s", "compile_s_extra", "energy_j_per_token"),
     *(PEAK, "token_agreement", "ceiling_fraction"),
 )
 
 
-def verdict_counts(data: ReportData) -> dict[str, int]:
-    found = Counter(claim["verdict"] for claim in data.verdicts["claims"])
-    return {verdict: found.get(verdict, 0) for verdict in VERDICTS}
+class ComparedMetrics(TypedDict):
+    verdicts: dict[str, int]
+    studies: dict[str, dict[str, dict[str, float]]]
+    """study -> address -> metric"""
 
 
-def metrics_json(data: ReportData) -> dict[str, Any]:
-    """`verdicts`, and `studies` -> study -> address -> metric: medians to four digits, of the cells that ended well."""
+def verdict_counts(data: ReportData) -> dict[Verdict, int]:
+    found = Counter(claim.verdict for claim in data.verdicts.claims)
+    return {verdict: found.get(verdict, 0) for verdict in Verdict}
+
+
+def metrics_json(data: ReportData) -> ComparedMetrics:
+    """Medians to four digits, of the cells that ended well."""
     studies: dict[str, dict[str, dict[str, float]]] = {}
     for study, address, row in _rows(data):
         numbers = {metric: found.value for metric in TRACKED if (found := data.estimate(row, metric))}
@@ -57,19 +63,19 @@ def csv_files(data: ReportData) -> dict[str, str]:
         for name, (metric, column, factor) in bars.items()
     }
     files["curves.csv"] = _text(("panel", "series", "x", "value", "low", "high"), _curves(data))
-    claims = ((f"{claim['study']}: {claim['id']}", claim["verdict"]) for claim in data.verdicts["claims"])
+    claims = ((f"{claim.study}: {claim.id}", claim.verdict) for claim in data.verdicts.claims)
     files["verdicts.csv"] = _text(("claim", "verdict"), claims)
     return files
 
 
-def _bars(data: ReportData, metric: str, factor: float) -> Iterator[tuple[Any, ...]]:
+def _bars(data: ReportData, metric: str, factor: float) -> Iterator[tuple[object, ...]]:
     for study, address, row in _rows(data):
         estimate = data.estimate(row, metric)
         if estimate:
             yield study, f"{study}: {address}", *_digits(in_unit(metric, estimate).scaled(factor))
 
 
-def _curves(data: ReportData) -> Iterator[tuple[Any, ...]]:
+def _curves(data: ReportData) -> Iterator[tuple[object, ...]]:
     for study, planned in data.plan.studies.items():
         for experiment, rows in planned.rows.items():
             key = swept_key(planned.study.experiments[experiment])
@@ -88,7 +94,7 @@ def _digits(numbers: Iterable[float | None]) -> tuple[float | str, ...]:
     return tuple("" if number is None else significant(number, 4) for number in numbers)
 
 
-def _text(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+def _text(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)

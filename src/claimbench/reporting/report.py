@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -19,20 +19,81 @@ from claimbench.formatting import Estimate, cell_text, count, interval, number, 
 from claimbench.reporting import dvc_files, recommendations, study_figures
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
-from claimbench.reporting.tables import memory_table, row_title, shared_deviations, tables, tokens_table
+from claimbench.reporting.tables import Table, memory_table, row_title, shared_deviations, tables, tokens_table
 from claimbench.reporting.theoretical_limits import theoretical_limit_tables
-from claimbench.schema.frontier import Frontier, describe
+from claimbench.schema.frontier import describe
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
+from claimbench.schema.study import Document
+from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verdicts
 
 if TYPE_CHECKING:
+    import jinja2
     import pandas as pd
 
 MOST_LINKS = 4
 
 
-def render(
-    plan: Plan, table: pd.DataFrame, verdicts: Mapping[str, Any], ceilings: Mapping[str, Any], folder: Path
-) -> None:
+class CheckText(NamedTuple):
+    verdict: Verdict
+    sentence: str
+    expect: str
+    ours: str
+    published: str | None
+    reason: str | None
+    """Where the sentence does not say it already."""
+
+
+class ClaimText(NamedTuple):
+    id: str
+    statement: str
+    verdict: Verdict
+    published: str | None
+    note: str | None
+    checks: tuple[CheckText, ...]
+    results: tuple[str, ...]
+    ours: str
+    why: str | None
+    """Where it says more than the checks do."""
+
+
+class StudyClaims(NamedTuple):
+    study: str
+    title: str
+    claims: tuple[ClaimText, ...]
+    fold: int
+    """Links to results beyond so many are folded away."""
+
+
+class ExperimentSection(NamedTuple):
+    question: str
+    held: str
+    deviations: list[str]
+    tables: list[Table]
+    frontiers: list[tuple[str, str]]
+    """(row, the largest batch that fits)"""
+    tokens: Table | None
+    figures: list[Illustration]
+
+
+class StudySection(NamedTuple):
+    title: str
+    document: Document
+    experiments: list[ExperimentSection]
+    figures: list[Illustration]
+    memory: Table | None
+    paper: list[Table]
+
+
+class Missed(NamedTuple):
+    """Rows that did not end well, of one outcome and reason."""
+
+    outcome: Outcome
+    reason: str
+    rows: list[str]
+
+
+def render(plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Mapping[str, Any], folder: Path) -> None:
     """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
 
     Links lead to `../results`: `folder` stands beside it.
@@ -40,17 +101,17 @@ def render(
     data = ReportData(plan, table, verdicts, ceilings)
     drawn: list[Illustration] = []
     studies = [_study(data, name, drawn) for name in plan.studies]
-    context = {
+    context: dict[str, object] = {
         "plan": plan,
-        "device_name": verdicts["device_name"],
-        "tolerance": verdicts["tolerance"],
+        "device_name": verdicts.device_name,
+        "tolerance": verdicts.tolerance,
         "counts": dvc_files.verdict_counts(data),
         "objectives": recommendations.objectives(data),
         "machine": _machine(data),
         "studies": studies,
         "claims": _claims(data),
         "unavailable": _unavailable(data),
-        "not_judged": [claim for claim in verdicts["claims"] if claim["verdict"] == "not runnable here"],
+        "not_judged": [claim for claim in verdicts.claims if claim.verdict == Verdict.NOT_RUNNABLE],
         "params_yaml": _params_yaml(plan),
         "libraries": _libraries(plan),
         "codes": len({planned.key.code for planned in plan.cells.values()}),
@@ -82,7 +143,7 @@ def _write_folder(folder: Path, files: Mapping[str, str]) -> None:
         _write(folder, name, text)
 
 
-def _template(name: str) -> Any:
+def _template(name: str) -> jinja2.Template:
     import jinja2
 
     environment = jinja2.Environment(
@@ -98,7 +159,7 @@ def _template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def links(paths: list[str]) -> str:
+def links(paths: Sequence[str]) -> str:
     """Links to raw results, from the report's folder: `block 0, block 1` of one cell, or `cell/0, ...` of several."""
     several = len({PurePosixPath(path).parent for path in paths}) > 1
     return ", ".join(f"[{_link_text(PurePosixPath(path), several)}](../{path})" for path in paths)
@@ -111,7 +172,7 @@ def _link_text(path: PurePosixPath, several: bool) -> str:
 def _machine(data: ReportData) -> list[tuple[str, str]]:
     """What the machine is, and its measured limits, as (name, value)."""
     machine, ceilings = data.plan.machine, data.ceilings
-    lines = [("device measured", f"{data.plan.device}: {data.verdicts['device_name'] or 'unnamed'}")]
+    lines = [("device measured", f"{data.plan.device}: {data.verdicts.device_name or 'unnamed'}")]
     for place, gpu in enumerate(machine.get("gpus") or []):
         memory = f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu.get("memory_bytes") else "memory unknown"
         power = f", power limit {gpu['power_limit_mw'] / 1e3:.0f} W" if gpu.get("power_limit_mw") else ""
@@ -145,7 +206,7 @@ def _machine(data: ReportData) -> list[tuple[str, str]]:
     return [(name, cell_text(value)) for name, value in lines]
 
 
-def _study(data: ReportData, name: str, drawn: list[Illustration]) -> dict[str, Any]:
+def _study(data: ReportData, name: str, drawn: list[Illustration]) -> StudySection:
     planned = data.plan.studies[name]
     experiments = []
     for experiment, rows in planned.rows.items():
@@ -154,16 +215,15 @@ def _study(data: ReportData, name: str, drawn: list[Illustration]) -> dict[str, 
         question = planned.study.experiments[experiment]
         listed = tables(data, planned.study, experiment, rows)
         experiments.append(
-            {
-                "name": experiment,
-                "question": question.question,
-                "held": _held(data, rows),
-                "deviations": shared_deviations(rows.values()),
-                "tables": listed,
-                "frontiers": _frontiers(data, rows),
-                "tokens": tokens_table(data, rows) if "tokens" not in listed[0].head else None,
-                "figures": pictures,
-            }
+            ExperimentSection(
+                question=question.question,
+                held=_held(data, rows),
+                deviations=shared_deviations(rows.values()),
+                tables=listed,
+                frontiers=_frontiers(data, rows),
+                tokens=tokens_table(data, rows) if "tokens" not in listed[0].head else None,
+                figures=pictures,
+            )
         )
     own = [
         picture for picture in (study_figures.of_memory(data, name), study_figures.of_ceilings(data, name)) if picture
@@ -172,22 +232,21 @@ def _study(data: ReportData, name: str, drawn: list[Illustration]) -> dict[str, 
     everything = {
         f"{experiment}: {row_title(row)}": row for experiment, rows in planned.rows.items() for row in rows.values()
     }
-    return {
-        "name": name,
-        "title": planned.study.title,
-        "document": planned.study.document,
-        "experiments": experiments,
-        "figures": own,
-        "memory": memory_table(data, everything),
-        "paper": theoretical_limit_tables(data, planned),
-    }
+    return StudySection(
+        title=planned.study.title,
+        document=planned.study.document,
+        experiments=experiments,
+        figures=own,
+        memory=memory_table(data, everything),
+        paper=theoretical_limit_tables(data, planned),
+    )
 
 
 def _frontiers(data: ReportData, rows: Mapping[str, Row]) -> list[tuple[str, str]]:
     """(row, what its search for the largest batch found), of rows that ran."""
-    written = data.verdicts.get("frontiers", {})
+    written = data.verdicts.frontiers
     titles = {row.frontier: row.title for row in rows.values() if row.frontier in written}
-    found = [(title, Frontier.model_validate(written[id])) for id, title in titles.items()]
+    found = [(title, written[id]) for id, title in titles.items() if id is not None]
     return [(title, describe(one)) for title, one in found if one.fits or one.fails]
 
 
@@ -197,7 +256,7 @@ def _held(data: ReportData, rows: Mapping[str, Row]) -> str:
     if not cells:
         return "No cell of this experiment can be planned by this version."
 
-    def common(values: list[Any], text: str = "{}") -> list[str]:
+    def common(values: Iterable[object], text: str = "{}") -> list[str]:
         known = list(dict.fromkeys(value for value in values if value is not None))
         return [text.format(known[0])] if len(known) == 1 else []
 
@@ -207,7 +266,7 @@ def _held(data: ReportData, rows: Mapping[str, Row]) -> str:
         *common([planned.cell.checkpoint.name for planned in cells], "checkpoint `{}`"),
         *common([planned.cell.dtype for planned in cells]),
         *common([workload.batch for workload in workloads], "batch {}"),
-        *common([summary["prompt_tokens"] for summary in summaries], "{} prompt tokens"),
+        *common([summary.prompt_tokens for summary in summaries], "{} prompt tokens"),
         *common([workload.new_tokens for workload in workloads], "{} new tokens"),
         *common(["sampled" if workload.sampling else "greedy" for workload in workloads]),
         *common([planned.blocks for planned in cells], "blocks: {}"),
@@ -216,30 +275,44 @@ def _held(data: ReportData, rows: Mapping[str, Row]) -> str:
     return f"Held: {', '.join(parts)}." if parts else ""
 
 
-def _claims(data: ReportData) -> list[dict[str, Any]]:
+def _claims(data: ReportData) -> list[StudyClaims]:
     """Every study's claims; each check with what it found and the links to its results."""
-    by_study: dict[str, list[dict[str, Any]]] = {name: [] for name in data.plan.studies}
-    for claim in data.verdicts["claims"]:
-        checks = [_told(check) for check in claim["checks"]]
-        results = list(dict.fromkeys(path for check in checks for path in check["results"]))
-        ours = "; ".join(check["ours"] for check in checks if check["ours"] != "–") or "–"
-        why = claim["reason"] if _adds(claim["reason"], [check["reason"] for check in claim["checks"]]) else None
-        told = {**claim, "checks": checks, "results": results, "ours": ours, "why": why}
-        by_study.setdefault(claim["study"], []).append(told)
-    return [
-        {"study": name, "title": data.plan.studies[name].study.title, "claims": claims, "fold": MOST_LINKS}
-        for name, claims in by_study.items()
-        if claims
-    ]
+    found = []
+    for study, planned in data.plan.studies.items():
+        claims = tuple(_describe_claim(claim) for claim in data.verdicts.claims if claim.study == study)
+        if claims:
+            found.append(StudyClaims(study, planned.study.title, claims, MOST_LINKS))
+    return found
 
 
-def _told(check: Mapping[str, Any]) -> dict[str, Any]:
-    published = check["published"]
-    if published is not None:
-        in_gb = (check["metric"] or "").endswith("bytes") and check["kind"] != "ratio"
-        published = f"{published * 1e-9:,.4g} GB" if in_gb else f"{published:,.4g}"
-    reason = None if _repeats(check["sentence"], check["reason"]) else check["reason"]
-    return {**check, "ours": _found(check), "published": published, "reason": reason}
+def _describe_claim(claim: ClaimVerdict) -> ClaimText:
+    checks = tuple(_describe_check(check) for check in claim.checks)
+    return ClaimText(
+        id=claim.id,
+        statement=claim.statement,
+        verdict=claim.verdict,
+        published=claim.published,
+        note=claim.note,
+        checks=checks,
+        results=tuple(dict.fromkeys(path for check in claim.checks for path in check.results)),
+        ours="; ".join(check.ours for check in checks if check.ours != "–") or "–",
+        why=claim.reason if _adds(claim.reason, [check.reason for check in claim.checks]) else None,
+    )
+
+
+def _describe_check(check: CheckVerdict) -> CheckText:
+    published = None
+    if check.published is not None:
+        in_gb = (check.metric or "").endswith("bytes") and check.kind != "ratio"
+        published = f"{check.published * 1e-9:,.4g} GB" if in_gb else f"{check.published:,.4g}"
+    return CheckText(
+        verdict=check.verdict,
+        sentence=check.sentence,
+        expect=check.expect,
+        ours=_found(check),
+        published=published,
+        reason=None if _repeats(check.sentence, check.reason) else check.reason,
+    )
 
 
 def _repeats(text: str | None, reason: str | None) -> bool:
@@ -255,30 +328,30 @@ def _adds(reason: str | None, said: Iterable[str | None]) -> bool:
     return any(character.isalnum() for character in left)
 
 
-def _found(check: Mapping[str, Any]) -> str:
-    if check["estimate"] is None:
+def _found(check: CheckVerdict) -> str:
+    if check.estimate is None:
         return "–"
-    found = Estimate(check["estimate"], check["low"], check["high"])
-    metric = check["metric"] or ""
-    if check["kind"] == "ratio":
+    found = Estimate(check.estimate, check.low, check.high)
+    metric = check.metric or ""
+    if check.kind == "ratio":
         return interval(found, "x")
-    if check["kind"] == "shape":
+    if check.kind == "shape":
         return f"exponent {interval(found)}"
     if metric.endswith("bytes"):
         return f"{interval(found.scaled(1e-9))} GB"
     return interval(found)
 
 
-def _unavailable(data: ReportData) -> list[dict[str, Any]]:
+def _unavailable(data: ReportData) -> list[Missed]:
     """What did not end well, by outcome and reason, with the rows that it concerns."""
-    grouped: dict[tuple[str, str], list[str]] = {}
+    grouped: dict[tuple[Outcome, str], list[str]] = {}
     for study, planned in data.plan.studies.items():
         for experiment, rows in planned.rows.items():
             for row in rows.values():
-                if data.outcome(row) != "ok":
+                if data.outcome(row) != Outcome.OK:
                     key = (data.outcome(row), data.reason(row))
                     grouped.setdefault(key, []).append(f"{study}: {experiment}/{row_title(row)}")
-    return [{"outcome": outcome, "reason": reason, "rows": rows} for (outcome, reason), rows in sorted(grouped.items())]
+    return [Missed(outcome, reason, rows) for (outcome, reason), rows in sorted(grouped.items())]
 
 
 def _libraries(plan: Plan) -> dict[str, str]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from claimbench.analysis import aggregate, stats
 from claimbench.formatting import Estimate, interval, number, percent
 from claimbench.schema.metrics import FRACTIONS, HEADS, METRICS
+from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import Plan, Row
+from claimbench.schema.verdicts import CellSummary, Verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,36 +44,34 @@ def in_unit(metric: str, estimate: Estimate) -> Estimate:
 class ReportData:
     """Look-ups over the inputs of a report; holds no state of its own."""
 
-    def __init__(
-        self, plan: Plan, table: pd.DataFrame, verdicts: Mapping[str, Any], ceilings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Mapping[str, Any]) -> None:
         self.plan = plan
         self.table = table
         self.verdicts = verdicts
         self.ceilings = ceilings
-        self.cells: dict[str, dict[str, Any]] = dict(verdicts["cells"])
+        self.cells = verdicts.cells
         self._blocks = cache(lambda cell, metric: aggregate.blocks_of(table, cell, metric))
 
-    def summary(self, row: Row) -> dict[str, Any] | None:
+    def summary(self, row: Row) -> CellSummary | None:
         return self.cells.get(row.cell) if row.cell else None
 
-    def outcome(self, row: Row) -> str:
+    def outcome(self, row: Row) -> Outcome:
         summary = self.summary(row)
-        return str(summary["outcome"]) if summary else "unavailable"
+        return summary.outcome if summary else Outcome.UNAVAILABLE
 
     def reason(self, row: Row) -> str:
         summary = self.summary(row)
         if summary is None:
             return row.unavailable or "there is no result of this cell"
-        return str(summary["reason"] or "no reason was recorded")
+        return summary.reason or "no reason was recorded"
 
     def estimate(self, row: Row, metric: str) -> Estimate | None:
         """The metric where the cell ended well, else None."""
         summary = self.summary(row)
-        if summary is None or summary["outcome"] != "ok" or metric not in summary["metrics"]:
+        if summary is None or summary.outcome != Outcome.OK or metric not in summary.metrics:
             return None
-        found = summary["metrics"][metric]
-        return Estimate(float(found["value"]), found["low"], found["high"])
+        found = summary.metrics[metric]
+        return Estimate(found.value, found.low, found.high)
 
     def times_better(self, row: Row, base: Row, metric: str) -> Estimate | None:
         """How many times better `row` is than `base`: above 1 is better, whichever way the metric counts."""
@@ -92,23 +92,22 @@ class ReportData:
         summary = self.summary(row)
         if summary is None:
             return None
-        values = {name: found["value"] for name, found in summary["metrics"].items()}
-        step, prefill = values.get("ceiling_ms"), values.get("prefill_ceiling_ms")
-        per_step = values.get("tokens_per_step") or 1.0
-        batch, new_tokens = summary["batch"], summary["new_tokens"]
+        step, prefill = summary.ceiling_ms, summary.value("prefill_ceiling_ms")
+        per_step = summary.value("tokens_per_step") or 1.0
+        batch, new_tokens = summary.batch, summary.new_tokens
         if metric in ("prefill_ms", "prefill_tok_s"):
             if not prefill:
                 return None
-            return float(prefill) if metric == "prefill_ms" else batch * (summary["prompt_tokens"] or 1) * 1e3 / prefill
+            return prefill if metric == "prefill_ms" else batch * (summary.prompt_tokens or 1) * 1e3 / prefill
         if not step:
             return None
         if metric in ("step_ms", "tpot_ms", "decode_tok_s"):
             per_token = step / per_step
-            return float({"step_ms": step, "tpot_ms": per_token, "decode_tok_s": batch * 1e3 / per_token}[metric])
+            return {"step_ms": step, "tpot_ms": per_token, "decode_tok_s": batch * 1e3 / per_token}[metric]
         if metric in ("total_ms", "ms_per_token", "tok_s") and prefill:
             total = prefill + step * (new_tokens - 1) / per_step
             tokens = batch * new_tokens
-            return float({"total_ms": total, "ms_per_token": total / tokens, "tok_s": tokens * 1e3 / total}[metric])
+            return {"total_ms": total, "ms_per_token": total / tokens, "tok_s": tokens * 1e3 / total}[metric]
         return None
 
     def ceiling_share(self, row: Row, metric: str) -> float | None:
@@ -121,24 +120,24 @@ class ReportData:
     def tokens(self, row: Row) -> str:
         """Whether the outputs were the reference's; how far they were not."""
         summary = self.summary(row)
-        if summary is None or summary["outcome"] not in ("ok", "wrong"):
+        if summary is None or summary.outcome not in FITS:
             return "–"
-        if summary["is_reference"]:
+        if summary.is_reference:
             return "the reference"
-        if summary["tokens_match"] is None:
+        if summary.tokens_match is None:
             return "not compared"
-        parts = ["same" if summary["tokens_match"] else "differ"]
-        if not summary["tokens_match"] and summary["token_agreement"] is not None:
-            where = summary["first_divergence"]
+        parts = ["same" if summary.tokens_match else "differ"]
+        if not summary.tokens_match and summary.token_agreement is not None:
+            where = summary.first_divergence
             parts.append(
-                f"{percent(summary['token_agreement'])} agree" + (f", first at {where}" if where is not None else "")
+                f"{percent(summary.token_agreement)} agree" + (f", first at {where}" if where is not None else "")
             )
-        if summary["kl_mean_nats"] is not None:
-            parts.append(f"KL {number(summary['kl_mean_nats'])} nats" if summary["kl_mean_nats"] else "KL 0 nats")
-        if summary["top1_agreement"] is not None:
-            parts.append(f"top-1 {percent(summary['top1_agreement'])}")
+        if summary.kl_mean_nats is not None:
+            parts.append(f"KL {number(summary.kl_mean_nats)} nats" if summary.kl_mean_nats else "KL 0 nats")
+        if summary.top1_agreement is not None:
+            parts.append(f"top-1 {percent(summary.top1_agreement)}")
         return "; ".join(parts)
 
     def doubts(self, row: Row) -> tuple[str, ...]:
         summary = self.summary(row)
-        return tuple(summary["flags"]) if summary else ()
+        return summary.flags if summary else ()

@@ -20,10 +20,15 @@ from claimbench.reporting.tables import (
     worded,
 )
 from claimbench.schema.metrics import METRICS, PEAK
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Row
 from claimbench.schema.study import Experiment
 
-OUTCOMES = {"oom": "out of memory", "implied-oom": "out of memory (implied)", "wrong": "wrong output"}
+OUTCOMES: dict[str, str] = {
+    Outcome.OOM: "out of memory",
+    Outcome.IMPLIED_OOM: "out of memory (implied)",
+    Outcome.WRONG: "wrong output",
+}
 MOST_BARS = 60
 
 
@@ -63,7 +68,7 @@ def _is_a_curve(experiment: Experiment, key: str) -> bool:
 
 def _note(data: ReportData, row: Row) -> str:
     outcome = data.outcome(row)
-    return "not measured" if outcome == "ok" else OUTCOMES.get(outcome, outcome)
+    return "not measured" if outcome == Outcome.OK else OUTCOMES.get(outcome, outcome.value)
 
 
 def _bars(data: ReportData, study: str, name: str, metric: str, rows: dict[str, Row]) -> Illustration:
@@ -78,8 +83,8 @@ def _bars(data: ReportData, study: str, name: str, metric: str, rows: dict[str, 
     else:
         unit = head(metric)
         drawn = [_value_bar(data, row, metric) for row in shown.values()]
-    told = [f"{bar.label}: {interval(bar.estimate) if bar.estimate else bar.note}" for bar in drawn]
-    alt = f"{_asked(experiment)} {_sentence_case(unit)}: {'; '.join(told)}."
+    described = [f"{bar.label}: {interval(bar.estimate) if bar.estimate else bar.note}" for bar in drawn]
+    alt = f"{_asked(experiment)} {_sentence_case(unit)}: {'; '.join(described)}."
     svg = bar_charts.bars(
         f"{study}: {name}",
         alt,
@@ -137,8 +142,8 @@ def _curves(
     log_y = min(values) > 0 and max(values) / min(values) > 8
     where = f", {group}" if group else ""
     subject = _sentence_case(f"{METRICS[metric].title} against {worded(key)}{where}")
-    told = "; ".join(f"{line.label}: {', '.join(_told(point) for point in line.points)}" for line in ours)
-    alt = f"{_asked(experiment)} {subject}, in {METRICS[metric].unit or 'numbers'}. {told}."
+    described = "; ".join(f"{line.label}: {', '.join(_describe(point) for point in line.points)}" for line in ours)
+    alt = f"{_asked(experiment)} {subject}, in {METRICS[metric].unit or 'numbers'}. {described}."
     svg = line_charts.curves(f"{study}: {name}{where}", alt, worded(key), head(metric), panels, log_y=log_y)
     caption = subject + ("; the upright axis is logarithmic." if log_y else ".")
     parts = [study, name, *([metric] if several else []), *([slug(group)] if group else [])]
@@ -155,7 +160,7 @@ def _published_point(row: Row, metric: str, key: str) -> Point:
     return Point(row.sweep[key], None if value is None else Estimate(value), OUTCOMES.get(figure, figure))
 
 
-def _told(point: Point) -> str:
+def _describe(point: Point) -> str:
     return f"at {point.x} {interval(point.estimate) if point.estimate else point.note}"
 
 
@@ -199,12 +204,12 @@ def of_memory(data: ReportData, study: str) -> Illustration | None:
     if not stacks:
         return None
     largest = sorted(stacks, key=lambda stack: -(stack.peak or stack.weights))[:MOST_BARS]
-    told = "; ".join(f"{s.label}: {number((s.peak or s.weights + s.cache) / 1e9)} GB" for s in largest)
+    described = "; ".join(f"{s.label}: {number((s.peak or s.weights + s.cache) / 1e9)} GB" for s in largest)
     caption = (
         f"Peak memory of {count(len(largest), 'cell')}, largest first, and what is known to be in it. Where an "
         "experiment sweeps, the largest point of each row."
     )
-    alt = f"Peak memory by cell: {told}."
+    alt = f"Peak memory by cell: {described}."
     svg = bar_charts.memory(f"{study}: memory", alt, largest, _capacity(data))
     return Illustration(f"{study}--memory-by-cell.svg", alt, caption, svg)
 
@@ -228,8 +233,8 @@ def of_ceilings(data: ReportData, study: str) -> Illustration | None:
     if not shares:
         return None
     best = sorted(shares, key=lambda bar: -(bar.estimate.value if bar.estimate else 0))[:MOST_BARS]
-    told = "; ".join(f"{bar.label}: {percent(bar.estimate.value)}" for bar in best if bar.estimate)
-    alt = f"Share of the decode ceiling by cell: {told}."
+    described = "; ".join(f"{bar.label}: {percent(bar.estimate.value)}" for bar in best if bar.estimate)
+    alt = f"Share of the decode ceiling by cell: {described}."
     caption = (
         "How much of this machine's limit a decode step reaches: the bytes that it must read over the measured read "
         "bandwidth, or its operations over the measured matrix rate, whichever takes longer. Where an experiment "

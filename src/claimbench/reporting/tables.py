@@ -9,6 +9,7 @@ from typing import NamedTuple
 from claimbench.formatting import Estimate, cell_text, interval, number, percent
 from claimbench.reporting.report_data import ReportData, head, in_unit, shown
 from claimbench.schema.metrics import METRICS, PEAK
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Row
 from claimbench.schema.study import Experiment, Study
 
@@ -161,7 +162,7 @@ def _measured(data: ReportData, row: Row, metric: str, notes: Notes) -> str:
     estimate = data.estimate(row, metric)
     if estimate is not None:
         return shown(metric, estimate)
-    if data.outcome(row) == "ok":
+    if data.outcome(row) == Outcome.OK:
         return "–"
     return f"**{data.outcome(row)}**" + notes.mark([data.reason(row)])
 
@@ -282,7 +283,9 @@ def tokens_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
     """For shapes whose cells hold a number alone: whether each label's outputs were the reference's."""
     lines = []
     for label in dict.fromkeys(row.label for row in rows.values()):
-        of_label = [row for row in rows.values() if row.label == label and data.outcome(row) in ("ok", "wrong")]
+        of_label = [
+            row for row in rows.values() if row.label == label and data.outcome(row) in (Outcome.OK, Outcome.WRONG)
+        ]
         if of_label:
             said = Counter(data.tokens(row) for row in of_label)
             texts = [f"{text} ({times} of {len(of_label)} cells)" for text, times in said.items()]

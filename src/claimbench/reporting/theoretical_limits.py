@@ -13,6 +13,7 @@ from claimbench.formatting import cell_text, number, percent
 from claimbench.reporting.report_data import ReportData, shown
 from claimbench.reporting.tables import Notes, Table
 from claimbench.schema.load import InferenceLoad
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import PlannedStudy, Row
 
 METRIC = "ms_per_token"
@@ -101,7 +102,7 @@ def _frontiers(question: str, lines: list[list[Row]], hardware: Hardware) -> Tab
         load = _load(line[0])
         one, two = (parallelism.device_bytes(load.model_copy(update={"batch": batch})) for batch in (1, 2))
         fitted = [_batch(row) for row in line if isinstance(row.published.get(METRIC), int | float)]
-        failed = [row for row in line if row.published.get(METRIC) == "oom"]
+        failed = [row for row in line if row.published.get(METRIC) == Outcome.OOM]
         needed = parallelism.device_bytes(_load(failed[0])).total / hardware.memory_bytes if failed else None
         listed.append(
             (

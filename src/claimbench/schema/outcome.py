@@ -17,4 +17,5 @@ class Outcome(StrEnum):
 
 
 FITS = (Outcome.OK, Outcome.WRONG)
+"""It ran to its end, so it fits in memory and gave tokens."""
 OUT_OF_MEMORY = (Outcome.OOM, Outcome.IMPLIED_OOM)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
-from typing import Any, Literal
+from pathlib import Path
+from typing import Final, Literal
 
-from claimbench.schema.cell import Frozen
+from claimbench.errors import ResultError
+from claimbench.schema.cell import Device, Dtype, Frozen
 from claimbench.schema.frontier import Frontier
+from claimbench.schema.interval import Interval
+from claimbench.schema.json_file import write_json
+from claimbench.schema.outcome import Outcome
+
+VERSION: Final = 1
 
 
 class Verdict(StrEnum):
@@ -29,14 +37,15 @@ class ClaimVerdict(Frozen):
 
 
 class Verdicts(Frozen):
-    """All that a report says, as plain values; `model_dump(mode="json")` is what is written."""
+    """All that a report says."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = VERSION
     device: str
     device_name: str | None
     tolerance: float
     claims: tuple[ClaimVerdict, ...]
-    cells: dict[str, dict[str, Any]]
+    cells: dict[str, CellSummary]
+    """Every cell of the plan, by id."""
     frontiers: dict[str, Frontier] = {}
     recommendations: tuple[Recommendation, ...]
 
@@ -60,6 +69,59 @@ class CheckVerdict(Frozen):
     blocks: int = 0
     results: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()
+
+
+class MetricSummary(Frozen):
+    """A metric of one cell. `low` and `high` are the ends of a 95 % interval, null where there is none."""
+
+    value: float
+    low: float | None
+    high: float | None
+    blocks: tuple[float, ...]
+    """The median of each block that gave a number."""
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.value, self.low, self.high, len(self.blocks))
+
+
+class CellSummary(Frozen):
+    """A cell in a few numbers: how its blocks ended, what was asked for, what was measured, and what it agrees with."""
+
+    outcome: Outcome
+    reason: str | None
+    flags: tuple[str, ...]
+    """Doubts about its blocks, each once."""
+    blocks: int
+    blocks_ok: int
+    reference: str | None
+    """Id of the cell whose tokens it is compared with."""
+    is_reference: bool
+    exact: bool
+    backend: str
+    optimizations: tuple[str, ...]
+    checkpoint: str
+    dtype: Dtype
+    device: Device
+    batch: int
+    prompt_tokens: int | None
+    new_tokens: int
+    metrics: dict[str, MetricSummary]
+    """By name; metrics that were not measured are absent."""
+    tokens_match: bool | None
+    token_agreement: float | None
+    first_divergence: int | None
+    kl_mean_nats: float | None
+    top1_agreement: float | None
+    ceiling_ms: float | None
+    ceiling_fraction: float | None
+    prefill_ceiling_fraction: float | None
+    above_ceiling: bool
+    results: tuple[str, ...]
+
+    def value(self, metric: str) -> float | None:
+        """None where it was not measured."""
+        return self.metrics[metric].value if metric in self.metrics else None
 
 
 Objective = Literal["latency", "throughput", "memory"]
@@ -109,3 +171,25 @@ class Recommendation(Frozen):
     reference_batch: int
     cost: Cost
     sentence: str
+
+
+def write(path: Path, verdicts: Verdicts) -> None:
+    write_json(path, verdicts.model_dump(mode="json"))
+
+
+def read(path: Path) -> Verdicts:
+    """The verdicts at `path`.
+
+    Raises:
+        ResultError: there is no such file, it holds no verdicts, or those of another version.
+    """
+    advice = "Make it anew with the stage `judge`."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+        if version == VERSION:
+            return Verdicts.model_validate(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise ResultError(f"{path}: no verdicts can be read ({first}). {advice}") from error
+    raise ResultError(f"{path} is of another version: expected schema_version {VERSION}, got {version!r}. {advice}")
