@@ -4,24 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
 
 from claimbench.schema.interval import Interval
-
-
-class Estimate(NamedTuple):
-    """A value and its interval; without one, `low` and `high` are None."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def scaled(self, factor: float) -> Estimate:
-        return Estimate(
-            self.value * factor,
-            None if self.low is None else self.low * factor,
-            None if self.high is None else self.high * factor,
-        )
 
 
 def significant(value: float, digits: int = 3) -> float:
@@ -31,16 +15,17 @@ def significant(value: float, digits: int = 3) -> float:
     return round(value, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-def _decimals(estimate: Estimate) -> int:
+def _decimals(found: Interval) -> int:
     """Decimal places that half the interval's width supports: its first digit, and its second behind a 1 or a 2.
 
-    At least two and at most four digits of the value are shown.
+    At least two and at most four digits of the estimate are shown.
     """
-    magnitude = math.floor(math.log10(abs(estimate.value))) if estimate.value else 0
+    magnitude = math.floor(math.log10(abs(found.estimate))) if found.estimate else 0
     at_least, at_most = 1 - magnitude, 3 - magnitude
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+    ends = found.ends
+    if ends is None or ends[0] == ends[1]:
         return 2 - magnitude
-    half = (estimate.high - estimate.low) / 2
+    half = (ends[1] - ends[0]) / 2
     if not math.isfinite(half):
         return at_most
     order = math.floor(math.log10(half))
@@ -52,20 +37,23 @@ def _fixed(value: float, decimals: int) -> str:
     return f"{round(value, decimals) + 0.0:,.{max(decimals, 0)}f}"
 
 
-def number(value: float, low: float | None = None, high: float | None = None) -> str:
+def number(value: float) -> str:
+    """`26.0`, of which nothing is known but its value."""
+    return rounded(Interval(value))
+
+
+def rounded(found: Interval) -> str:
     """`26.03`, without its interval but rounded to what the interval supports."""
-    if not math.isfinite(value):
-        return "not finite"
-    return _fixed(value, _decimals(Estimate(value, low, high)))
+    return _fixed(found.estimate, _decimals(found)) if math.isfinite(found.estimate) else "not finite"
 
 
-def interval(estimate: Estimate, sign: str = "") -> str:
+def interval(found: Interval, sign: str = "") -> str:
     """`26.03 [25.91, 26.15]`, or `26.0` where there is no interval or no width to it; `sign` follows each number."""
-    text = number(*estimate) + sign
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+    text, ends = rounded(found) + sign, found.ends
+    if ends is None or ends[0] == ends[1]:
         return text
-    decimals = _decimals(estimate)
-    return f"{text} [{_fixed(estimate.low, decimals)}{sign}, {_fixed(estimate.high, decimals)}{sign}]"
+    low, high = (_fixed(end, _decimals(found)) for end in ends)
+    return f"{text} [{low}{sign}, {high}{sign}]"
 
 
 def percent(fraction: float) -> str:
@@ -106,9 +94,10 @@ def power(value: float) -> str:
 
 
 def range_text(found: Interval, unit: str = "") -> str:
-    if found.low is None or found.high is None:
+    if found.ends is None:
         return "one block: no interval"
-    return f"{quantity(found.low, unit)} to {quantity(found.high, unit)}"
+    low, high = found.ends
+    return f"{quantity(low, unit)} to {quantity(high, unit)}"
 
 
 def duration(seconds: float) -> str:

@@ -13,20 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from claimbench.schema.interval import Interval
 from claimbench.serving.load import Load, Objective, Record
 
 MS = 1e-6
 RESAMPLES = 2000
-
-
-class Estimate(NamedTuple):
-    value: float
-    low: float
-    high: float
 
 
 def token_times_ns(record: Record) -> list[int]:
@@ -96,7 +91,7 @@ def percentile(
     percent: float,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Estimate | None:
+) -> Interval | None:
     """A percentile over the whole answers, with an interval from resampling requests; None without a value.
 
     Requests are drawn, not single gaps: the gaps of one answer share its moment and its neighbours.
@@ -110,7 +105,8 @@ def percentile(
     found = [float(np.percentile(np.concatenate([values[index] for index in draw]), percent)) for draw in draws]
     tail = (1 - confidence) / 2 * 100
     low, high = np.percentile(found, [tail, 100 - tail])
-    return Estimate(float(np.percentile(np.concatenate(values), percent)), float(low), float(high))
+    estimate = float(np.percentile(np.concatenate(values), percent))
+    return Interval(estimate, float(low), float(high), len(values))
 
 
 def of_load(told: dict[str, Any] | None) -> dict[str, float | None]:
