@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
 
 from claimbench.schema.interval import Interval
 
 BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-
-
-class Estimate(NamedTuple):
-    """A value and its interval; without one, `low` and `high` are None."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def scaled(self, factor: float) -> Estimate:
-        return Estimate(
-            self.value * factor,
-            None if self.low is None else self.low * factor,
-            None if self.high is None else self.high * factor,
-        )
 
 
 def _magnitude(value: float) -> int:
@@ -47,30 +31,36 @@ def _rounded(value: float, decimals: int, zeros: bool = True) -> str:
     return text if zeros or "." not in text else text.rstrip("0").rstrip(".")
 
 
-def _decimals(estimate: Estimate) -> int:
+def _decimals(found: Interval) -> int:
     """Decimal places that half the interval's width supports: its first digit, and its second behind a 1 or a 2.
 
-    At least two and at most four digits of the value are shown; three where there is no interval or no width to it.
+    At least two and at most four digits of the estimate are shown; three where there is no interval or no width to it.
     """
-    if not math.isfinite(estimate.value):
+    if not math.isfinite(found.estimate):
         return 0
-    magnitude = _magnitude(estimate.value)
+    magnitude = _magnitude(found.estimate)
     at_least, at_most = 1 - magnitude, 3 - magnitude
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+    ends = found.ends
+    if ends is None or ends[0] == ends[1]:
         return 2 - magnitude
-    half = (estimate.high - estimate.low) / 2
+    half = (ends[1] - ends[0]) / 2
     if not math.isfinite(half):
         return at_most
     digits = 2 if half < 3 * 10.0 ** _magnitude(half) else 1
     return min(max(digits - 1 - _magnitude(half), at_least), at_most)
 
 
-def number(value: float, low: float | None = None, high: float | None = None) -> str:
-    """`26.03`: what is measured or computed, rounded to what its interval supports, three digits without one.
+def number(value: float) -> str:
+    """`26.0`: what is measured or computed, to three digits, where nothing is known of its interval.
 
     For tables and figures, whose head says the unit. Zeros at the end are digits that are known. See `quantity`.
     """
-    return _rounded(value, _decimals(Estimate(value, low, high)))
+    return rounded(Interval(value))
+
+
+def rounded(found: Interval) -> str:
+    """`26.03`, without its interval but rounded to what the interval supports."""
+    return _rounded(found.estimate, _decimals(found))
 
 
 def quantity(value: float, unit: str = "") -> str:
@@ -95,13 +85,13 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{text} {unit}".rstrip()
 
 
-def interval(estimate: Estimate, sign: str = "") -> str:
+def interval(found: Interval, sign: str = "") -> str:
     """`26.03 [25.91, 26.15]`, or `26.0` where there is no interval or no width to it; `sign` follows each number."""
-    text = number(*estimate) + sign
-    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+    text, ends = rounded(found) + sign, found.ends
+    if ends is None or ends[0] == ends[1]:
         return text
-    decimals = _decimals(estimate)
-    return f"{text} [{_rounded(estimate.low, decimals)}{sign}, {_rounded(estimate.high, decimals)}{sign}]"
+    low, high = (_rounded(end, _decimals(found)) for end in ends)
+    return f"{text} [{low}{sign}, {high}{sign}]"
 
 
 def percent(fraction: float) -> str:
@@ -130,9 +120,10 @@ def power(value: float) -> str:
 
 
 def range_text(found: Interval, unit: str = "") -> str:
-    if found.low is None or found.high is None:
+    if found.ends is None:
         return "one block: no interval"
-    return f"{quantity(found.low, unit)} to {quantity(found.high, unit)}"
+    low, high = found.ends
+    return f"{quantity(low, unit)} to {quantity(high, unit)}"
 
 
 def duration(seconds: float) -> str:

@@ -9,33 +9,33 @@ from itertools import pairwise
 
 import pytest
 
-from claimbench.formatting import Estimate
 from claimbench.reporting import svg
 from claimbench.reporting.bar_charts import Bar, Stack, bars, memory, roofline
 from claimbench.reporting.line_charts import Line, Panel, Point, _apart, curves
+from claimbench.schema.interval import Interval
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
 ROWS = [
-    Bar("slow", Estimate(4.84, 4.8, 4.9), published=5.0),
-    Bar("fast", Estimate(26.03, 25.9, 26.2), published=30.0, ceiling=42.0, doubted=True),
+    Bar("slow", Interval(4.84, 4.8, 4.9), published=5.0),
+    Bar("fast", Interval(26.03, 25.9, 26.2), published=30.0, ceiling=42.0, doubted=True),
     Bar("gone", None, "out of memory", published=20.0),
 ]
 LINES = (
     Line(
         "one",
         (
-            Point(1, Estimate(10, 9, 11)),
-            Point(8, Estimate(11, 10, 12)),
+            Point(1, Interval(10, 9, 11)),
+            Point(8, Interval(11, 10, 12)),
             Point(32, None, "out of memory"),
         ),
     ),
     Line(
         "two",
         (
-            Point(1, Estimate(20, 19, 21)),
-            Point(8, Estimate(11.1, 10, 12)),
-            Point(32, Estimate(12, 11, 13)),
+            Point(1, Interval(20, 19, 21)),
+            Point(8, Interval(11.1, 10, 12)),
+            Point(32, Interval(12, 11, 13)),
         ),
     ),
 )
@@ -43,23 +43,23 @@ LINES = (
 DRAWINGS: dict[str, Callable[[], str]] = {
     "bars": lambda: bars("title", "description", "tok/s", ROWS),
     "ratios": lambda: bars("title", "description", "x", ROWS, sign="x", reference=1.0, published_here=True),
-    "one bar": lambda: bars("title", "description", "tok/s", [Bar("only", Estimate(3.2))]),
+    "one bar": lambda: bars("title", "description", "tok/s", [Bar("only", Interval(3.2))]),
     "no bar": lambda: bars("title", "description", "tok/s", [Bar("only", None, "unavailable")]),
     "thirty bars": lambda: bars(
-        "t", "d", "tok/s", [Bar(f"a long name, number {i} of 30", Estimate(i + 1)) for i in range(30)]
+        "t", "d", "tok/s", [Bar(f"a long name, number {i} of 30", Interval(i + 1)) for i in range(30)]
     ),
     "curves": lambda: curves("title", "description", "batch", "ms", [Panel("", LINES)]),
     "two panels": lambda: curves("t", "d", "batch", "ms", [Panel("here", LINES), Panel("there", LINES)], log_y=True),
-    "one point": lambda: curves("t", "d", "batch", "ms", [Panel("", (Line("a", (Point(1, Estimate(3)),)),))]),
+    "one point": lambda: curves("t", "d", "batch", "ms", [Panel("", (Line("a", (Point(1, Interval(3)),)),))]),
     "words": lambda: curves(
         "t",
         "d",
         "dtype",
         "ms",
-        [Panel("", (Line("a", (Point("float32", Estimate(3)), Point("bfloat16", Estimate(2)))),))],
+        [Panel("", (Line("a", (Point("float32", Interval(3)), Point("bfloat16", Interval(2)))),))],
     ),
     "memory": lambda: memory("title", "description", [Stack("a", 5e9, 1e9, 8e9), Stack("b", 2e9, 0, None)], 16e9),
-    "roofline": lambda: roofline("title", "description", [Bar("a", Estimate(0.6, 0.5, 0.7)), Bar("b", Estimate(1.2))]),
+    "roofline": lambda: roofline("title", "description", [Bar("a", Interval(0.6, 0.5, 0.7)), Bar("b", Interval(1.2))]),
 }
 
 
@@ -177,7 +177,7 @@ def test_the_device_s_memory_is_drawn_where_it_does_not_dwarf_the_bars() -> None
 
 
 def test_dollars_and_angle_brackets_are_text() -> None:
-    drawing = bars("a < b", "c & d", "$x_1$", [Bar("<$50$> & more", Estimate(1))])
+    drawing = bars("a < b", "c & d", "$x_1$", [Bar("<$50$> & more", Interval(1))])
     assert "<$50$> & more" in texts(drawing)
     assert "$x_1$" in texts(drawing)
 

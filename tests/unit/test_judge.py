@@ -415,7 +415,7 @@ def test_what_is_written_is_json_without_holes(lab: Any) -> None:
     written = json.loads((lab.folder / "verdicts.json").read_text())
     assert set(written["cells"]) == set(plan.cells)
     assert written["device_name"] == "Example CPU @ 2 GHz"
-    assert written["claims"][0]["verdict"] == "supported"
+    assert written["claims"][0]["verdict"] == "not runnable here"
     assert verdicts.read(lab.folder / "verdicts.json") == found
 
 

@@ -18,8 +18,11 @@ from claimbench.schema import params, validation
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.plan import Plan
 from claimbench.schema.study import Study
+from claimbench.schema.verdicts import Verdicts
 
 ROOT = Path(__file__).parents[2]
+
+NOTHING_JUDGED = Verdicts(device="cpu", device_name=None, tolerance=0.02, claims=(), cells={}, recommendations=())
 
 
 def planned(**document: Any) -> Plan:
@@ -37,7 +40,7 @@ def made() -> Plan:
 
 def tables_of(made: Plan) -> list[Any]:
     return theoretical_limit_tables(
-        ReportData(made, pd.DataFrame(columns=["cell", *METRICS]), {"cells": {}}, {}), made.studies["bloom"]
+        ReportData(made, pd.DataFrame(columns=["cell", *METRICS]), NOTHING_JUDGED, {}), made.studies["bloom"]
     )
 
 

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from claimbench.formatting import Estimate, cell_text, count, interval, number, percent, quantity, significant, slug
+from claimbench.formatting import cell_text, count, interval, number, percent, quantity, significant, slug
 from claimbench.reporting.report_data import head
+from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
 
 
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [
-        (Estimate(26.031, 25.912, 26.148), "26.03 [25.91, 26.15]"),
-        (Estimate(26.031, 20.4, 31.2), "26 [20, 31]"),
-        (Estimate(0.99876, 0.9886, 1.0077), "0.999 [0.989, 1.008]"),
-        (Estimate(1234.5, 1210.0, 1260.0), "1,234 [1,210, 1,260]"),
-        (Estimate(0.0042, 0.0041, 0.0043), "0.00420 [0.00410, 0.00430]"),
-        (Estimate(26.031), "26.0"),
-        (Estimate(5.0, 5.0, 5.0), "5.00"),
-        (Estimate(0.0, -1.0, 1.0), "0.0 [-1.0, 1.0]"),
+        (Interval(26.031, 25.912, 26.148), "26.03 [25.91, 26.15]"),
+        (Interval(26.031, 20.4, 31.2), "26 [20, 31]"),
+        (Interval(0.99876, 0.9886, 1.0077), "0.999 [0.989, 1.008]"),
+        (Interval(1234.5, 1210.0, 1260.0), "1,234 [1,210, 1,260]"),
+        (Interval(0.0042, 0.0041, 0.0043), "0.00420 [0.00410, 0.00430]"),
+        (Interval(26.031), "26.0"),
+        (Interval(5.0, 5.0, 5.0), "5.00"),
+        (Interval(0.0, -1.0, 1.0), "0.0 [-1.0, 1.0]"),
     ],
 )
-def test_a_number_has_the_digits_that_its_interval_supports(estimate: Estimate, text: str) -> None:
+def test_a_number_has_the_digits_that_its_interval_supports(estimate: Interval, text: str) -> None:
     assert interval(estimate) == text
 
 
 def test_a_sign_follows_every_number() -> None:
-    assert interval(Estimate(1.5, 1.4, 1.6), "x") == "1.50x [1.40x, 1.60x]"
+    assert interval(Interval(1.5, 1.4, 1.6), "x") == "1.50x [1.40x, 1.60x]"
 
 
 def test_a_number_that_is_not_finite_says_so() -> None:

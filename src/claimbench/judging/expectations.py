@@ -43,11 +43,12 @@ def bounds_text(expect: Expectation, tolerance: float, unit: str = "") -> str:
 
 def verdict(found: Interval, wanted: Bounds) -> Verdict:
     """Supported where all of the interval lies inside, refuted where none does; else, or without one, undecided."""
-    if found.low is None or found.high is None:
+    if found.ends is None:
         return Verdict.UNDECIDED
-    if wanted[0] <= found.low and found.high <= wanted[1]:
+    low, high = found.ends
+    if wanted[0] <= low and high <= wanted[1]:
         return Verdict.SUPPORTED
-    return Verdict.REFUTED if found.high < wanted[0] or found.low > wanted[1] else Verdict.UNDECIDED
+    return Verdict.REFUTED if high < wanted[0] or low > wanted[1] else Verdict.UNDECIDED
 
 
 def direction(found: Interval, tolerance: float) -> str:
@@ -55,7 +56,7 @@ def direction(found: Interval, tolerance: float) -> str:
     for name in ("same", "above", "below"):
         if verdict(found, bounds(name, tolerance)) == Verdict.SUPPORTED:
             return {"same": "the same", "above": "higher", "below": "lower"}[name]
-    return "too close to call" if found.low is not None else "one block cannot tell"
+    return "too close to call" if found.ends else "one block cannot tell"
 
 
 def unit_of(metric: str) -> str:

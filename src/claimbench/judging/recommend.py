@@ -14,18 +14,11 @@ import pandas as pd
 from claimbench.analysis import stats
 from claimbench.analysis.aggregate import blocks_in, by_cell, promises_tokens
 from claimbench.formatting import quantity
+from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.verdicts import CellSummary, Cost, Objective, Place, Recommendation
-
-
-class _Gain(NamedTuple):
-    """How many times better than the reference, with its interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 class _Question(NamedTuple):
@@ -49,10 +42,12 @@ def recommendations(
             if any(cells[side].outcome != Outcome.OK or cells[side].above_ceiling for side in (id, question.to)):
                 continue
             gain = _gain(frames, id, question.to, question.metric)
-            if gain is None or gain.low <= 1 + tolerance:
+            if gain is None or gain.ends is None or gain.ends[0] <= 1 + tolerance:
                 continue
             price = _cost(frames, cells, id, question.to)
-            found.append(_recommendation(question, plan, planned, cells[id], gain, price, places[id]))
+            found.append(
+                _recommendation(question, plan, planned, cells[id], gain.estimate, gain.ends, price, places[id])
+            )
     order = {"latency": 0, "throughput": 1, "memory": 2}
     return sorted(found, key=lambda each: (order[each.objective], -each.gain, each.cell, each.metric))
 
@@ -89,17 +84,16 @@ def _places(plan: Plan) -> dict[str, list[Place]]:
     return found
 
 
-def _ratio(frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> _Gain | None:
+def _ratio(frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> Interval | None:
     try:
         found = stats.ratio_interval(blocks_in(frames[of], metric), blocks_in(frames[to], metric))
     except ValueError:  # a zero: nothing was counted, so there is nothing to compare
         return None
-    if found is None or found.low is None or found.high is None:
-        return None
-    return _Gain(found.estimate, found.low, found.high)
+    return found if found and found.ends else None
 
 
-def _gain(frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: str) -> _Gain | None:
+def _gain(frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: str) -> Interval | None:
+    """How many times better than the reference."""
     better_is_higher = METRICS[metric].better == "higher"
     of, to = (cell, reference) if better_is_higher else (reference, cell)
     return _ratio(frames, of, to, metric)
@@ -141,7 +135,8 @@ def _recommendation(
     plan: Plan,
     planned: PlannedCell,
     summary: CellSummary,
-    gain: _Gain,
+    gain: float,
+    ends: tuple[float, float],
     price: Cost,
     places: list[Place],
 ) -> Recommendation:
@@ -153,11 +148,11 @@ def _recommendation(
         reference_batch=plan.cells[question.to].cell.workload.batch,
         shown_in=tuple(places),
         exact=planned.exact,
-        gain=gain.estimate,
-        low=gain.low,
-        high=gain.high,
+        gain=gain,
+        low=ends[0],
+        high=ends[1],
         cost=price,
-        sentence=_sentence(question, planned, gain, price, places[0].title),
+        sentence=_sentence(question, planned, gain, ends, price, places[0].title),
         backend=summary.backend,
         optimizations=summary.optimizations,
         checkpoint=summary.checkpoint,
@@ -168,13 +163,13 @@ def _recommendation(
     )
 
 
-def _sentence(question: _Question, planned: PlannedCell, gain: _Gain, price: Cost, title: str) -> str:
+def _sentence(
+    question: _Question, planned: PlannedCell, gain: float, ends: tuple[float, float], price: Cost, title: str
+) -> str:
     metric = METRICS[question.metric]
     title += f" at batch {planned.cell.workload.batch}" if planned.cell.workload.batch > 1 else ""
     verb = "raises" if metric.better == "higher" else "lowers"
-    text = (
-        f"{title} {verb} {metric.title} by {quantity(gain.estimate)}x ({quantity(gain.low)} to {quantity(gain.high)})"
-    )
+    text = f"{title} {verb} {metric.title} by {quantity(gain)}x ({quantity(ends[0])} to {quantity(ends[1])})"
     costs = []
     if question.objective != "memory" and price.memory_ratio is not None and price.memory_ratio > 1.01:
         costs.append(f"{quantity(price.memory_ratio)}x of the memory")

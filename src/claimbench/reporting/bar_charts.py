@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from claimbench.formatting import Estimate, interval, number, percent
+from claimbench.formatting import interval, number, percent
 from claimbench.reporting import svg
+from claimbench.schema.interval import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Bar(NamedTuple):
-    """One row of a bar figure. Without an estimate, `note` says why there is none."""
+    """One row of a bar figure. Without an interval, `note` says why there is none."""
 
     label: str
-    estimate: Estimate | None = None
+    interval: Interval | None = None
     note: str = ""
     published: float | None = None
     ceiling: float | None = None
@@ -81,21 +82,21 @@ def _height_in(rows: Sequence[Bar] | Sequence[Stack]) -> float:
 
 
 def _best_first(row: Bar, direction: int) -> tuple[bool, float]:
-    return row.estimate is None, direction * row.estimate.value if row.estimate else 0
+    return row.interval is None, direction * row.interval.estimate if row.interval else 0
 
 
 def _bar_panel(
     axes: Axes, unit: str, rows: Sequence[Bar], sign: str, reference: float | None, published_here: bool
 ) -> None:
-    values = [row.estimate.value if row.estimate else 0 for row in rows]
+    values = [row.interval.estimate if row.interval else 0 for row in rows]
     blue = svg.SERIES[0]
     axes.barh(range(len(rows)), values, height=0.56, color=blue, alpha=0.45, edgecolor=blue, linewidth=0.9)
     for place, row in enumerate(rows):
-        if row.estimate is None:
+        if row.interval is None:
             _beside(axes, place, row.note, fontstyle="italic", color=svg.MUTED)
         else:
-            _whisker(axes, row.estimate, place)
-            _beside(axes, place, interval(row.estimate, sign) + (" ?" if row.doubted else ""))
+            _whisker(axes, row.interval, place)
+            _beside(axes, place, interval(row.interval, sign) + (" ?" if row.doubted else ""))
         if published_here and row.published is not None:
             axes.plot(row.published, place, zorder=5, **PUBLISHED)
         if row.ceiling is not None:
@@ -125,11 +126,11 @@ def _beside(axes: Axes, place: float, text: str, **style: Any) -> None:
     axes.annotate(text, (1, place), (4, 0), where, "offset points", va="center", fontsize=8, **style)
 
 
-def _whisker(axes: Axes, estimate: Estimate, place: float) -> None:
-    if estimate.low is None or estimate.high is None:
+def _whisker(axes: Axes, found: Interval, place: float) -> None:
+    if found.ends is None:
         return
-    axes.plot([estimate.low, estimate.high], [place, place], solid_capstyle="butt", **INTERVAL)
-    for end in (estimate.low, estimate.high):
+    axes.plot(found.ends, [place, place], solid_capstyle="butt", **INTERVAL)
+    for end in found.ends:
         axes.plot([end, end], [place - 0.16, place + 0.16], **INTERVAL)
 
 
@@ -147,7 +148,7 @@ def _handles(rows: Sequence[Bar], reference: float | None, *, published: bool) -
     from matplotlib.lines import Line2D
 
     handles = []
-    if any(row.estimate and row.estimate.low is not None for row in rows):
+    if any(row.interval and row.interval.low is not None for row in rows):
         handles.append(Line2D([], [], marker="|", ms=6, label="95 % interval", **INTERVAL))
     if any(row.ceiling is not None for row in rows):
         handles.append(Line2D([], [], label="ceiling here", **CEILING))
@@ -200,19 +201,19 @@ def memory(title: str, description: str, rows: Sequence[Stack], capacity: float 
 
 def roofline(title: str, description: str, rows: Sequence[Bar]) -> str:
     """The share of its ceiling that each cell reaches, best first: a dot on a line from 0 to 100 %."""
-    ordered = sorted((row for row in rows if row.estimate), key=lambda row: _best_first(row, -1))
+    ordered = sorted((row for row in rows if row.interval), key=lambda row: _best_first(row, -1))
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, row in enumerate(ordered):
-            share = (row.estimate or Estimate(0)).scaled(100)
-            axes.plot([0, share.value], [place, place], color=svg.SERIES[0], linewidth=1.6, solid_capstyle="butt")
+            share = (row.interval or Interval(0)).scaled(100)
+            axes.plot([0, share.estimate], [place, place], color=svg.SERIES[0], linewidth=1.6, solid_capstyle="butt")
             _whisker(axes, share, place)
-            axes.plot(share.value, place, "o", ms=6, mfc=svg.SERIES[0], mec=svg.PAPER, mew=0.8, zorder=5)
-            _beside(axes, place, percent(share.value / 100) + (" ?" if row.doubted else ""))
+            axes.plot(share.estimate, place, "o", ms=6, mfc=svg.SERIES[0], mec=svg.PAPER, mew=0.8, zorder=5)
+            _beside(axes, place, percent(share.estimate / 100) + (" ?" if row.doubted else ""))
         axes.axvline(100, color=svg.INK, linewidth=1.6)
         _row_axes(axes, [row.label for row in ordered], "% of the ceiling")
-        highest = max((row.estimate.value for row in ordered if row.estimate), default=0)
+        highest = max((row.interval.estimate for row in ordered if row.interval), default=0)
         axes.set_xlim(0, max(104, 110 * highest))
         ceiling = Bar("", ceiling=100)
         svg.legend(figure, _handles([*(row._replace(ceiling=None) for row in ordered), ceiling], None, published=False))

@@ -11,6 +11,7 @@ from typing import TypedDict
 from claimbench.formatting import significant
 from claimbench.reporting.report_data import ReportData, in_unit
 from claimbench.reporting.tables import metrics_of, row_title, swept_key
+from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import PEAK
 from claimbench.schema.plan import Row
 from claimbench.schema.verdicts import Verdict
@@ -36,7 +37,7 @@ def metrics_json(data: ReportData) -> ComparedMetrics:
     """Medians to four digits, of the cells that ended well."""
     studies: dict[str, dict[str, dict[str, float]]] = {}
     for study, address, row in _rows(data):
-        numbers = {metric: found.value for metric in TRACKED if (found := data.estimate(row, metric))}
+        numbers = {metric: found.estimate for metric in TRACKED if (found := data.interval(row, metric))}
         if numbers:
             studies.setdefault(study, {})[address] = {name: significant(value, 4) for name, value in numbers.items()}
     return {"verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(data).items()}, "studies": studies}
@@ -70,9 +71,9 @@ def csv_files(data: ReportData) -> dict[str, str]:
 
 def _bars(data: ReportData, metric: str, factor: float) -> Iterator[tuple[object, ...]]:
     for study, address, row in _rows(data):
-        estimate = data.estimate(row, metric)
-        if estimate:
-            yield study, f"{study}: {address}", *_digits(in_unit(metric, estimate).scaled(factor))
+        found = data.interval(row, metric)
+        if found:
+            yield study, f"{study}: {address}", *_digits(in_unit(metric, found).scaled(factor))
 
 
 def _curves(data: ReportData) -> Iterator[tuple[object, ...]]:
@@ -83,14 +84,15 @@ def _curves(data: ReportData) -> Iterator[tuple[object, ...]]:
                 continue
             for metric in metrics_of(planned.study, experiment, rows):
                 for row in rows.values():
-                    estimate = data.estimate(row, metric)
-                    if estimate and not isinstance(row.sweep[key], str):  # a line needs numbers to stand over
+                    found = data.interval(row, metric)
+                    if found and not isinstance(row.sweep[key], str):  # a line needs numbers to stand over
                         rest = row.model_copy(update={"sweep": {k: v for k, v in row.sweep.items() if k != key}})
                         panel = f"{study}: {experiment}, {metric} by {key}"
-                        yield panel, row_title(rest), row.sweep[key], *_digits(in_unit(metric, estimate))
+                        yield panel, row_title(rest), row.sweep[key], *_digits(in_unit(metric, found))
 
 
-def _digits(numbers: Iterable[float | None]) -> tuple[float | str, ...]:
+def _digits(found: Interval) -> tuple[float | str, ...]:
+    numbers = (found.estimate, found.low, found.high)
     return tuple("" if number is None else significant(number, 4) for number in numbers)
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from claimbench.formatting import Estimate
 from claimbench.reporting import svg
+from claimbench.schema.interval import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 class Point(NamedTuple):
     x: float | int | str
-    estimate: Estimate | None
+    interval: Interval | None
     note: str = ""
 
 
@@ -54,7 +54,7 @@ def curves(
 
     def paint(figure: Figure) -> None:
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        drawn = [line for panel in panels for line in panel.lines if any(point.estimate for point in line.points)]
+        drawn = [line for panel in panels for line in panel.lines if any(point.interval for point in line.points)]
         names = list(dict.fromkeys(line.label for line in drawn))
         for axes, panel in zip(all_axes, panels, strict=True):
             axes.set_title(panel.title)
@@ -118,23 +118,23 @@ def _style(index: int) -> dict[str, Any]:
 
 def _draw_line(axes: Axes, line: Line, index: int, place: Callable[[Any], float]) -> None:
     style = _style(index)
-    good = [(place(point.x), point.estimate) for point in line.points if point.estimate is not None]
+    good = [(place(point.x), point.interval) for point in line.points if point.interval is not None]
     axes.plot(
         [x for x, _ in good],
-        [estimate.value for _, estimate in good],
+        [found.estimate for _, found in good],
         ms=5,
         linewidth=1.5,
         mec=svg.PAPER,
         mew=0.6,
         **style,
     )
-    for x, estimate in good:
-        if estimate.low is not None and estimate.high is not None:
-            axes.plot([x, x], [estimate.low, estimate.high], color=style["color"], linewidth=1.3)
+    for x, found in good:
+        if found.low is not None and found.high is not None:
+            axes.plot([x, x], [found.low, found.high], color=style["color"], linewidth=1.3)
     if good:
         for point in line.points:
-            if point.estimate is None and place(point.x) > good[-1][0]:
-                x, y = place(point.x), good[-1][1].value
+            if point.interval is None and place(point.x) > good[-1][0]:
+                x, y = place(point.x), good[-1][1].estimate
                 axes.plot([good[-1][0], x], [y, y], color=style["color"], linewidth=1, linestyle=(0, (1, 2)))
                 axes.plot(x, y, "x", color=style["color"], ms=7, mew=1.8)
                 break
@@ -142,7 +142,9 @@ def _draw_line(axes: Axes, line: Line, index: int, place: Callable[[Any], float]
 
 def _name_lines(axes: Axes, lines: Sequence[Line], names: list[str], place: Callable[[Any], float]) -> None:
     """Each line's marker and name right of the axis, at the height of its end, apart where they would overlap."""
-    ends = [(good[-1].value, line.label) for line in lines if (good := [p.estimate for p in line.points if p.estimate])]
+    ends = [
+        (good[-1].estimate, line.label) for line in lines if (good := [p.interval for p in line.points if p.interval])
+    ]
     if not ends:
         return
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -186,9 +188,9 @@ def _curve_handles(panels: Sequence[Panel]) -> list[Any]:
 
     points = [point for panel in panels for line in panel.lines for point in line.points]
     handles = []
-    if any(point.estimate and point.estimate.low is not None for point in points):
+    if any(point.interval and point.interval.low is not None for point in points):
         handles.append(Line2D([], [], color=svg.INK, marker="|", ms=9, linestyle="", mew=1.3, label="95 % interval"))
-    notes = sorted({point.note for point in points if point.estimate is None and point.note})
+    notes = sorted({point.note for point in points if point.interval is None and point.note})
     if notes:
         handles.append(Line2D([], [], color=svg.INK, marker="x", ms=7, mew=1.8, linestyle="", label=" or ".join(notes)))
     return handles

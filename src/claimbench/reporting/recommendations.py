@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from claimbench.formatting import Estimate, interval, number, percent
+from claimbench.formatting import interval, number, percent
 from claimbench.reporting.report_data import ReportData
+from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.verdicts import Objective, Recommendation
 
@@ -56,7 +57,7 @@ def _describe(entries: list[Recommendation]) -> Advice:
         where=", ".join(f"{place.title} ({place.study})" for place in best.shown_in[:2]),
         costs=_costs(best),
         gains=tuple(
-            f"{interval(Estimate(entry.gain, entry.low, entry.high), 'x')} ({METRICS[entry.metric].title})"
+            f"{interval(Interval(entry.gain, entry.low, entry.high), 'x')} ({METRICS[entry.metric].title})"
             for entry in entries
         ),
     )

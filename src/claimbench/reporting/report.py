@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from claimbench import __version__
-from claimbench.formatting import Estimate, cell_text, count, interval, number, percent, slug
+from claimbench.formatting import cell_text, count, interval, number, percent, slug
 from claimbench.reporting import dvc_files, recommendations, study_figures
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.tables import Table, memory_table, row_title, shared_deviations, tables, tokens_table
 from claimbench.reporting.theoretical_limits import theoretical_limit_tables
 from claimbench.schema.frontier import describe
+from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
 from claimbench.schema.study import Document
@@ -331,7 +332,7 @@ def _adds(reason: str | None, said: Iterable[str | None]) -> bool:
 def _found(check: CheckVerdict) -> str:
     if check.estimate is None:
         return "–"
-    found = Estimate(check.estimate, check.low, check.high)
+    found = Interval(check.estimate, check.low, check.high)
     metric = check.metric or ""
     if check.kind == "ratio":
         return interval(found, "x")

@@ -7,7 +7,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from claimbench.analysis import aggregate, stats
-from claimbench.formatting import Estimate, interval, number, percent
+from claimbench.formatting import interval, number, percent
+from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import FRACTIONS, HEADS, METRICS
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import Plan, Row
@@ -27,18 +28,18 @@ def head(metric: str) -> str:
     return f"{known.title}, {unit}" if unit else known.title
 
 
-def shown(metric: str, estimate: Estimate) -> str:
-    """An estimate in the unit of `head(metric)`: bytes as GB (1e9), shares as per cent, the rest as it is."""
+def shown(metric: str, found: Interval) -> str:
+    """An interval in the unit of `head(metric)`: bytes as GB (1e9), shares as per cent, the rest as it is."""
     if metric in FRACTIONS:
-        return percent(estimate.value)
+        return percent(found.estimate)
     known = METRICS.get(metric)
     if known is not None and known.is_certain:
-        return f"{estimate.value:.4g}"
-    return interval(in_unit(metric, estimate))
+        return f"{found.estimate:.4g}"
+    return interval(in_unit(metric, found))
 
 
-def in_unit(metric: str, estimate: Estimate) -> Estimate:
-    return estimate.scaled(1e-9) if metric.endswith("_bytes") else estimate
+def in_unit(metric: str, found: Interval) -> Interval:
+    return found.scaled(1e-9) if metric.endswith("_bytes") else found
 
 
 class ReportData:
@@ -65,27 +66,25 @@ class ReportData:
             return row.unavailable or "there is no result of this cell"
         return summary.reason or "no reason was recorded"
 
-    def estimate(self, row: Row, metric: str) -> Estimate | None:
+    def interval(self, row: Row, metric: str) -> Interval | None:
         """The metric where the cell ended well, else None."""
         summary = self.summary(row)
         if summary is None or summary.outcome != Outcome.OK or metric not in summary.metrics:
             return None
-        found = summary.metrics[metric]
-        return Estimate(found.value, found.low, found.high)
+        return summary.metrics[metric].interval
 
-    def times_better(self, row: Row, base: Row, metric: str) -> Estimate | None:
+    def times_better(self, row: Row, base: Row, metric: str) -> Interval | None:
         """How many times better `row` is than `base`: above 1 is better, whichever way the metric counts."""
-        if self.estimate(row, metric) is None or self.estimate(base, metric) is None:
+        if self.interval(row, metric) is None or self.interval(base, metric) is None:
             return None
         if row.cell == base.cell:
-            return Estimate(1.0)
+            return Interval(1.0)
         of, to = self._blocks(row.cell, metric), self._blocks(base.cell, metric)
         if METRICS[metric].better == "lower":
             of, to = to, of
         if any(value <= 0 for blocks in (of, to) for block in blocks for value in block):
             return None
-        ratio = stats.ratio_interval(of, to, seed=self.plan.params.measure.seed)
-        return Estimate(ratio.estimate, ratio.low, ratio.high) if ratio else None
+        return stats.ratio_interval(of, to, seed=self.plan.params.measure.seed)
 
     def ceiling(self, row: Row, metric: str) -> float | None:
         """The machine's limit for `metric` of this cell, in the metric's own unit; None where it has none."""
@@ -112,10 +111,10 @@ class ReportData:
 
     def ceiling_share(self, row: Row, metric: str) -> float | None:
         """How much of its ceiling `metric` reaches."""
-        estimate, limit = self.estimate(row, metric), self.ceiling(row, metric)
-        if estimate is None or not limit or not estimate.value:
+        found, limit = self.interval(row, metric), self.ceiling(row, metric)
+        if found is None or not limit or not found.estimate:
             return None
-        return limit / estimate.value if METRICS[metric].better == "lower" else estimate.value / limit
+        return limit / found.estimate if METRICS[metric].better == "lower" else found.estimate / limit
 
     def tokens(self, row: Row) -> str:
         """Whether the outputs were the reference's; how far they were not."""

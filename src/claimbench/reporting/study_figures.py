@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from claimbench.formatting import Estimate, count, interval, number, percent, slug
+from claimbench.formatting import count, interval, number, percent, slug
 from claimbench.reporting import bar_charts, line_charts
 from claimbench.reporting.bar_charts import Bar, Stack
 from claimbench.reporting.line_charts import Line, Panel, Point
@@ -19,6 +19,7 @@ from claimbench.reporting.tables import (
     swept_key,
     worded,
 )
+from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS, PEAK
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Row
@@ -48,13 +49,13 @@ def of_experiment(data: ReportData, study: str, name: str) -> list[Illustration]
     wanted = metrics if experiment.show == "curves" else metrics[:1]
     drawn = []
     for metric in wanted:
-        if not any(data.estimate(row, metric) for row in rows.values()):
+        if not any(data.interval(row, metric) for row in rows.values()):
             continue
         if key and (experiment.show in ("grid", "curves") or _is_a_curve(experiment, key)):
             drawn += [
                 _curves(data, study, name, metric, key, group, part, several=len(wanted) > 1)
                 for group, part in groups(experiment, rows).items()
-                if any(data.estimate(row, metric) for row in part.values())
+                if any(data.interval(row, metric) for row in part.values())
             ]
         else:
             drawn.append(_bars(data, study, name, metric, rows))
@@ -83,7 +84,7 @@ def _bars(data: ReportData, study: str, name: str, metric: str, rows: dict[str, 
     else:
         unit = head(metric)
         drawn = [_value_bar(data, row, metric) for row in shown.values()]
-    described = [f"{bar.label}: {interval(bar.estimate) if bar.estimate else bar.note}" for bar in drawn]
+    described = [f"{bar.label}: {interval(bar.interval) if bar.interval else bar.note}" for bar in drawn]
     alt = f"{_asked(experiment)} {_sentence_case(unit)}: {'; '.join(described)}."
     svg = bar_charts.bars(
         f"{study}: {name}",
@@ -104,17 +105,17 @@ def _bars(data: ReportData, study: str, name: str, metric: str, rows: dict[str, 
     return Illustration(f"{study}--{name}.svg", alt, caption, svg)
 
 
-def _ratio_bar(data: ReportData, rows: dict[str, Row], row: Row, metric: str, ratio: Estimate | None) -> Bar:
-    note = _note(data, row) if data.estimate(row, metric) is None else "nothing to compare with"
+def _ratio_bar(data: ReportData, rows: dict[str, Row], row: Row, metric: str, ratio: Interval | None) -> Bar:
+    note = _note(data, row) if data.interval(row, metric) is None else "nothing to compare with"
     published = published_better(row, base_of(rows, row), metric)
     return Bar(row_title(row), ratio, note, published, doubted=bool(data.doubts(row)))
 
 
 def _value_bar(data: ReportData, row: Row, metric: str) -> Bar:
-    found = data.estimate(row, metric)
+    found = data.interval(row, metric)
     return Bar(
         label=row_title(row),
-        estimate=in_unit(metric, found) if found else None,
+        interval=in_unit(metric, found) if found else None,
         note=_note(data, row),
         published=published_number(row, metric),
         ceiling=data.ceiling(row, metric),
@@ -138,7 +139,7 @@ def _curves(
     panels = [Panel("measured here" if theirs else "", ours)]
     if theirs:
         panels.append(Panel("published, elsewhere", theirs))
-    values = [p.estimate.value for panel in panels for line in panel.lines for p in line.points if p.estimate]
+    values = [p.interval.estimate for panel in panels for line in panel.lines for p in line.points if p.interval]
     log_y = min(values) > 0 and max(values) / min(values) > 8
     where = f", {group}" if group else ""
     subject = _sentence_case(f"{METRICS[metric].title} against {worded(key)}{where}")
@@ -151,17 +152,17 @@ def _curves(
 
 
 def _point(data: ReportData, row: Row, metric: str, key: str) -> Point:
-    found = data.estimate(row, metric)
+    found = data.interval(row, metric)
     return Point(row.sweep[key], in_unit(metric, found) if found else None, _note(data, row))
 
 
 def _published_point(row: Row, metric: str, key: str) -> Point:
     value, figure = published_number(row, metric), str(row.published[metric])
-    return Point(row.sweep[key], None if value is None else Estimate(value), OUTCOMES.get(figure, figure))
+    return Point(row.sweep[key], None if value is None else Interval(value), OUTCOMES.get(figure, figure))
 
 
 def _describe(point: Point) -> str:
-    return f"at {point.x} {interval(point.estimate) if point.estimate else point.note}"
+    return f"at {point.x} {interval(point.interval) if point.interval else point.note}"
 
 
 def _asked(experiment: Experiment) -> str:
@@ -180,9 +181,9 @@ def _one_a_label(data: ReportData, study: str, metric: str) -> dict[str, Row]:
     for experiment, rows in data.plan.studies[study].rows.items():
         largest: dict[str, tuple[float, Row]] = {}
         for row in rows.values():
-            estimate = data.estimate(row, metric)
-            if estimate and estimate.value > largest.get(row.label, (-1.0, row))[0]:
-                largest[row.label] = (estimate.value, row)
+            reached = data.interval(row, metric)
+            if reached and reached.estimate > largest.get(row.label, (-1.0, row))[0]:
+                largest[row.label] = (reached.estimate, row)
         for _, row in largest.values():
             if row.cell not in seen:
                 seen.add(row.cell)
@@ -196,7 +197,7 @@ def of_memory(data: ReportData, study: str) -> Illustration | None:
     stacks = []
     for title, row in _one_a_label(data, study, PEAK).items():
         weights, cache, peak = (
-            found.value if (found := data.estimate(row, metric)) else 0.0
+            found.estimate if (found := data.interval(row, metric)) else 0.0
             for metric in ("weights_bytes", "kv_cache_bytes", PEAK)
         )
         if weights or peak:
@@ -228,12 +229,12 @@ def of_ceilings(data: ReportData, study: str) -> Illustration | None:
     shares = [
         Bar(title, share, doubted=bool(data.doubts(row)))
         for title, row in _one_a_label(data, study, "ceiling_fraction").items()
-        if (share := data.estimate(row, "ceiling_fraction"))
+        if (share := data.interval(row, "ceiling_fraction"))
     ]
     if not shares:
         return None
-    best = sorted(shares, key=lambda bar: -(bar.estimate.value if bar.estimate else 0))[:MOST_BARS]
-    described = "; ".join(f"{bar.label}: {percent(bar.estimate.value)}" for bar in best if bar.estimate)
+    best = sorted(shares, key=lambda bar: -(bar.interval.estimate if bar.interval else 0))[:MOST_BARS]
+    described = "; ".join(f"{bar.label}: {percent(bar.interval.estimate)}" for bar in best if bar.interval)
     alt = f"Share of the decode ceiling by cell: {described}."
     caption = (
         "How much of this machine's limit a decode step reaches: the bytes that it must read over the measured read "

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from claimbench.formatting import Estimate, cell_text, interval, number, percent
+from claimbench.formatting import cell_text, interval, number, percent, rounded
 from claimbench.reporting.report_data import ReportData, head, in_unit, shown
+from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS, PEAK
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Row
@@ -104,7 +105,7 @@ def metrics_of(study: Study, name: str, rows: dict[str, Row]) -> list[str]:
 
 def shown_metrics(data: ReportData, metrics: list[str], rows: dict[str, Row]) -> list[str]:
     """Those of `metrics` that at least one row has; the first one where none has any."""
-    measured = [metric for metric in metrics if any(data.estimate(row, metric) for row in rows.values())]
+    measured = [metric for metric in metrics if any(data.interval(row, metric) for row in rows.values())]
     return measured or metrics[:1]
 
 
@@ -147,7 +148,7 @@ def base_of(rows: dict[str, Row], row: Row) -> Row:
 def published_number(row: Row, metric: str) -> float | None:
     """The document's figure in the unit of `head(metric)`, where it is a number."""
     figure = row.published.get(metric)
-    return in_unit(metric, Estimate(float(figure))).value if isinstance(figure, int | float) else None
+    return in_unit(metric, Interval(float(figure))).estimate if isinstance(figure, int | float) else None
 
 
 def published_better(row: Row, base: Row, metric: str) -> float | None:
@@ -159,9 +160,9 @@ def published_better(row: Row, base: Row, metric: str) -> float | None:
 
 
 def _measured(data: ReportData, row: Row, metric: str, notes: Notes) -> str:
-    estimate = data.estimate(row, metric)
-    if estimate is not None:
-        return shown(metric, estimate)
+    found = data.interval(row, metric)
+    if found is not None:
+        return shown(metric, found)
     if data.outcome(row) == Outcome.OK:
         return "–"
     return f"**{data.outcome(row)}**" + notes.mark([data.reason(row)])
@@ -180,7 +181,7 @@ def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: di
     if main == "load_s":
         others += [metric for metric in OF_LOADING if metric not in others]
     others += [metric for metric in OF_REQUESTS if metric not in metrics]
-    extras = [metric for metric in others if any(data.estimate(row, metric) for row in rows.values())]
+    extras = [metric for metric in others if any(data.interval(row, metric) for row in rows.values())]
     if PEAK not in metrics:
         extras.append(PEAK)
     bars = experiment.show == "bars"
@@ -206,12 +207,12 @@ def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: di
         if published and bars:
             better = published_better(row, base, main)
             line.append(f"{number(better)}x" if better else "–")
-        line += [shown(metric, found) if (found := data.estimate(row, metric)) else "–" for metric in extras]
+        line += [shown(metric, found) if (found := data.interval(row, metric)) else "–" for metric in extras]
         lines.append((*line, data.tokens(row)))
     return Table("", tuple(heads), tuple(lines), tuple(notes.texts))
 
 
-def _times(ratio: Estimate | None, is_base: bool) -> str:
+def _times(ratio: Interval | None, is_base: bool) -> str:
     if ratio is None:
         return "–"
     return "1 (the base)" if is_base else interval(ratio, "x")
@@ -266,15 +267,15 @@ def _grid_cell(data: ReportData, row: Row | None, metric: str, same: list[str], 
 def memory_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
     """Every memory figure that any row has, in GB (1e9 bytes)."""
     names = [metric for metric in METRICS if metric.endswith("_bytes") and metric != PEAK]
-    measured = [metric for metric in names if any(data.estimate(row, metric) for row in rows.values())]
+    measured = [metric for metric in names if any(data.interval(row, metric) for row in rows.values())]
     if not measured:
         return None
     lines = []
     for title, row in rows.items():
-        found = [data.estimate(row, metric) for metric in measured]
+        found = [data.interval(row, metric) for metric in measured]
         if any(found):
             pairs = zip(measured, found, strict=True)
-            texts = [number(*in_unit(metric, value)) if value else "–" for metric, value in pairs]
+            texts = [rounded(in_unit(metric, value)) if value else "–" for metric, value in pairs]
             lines.append((cell_text(title), *texts))
     return Table("", ("", *(head(metric) for metric in measured)), tuple(lines), ())
 

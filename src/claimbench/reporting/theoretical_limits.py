@@ -87,8 +87,8 @@ def _floor(row: Row | None, hardware: Hardware, notes: Notes) -> str:
 
 
 def _ours(data: ReportData, row: Row | None) -> str:
-    estimate = data.estimate(row, METRIC) if row else None
-    return shown(METRIC, estimate) if estimate else "–"
+    found = data.interval(row, METRIC) if row else None
+    return shown(METRIC, found) if found else "–"
 
 
 def _frontiers(question: str, lines: list[list[Row]], hardware: Hardware) -> Table:

@@ -50,8 +50,8 @@ def judge(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
 
     def say(interval: Interval) -> str:
         law = f"{check.over}^{power(interval.estimate)}"
-        if interval.low is not None and interval.high is not None:
-            law += f" ({power(interval.low)} to {power(interval.high)})"
+        if interval.ends:
+            law += f" ({power(interval.ends[0])} to {power(interval.ends[1])})"
         metric = METRICS[check.metric].title
         return f"{metric[0].upper()}{metric[1:]} of {title} goes as {law}, from {check.over} {span}."
 
