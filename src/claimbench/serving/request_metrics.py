@@ -96,8 +96,8 @@ def percentile(
 
     Requests are drawn, not single gaps: the gaps of one answer share its moment and its neighbours.
     """
-    told = [of(record) for record in whole(records)]
-    values = [found if isinstance(found, list) else [found] for found in told if found is not None]
+    described = [of(record) for record in whole(records)]
+    values = [found if isinstance(found, list) else [found] for found in described if found is not None]
     if not any(values):
         return None
     random = np.random.default_rng(seed)
@@ -109,15 +109,15 @@ def percentile(
     return Interval(estimate, float(low), float(high), len(values))
 
 
-def of_load(told: dict[str, Any] | None) -> dict[str, float | None]:
+def of_load(described: dict[str, Any] | None) -> dict[str, float | None]:
     """The metrics of a block's load, as its proof has it: settings and records. Without a load, none of them.
 
     Those of a sweep are of the number of clients that got the most tokens per second in all.
     """
-    if not told:
-        return dict.fromkeys(METRICS)
-    load = Load.model_validate(told["settings"])
-    levels = told.get("levels") or {str(load.clients): told["records"]}
+    if not described:
+        return {}
+    load = Load.model_validate(described["settings"])
+    levels = described.get("levels") or {str(load.clients): described["records"]}
     runs = {int(clients): [Record.model_validate(one) for one in found] for clients, found in levels.items()}
     clients, records = max(runs.items(), key=lambda level: tokens_per_s(level[1]))
 
@@ -141,20 +141,3 @@ def of_load(told: dict[str, Any] | None) -> dict[str, float | None]:
         "load_failed_share": 1 - len(whole(records)) / len(records),
         "load_lateness_ms": float(np.percentile(lateness_ms(records), 95)) if load.kind == "open" else None,
     }
-
-
-METRICS = (
-    "load_clients",
-    "load_ttft_ms",
-    "load_ttft_p95_ms",
-    "load_itl_ms",
-    "load_itl_p95_ms",
-    "load_tpot_ms",
-    "load_end_to_end_ms",
-    "load_end_to_end_p95_ms",
-    "load_tok_s",
-    "load_requests_per_s",
-    "load_goodput_per_s",
-    "load_failed_share",
-    "load_lateness_ms",
-)
