@@ -217,7 +217,7 @@ class Plan:
 
 
 def last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it logits_to_keep nothing"])[-1][:300]
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
 
 
 class Process:

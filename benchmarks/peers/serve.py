@@ -55,7 +55,7 @@ def serve(load: Callable[[dict[str, Any]], Peer]) -> None:
             if "generate" in request:
                 answer(**clocked(peer, request["generate"]))
             elif "force" in request:
-                answer(tokens=peer.force(request["force"]))
+                answer(tokens=peer.teacher_force(request["force"]))
             elif "bandwidth" in request:
                 answer(bytes_per_s=peer.bandwidth())  # type: ignore[attr-defined]
             else:

@@ -530,8 +530,8 @@ def test_greedy_tokens_of_smollm2_are_those_of_transformers() -> None:
     for layer, key, value in zip(filled.past_key_values.layers, keys, values, strict=True):
         key[:, :, :prompt], value[:, :, :prompt] = layer.keys, layer.values
     decoder = NativeDecoder(spec, read_weights(folder, spec, torch.float32, "cpu"), threads=2)
-    token, logits_to_keep, start = filled.logits[:, -1].argmax(-1), [], torch.tensor([0])
+    token, chosen, start = filled.logits[:, -1].argmax(-1), [], torch.tensor([0])
     for length in range(prompt, prompt + new):
-        logits_to_keep.append(int(token))
+        chosen.append(int(token))
         token = decoder.step(token[None], torch.tensor([[length]]), keys, values, start, length)[0].argmax(-1)
-    assert logits_to_keep == told.tolist()
+    assert chosen == told.tolist()

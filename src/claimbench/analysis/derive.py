@@ -10,23 +10,13 @@ from statistics import median
 
 import numpy as np
 
+from claimbench.schema.metrics import METRICS
 from claimbench.schema.result import Result, Sample
 from claimbench.serving import request_metrics
 
 Numbers = dict[str, float | None]
 
-MEMORY = (
-    "weights",
-    "step_weights",
-    "kv_cache",
-    "rss_peak",
-    "server_rss",
-    "device_allocated_peak",
-    "device_reserved_peak",
-    "device_used",
-)
-
-PEAK = {"cuda": "device_allocated_peak", "cpu": "rss_peak"}
+PEAK_MEMORY = {"cuda": "device_allocated_peak", "cpu": "rss_peak"}
 """What `peak_bytes` is: of the device's allocator, or of the process where the device is the host."""
 
 
@@ -72,13 +62,13 @@ def of_block(result: Result) -> Numbers:
         "compile_s_extra": first_s - median(walls) / 1e9 if first_s is not None and walls else None,
         "energy_j_per_token": _per(result.energy_mj / 1e3, made) if result.energy_mj is not None else None,
         "rss_load_bytes": _difference(memory.get("rss_after_load"), memory.get("rss_before_load")),
-        "peak_bytes": _scaled(memory.get(PEAK[result.cell.device]), 1),
+        "peak_bytes": _scaled(memory.get(PEAK_MEMORY[result.cell.device]), 1),
         "recompiles": _count(result, "recompiles"),
         "graphs": _count(result, "graphs"),
         "kl_mean_nats": result.fidelity.kl_mean_nats if result.fidelity else None,
         "top1_agreement": result.fidelity.top1_agreement if result.fidelity else None,
     }
-    numbers |= {f"{name}_bytes": _scaled(memory.get(name), 1) for name in MEMORY}
+    numbers |= {name: _scaled(memory.get(metric.memory), 1) for name, metric in METRICS.items() if metric.memory}
     return numbers | request_metrics.of_load(result.proof.get("load"))
 
 

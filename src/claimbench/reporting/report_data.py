@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from claimbench.analysis import aggregate, stats
 from claimbench.formatting import interval, number, percent
 from claimbench.schema.interval import Interval
-from claimbench.schema.metrics import FRACTIONS, HEADS, METRICS
+from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import Plan, Row
 from claimbench.schema.verdicts import CellSummary, Verdicts
@@ -19,27 +19,21 @@ if TYPE_CHECKING:
 
 
 def head(metric: str) -> str:
-    if metric in HEADS:
-        return HEADS[metric]
-    known = METRICS.get(metric)
-    if known is None:
-        return metric
-    unit = "GB" if metric.endswith("_bytes") else known.unit
-    return f"{known.title}, {unit}" if unit else known.title
+    return METRICS[metric].column if metric in METRICS else metric
 
 
 def shown(metric: str, found: Interval) -> str:
     """An interval in the unit of `head(metric)`: bytes as GB (1e9), shares as per cent, the rest as it is."""
-    if metric in FRACTIONS:
-        return percent(found.estimate)
     known = METRICS.get(metric)
-    if known is not None and known.is_certain:
+    if known and known.is_fraction:
+        return percent(found.estimate)
+    if known and known.is_certain:
         return f"{found.estimate:.4g}"
     return interval(in_unit(metric, found))
 
 
 def in_unit(metric: str, found: Interval) -> Interval:
-    return found.scaled(1e-9) if metric.endswith("_bytes") else found
+    return found.scaled(1e-9) if metric in METRICS and METRICS[metric].unit == "B" else found
 
 
 class ReportData:

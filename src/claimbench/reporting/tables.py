@@ -266,7 +266,7 @@ def _grid_cell(data: ReportData, row: Row | None, metric: str, same: list[str], 
 
 def memory_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
     """Every memory figure that any row has, in GB (1e9 bytes)."""
-    names = [metric for metric in METRICS if metric.endswith("_bytes") and metric != PEAK]
+    names = [name for name, metric in METRICS.items() if metric.unit == "B" and name != PEAK]
     measured = [metric for metric in names if any(data.interval(row, metric) for row in rows.values())]
     if not measured:
         return None

@@ -89,7 +89,7 @@ def of_load(load_record: dict[str, Any] | None) -> dict[str, float | None]:
     Those of a sweep are of the number of clients that got the most tokens per second in all.
     """
     if not load_record:
-        return dict.fromkeys(METRICS)
+        return {}
     load = Load.model_validate(load_record["settings"])
     levels = load_record.get("levels") or {str(load.clients): load_record["records"]}
     runs = {int(clients): [Record.model_validate(one) for one in found] for clients, found in levels.items()}
@@ -115,20 +115,3 @@ def of_load(load_record: dict[str, Any] | None) -> dict[str, float | None]:
         "load_failed_share": 1 - len(whole(records)) / len(records),
         "load_lateness_ms": float(np.percentile(lateness_ms(records), 95)) if load.kind == "open" else None,
     }
-
-
-METRICS = (
-    "load_clients",
-    "load_ttft_ms",
-    "load_ttft_p95_ms",
-    "load_itl_ms",
-    "load_itl_p95_ms",
-    "load_tpot_ms",
-    "load_end_to_end_ms",
-    "load_end_to_end_p95_ms",
-    "load_tok_s",
-    "load_requests_per_s",
-    "load_goodput_per_s",
-    "load_failed_share",
-    "load_lateness_ms",
-)
