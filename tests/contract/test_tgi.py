@@ -151,7 +151,8 @@ IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.7@sha256:" + "0" * 64
 @pytest.mark.parametrize("engine", ["docker", "podman", "apptainer"])
 def test_a_container_is_pinned_listens_on_the_loopback_address_and_reads_the_checkpoint_alone(engine, tiny):
     asked = tgi.Asked(("--num-shard", "2"), {"PREFIX_CACHING": "0"})
-    launch = tgi.launch(engine, IMAGE, tiny, asked, 12345, cuda=True)
+    launch = tgi.launch(engine, IMAGE, tiny, asked, 12345, cuda=True, healthy_s=30)
+    assert launch.healthy_s == 30
     words = " ".join(launch.command)
     assert IMAGE in words
     assert "127.0.0.1" in words
