@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -11,9 +11,7 @@ from claimbench.analysis.aggregate import blocks_in, by_cell
 from claimbench.errors import ConfigError
 from claimbench.judging.expectations import bounds, verdict
 from claimbench.judging.summary import Ending, ending
-from claimbench.schema.checks import (
-    Check,
-)
+from claimbench.schema.checks import Check, Expectation
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
@@ -56,7 +54,26 @@ class Missing(Exception):
     """A cell that gave no numbers; the text is the reason."""
 
 
-def verdict_on(check: Check, sentence: str, result: Verdict, **found: Any) -> CheckVerdict:
+class Basis(NamedTuple):
+    """What a verdict rests on: files of results, and how their cells depart from the document's."""
+
+    results: tuple[str, ...]
+    deviations: tuple[str, ...]
+
+
+NO_RESULTS = Basis((), ())
+
+
+def verdict_on(
+    check: Check,
+    sentence: str,
+    result: Verdict,
+    *,
+    reason: str | None = None,
+    found: Interval | None = None,
+    blocks: int = 0,
+    basis: Basis = NO_RESULTS,
+) -> CheckVerdict:
     metric = getattr(check, "metric", getattr(check, "quantity", None))
     return CheckVerdict(
         kind=check.kind,
@@ -65,8 +82,14 @@ def verdict_on(check: Check, sentence: str, result: Verdict, **found: Any) -> Ch
         to=getattr(check, "to", None),
         sentence=sentence,
         verdict=result,
+        estimate=found.estimate if found else None,
+        low=found.low if found else None,
+        high=found.high if found else None,
         published=getattr(check, "published", None),
-        **found,
+        reason=reason,
+        blocks=blocks,
+        results=basis.results,
+        deviations=basis.deviations,
     )
 
 
@@ -113,11 +136,11 @@ def sides_of(check: Check, study: str, evidence: Evidence) -> list[Side]:
     return [side_at(study, getattr(check, name), evidence) for name in SIDES if getattr(check, name, None)]
 
 
-def resting_on(sides: list[Side], evidence: Evidence) -> dict[str, Any]:
-    return {
-        "results": tuple(dict.fromkeys(path for side in sides for path in evidence.paths(side.cell))),
-        "deviations": tuple(dict.fromkeys(text for side in sides for text in side.row.deviations)),
-    }
+def basis_of(sides: list[Side], evidence: Evidence) -> Basis:
+    return Basis(
+        tuple(dict.fromkeys(path for side in sides for path in evidence.paths(side.cell))),
+        tuple(dict.fromkeys(text for side in sides for text in side.row.deviations)),
+    )
 
 
 def doubts_about(sides: list[Side]) -> str | None:
@@ -130,17 +153,17 @@ def by_interval(
     evidence: Evidence,
     sides: list[Side],
     found: Interval | None,
-    region: Any,
+    region: Expectation,
     say: Callable[[Interval], str],
 ) -> CheckVerdict:
     """An interval against a region, with the doubts about the blocks behind it."""
-    rests_on = resting_on(sides, evidence)
+    basis = basis_of(sides, evidence)
     doubts = doubts_about(sides)
     if found is None:
         named = " and ".join(dict.fromkeys(side.address for side in sides))
         reason = f"there is no round in which {named} gave this metric"
         return verdict_on(
-            check, f"Not judged: {reason}.", Verdict.UNDECIDED, reason=joined(reason + ".", doubts), **rests_on
+            check, f"Not judged: {reason}.", Verdict.UNDECIDED, reason=joined(reason + ".", doubts), basis=basis
         )
     result = verdict(found, bounds(region, evidence.tolerance))
     why: str | None = None
@@ -152,12 +175,10 @@ def by_interval(
         check,
         say(found),
         result,
-        estimate=found.estimate,
-        low=found.low,
-        high=found.high,
+        found=found,
         reason=joined(why, doubts),
         blocks=found.rounds,
-        **rests_on,
+        basis=basis,
     )
 
 

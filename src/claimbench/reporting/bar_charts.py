@@ -14,8 +14,10 @@ from claimbench.reporting import svg
 from claimbench.schema.interval import Interval
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 class Bar(NamedTuple):
@@ -144,7 +146,7 @@ def _row_axes(axes: Axes, labels: Sequence[str], unit: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _handles(rows: Sequence[Bar], reference: float | None, *, published: bool) -> list[Any]:
+def _handles(rows: Sequence[Bar], reference: float | None, *, published: bool) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     handles = []
@@ -180,7 +182,7 @@ def memory(title: str, description: str, rows: Sequence[Stack], capacity: float 
             ("the rest of the peak", rest, {"fc": "none"}),
         ]
         ends = [0.0] * len(ordered)
-        handles: list[Any] = []
+        handles: list[Artist] = []
         for name, sizes, style in parts:
             widths = [size / 1e9 for size in sizes]
             axes.barh(range(len(ordered)), widths, left=ends, height=0.56, ec=svg.INK, linewidth=0.8, **style)

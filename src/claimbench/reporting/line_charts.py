@@ -12,14 +12,20 @@ from claimbench.schema.interval import Interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 NAME_WIDTH = 26
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
+Swept = float | int | str
+Place = Callable[[Swept], float]
+"""Where a swept value stands on its axis."""
+
+
 class Point(NamedTuple):
-    x: float | int | str
+    x: Swept
     interval: Interval | None
     note: str = ""
 
@@ -49,8 +55,9 @@ def curves(
     """
     xs = _sorted_xs(panels)
     words = any(isinstance(x, str) for x in xs)
-    place: Callable[[Any], float] = (lambda x: float(xs.index(x))) if words else float
-    log_x = not words and min(xs) > 0 and max(xs) / min(xs) > 6
+    place: Place = (lambda x: float(xs.index(x))) if words else float
+    places = [place(x) for x in xs]
+    log_x = not words and min(places) > 0 and max(places) / min(places) > 6
 
     def paint(figure: Figure) -> None:
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -81,12 +88,12 @@ def curves(
     return svg.draw(title, description, max(3.3, each_in * most + 1.5), paint)
 
 
-def _sorted_xs(panels: Sequence[Panel]) -> list[Any]:
+def _sorted_xs(panels: Sequence[Panel]) -> list[Swept]:
     seen = dict.fromkeys(point.x for panel in panels for line in panel.lines for point in line.points)
-    return list(seen) if any(isinstance(x, str) for x in seen) else sorted(seen)
+    return list(seen) if any(isinstance(x, str) for x in seen) else sorted(seen, key=float)
 
 
-def _x_ticks(axes: Axes, xs: list[Any], place: Callable[[Any], float]) -> None:
+def _x_ticks(axes: Axes, xs: list[Swept], place: Place) -> None:
     from matplotlib.ticker import NullLocator
 
     shown = xs if len(xs) <= 9 else xs[:: math.ceil(len(xs) / 9)]
@@ -116,7 +123,7 @@ def _style(index: int) -> dict[str, Any]:
     }
 
 
-def _draw_line(axes: Axes, line: Line, index: int, place: Callable[[Any], float]) -> None:
+def _draw_line(axes: Axes, line: Line, index: int, place: Place) -> None:
     style = _style(index)
     good = [(place(point.x), point.interval) for point in line.points if point.interval is not None]
     axes.plot(
@@ -140,7 +147,7 @@ def _draw_line(axes: Axes, line: Line, index: int, place: Callable[[Any], float]
                 break
 
 
-def _name_lines(axes: Axes, lines: Sequence[Line], names: list[str], place: Callable[[Any], float]) -> None:
+def _name_lines(axes: Axes, lines: Sequence[Line], names: list[str], place: Place) -> None:
     """Each line's marker and name right of the axis, at the height of its end, apart where they would overlap."""
     ends = [
         (good[-1].estimate, line.label) for line in lines if (good := [p.interval for p in line.points if p.interval])
@@ -183,7 +190,7 @@ def _apart(heights: list[float], gap: float) -> list[float]:
     return [min(base + index * gap, 1 - (last - index) * gap) for index, base in enumerate(flat)]
 
 
-def _curve_handles(panels: Sequence[Panel]) -> list[Any]:
+def _curve_handles(panels: Sequence[Panel]) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     points = [point for panel in panels for line in panel.lines for point in line.points]

@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 PAPER = "#ffffff"
@@ -99,7 +100,7 @@ def wrapped(label: str, width: int = 34, lines: int = 2) -> str:
     return "\n".join(textwrap.wrap(label.replace("`", ""), width, max_lines=lines, placeholder=" …")) or " "
 
 
-def legend(figure: Figure, handles: list[Any]) -> None:
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
     """What the shapes mean, below the axes."""
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=4, handletextpad=0.5, columnspacing=1.6)

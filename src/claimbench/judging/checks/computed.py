@@ -27,9 +27,10 @@ def judge(check: ComputedCheck, study: str, evidence: Evidence) -> CheckVerdict:
             )
         value, unit = arch.step_weights * check.bytes_per_weight / check.bandwidth * 1e3, "ms"
         what = f"Reading the weights of {check.architecture} at {quantity(check.bandwidth / 1e9)} GB/s takes"
-    result = verdict(Interval(value, value, value, 1), bounds(check.expect, evidence.tolerance))
+    exactly = Interval(value, value, value)
+    result = verdict(exactly, bounds(check.expect, evidence.tolerance))
     sentence = f"{what} {quantity(value, unit)}, from {arch.weights:,} parameters."
-    return verdict_on(check, sentence, result, estimate=value, low=value, high=value)
+    return verdict_on(check, sentence, result, found=exactly)
 
 
 def expected(check: ComputedCheck, tolerance: float) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from claimbench.judging import other_hardware
 from claimbench.judging.evidence import (
     Evidence,
     Missing,
     Side,
     any_side_at,
+    basis_of,
     curve,
     doubts_about,
     joined,
-    resting_on,
     verdict_on,
 )
 from claimbench.schema.checks import FrontierCheck
 from claimbench.schema.frontier import describe
+from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.verdicts import CheckVerdict, Verdict
 
@@ -42,17 +45,20 @@ def judge(check: FrontierCheck, study: str, evidence: Evidence) -> CheckVerdict:
     limit = f"{check.over} {smallest_oom:g} does not" if smallest_oom is not None else "no larger one was tried"
     between = _searched(sides, evidence)
     sentence = f"The largest {check.over} that fits is {largest:g}; {limit}.{between} Published: {check.published}."
-    facts = {
-        "estimate": largest,
-        "blocks": min((side.end.blocks for side in sides), default=0),
-        **resting_on(sides, evidence),
-    }
+    judged = partial(
+        verdict_on,
+        check,
+        sentence,
+        found=Interval(largest),
+        blocks=min((side.end.blocks for side in sides), default=0),
+        basis=basis_of(sides, evidence),
+    )
     if largest > check.published or (smallest_oom is not None and smallest_oom <= check.published):
-        return verdict_on(check, sentence, Verdict.REFUTED, reason=doubts_about(sides), **facts)
+        return judged(Verdict.REFUTED, reason=doubts_about(sides))
     if largest == check.published and smallest_oom is not None:
-        return verdict_on(check, sentence, Verdict.SUPPORTED, reason=doubts_about(sides), **facts)
+        return judged(Verdict.SUPPORTED, reason=doubts_about(sides))
     reason = f"The sweep does not reach the frontier: it needs {check.over} {check.published} and a larger one."
-    return verdict_on(check, sentence, Verdict.UNDECIDED, reason=joined(reason, doubts_about(sides)), **facts)
+    return judged(Verdict.UNDECIDED, reason=joined(reason, doubts_about(sides)))
 
 
 def _searched(sides: list[Side], evidence: Evidence) -> str:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from claimbench.judging.evidence import Evidence, Side, doubts_about, joined, resting_on, sides_of, verdict_on
+from functools import partial
+
+from claimbench.judging.evidence import Evidence, Side, basis_of, doubts_about, joined, sides_of, verdict_on
 from claimbench.schema.checks import IdentityCheck
+from claimbench.schema.interval import Interval
 from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def judge(check: IdentityCheck, study: str, evidence: Evidence) -> CheckVerdict:
     of, to = sides_of(check, study, evidence)
-    rests_on = resting_on([of, to], evidence)
+    basis = basis_of([of, to], evidence)
     if of.cell == to.cell:
         reason = f"{check.of} and {check.to} are the same cell here, so equal tokens say nothing."
-        return verdict_on(check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, **rests_on)
+        return verdict_on(check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, basis=basis)
     hashes = [evidence.frames[side.cell]["tokens_sha256"].dropna() for side in (of, to)]
     expected = hashes[1].mode().iloc[0]
     share = float((hashes[0] == expected).mean())
     blocks = min(of.end.blocks_ok, to.end.blocks_ok)
-    found = {"estimate": share, "low": share, "high": share, "blocks": blocks, **rests_on}
+    judged = partial(verdict_on, check, found=Interval(share, share, share), blocks=blocks, basis=basis)
     count = f"{int((hashes[0] == expected).sum())} of {len(hashes[0])} generations"
     if share == 1 and hashes[1].nunique() == 1:
         sentence = f"{of.title} gives the same tokens as {to.title} in {count}."
-        return verdict_on(check, sentence, Verdict.SUPPORTED, reason=doubts_about([of, to]), **found)
+        return judged(sentence, Verdict.SUPPORTED, reason=doubts_about([of, to]))
     sentence = f"{of.title} gives the same tokens as {to.title} in {count} only{_where(of, evidence)}."
     dtypes = {evidence.plan.cells[side.cell].cell.dtype for side in (of, to)}
     if dtypes == {"float32"}:
-        return verdict_on(check, sentence, Verdict.REFUTED, reason=doubts_about([of, to]), **found)
+        return judged(sentence, Verdict.REFUTED, reason=doubts_about([of, to]))
     reason = f"In {' and '.join(sorted(dtypes))} rounding alone can change a token: only float32 can refute this."
-    return verdict_on(check, sentence, Verdict.UNDECIDED, reason=joined(reason, doubts_about([of, to])), **found)
+    return judged(sentence, Verdict.UNDECIDED, reason=joined(reason, doubts_about([of, to])))
 
 
 def _where(side: Side, evidence: Evidence) -> str:

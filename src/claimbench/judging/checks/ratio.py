@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from claimbench.analysis import stats
 from claimbench.formatting import quantity, range_text
-from claimbench.judging.evidence import Evidence, Side, by_interval, resting_on, sides_of, verdict_on
+from claimbench.judging.evidence import Evidence, Side, basis_of, by_interval, sides_of, verdict_on
 from claimbench.judging.expectations import bounds_text, direction
 from claimbench.schema.checks import GainCheck, RatioCheck
 from claimbench.schema.interval import Interval
@@ -21,7 +21,7 @@ def compared(
     if sides[0].cell == sides[1].cell and (len(sides) == 2 or sides[2].cell == sides[3].cell):
         reason = f"{check.of} and {check.to} are the same cell here, so their ratio says nothing."
         return verdict_on(
-            check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, **resting_on(sides, evidence)
+            check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, basis=basis_of(sides, evidence)
         )
     series = [evidence.blocks(side.cell, check.metric) for side in sides]
     try:
@@ -29,7 +29,7 @@ def compared(
     except ValueError:
         reason = f"a block has zero {METRICS[check.metric].title}, and a ratio with zero means nothing."
         return verdict_on(
-            check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, **resting_on(sides, evidence)
+            check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, basis=basis_of(sides, evidence)
         )
     return by_interval(check, evidence, sides, found, check.expect, lambda interval: say(sides, interval))
 

@@ -8,10 +8,10 @@ from claimbench.judging.evidence import (
     Evidence,
     Missing,
     Side,
+    basis_of,
     by_interval,
     curve,
     joined,
-    resting_on,
     side_at,
     verdict_on,
 )
@@ -43,7 +43,7 @@ def judge(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
         found = stats.exponent_interval(curves[0], *curves[1:], groups=[others for _, others, _ in kept])
     except ValueError as error:
         return verdict_on(
-            check, f"Not judged: {error}.", Verdict.UNDECIDED, reason=f"{error}.", **resting_on(sides, evidence)
+            check, f"Not judged: {error}.", Verdict.UNDECIDED, reason=f"{error}.", basis=basis_of(sides, evidence)
         )
     title = kept[0][2][0].row.title + (f" over {kept[0][2][1].row.title}" if check.to else "")
     span = f"{min(x for x, _, _ in kept):g} to {max(x for x, _, _ in kept):g}"
