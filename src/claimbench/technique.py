@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from claimbench.proof import Findings
 from claimbench.schema.cell import Cell, Frozen
 
 
@@ -20,7 +21,7 @@ class Optimization(Protocol):
 
     def apply(self, target: Any, settings: Any) -> None: ...
 
-    def prove(self, evidence: Any, settings: Any) -> dict[str, Any]: ...
+    def prove(self, evidence: Any, settings: Any) -> Findings: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Technique:
         """Change `target`, an `Engine` or a `GenerationSetup`, at the technique's seam."""
         self.optimization.apply(target, self.settings)
 
-    def prove(self, evidence: Any) -> dict[str, Any]:
+    def prove(self, evidence: Any) -> Findings:
         """What was seen to run.
 
         Raises:

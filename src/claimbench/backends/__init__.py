@@ -35,9 +35,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from claimbench.proof import Findings
 from claimbench.schema.cell import Cell, Frozen
+
+if TYPE_CHECKING:
+    import torch
+
+Column: TypeAlias = "torch.Tensor | list[list[int]]"
+"""New token ids of a step, shape [batch, n]: a tensor on the device, or where a server answers, lists."""
 
 
 @runtime_checkable
@@ -48,7 +55,7 @@ class Session(Protocol):
     def prompt_tokens(self) -> int:
         """Tokens in one row of the prompt."""
 
-    def generate(self) -> Iterator[Any]:
+    def generate(self) -> Iterator[Column]:
         """One generation; yields new token ids, shape [batch, n], as each step appears (n is 1 unless it speculates).
 
         Yields device tensors without synchronising; contains no timing code. Closing the iterator early ends the
@@ -58,14 +65,14 @@ class Session(Protocol):
     def memory(self) -> dict[str, int]:
         """Bytes: `weights` (all held), `step_weights` (read by one decode step), `kv_cache` (at full length)."""
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """What was seen to run, outside the timed samples.
 
         Raises:
             WrongOutput: a technique that was asked for did not run.
         """
 
-    def log_probs(self, tokens: list[int]) -> Any:
+    def log_probs(self, tokens: list[int]) -> torch.Tensor | None:
         """Teacher-forced log-probabilities of row 0, float32 [len(tokens), vocabulary]; None if out of reach."""
 
     def close(self) -> None:

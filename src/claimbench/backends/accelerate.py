@@ -28,6 +28,7 @@ from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.hf import session, weight_memory
 from claimbench.hf.session import TransformersSession
 from claimbench.hf.setup import GenerationSetup
+from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.schema.load import Layout
 from claimbench.system.scratch import Scratch, refusal
@@ -205,7 +206,7 @@ class AccelerateSession(TransformersSession):
         memory["step_weights"] += sum(_bytes_by_place([item for item in away if item.is_read]).values())
         return memory
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """What every run must show, and that weights lie where the map says, between two steps too.
 
         Raises:
@@ -263,7 +264,7 @@ def _away(module: Any, path: str, name: str, size: int, is_read: bool) -> Held:
     return Held(f"{path}.{name}", "disk", (file, entry.get("weight_name", key)), size, is_read, True, file)
 
 
-def check_placement(held: list[Held], placed: dict[str, Any]) -> dict[str, Any]:
+def check_placement(held: list[Held], placed: dict[str, Any]) -> Findings:
     """The map and the bytes behind it.
 
     Raises:

@@ -24,6 +24,7 @@ from claimbench.hf import evidence
 from claimbench.hf.session import TransformersSession, make_setup, refusals
 from claimbench.hf.setup import GenerationSetup
 from claimbench.hf.stepper import Emit
+from claimbench.proof import Findings
 from claimbench.schema.cell import Cell, Frozen, Workload
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
@@ -245,7 +246,7 @@ class InferenceSession(TransformersSession):
         self.options = Options.model_validate(cell.options)
         super().__init__(cell, setup, checkpoint, model, None)
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """What was cut, what is held of it here, and how often the ranks sent to each other.
 
         Raises:
@@ -283,7 +284,7 @@ class InferenceSession(TransformersSession):
         )
         return share
 
-    def _prove_injected(self) -> dict[str, Any]:
+    def _prove_injected(self) -> Findings:
         """Kernels keep their own cache and attention, so nothing but their layers can be seen from outside."""
         seen = self.watch()
         proof.check_finite(self._logits(self.prompt[:1], last=1))

@@ -22,6 +22,7 @@ from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
 from claimbench.hf.session import TransformersSession, make_setup, refusals
 from claimbench.hf.setup import GenerationSetup
+from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
@@ -189,7 +190,7 @@ class ZeroSession(TransformersSession):
         read = (sum(weight.ds_numel for weight in self.model.parameters()) - looked_up) * self.bytes_per_weight
         return super().memory() | {"weights": held, "step_weights": read}
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """That weights are partitioned between passes, were gathered in them, and lie where they were asked to.
 
         Raises:
@@ -209,7 +210,7 @@ class ZeroSession(TransformersSession):
         found |= {"share_of_weights": share, "streams": self.streams}
         return found | self._prove_offload(part * self.bytes_per_weight)
 
-    def _prove_offload(self, part_bytes: int) -> dict[str, Any]:
+    def _prove_offload(self, part_bytes: int) -> Findings:
         if self.swap is None:
             return {}
         stored = self.swap.stored()

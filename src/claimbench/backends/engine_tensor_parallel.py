@@ -22,7 +22,7 @@ from claimbench.checkpoints import tp_partition
 from claimbench.cost_model import cost
 from claimbench.engine import session
 from claimbench.engine.session import EngineSession
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.system import launchers, process_group
 from claimbench.technique import Technique
@@ -125,7 +125,7 @@ class TensorParallelSession(EngineSession):
         meet(composed.parts, self.whole, self.group)
         return composed
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """What the engine proves, and that this rank holds its share and met the others as often as it must.
 
         Raises:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from claimbench import optimizations
 from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
+from claimbench.proof import Findings
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system import launchers
 from claimbench.technique import Technique
@@ -99,7 +100,7 @@ class NullSession:
             technique.apply(self.pace)
         _pass_time(self.options.load_ms)
 
-    def generate(self) -> Iterator[Any]:
+    def generate(self) -> Iterator[list[list[int]]]:
         options, workload = self.options, self.cell.workload
         self.calls += 1
         if options.fits_batch is not None and workload.batch > options.fits_batch:
@@ -151,14 +152,14 @@ class NullSession:
     def memory(self) -> dict[str, int]:
         return {"weights": 0, "step_weights": 0, "kv_cache": 0}
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         if self.options.fails == "unproven":
             raise WrongOutput("asked to run something else")
         seen = NullEvidence(self.passed_ms)
         proven = {technique.name: technique.prove(seen) for technique in self.techniques}
         return {"calls": self.calls, "optimizations": proven} if proven else {"calls": self.calls}
 
-    def log_probs(self, tokens: list[int]) -> Any:
+    def log_probs(self, tokens: list[int]) -> None:
         return None
 
     def close(self) -> None:

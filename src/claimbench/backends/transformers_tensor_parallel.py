@@ -20,7 +20,7 @@ from claimbench.errors import Unavailable
 from claimbench.hf import session
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.session import TransformersSession
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system import launchers, process_group
 
@@ -115,7 +115,7 @@ class TensorParallelSession(TransformersSession):
         self.seen = super().watch()
         return self.seen
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """What a Transformers session proves, and that this rank holds a share and sums with the others.
 
         Raises:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
+from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.serving import vllm
 from claimbench.serving.tokens import architecture_of, prompt_rows
@@ -74,7 +75,7 @@ class OfflineSession:
             "kv_cache": int(cost.kv_bytes(self.architecture, workload.batch, length, size)),
         }
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """How the engine was configured, and that it serves no prompt from a cache.
 
         Raises:

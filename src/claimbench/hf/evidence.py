@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from claimbench.hf.weight_memory import _storage_type
-from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, events_of, expect, recorded
+from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, Findings, events_of, expect, recorded
 
 if TYPE_CHECKING:
     from claimbench.hf.setup import GenerationSetup
@@ -169,7 +169,7 @@ def _quant_types(model: Any) -> Iterator[str]:
             yield str(quant_type)
 
 
-def check_plain(seen: TransformersEvidence, setup: GenerationSetup) -> dict[str, Any]:
+def check_plain(seen: TransformersEvidence, setup: GenerationSetup) -> Findings:
     """What every run must satisfy, whatever is switched on: nothing runs that was not asked for.
 
     Raises:

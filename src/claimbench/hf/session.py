@@ -18,6 +18,7 @@ from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.hf import evidence, weight_memory
 from claimbench.hf.setup import Generation, GenerationSetup
 from claimbench.hf.stepper import Emit, Stepper, StepTap
+from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload, row_lengths
 from claimbench.technique import Technique
 
@@ -193,7 +194,7 @@ class TransformersSession:
             memory["weights"] += memory["draft_weights"]
         return memory
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """What was seen to run: compilations so far, then a few steps of one more generation, watched.
 
         Raises:

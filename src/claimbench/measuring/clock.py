@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from claimbench.backends import Column
 from claimbench.errors import WrongOutput
 from claimbench.schema.cell import Device, Workload
 from claimbench.schema.result import Sample
@@ -20,7 +21,7 @@ from claimbench.schema.result import Sample
 GPU_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # hardware slow-down, thermal (software, hardware), power brake
 
 
-def time_generation(steps: Iterator[Any], workload: Workload, device: Device) -> tuple[Sample, list[list[int]]]:
+def time_generation(steps: Iterator[Column], workload: Workload, device: Device) -> tuple[Sample, list[list[int]]]:
     """Run `steps` to their end; the sample and the new token ids, one list a row.
 
     Raises:
@@ -42,9 +43,9 @@ def time_generation(steps: Iterator[Any], workload: Workload, device: Device) ->
     return sample, rows
 
 
-def rows_of(columns: list[Any]) -> list[list[int]]:
+def rows_of(columns: list[Column]) -> list[list[int]]:
     """The token ids of each row, from the columns [batch, n] of the steps."""
-    blocks = [column.tolist() if hasattr(column, "tolist") else column for column in columns]
+    blocks: list[list[list[int]]] = [column if isinstance(column, list) else column.tolist() for column in columns]
     return [[token for block in blocks for token in block[row]] for row in range(len(blocks[0]) if blocks else 0)]
 
 
@@ -56,7 +57,7 @@ def hash_tokens(rows: list[list[int]]) -> str:
     return hasher.hexdigest()
 
 
-def _host_clock(steps: Iterator[Any]) -> tuple[int, list[int], list[Any]]:
+def _host_clock(steps: Iterator[Column]) -> tuple[int, list[int], list[Column]]:
     now = time.perf_counter_ns
     stamps, columns = array("q"), []
     start = now()
@@ -67,7 +68,7 @@ def _host_clock(steps: Iterator[Any]) -> tuple[int, list[int], list[Any]]:
     return wall_ns, [after - before for before, after in zip([start, *stamps], stamps, strict=False)], columns
 
 
-def _device_clock(steps: Iterator[Any]) -> tuple[int, list[int], list[Any]]:
+def _device_clock(steps: Iterator[Column]) -> tuple[int, list[int], list[Column]]:
     import torch
 
     cuda: Any = torch.cuda

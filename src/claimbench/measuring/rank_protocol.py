@@ -18,15 +18,19 @@ import time
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from claimbench import backends
-from claimbench.backends import Session
+from claimbench.backends import Column, Session
 from claimbench.errors import WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import hash_tokens, rows_of
+from claimbench.proof import Findings
 from claimbench.system import launchers, machine, memory
 from claimbench.system.launchers import Place
+
+if TYPE_CHECKING:
+    import torch
 
 SECRET = "CLAIMBENCH_RANKS_SECRET"  # noqa: S105 - the name of the variable that holds it
 
@@ -104,14 +108,14 @@ class Record:
 class CollectiveGeneration:
     """A generation that all ranks are in. None can leave it alone, so closing it early runs it to its end."""
 
-    def __init__(self, steps: Iterator[Any]) -> None:
+    def __init__(self, steps: Iterator[Column]) -> None:
         self.steps = steps
-        self.columns: list[Any] = []
+        self.columns: list[Column] = []
 
     def __iter__(self) -> CollectiveGeneration:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Column:
         column = next(self.steps)
         self.columns.append(column)
         return column
@@ -144,7 +148,7 @@ class LeaderSession:
     def prompt_tokens(self) -> int:
         return self.session.prompt_tokens
 
-    def generate(self) -> Iterator[Any]:
+    def generate(self) -> Iterator[Column]:
         self._compare_tokens()
         self._tell("generate")
         self.last = CollectiveGeneration(self.session.generate())
@@ -157,14 +161,14 @@ class LeaderSession:
         self._answers()
         return own
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """Rank 0's proof, and those of the others under `ranks`."""
         self._compare_tokens()
         self._tell("prove")
         own = self.session.prove()
         return own | {"ranks": self._answers()}
 
-    def log_probs(self, tokens: list[int]) -> Any:
+    def log_probs(self, tokens: list[int]) -> torch.Tensor | None:
         self._tell("log_probs", tokens)
         own = self.session.log_probs(tokens)
         self._answers()

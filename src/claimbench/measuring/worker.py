@@ -205,7 +205,7 @@ def _doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
 def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
     """Both models forced along `tokens`: how far apart are their distributions, and do they rank the same token first?
 
-    None where the two do not fit in memory together.
+    None where the two do not fit in memory together, or one of them gives no probabilities.
     """
     ours = session.log_probs(tokens)  # [len(tokens), vocabulary]
     try:
@@ -218,6 +218,8 @@ def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[
         theirs = other.log_probs(tokens)
     finally:
         other.close()
+    if ours is None or theirs is None:
+        return None
     if not (bool(ours.isfinite().all()) and bool(theirs.isfinite().all())):
         raise WrongOutput("log-probabilities hold NaN or infinity")
     kl = (theirs.exp() * (theirs - ours)).sum(-1)  # [len(tokens)]

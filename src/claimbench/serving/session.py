@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from claimbench.cost_model import cost
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
+from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.serving import request_metrics
 from claimbench.serving.client import (
@@ -203,7 +204,7 @@ class ServerSession:
         """Peak resident bytes of the server's processes, loading included; the worker adds its own."""
         return {"rss_peak": self.service.server.peak_bytes()} if self.service.server else {}
 
-    def prove(self) -> dict[str, Any]:
+    def prove(self) -> Findings:
         """What the server says of itself, how it was started, and how the tokens of the last generation were known."""
         service = self.service
         ids = "told by the server" if service.tokenizer is None else "by the text of each event"

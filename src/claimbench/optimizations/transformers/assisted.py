@@ -10,13 +10,13 @@ distribution is the large model's, though not the same draws.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "draft"
@@ -49,7 +49,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.unsupported.append("assisted generate is")
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     seen = evidence.candidate_generators
     expect("assisted", seen == ["AssistedCandidateGenerator"], "a draft model's candidate generator", seen)
     return {"candidate_generators": seen, "step_tokens": evidence.step_tokens}

@@ -8,13 +8,13 @@ only gets the extra work, unless 16-bit products are faster than the cell's own.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Dtype, Frozen
 
 SEAM = "weights"
@@ -44,7 +44,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     )
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     layers = evidence.modules.get("Linear4bit", 0)
     expected = f"4-bit layers whose weights are all {settings.quant_type}"
     held = layers > 0 and evidence.quant_types == {settings.quant_type: layers}

@@ -7,13 +7,12 @@ cost more than the saved bytes give back, as they usually do at batch 1.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "weights"
@@ -37,7 +36,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.load["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=settings.threshold)
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     layers = evidence.modules.get("Linear8bitLt", 0)
     stored = evidence.weights.get("Int8Params int8", 0)
     expect("bitsandbytes_int8", layers == stored > 0, "8-bit layers that hold int8 weights", evidence.weights)

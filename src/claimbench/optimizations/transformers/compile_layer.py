@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup, Phase
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "compile"
@@ -82,7 +82,7 @@ def one_layer(eager: Any, compiled: Any, index: int, phase: Phase) -> Any:
     return forward
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     wanted = evidence.layers * evidence.decode_steps
     regions = evidence.compiled_regions
     expected = f"a compiled region in each of {evidence.layers} layers of {evidence.decode_steps} decode steps"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup, Phase
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "compile"
@@ -59,7 +59,7 @@ def compile_decode(model: Any, phase: Phase, settings: Settings) -> Any:
     return model
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     steps = evidence.decode_steps
     regions = evidence.compiled_regions
     expect("compile_model", regions >= steps > 0, f"a compiled region in each of {steps} decode steps", regions)

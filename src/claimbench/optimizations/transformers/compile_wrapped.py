@@ -7,11 +7,11 @@ does compile.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "compile"
@@ -34,7 +34,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.transforms.append(lambda model: torch.compile(model, mode=settings.mode, fullgraph=settings.fullgraph))
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     held = evidence.wrapper == "OptimizedModule"
     expect("compile_wrapped", held, "the wrapper that torch.compile makes", evidence.wrapper)
     return {

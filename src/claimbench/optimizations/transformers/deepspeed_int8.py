@@ -9,11 +9,9 @@ alone: without `injection` it would leave all weights in fp16 without a word, so
 
 from __future__ import annotations
 
-from typing import Any
-
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "injected"
@@ -38,7 +36,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.inference["dtype"] = torch.int8
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     quantized = sum(times for kind, times in evidence.weights.items() if kind.endswith(" int8"))
     # The four matrices of a layer: fused query, key and value, attention's output, and both of the feed-forward
     least = 4 * evidence.layers

@@ -6,14 +6,12 @@ There it is a negative control.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from claimbench.cost_model import cost
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "draft"
@@ -49,7 +47,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.unsupported.append("assisted generate is")
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     seen = evidence.candidate_generators
     expect("early_exit", seen == ["EarlyExitCandidateGenerator"], "the early exit's candidate generator", seen)
     return {"candidate_generators": seen, "step_tokens": evidence.step_tokens}

@@ -7,12 +7,11 @@ cannot help, and its own launch overhead may cost.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 from claimbench.cost_model import cost
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "attention"
@@ -40,7 +39,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.load["attn_implementation"] = "flash_attention_2"
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     """The package's own operators; PyTorch ships kernels of similar names, which do not count."""
     seen = sorted(name for name in evidence.operators if name.startswith(("flash_attn::", "FlashAttn")))
     seen += sorted(name for name in evidence.operators if "flash_fwd" in name and "pytorch_flash" not in name)

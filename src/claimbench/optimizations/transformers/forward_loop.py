@@ -10,11 +10,10 @@ generations.
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import Generation, GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "loop"
@@ -53,7 +52,7 @@ def forward_loop(generation: Generation) -> None:
         inputs = sequence if cache is None else token
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     held = "forward_loop" in evidence.functions and "generate" not in evidence.functions
     expect("forward_loop", held, "the loop of this file on the stack, and no `generate`", evidence.functions)
     return {"functions": evidence.functions}

@@ -6,11 +6,9 @@ hand-written loop can show it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "grad"
@@ -33,6 +31,6 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.around.append(torch.enable_grad)
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     expect("grad_enabled", evidence.grad_enabled, "gradients on inside the generation", evidence.grad_enabled)
     return {"grad_enabled": evidence.grad_enabled}

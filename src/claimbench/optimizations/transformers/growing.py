@@ -9,13 +9,13 @@ It is here for claims about recompilation: `recompiles` counts them, and the tim
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen, Workload
 
 SEAM = "history"
@@ -47,7 +47,7 @@ def smaller(workload: Workload, settings: Settings) -> list[Workload]:
     return [workload.model_copy(update={settings.of: size}) for size in sizes]
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     """What was seen to come out of each generation: as many as asked for, growing in what was asked for alone."""
     shapes = [*evidence.earlier, evidence.whole]
     grew, stayed = (0, 1) if settings.of == "batch" else (1, 0)

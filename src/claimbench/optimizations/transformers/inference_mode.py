@@ -5,11 +5,9 @@ bottleneck; it cannot help a busy device, since bytes moved and kernels launched
 
 from __future__ import annotations
 
-from typing import Any
-
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "grad"
@@ -31,6 +29,6 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.around.append(torch.inference_mode)
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     expect("inference_mode", evidence.inference_mode, "inference mode inside the generation", evidence.inference_mode)
     return {"inference_mode": evidence.inference_mode}

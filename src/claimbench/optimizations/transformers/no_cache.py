@@ -5,11 +5,9 @@ is the cache's bytes. It cannot help speed; it is here to show what a cache is w
 
 from __future__ import annotations
 
-from typing import Any
-
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "cache"
@@ -30,6 +28,6 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.cache = "none"
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     expect("no_cache", not evidence.caches, "no key-value cache alive in mid-generation", evidence.caches)
     return {"caches": evidence.caches}

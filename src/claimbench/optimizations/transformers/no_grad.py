@@ -6,11 +6,9 @@ it itself.
 
 from __future__ import annotations
 
-from typing import Any
-
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "grad"
@@ -32,8 +30,8 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.around.append(torch.no_grad)
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
-    seen = {"grad_around": evidence.grad_around, "inference_mode": evidence.inference_mode}
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
+    seen: Findings = {"grad_around": evidence.grad_around, "inference_mode": evidence.inference_mode}
     held = not evidence.grad_around and not evidence.inference_mode
     expect("no_grad", held, "gradients off around the generation, and no inference mode", seen)
     return seen

@@ -6,13 +6,11 @@ the output is new: there is nothing to look up, and the search and the wider pas
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "draft"
@@ -36,7 +34,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.unsupported.append("assisted generate is")
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     seen = evidence.candidate_generators
     expect("prompt_lookup", seen == ["PromptLookupCandidateGenerator"], "the lookup's candidate generator", seen)
     return {"candidate_generators": seen, "step_tokens": evidence.step_tokens}

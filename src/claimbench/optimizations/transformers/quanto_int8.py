@@ -7,11 +7,10 @@ a CPU in bfloat16 there is one kernel that reads the 8-bit weights as they are: 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "weights"
@@ -36,7 +35,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.load["quantization_config"] = QuantoConfig(weights="int8")
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     layers = evidence.modules.get("QLinear", 0)
     stored = evidence.weights.get("WeightQBytesTensor int8", 0)
     expect("quanto_int8", layers == stored > 0, "quanto's layers, each with int8 weights", evidence.weights)

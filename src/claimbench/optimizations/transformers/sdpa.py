@@ -10,12 +10,12 @@ so, and so does the outcome.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Literal
 
 from claimbench.cost_model import cost
 from claimbench.hf.evidence import SDPA, TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "attention"
@@ -58,7 +58,7 @@ def only(kernel: Kernel) -> AbstractContextManager[None]:
     return context
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     expect("sdpa", SDPA in evidence.operators or bool(evidence.kernels), SDPA, sorted(evidence.operators))
     if settings.kernel != "any":
         held = evidence.kernels == [settings.kernel]

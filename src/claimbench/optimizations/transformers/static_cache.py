@@ -10,11 +10,9 @@ technique of its own.
 
 from __future__ import annotations
 
-from typing import Any
-
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "cache"
@@ -34,7 +32,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.cache = "static"
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     held = evidence.caches == {"StaticCache": ["StaticLayer"]}
     expect("static_cache", held, "a StaticCache of StaticLayers, and no other cache", evidence.caches)
     return {"caches": evidence.caches}

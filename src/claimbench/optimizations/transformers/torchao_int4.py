@@ -7,12 +7,12 @@ operations.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 from claimbench.cost_model import cost
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "weights"
@@ -46,7 +46,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.load["quantization_config"] = TorchAoConfig(config)
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     packed = {kind: count for kind, count in evidence.weights.items() if kind.startswith("Int4")}
     expect("torchao_int4", bool(packed), "weights of torchao's int4 type", evidence.weights)
     expect("torchao_int4", KERNEL in evidence.operators, KERNEL, sorted(evidence.operators))

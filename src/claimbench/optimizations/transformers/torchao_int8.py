@@ -7,11 +7,10 @@ widening happens inside the matrix-vector product, and a decode step reads half 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "weights"
@@ -34,7 +33,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.load["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
 
 
-def prove(evidence: TransformersEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
     stored = {kind: count for kind, count in evidence.weights.items() if kind.endswith(" int8")}
     held = sum(stored.values()) > 0 and not any(kind.startswith(("Parameter", "Int8Params")) for kind in stored)
     expect("torchao_int8", held, "weights of a torchao type that hold int8", evidence.weights)
