@@ -141,6 +141,24 @@ def _ceiling(arguments: argparse.Namespace) -> None:
     write_json(arguments.output, ceiling.measure_ceilings(arguments.device, arguments.machine))
 
 
+def _selftest(arguments: argparse.Namespace) -> None:
+    from claimbench.measuring import selftest
+    from claimbench.schema.params import load_params
+    from claimbench.schema.validation import read_yaml
+    from claimbench.system import machine
+
+    here = machine.identify()
+    asked = load_params(read_yaml(arguments.params)).device if arguments.params.exists() else "auto"
+    cell = selftest.default_cell(machine.resolve_device(asked, here))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    rounds = selftest.run(cell, selftest.prepare(), here["key"], arguments.minutes, arguments.output, say)
+    print("\n".join(selftest.report(rounds)))
+
+
 def _aggregate(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate
     from claimbench.schema.plan import read as read_plan
@@ -286,6 +304,14 @@ def _parser() -> argparse.ArgumentParser:
         python={"default": sys.executable},
     )
     command("ceiling", _ceiling, "measure this machine's limits", device=text, machine=text, output=path)
+    command(
+        "selftest",
+        _selftest,
+        "what this machine can tell apart: a model against itself, and against itself slowed down",
+        minutes={"type": float, "default": 10.0},
+        params={"type": Path, "default": Path("params.yaml")},
+        output={"type": Path, "default": Path("results/selftest")},
+    )
     command("aggregate", _aggregate, "results to one tidy table", plan=path, ceilings=path, parquet=path, csv=path)
     command("judge", _judge, "a verdict for every claim", plan=path, table=path, output=path)
     command("report", _report, "render the report", plan=path, table=path, verdicts=path, ceilings=path, output=path)

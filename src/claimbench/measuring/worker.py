@@ -13,12 +13,12 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from claimbench import backends, optimizations
-from claimbench.backends import Session
+from claimbench.backends import Column, Session
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
@@ -30,6 +30,13 @@ from claimbench.schema.result import Fidelity, Sample
 from claimbench.system import machine, memory
 from claimbench.system.machine import CpuTicks
 from claimbench.system.processes import die_with_parent
+
+
+class Generates(Protocol):
+    """A session, or what stands before one."""
+
+    def generate(self) -> Iterator[Column]: ...
+
 
 STEADY = 0.05  # a warm-up generation that is at most this much faster than the one before it
 FOREIGN_CPU = 0.05  # share of the cores that others may take before a block is doubted
@@ -71,7 +78,7 @@ def guarded(work: Callable[[], None], say: Say) -> None:
         say("refused", outcome=Outcome.ERROR, reason=str(error))
     except (MemoryError, RuntimeError, OSError, ValueError) as error:
         traceback.print_exc()
-        out_of_memory = _is_out_of_memory(error)
+        out_of_memory = is_out_of_memory(error)
         say("refused", outcome=Outcome.OOM if out_of_memory else Outcome.ERROR, reason=_one_line(error))
 
 
@@ -79,7 +86,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:500]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """torch raises RuntimeError where its CPU allocator gives up, and a type of its own on a GPU."""
     text = str(error).lower()
     return (
@@ -107,7 +114,7 @@ def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None
         say("loaded", load_ns=record.since_begun(), prompt_tokens=session.prompt_tokens)
         record.memory |= session.memory()
         memory.reset_peak()
-        _warm_up(cell, session, say)
+        warm_up(cell, session, say)
         rows = _timed_samples(cell, session, say, lead)
         elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
         record.memory |= memory.total([memory.peaks(cell.device), elsewhere])
@@ -138,11 +145,11 @@ def _compare(session: Session, reference: Cell, checkpoint: Path, tokens: list[i
         say("flag", flag="not compared with the reference model: it does not fit beside this one")
 
 
-def _generate(cell: Cell, session: Session) -> tuple[Sample, list[list[int]]]:
+def _generate(cell: Cell, session: Generates) -> tuple[Sample, list[list[int]]]:
     return time_generation(session.generate(), cell.workload, cell.device)
 
 
-def _warm_up(cell: Cell, session: Session, say: Say) -> None:
+def warm_up(cell: Cell, session: Generates, say: Say) -> None:
     """Generate until a generation is no longer clearly faster than the one before it, within the protocol's bounds."""
     protocol = cell.protocol
     walls: list[int] = []
@@ -211,7 +218,7 @@ def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[
     try:
         other = backends.find(reference.backend).load(reference, checkpoint, None)
     except (MemoryError, RuntimeError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return None
         raise
     try:
