@@ -93,7 +93,7 @@ def unavailable(cell: Cell) -> str | None:
     return None if binary() else f"not installed: llama-server ({ADVICE})"
 
 
-class Piece(ServerAnswer):
+class CompletionPiece(ServerAnswer):
     """An event in the middle of an answer."""
 
     content: str | None = None
@@ -104,7 +104,7 @@ class Timings(ServerAnswer):
     cache_n: int = 0
 
 
-class End(ServerAnswer):
+class CompletionEnd(ServerAnswer):
     """The last event of an answer."""
 
     tokens_evaluated: int
@@ -136,9 +136,9 @@ class Completion:
         if "error" in event:
             raise RequestFailed("failed", f"the server broke off with: {message_of(str(event['error']))}")
         if not event.get("stop"):
-            piece = read_as(Piece, event, "an event is not what the API says")
+            piece = read_as(CompletionPiece, event, "an event is not what the API says")
             return StreamEvent(piece.content or "", tuple(piece.tokens or ()))
-        end = read_as(End, event, "the last event is not what the API says")
+        end = read_as(CompletionEnd, event, "the last event is not what the API says")
         if end.timings and end.timings.cache_n:
             raise WrongOutput(f"the prompt cache answered for {end.timings.cache_n} tokens: it is to be off")
         return StreamEvent(finish=end.stop_type or "limit", usage=Usage(end.tokens_evaluated, end.tokens_predicted))

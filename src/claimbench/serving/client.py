@@ -102,7 +102,7 @@ class Dialect(Protocol):
         """What one event says.
 
         Raises:
-            RequestFailed: the event is an error.
+            RequestFailed: the event is an error, or not what the API says.
         """
 
 
@@ -294,11 +294,10 @@ def read_completion(event: JsonObject, model: str, ids_key: IdsKey | None) -> St
     answer = read_as(CompletionEvent, event, "an event is not what the API says")
     choice = answer.choices[0] if answer.choices else Choice()
     tokens = choice.token_ids if ids_key else None
-    usage = answer.usage
-    counted = (
-        Usage(usage.prompt_tokens, usage.completion_tokens) if usage and usage.completion_tokens is not None else None
-    )
-    return StreamEvent(choice.text or "", tuple(tokens or ()), choice.finish_reason, counted)
+    counts, usage = answer.usage, None
+    if counts and counts.completion_tokens is not None:
+        usage = Usage(counts.prompt_tokens, counts.completion_tokens)
+    return StreamEvent(choice.text or "", tuple(tokens or ()), choice.finish_reason, usage)
 
 
 def get_json(address: str, path: str, token: str | None = None, timeout_s: float = 30.0) -> JsonObject:

@@ -231,7 +231,6 @@ class ServerSession:
 
     def log_probs(self, tokens: list[int]) -> None:
         """Out of reach: a server tells a few of them at most."""
-        return
 
     def close(self) -> None:
         if not self._loop.is_closed():

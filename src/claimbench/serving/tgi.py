@@ -49,11 +49,8 @@ class Details(ServerAnswer):
 
 class TokenEvent(ServerAnswer):
     token: Token
-    generated_text: str | None = None
-
-
-class EventDetails(ServerAnswer):
     details: Details | None = None
+    generated_text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ class Generate:
     def read(self, event: JsonObject) -> StreamEvent:
         if "error" in event:
             raise RequestFailed("failed", f"the server broke off with {event.get('error_type')}: {event['error']}")
-        answer = read_as(TokenEvent, event, "an event without a token")
-        details = read_as(EventDetails, event, "an event with other details than the API says").details
+        answer = read_as(TokenEvent, event, "an event without a token, or with other details")
+        details = answer.details
         finish = details.finish_reason if details else ("done" if answer.generated_text is not None else None)
         usage = Usage(details.input_length, details.generated_tokens) if details else None
         return StreamEvent(answer.token.text or "", (answer.token.id,), finish, usage)
