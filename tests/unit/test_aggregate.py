@@ -14,6 +14,7 @@ from claimbench.analysis.derive import agreement
 from claimbench.cost_model import cost
 from claimbench.errors import ResultError
 from claimbench.schema import result
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Fidelity, Result, Sample
@@ -25,7 +26,7 @@ experiments:
     hold: {batch: 2}
     cells: {plain: {}, slow: {options: {step_ms: 20}}, oom: {options: {fails: oom}}}
 """
-CEILINGS = {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e12}}
+CEILINGS = Ceilings(read_bytes_per_s=1e10, matmul_flops_per_s={"float32": 1e12})
 
 Made = Callable[..., Result]
 
@@ -255,16 +256,21 @@ def test_a_number_above_its_ceiling_is_flagged(lab: Any, made: Made) -> None:
 
 def test_operations_make_the_ceiling_where_they_take_longer_than_bytes(lab: Any, made: Made) -> None:
     plan = lab.plan(PLAIN.replace("batch: 2", "batch: 64"), blocks=1)
-    slow = {"read_bytes_per_s": 1e15, "matmul_flops_per_s": {"float32": 1e12}}
+    slow = Ceilings(read_bytes_per_s=1e15, matmul_flops_per_s={"float32": 1e12})
     row = lab.table(plan, with_weights(made, 1000), slow).iloc[0]
     arch = cost.architecture("smollm2-135m")
     assert row["ceiling_ms"] == pytest.approx(cost.pass_flops(arch, 64, 1, 4 + 5 // 2) / 1e12 * 1e3)
 
 
 @pytest.mark.parametrize(
-    "ceilings", [{}, {"read_bytes_per_s": 1e10}, {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"bfloat16": 1e12}}]
+    "ceilings",
+    [
+        Ceilings(),
+        Ceilings(read_bytes_per_s=1e10),
+        Ceilings(read_bytes_per_s=1e10, matmul_flops_per_s={"bfloat16": 1e12}),
+    ],
 )
-def test_an_unknown_rate_leaves_the_ceiling_empty(lab: Any, made: Made, ceilings: dict[str, Any]) -> None:
+def test_an_unknown_rate_leaves_the_ceiling_empty(lab: Any, made: Made, ceilings: Ceilings) -> None:
     table = lab.table(lab.plan(PLAIN, blocks=1), with_weights(made, 50_000_000), ceilings)
     assert table["ceiling_ms"].isna().all()
     assert not table["above_ceiling"].any()
