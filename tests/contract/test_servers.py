@@ -1,4 +1,4 @@
-"""StrictFloat servers, started and asked: the reference's tokens, exact lengths, an honest proof, and no process left.
+"""Real servers, started and asked: the reference's tokens, exact lengths, an honest proof, and no process left.
 
 Transformers' own server is installed wherever Claimbench is. The others run where they are, and say why where not.
 """

@@ -14,12 +14,10 @@ OPTIMIZATION = '''"""Physics: saves time in steps alone: a pass of the null back
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from claimbench.backends.null_model import NullEvidence, Pace
-from claimbench.proof import expect
+from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 
 SEAM = "pace"
@@ -39,7 +37,7 @@ def apply(pace: Pace, settings: Settings) -> None:
     pace.step_ms /= settings.factor
 
 
-def prove(evidence: NullEvidence, settings: Settings) -> dict[str, Any]:
+def prove(evidence: NullEvidence, settings: Settings) -> Findings:
     longest = max(evidence.passed_ms[1:])
     expect("shorter_steps", longest <= 20 / settings.factor, f"steps of {20 / settings.factor:g} ms", longest)
     return {"longest_step_ms": longest}
@@ -63,9 +61,10 @@ from __future__ import annotations
 from statistics import median
 
 from claimbench.formatting import quantity
-from claimbench.judging.evidence import Evidence, resting_on, side_at, verdict_on
+from claimbench.judging.evidence import Evidence, basis_of, side_at, verdict_on
 from claimbench.schema.checks import SpreadCheck
-from claimbench.schema.verdicts import CheckVerdict
+from claimbench.schema.interval import Interval
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def judge(check: SpreadCheck, study: str, evidence: Evidence) -> CheckVerdict:
@@ -73,8 +72,8 @@ def judge(check: SpreadCheck, study: str, evidence: Evidence) -> CheckVerdict:
     medians = [median(block) for block in evidence.blocks(side.cell, check.metric) if block]
     spread = max(medians) / min(medians)
     sentence = f"The blocks of {side.title} are {quantity(spread)} times apart."
-    verdict = "supported" if spread <= check.at_most else "refuted"
-    return verdict_on(check, sentence, verdict, estimate=spread, **resting_on([side], evidence))
+    verdict = Verdict.SUPPORTED if spread <= check.at_most else Verdict.REFUTED
+    return verdict_on(check, sentence, verdict, found=Interval(spread), basis=basis_of([side], evidence))
 
 
 def expected(check: SpreadCheck, tolerance: float) -> str:

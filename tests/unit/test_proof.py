@@ -1,7 +1,9 @@
-"""Evidence, and what is made of it; what was seen is written out by hand here."""
+"""Evidence, and what is made of it; what was seen is written out by hand here, and recording it imports no compiler."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -120,3 +122,22 @@ def test_growth_is_read_from_what_came_out_of_each_generation() -> None:
     for earlier in ([], [(1, 10)], [(2, 10), (1, 10)], [(1, 5), (2, 10)], [(2, 10), (4, 10)]):
         with pytest.raises(WrongOutput, match="2 generations before, each with a larger batch"):
             prove("growing", replace(grown, earlier=earlier), of="batch", calls=2)
+
+
+RECORD_WITHOUT_COMPILER = """
+import sys
+import torch
+from claimbench.proof import recorded
+with recorded("cpu", shapes=True) as profiler:
+    torch.ones(2, 3) @ torch.ones(3, 4)
+shapes = [event.input_shapes for event in profiler.function_events if event.name == "aten::mm"]
+assert shapes == [[[2, 3], [3, 4]]], shapes
+assert "aten::mm" in [event.name() for event in profiler.kineto_results.events()]
+print(sorted(name for name in ("torch._inductor", "torch._dynamo") if name in sys.modules))
+"""
+
+
+@pytest.mark.model
+def test_operators_are_recorded_without_importing_the_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", RECORD_WITHOUT_COMPILER], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
