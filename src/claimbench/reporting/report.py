@@ -176,8 +176,9 @@ def _machine(data: ReportData) -> list[tuple[str, str]]:
     machine, ceilings = data.plan.machine, data.ceilings
     lines = [("device measured", f"{data.plan.device}: {data.verdicts.device_name or 'unnamed'}")]
     for place, gpu in enumerate(machine.get("gpus") or []):
-        memory = f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu.get("memory_bytes") else "memory unknown"
-        power = f", power limit {gpu['power_limit_mw'] / 1e3:.0f} W" if gpu.get("power_limit_mw") else ""
+        size, limit_mw = gpu.get("memory_bytes"), gpu.get("power_limit_mw")
+        memory = f"{size / 1e9:.1f} GB" if size else "memory unknown"
+        power = f", power limit {limit_mw / 1e3:.0f} W" if limit_mw else ""
         modes = "".join(
             f", {mode.upper()} {'on' if gpu[mode] else 'off'}" for mode in ("ecc", "mig") if gpu.get(mode) is not None
         )
@@ -192,7 +193,7 @@ def _machine(data: ReportData) -> list[tuple[str, str]]:
     if machine.get("memory_gb"):
         lines.append(("memory", f"{machine['memory_gb']} GB"))
     if machine.get("system"):
-        lines.append(("system", str(machine["system"])))
+        lines.append(("system", machine["system"]))
     if ceilings.read_bytes_per_s:
         lines.append(("measured read bandwidth", f"{number(ceilings.read_bytes_per_s / 1e9)} GB/s"))
     if ceilings.copy_bytes_per_s:
