@@ -15,6 +15,7 @@ from claimbench.judging import recommend
 from claimbench.judging.expectations import bounds, verdict
 from claimbench.judging.judge import combine, judge
 from claimbench.schema import verdicts
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.checks import Region
 from claimbench.schema.interval import Interval
 from claimbench.schema.plan import PlannedCell
@@ -486,7 +487,7 @@ def test_a_measurement_above_its_ceiling_is_not_recommended(lab: Any, made: Made
         weights = 10**9 if planned.cell.id == fast else 1000
         return made(planned, block, memory={"step_weights": weights, "kv_cache": 0})
 
-    table = lab.table(plan, invent, {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e14}})
+    table = lab.table(plan, invent, Ceilings(read_bytes_per_s=1e10, matmul_flops_per_s={"float32": 1e14}))
     found = judge(plan, table)
     assert all(each.cell != fast for each in found.recommendations)
     assert "above its ceiling" in found.cells[str(fast)].flags[0]

@@ -17,6 +17,7 @@ from claimbench import optimizations
 from claimbench.analysis import derive, roofline
 from claimbench.errors import ResultError
 from claimbench.schema import result
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Cell, row_lengths
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
@@ -36,7 +37,7 @@ COLUMNS = (
 Read = Callable[[Path], Result]
 
 
-def aggregate(plan: Plan, ceilings: dict[str, Any], read: Read = result.read) -> pd.DataFrame:
+def aggregate(plan: Plan, ceilings: Ceilings, read: Read = result.read) -> pd.DataFrame:
     """The table of `plan`; its columns are `COLUMNS`, units in the names.
 
     Raises:
@@ -132,9 +133,7 @@ def _belonging(planned: PlannedCell, block: int, read: Read) -> Result:
     return found
 
 
-def _rows(
-    id: str, record: Result, path: str, reference: Result | None, ceilings: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _rows(id: str, record: Result, path: str, reference: Result | None, ceilings: Ceilings) -> list[dict[str, Any]]:
     cell = record.cell
     settings = {
         "backend": cell.backend,
@@ -172,7 +171,7 @@ def _rows(
     ]
 
 
-def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: dict[str, Any]) -> dict[str, Any]:
+def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: Ceilings) -> dict[str, Any]:
     rows, workload = record.cell.rows, record.cell.workload
     streams = rows // workload.batch
     read_tokens = streams * sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None

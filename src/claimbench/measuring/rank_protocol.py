@@ -26,6 +26,7 @@ from claimbench.errors import WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import hash_tokens, rows_of
 from claimbench.proof import Findings
+from claimbench.schema.result import RankRecord
 from claimbench.system import launchers, machine, memory
 from claimbench.system.launchers import Place
 
@@ -48,17 +49,6 @@ class RankEnded(TypedDict):
 
     ended: int
     lines: list[str]
-
-
-class RankRecord(TypedDict):
-    """What one rank says of itself, in a result; sizes in bytes."""
-
-    rank: int
-    host: str
-    pid: int
-    threads: int
-    load_ns: int
-    memory: dict[str, int]
 
 
 def connect(address: str, role: str, place: Place) -> Connection:

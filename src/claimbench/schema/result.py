@@ -10,11 +10,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from claimbench.errors import ResultError
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.schema.json_file import digest, write_json
+from claimbench.schema.machine import KEEPS_OTHERS, MachineIdentity, Telemetry
 from claimbench.schema.outcome import Outcome
 
 
@@ -35,6 +37,18 @@ class Fidelity(Frozen):
     kl_mean_nats: float = Field(description="KL(reference || cell), mean over positions")
     kl_max_nats: float
     top1_agreement: float = Field(ge=0, le=1)
+
+
+@with_config(KEEPS_OTHERS)
+class RankRecord(TypedDict, total=False):
+    """One process of a cell that ran in several, sizes in bytes; as in machine.py, every key may be absent."""
+
+    rank: int
+    host: str
+    pid: int
+    threads: int
+    load_ns: int
+    memory: dict[str, int]
 
 
 class Key(Frozen):
@@ -65,8 +79,8 @@ class Result(Frozen):
     started_at: str = Field(description="UTC, ISO 8601")
     duration_s: float = Field(ge=0, description="the whole block, process start to end")
     checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
-    machine: dict[str, Any] = {}
-    telemetry: dict[str, dict[str, Any]] = Field(default={}, description="`before`, `after`; bytes of the `checkpoint`")
+    machine: MachineIdentity = {}
+    telemetry: Telemetry = {}
     flags: tuple[str, ...] = Field(default=(), description="doubts about validity: neighbours, throttling, clocks")
     load_ns: int | None = None
     first_call_ns: int | None = Field(default=None, description="the first generation: compilation is in here")
@@ -77,9 +91,7 @@ class Result(Frozen):
     memory: dict[str, int] = Field(
         default={}, description="bytes, summed over ranks; see measuring/measure.py for the names"
     )
-    ranks: tuple[dict[str, Any], ...] = Field(
-        default=(), description="where a cell ran in several processes: each one's host, pid, threads, load_ns, memory"
-    )
+    ranks: tuple[RankRecord, ...] = Field(default=(), description="where a cell ran in several processes")
     energy_mj: int | None = Field(default=None, description="device energy over the timed samples, millijoules")
     proof: dict[str, Any] = Field(default={}, description="what was seen to run")
     fidelity: Fidelity | None = None

@@ -109,7 +109,7 @@ class Workflow:
     @cached_property
     def cores(self) -> int:
         """All that a timed job may use where it runs."""
-        return int(self.plan.machine["cpu"]["cores"])
+        return self.plan.machine["cpu"]["cores"]
 
     @cached_property
     def gpus(self) -> int:
