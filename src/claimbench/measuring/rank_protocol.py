@@ -61,7 +61,7 @@ def connect(address: str, role: str, place: Place) -> Connection:
     return line
 
 
-def send(line: Connection, message: Mapping[str, Any]) -> None:
+def send(line: Connection, message: Mapping[str, object]) -> None:
     line.send_bytes(json.dumps(message).encode())
 
 
@@ -197,7 +197,7 @@ class LeaderSession:
         if others:
             raise WrongOutput(f"rank {others[0]} emitted other tokens than rank 0 in the same generation")
 
-    def _tell(self, call: str, *arguments: Any) -> None:
+    def _tell(self, call: str, *arguments: object) -> None:
         send(self.channel, {"call": call, "arguments": arguments})
 
     def _answers(self) -> list[Any]:
@@ -217,7 +217,7 @@ def follow(request: BlockRequest, channel: Connection) -> None:
     while True:
         message = receive(channel)
         call = message["call"]
-        answer: Any = None
+        answer: object = None
         if call == "generate":
             generation = CollectiveGeneration(session.generate())
         elif call == "tokens":
