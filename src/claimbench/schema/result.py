@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -93,7 +93,7 @@ class Result(Frozen):
     )
     ranks: tuple[RankRecord, ...] = Field(default=(), description="where a cell ran in several processes")
     energy_mj: int | None = Field(default=None, description="device energy over the timed samples, millijoules")
-    proof: dict[str, Any] = Field(default={}, description="what was seen to run")
+    proof: dict[str, object] = Field(default={}, description="what was seen to run")
     fidelity: Fidelity | None = None
 
     def seal(self) -> str:
