@@ -9,22 +9,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from claimbench import __version__
 from claimbench.errors import ClaimbenchError, ConfigError, SourceError
 
-if TYPE_CHECKING:
-    pass
-
 Handler = Callable[[argparse.Namespace], None]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error}). Delete it and run again.") from error
 
 
 def _machine(arguments: argparse.Namespace) -> None:
@@ -135,10 +125,10 @@ def _ceiling(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from claimbench.measuring import ceiling
     from claimbench.planning import target_machine
-    from claimbench.schema.json_file import write_json
+    from claimbench.schema import ceilings
 
     target_machine.expect_here(arguments.machine)
-    write_json(arguments.output, ceiling.measure_ceilings(arguments.device, arguments.machine))
+    ceilings.write(arguments.output, ceiling.measure_ceilings(arguments.device, arguments.machine))
 
 
 def _selftest(arguments: argparse.Namespace) -> None:
@@ -161,9 +151,10 @@ def _selftest(arguments: argparse.Namespace) -> None:
 
 def _aggregate(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate
+    from claimbench.schema import ceilings
     from claimbench.schema.plan import read as read_plan
 
-    table = aggregate.aggregate(read_plan(arguments.plan), _read_json(arguments.ceilings))
+    table = aggregate.aggregate(read_plan(arguments.plan), ceilings.read(arguments.ceilings))
     aggregate.write_table(table, arguments.parquet, arguments.csv)
 
 
@@ -181,26 +172,28 @@ def _judge(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate
     from claimbench.reporting import report
-    from claimbench.schema import verdicts
+    from claimbench.schema import ceilings, verdicts
     from claimbench.schema.plan import read as read_plan
 
     plan, table = read_plan(arguments.plan), aggregate.read_table(arguments.table)
-    report.render(plan, table, verdicts.read(arguments.verdicts), _read_json(arguments.ceilings), arguments.output)
+    limits = ceilings.read(arguments.ceilings)
+    report.render(plan, table, verdicts.read(arguments.verdicts), limits, arguments.output)
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
     from claimbench import formatting
     from claimbench.planning import forecast, paths
+    from claimbench.schema import ceilings
     from claimbench.schema.validation import read_yaml
     from claimbench.workflow import jobs
 
     plan = jobs.plan_for(read_yaml(arguments.params), Path(arguments.studies))
     path = paths.ceilings_path(plan)
-    ceilings = _read_json(path) if path.exists() else {}
-    expected = forecast.forecast(plan, ceilings)
+    limits = ceilings.read(path) if path.exists() else ceilings.Ceilings()
+    expected = forecast.forecast(plan, limits)
     labels = paths.labels(plan)
     for id, count in sorted(expected.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
-        each, seen = forecast.block_seconds(plan.cells[id], ceilings)
+        each, seen = forecast.block_seconds(plan.cells[id], limits)
         source = "seen" if seen else "estimated"
         print(f"  {labels.get(id, 'reference')}: {count} x {formatting.duration(each)} ({source})")
     print(f"{expected.blocks_missing} of {expected.blocks_total} blocks are to be measured on {plan.device}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from claimbench.errors import WrongOutput
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 COMPILED_REGION = "Torch-Compiled Region"
@@ -33,7 +33,7 @@ class Compiled:
     graph_breaks: int = 0
 
 
-def expect(technique: str, held: bool, expected: str, seen: Any) -> None:
+def expect(technique: str, held: bool, expected: str, seen: object) -> None:
     """
     Raises:
         WrongOutput: the proof of `technique` did not hold.
@@ -72,7 +72,7 @@ class Compilations:
         )
 
 
-def check_finite(logits: Any) -> None:
+def check_finite(logits: Tensor) -> None:
     """
     Raises:
         WrongOutput: the model emits NaN or infinity.

@@ -14,6 +14,7 @@ import pytest
 from claimbench.analysis import aggregate
 from claimbench.planning.plan import make_plan
 from claimbench.schema import result
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Device
 from claimbench.schema.json_file import digest
 from claimbench.schema.params import load_params
@@ -107,9 +108,9 @@ class Lab:
             for block, path in enumerate(planned.paths()):
                 result.write(Path(path), invent(planned, block))
 
-    def table(self, plan: Plan, invent: Invent = measured, ceilings: dict[str, Any] | None = None) -> pd.DataFrame:
+    def table(self, plan: Plan, invent: Invent = measured, ceilings: Ceilings | None = None) -> pd.DataFrame:
         self.write(plan, invent)
-        return aggregate.aggregate(plan, ceilings or {})
+        return aggregate.aggregate(plan, ceilings or Ceilings())
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from claimbench.analysis.derive import agreement
 from claimbench.cost_model import cost
 from claimbench.errors import ResultError
 from claimbench.schema import result
+from claimbench.schema.ceilings import Ceilings
+from claimbench.schema.json_file import digest, write_json
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Fidelity, Result, Sample
@@ -25,7 +27,7 @@ experiments:
     hold: {batch: 2}
     cells: {plain: {}, slow: {options: {step_ms: 20}}, oom: {options: {fails: oom}}}
 """
-CEILINGS = {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e12}}
+CEILINGS = Ceilings(read_bytes_per_s=1e10, matmul_flops_per_s={"float32": 1e12})
 
 Made = Callable[..., Result]
 
@@ -195,7 +197,7 @@ def test_missing_results_are_counted_and_the_first_is_named(lab: Any) -> None:
     for path in paths:
         Path(path).unlink()
     with pytest.raises(ResultError, match=r"2 of 6 results are missing") as caught:
-        aggregate.aggregate(plan, {})
+        aggregate.aggregate(plan, Ceilings())
     assert paths[0] in str(caught.value)
 
 
@@ -205,7 +207,23 @@ def test_an_edited_result_is_refused(lab: Any) -> None:
     path = Path(plan.cells[cell_of(plan, "speed/plain")].paths()[0])
     path.write_text(path.read_text().replace('"load_ns":1000000', '"load_ns":1000001'))
     with pytest.raises(ResultError, match="seal"):
-        aggregate.aggregate(plan, {})
+        aggregate.aggregate(plan, Ceilings())
+
+
+def test_a_result_whose_machine_has_other_keys_is_read(lab: Any, made: Made, tmp_path: Path) -> None:
+    planned = next(iter(lab.plan(PLAIN, blocks=1).cells.values()))
+    content = made(planned, 0).model_dump(mode="json")
+    content |= {
+        "machine": {"key": "0", "cpu": {"model": "Example CPU", "sockets": 2}, "disk": "fast"},
+        "telemetry": {"before": {"load_average": 1, "fan_rpm": 900}, "checkpoint": {"bytes": 7}},
+        "ranks": [{"rank": 0, "socket": 1}],
+    }
+    path = tmp_path / "0.json"
+    write_json(path, {"seal": digest(content, 64), "result": content})
+    found = result.read(path)
+    assert found.machine == content["machine"]
+    assert found.telemetry == content["telemetry"]
+    assert found.ranks == tuple(content["ranks"])
 
 
 @pytest.mark.parametrize("wrong", ["cell", "block", "key"])
@@ -221,7 +239,7 @@ def test_a_result_under_another_ones_name_is_refused(lab: Any, made: Made, wrong
     }[wrong]
     result.write(path, stranger)
     with pytest.raises(ResultError, match=f"of {wrong}") as caught:
-        aggregate.aggregate(plan, {})
+        aggregate.aggregate(plan, Ceilings())
     assert str(path) in str(caught.value)
 
 
@@ -255,16 +273,21 @@ def test_a_number_above_its_ceiling_is_flagged(lab: Any, made: Made) -> None:
 
 def test_operations_make_the_ceiling_where_they_take_longer_than_bytes(lab: Any, made: Made) -> None:
     plan = lab.plan(PLAIN.replace("batch: 2", "batch: 64"), blocks=1)
-    slow = {"read_bytes_per_s": 1e15, "matmul_flops_per_s": {"float32": 1e12}}
+    slow = Ceilings(read_bytes_per_s=1e15, matmul_flops_per_s={"float32": 1e12})
     row = lab.table(plan, with_weights(made, 1000), slow).iloc[0]
     arch = cost.architecture("smollm2-135m")
     assert row["ceiling_ms"] == pytest.approx(cost.pass_flops(arch, 64, 1, 4 + 5 // 2) / 1e12 * 1e3)
 
 
 @pytest.mark.parametrize(
-    "ceilings", [{}, {"read_bytes_per_s": 1e10}, {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"bfloat16": 1e12}}]
+    "ceilings",
+    [
+        Ceilings(),
+        Ceilings(read_bytes_per_s=1e10),
+        Ceilings(read_bytes_per_s=1e10, matmul_flops_per_s={"bfloat16": 1e12}),
+    ],
 )
-def test_an_unknown_rate_leaves_the_ceiling_empty(lab: Any, made: Made, ceilings: dict[str, Any]) -> None:
+def test_an_unknown_rate_leaves_the_ceiling_empty(lab: Any, made: Made, ceilings: Ceilings) -> None:
     table = lab.table(lab.plan(PLAIN, blocks=1), with_weights(made, 50_000_000), ceilings)
     assert table["ceiling_ms"].isna().all()
     assert not table["above_ceiling"].any()

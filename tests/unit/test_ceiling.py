@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
+import pytest
+
+from claimbench.errors import ResultError
 from claimbench.measuring import ceiling
+from claimbench.schema import ceilings
+from claimbench.schema.ceilings import Ceilings
 
 
 def test_a_ceiling_is_the_best_of_its_rounds(monkeypatch, tmp_path):
@@ -17,5 +23,30 @@ def test_a_ceiling_is_the_best_of_its_rounds(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     found = ceiling.measure_ceilings("cpu", "here")
     assert rounds == []
-    assert found["read_bytes_per_s"] == count
-    assert found["matmul_flops_per_s"] == dict.fromkeys(ceiling.DTYPES, float(count))
+    assert found.read_bytes_per_s == count
+    assert found.matmul_flops_per_s == dict.fromkeys(ceiling.DTYPES, float(count))
+
+
+def test_ceilings_are_read_as_they_were_written_without_what_this_device_has_not(tmp_path):
+    path = tmp_path / "ceilings.json"
+    rates = {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e12}}
+    files = {"cold": None, "warm": 5e9}
+    measured = Ceilings(device="cpu", file_read_bytes_per_s=files, **rates)
+    ceilings.write(path, measured)
+    assert ceilings.read(path) == measured
+    written = {"device": "cpu", **rates, "file_read_bytes_per_s": files}
+    assert path.read_text(encoding="utf-8") == json.dumps(written, separators=(",", ":")) + "\n"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"read_bytes_per_s": "fast"}', '{"bandwidth": 1e10}'])
+def test_what_holds_no_ceilings_is_refused_in_a_sentence(tmp_path, text):
+    path = tmp_path / "ceilings.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ResultError, match=r"no ceilings can be read \(.*\)\. Delete it and run again\.$") as refused:
+        ceilings.read(path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_ceilings_that_are_not_there_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(ResultError, match="no ceilings can be read"):
+        ceilings.read(tmp_path / "none.json")

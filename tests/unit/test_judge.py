@@ -15,6 +15,7 @@ from claimbench.judging import recommend
 from claimbench.judging.expectations import bounds, verdict
 from claimbench.judging.judge import combine, judge
 from claimbench.schema import verdicts
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.checks import Region
 from claimbench.schema.interval import Interval
 from claimbench.schema.plan import PlannedCell
@@ -486,7 +487,7 @@ def test_a_measurement_above_its_ceiling_is_not_recommended(lab: Any, made: Made
         weights = 10**9 if planned.cell.id == fast else 1000
         return made(planned, block, memory={"step_weights": weights, "kv_cache": 0})
 
-    table = lab.table(plan, invent, {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e14}})
+    table = lab.table(plan, invent, Ceilings(read_bytes_per_s=1e10, matmul_flops_per_s={"float32": 1e14}))
     found = judge(plan, table)
     assert all(each.cell != fast for each in found.recommendations)
     assert "above its ceiling" in found.cells[str(fast)].flags[0]
@@ -515,3 +516,143 @@ def test_break_even_is_the_extra_time_over_what_a_token_saves(
     extra_s: float | None, slow_ms: float | None, fast_ms: float | None, expected: float | None
 ) -> None:
     assert recommend.break_even_tokens(extra_s, slow_ms, fast_ms) == expected
+
+
+SAID = [
+    (
+        "{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: below}",
+        "supported",
+        "Decode tokens per second of 'half the speed' is 0.50 times that of 'plain' (0.50 to 0.50): lower.",
+        "below 0.98",
+        None,
+    ),
+    (
+        "{kind: ratio, metric: decode_tok_s, of: speed/equal, to: speed/plain, expect: same}",
+        "supported",
+        "Decode tokens per second of 'equal' is 1.00 times that of 'plain' (0.99 to 1.01): the same.",
+        "0.98 to 1.02",
+        None,
+    ),
+    (
+        "{kind: gain, metric: decode_tok_s, of: batches/flat@batch=4, to: batches/flat@batch=1, than_of: "
+        "batches/linear@batch=4, than_to: batches/linear@batch=1, expect: above}",
+        "supported",
+        "In decode tokens per second, 'flat (batch 4)' over 'flat (batch 1)' is 3.99 times 'linear (batch 4)'"
+        " over 'linear (batch 1)' (3.94 to 4.04): higher.",
+        "above 1.02",
+        None,
+    ),
+    (
+        "{kind: identity, of: speed/half, to: speed/plain}",
+        "supported",
+        "half the speed gives the same tokens as plain in 9 of 9 generations.",
+        "the same tokens",
+        None,
+    ),
+    (
+        "{kind: identity, of: speed/other, to: speed/plain}",
+        "refuted",
+        "other gives the same tokens as plain in 0 of 9 generations only; row 0 leaves the reference at new token 0.",
+        "the same tokens",
+        "In doubt: speed/other: an exact technique, yet its tokens differ from the reference's from position 0 on.",
+    ),
+    (
+        "{kind: shape, metric: step_ms, of: batches/flat, over: batch, expect: {at_most: 0.5}}",
+        "supported",
+        "Time of the median decode step of flat goes as batch^0.00 (0.00 to 0.00), from batch 1 to 4.",
+        "at most 0.50",
+        "Left out: batches/flat@batch=8 ended oom: batch 8 does not fit.",
+    ),
+    (
+        "{kind: shape, metric: step_ms, of: batches/linear, over: batch, expect: {about: 1, within: 0.1}}",
+        "supported",
+        "Time of the median decode step of linear goes as batch^1.00 (0.99 to 1.01), from batch 1 to 8.",
+        "0.90 to 1.10",
+        None,
+    ),
+    (
+        "{kind: shape, metric: step_ms, of: batches/linear, to: batches/flat, over: batch, expect: {at_least: 0.5}}",
+        "supported",
+        "Time of the median decode step of linear over flat goes as batch^1.00 (0.99 to 1.01), from batch 1 to 4.",
+        "at least 0.50",
+        "Left out: batches/flat@batch=8 ended oom: batch 8 does not fit.",
+    ),
+    (
+        "{kind: value, metric: step_ms, of: speed/half, expect: {at_most: 30}}",
+        "supported",
+        "half the speed has 20 ms of time of the median decode step (19.9 ms to 20.1 ms).",
+        "at most 30 ms",
+        None,
+    ),
+    (
+        "{kind: value, metric: weights_bytes, of: speed/half, expect: {at_least: 1}}",
+        "supported",
+        "half the speed has 1,000 B of bytes of weights (1,000 B to 1,000 B).",
+        "at least 1 B",
+        None,
+    ),
+    (
+        "{kind: outcome, of: speed/oom, expect: oom}",
+        "supported",
+        "oom ended oom: asked for oom.",
+        "ends oom",
+        None,
+    ),
+    (
+        "{kind: outcome, of: speed/slow, expect: oom}",
+        "not runnable here",
+        "Not judged: speed/slow ended timeout: asked for hang.",
+        "ends oom",
+        "speed/slow ended timeout: asked for hang",
+    ),
+    (
+        "{kind: computed, quantity: weight_bytes, architecture: mistral-7b, bytes_per_weight: 2, expect: "
+        "{about: 14500000000, within: 0.01}}",
+        "supported",
+        "The weights of mistral-7b at 2 bytes each are 14.48 GB, from 7,241,732,096 parameters.",
+        "14.36 GB to 14.64 GB",
+        None,
+    ),
+    (
+        "{kind: computed, quantity: kv_bytes, architecture: mistral-7b, bytes_per_weight: 2, batch: 2, "
+        "length: 1000, expect: {at_most: 1000000000}}",
+        "supported",
+        "The keys and values of mistral-7b, batch 2, 1000 tokens, are 262.1 MB, from 7,241,732,096 parameters.",
+        "at most 1 GB",
+        None,
+    ),
+    (
+        "{kind: computed, quantity: weight_read_ms, architecture: mistral-7b, bytes_per_weight: 2, bandwidth:"
+        " 1000000000000, expect: {at_least: 20}}",
+        "refuted",
+        "Reading the weights of mistral-7b at 1,000 GB/s takes 14.2 ms, from 7,241,732,096 parameters.",
+        "at least 20 ms",
+        None,
+    ),
+    (
+        "{kind: absolute, metric: step_ms, of: speed/half, published: 20, within: 0.1, hardware: NVIDIA A10G}",
+        "supported",
+        "half the speed: time of the median decode step 20 ms (19.9 ms to 20.1 ms); published 20 ms.",
+        "18 ms to 22 ms",
+        None,
+    ),
+    (
+        "{kind: frontier, of: batches/flat, over: batch, published: 4, hardware: NVIDIA A10G}",
+        "supported",
+        "The largest batch that fits is 4; batch 8 does not. Published: 4.",
+        "the largest batch that fits is 4",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "verdict", "sentence", "expected", "reason"), SAID)
+def test_a_check_says_what_it_found(
+    lab: Any, check: str, verdict: str, sentence: str, expected: str, reason: str | None
+) -> None:
+    found = judged(lab, check, machine=A10G, device="cuda").checks[0]
+    assert (found.verdict, found.sentence, found.expect, found.reason) == (verdict, sentence, expected, reason)
+    assert f"kind: {found.kind}," in check
+    assert found.of is None or f"of: {found.of}" in check
+    assert found.to is None or f"to: {found.to}" in check
+    assert (found.estimate is None) == (verdict == "not runnable here" or found.kind == "outcome")

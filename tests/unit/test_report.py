@@ -22,7 +22,8 @@ from claimbench.analysis import aggregate
 from claimbench.judging import judge
 from claimbench.planning.plan import make_plan
 from claimbench.reporting import report
-from claimbench.schema import result, verdicts
+from claimbench.schema import ceilings, result, verdicts
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.params import load_params
 from claimbench.schema.plan import Plan, PlannedCell
@@ -115,7 +116,7 @@ MACHINE: dict[str, Any] = {
     "gpus": [],
     "system": "Linux 6.1",
 }
-CEILINGS = {"read_bytes_per_s": 16e9, "matmul_flops_per_s": {"float32": 8e12, "bfloat16": 9e12}, "threads": 2}
+CEILINGS = Ceilings(read_bytes_per_s=16e9, matmul_flops_per_s={"float32": 8e12, "bfloat16": 9e12}, threads=2)
 SLOWER = {"no_cache": 5.0, "bitsandbytes_int8": 1.4, "sdpa": 0.9, "prompt_lookup": 0.7}
 
 Invent = Callable[[PlannedCell, int], Result]
@@ -239,10 +240,10 @@ def test_it_renders_from_what_is_written_without_torch(project: tuple[Path, Inpu
     _, inputs, text = project
     (tmp_path / "plan.json").write_text(inputs.plan.model_dump_json(), encoding="utf-8")
     verdicts.write(tmp_path / "verdicts.json", inputs.verdicts)
-    (tmp_path / "ceilings.json").write_text(json.dumps(CEILINGS), encoding="utf-8")
+    ceilings.write(tmp_path / "ceilings.json", CEILINGS)
     inputs.table.to_parquet(tmp_path / "table.parquet")
     script = (
-        "import json, sys\n"
+        "import sys\n"
         "from pathlib import Path\n"
         "class Absent:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
@@ -251,13 +252,13 @@ def test_it_renders_from_what_is_written_without_torch(project: tuple[Path, Inpu
         "sys.meta_path.insert(0, Absent())\n"
         "from claimbench.analysis import aggregate\n"
         "from claimbench.reporting import report\n"
-        "from claimbench.schema import verdicts\n"
+        "from claimbench.schema import ceilings, verdicts\n"
         "from claimbench.schema.plan import Plan\n"
         "here = Path(sys.argv[1])\n"
         "plan = Plan.model_validate_json((here / 'plan.json').read_text())\n"
         "table = aggregate.read_table(here / 'table.parquet')\n"
-        "found, ceilings = verdicts.read(here / 'verdicts.json'), json.loads((here / 'ceilings.json').read_text())\n"
-        "report.render(plan, table, found, ceilings, here / 'reports')\n"
+        "found, limits = verdicts.read(here / 'verdicts.json'), ceilings.read(here / 'ceilings.json')\n"
+        "report.render(plan, table, found, limits, here / 'reports')\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
     assert (tmp_path / "reports" / "report.md").read_text(encoding="utf-8") == text
@@ -266,7 +267,7 @@ def test_it_renders_from_what_is_written_without_torch(project: tuple[Path, Inpu
 def stage_on(folder: Path, inputs: Inputs, stage: str) -> list[str]:
     """The command line of `stage`, on `inputs` as they are written."""
     (folder / "plan.json").write_text(inputs.plan.model_dump_json(), encoding="utf-8")
-    (folder / "ceilings.json").write_text(json.dumps(CEILINGS), encoding="utf-8")
+    ceilings.write(folder / "ceilings.json", CEILINGS)
     verdicts.write(folder / "verdicts.json", inputs.verdicts)
     inputs.table.to_parquet(folder / "table.parquet")
     flags = {"plan": "plan.json", "table": "table.parquet"}

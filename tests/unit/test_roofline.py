@@ -8,12 +8,13 @@ import pytest
 
 from claimbench.analysis import roofline
 from claimbench.cost_model import cost
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Cell
 
 PROMPT, NEW = 100, 20
 READ = {"step_weights": 1000, "kv_cache": 0}
-BYTES_BOUND: dict[str, Any] = {"read_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e30}}
-OPERATIONS_BOUND: dict[str, Any] = {"read_bytes_per_s": 1e30, "matmul_flops_per_s": {"float32": 1e11}}
+BYTES_BOUND = Ceilings(read_bytes_per_s=1e10, matmul_flops_per_s={"float32": 1e30})
+OPERATIONS_BOUND = Ceilings(read_bytes_per_s=1e30, matmul_flops_per_s={"float32": 1e11})
 SMALL, LARGE = cost.architecture("smollm2-135m"), cost.architecture("mistral-7b")
 
 
@@ -32,13 +33,13 @@ experiments:
     return found
 
 
-def prefill(cell: Cell, ceilings: dict[str, Any]) -> float:
+def prefill(cell: Cell, ceilings: Ceilings) -> float:
     limit = roofline.prefill_ms(cell, ceilings, PROMPT, READ)
     assert limit is not None
     return limit
 
 
-def step(cell: Cell, ceilings: dict[str, Any], memory: dict[str, int] = READ) -> float:
+def step(cell: Cell, ceilings: Ceilings, memory: dict[str, int] = READ) -> float:
     limit = roofline.step_ms(cell, ceilings, PROMPT, memory)
     assert limit is not None
     return limit
@@ -53,16 +54,16 @@ def test_prefill_is_limited_by_its_operations_or_its_bytes(lab: Any) -> None:
 
 def test_a_technique_that_multiplies_in_another_type_is_held_to_the_faster_rate(lab: Any) -> None:
     plain, int4 = cell(lab), cell(lab, "bitsandbytes_4bit")
-    fast, slow = ({"float32": 1e11, "bfloat16": rate} for rate in (4e11, 1e9))
-    assert prefill(int4, OPERATIONS_BOUND | {"matmul_flops_per_s": fast}) == pytest.approx(
-        prefill(plain, OPERATIONS_BOUND | {"matmul_flops_per_s": fast}) / 4
-    )
-    assert prefill(int4, OPERATIONS_BOUND | {"matmul_flops_per_s": slow}) == prefill(plain, OPERATIONS_BOUND)
+    rates = ({"float32": 1e11, "bfloat16": rate} for rate in (4e11, 1e9))
+    fast, slow = (Ceilings(read_bytes_per_s=1e30, matmul_flops_per_s=each) for each in rates)
+    assert prefill(int4, fast) == pytest.approx(prefill(plain, fast) / 4)
+    assert prefill(int4, slow) == prefill(plain, OPERATIONS_BOUND)
 
 
 def test_a_technique_whose_rate_was_not_measured_is_held_to_its_bytes_alone(lab: Any) -> None:
     int8 = cell(lab, "bitsandbytes_int8")
-    assert prefill(int8, {**OPERATIONS_BOUND, "read_bytes_per_s": 1e10}) == pytest.approx(1000 / 1e10 * 1e3)
+    ceilings = OPERATIONS_BOUND.model_copy(update={"read_bytes_per_s": 1e10})
+    assert prefill(int8, ceilings) == pytest.approx(1000 / 1e10 * 1e3)
 
 
 def test_a_draft_model_counts_in_prefill_and_not_in_decode_steps(lab: Any) -> None:

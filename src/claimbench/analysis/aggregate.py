@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,6 +16,7 @@ from claimbench import optimizations
 from claimbench.analysis import derive, roofline
 from claimbench.errors import ResultError
 from claimbench.schema import result
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Cell, row_lengths
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
@@ -33,10 +33,13 @@ COLUMNS = (
     *METRICS,
 )
 
+TableRow = dict[str, object]
+"""Of the table, by column: what is known of one sample, or of a block without one."""
+
 Read = Callable[[Path], Result]
 
 
-def aggregate(plan: Plan, ceilings: dict[str, Any], read: Read = result.read) -> pd.DataFrame:
+def aggregate(plan: Plan, ceilings: Ceilings, read: Read = result.read) -> pd.DataFrame:
     """The table of `plan`; its columns are `COLUMNS`, units in the names.
 
     Raises:
@@ -46,7 +49,7 @@ def aggregate(plan: Plan, ceilings: dict[str, Any], read: Read = result.read) ->
     found = {
         id: [_belonging(planned, block, read) for block in range(planned.blocks)] for id, planned in plan.cells.items()
     }
-    rows: list[dict[str, Any]] = []
+    rows: list[TableRow] = []
     for id, planned in plan.cells.items():
         reference = found[planned.reference][0] if planned.reference else None
         for record, path in zip(found[id], planned.paths(), strict=True):
@@ -132,9 +135,7 @@ def _belonging(planned: PlannedCell, block: int, read: Read) -> Result:
     return found
 
 
-def _rows(
-    id: str, record: Result, path: str, reference: Result | None, ceilings: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _rows(id: str, record: Result, path: str, reference: Result | None, ceilings: Ceilings) -> list[TableRow]:
     cell = record.cell
     settings = {
         "backend": cell.backend,
@@ -144,7 +145,7 @@ def _rows(
         "new_tokens": cell.workload.new_tokens,
         "device": cell.device,
     }
-    common: dict[str, Any] = {
+    common: TableRow = {
         "cell": id,
         "block": record.block,
         "outcome": record.outcome.value,
@@ -172,14 +173,14 @@ def _rows(
     ]
 
 
-def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: dict[str, Any]) -> dict[str, Any]:
+def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: Ceilings) -> TableRow:
     rows, workload = record.cell.rows, record.cell.workload
     streams = rows // workload.batch
     read_tokens = streams * sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None
-    numbers: dict[str, Any] = dict(derive.of_sample(sample, rows, read_tokens))
-    numbers["tokens_sha256"] = sample.tokens_sha256
+    numbers = derive.of_sample(sample, rows, read_tokens)
+    columns: TableRow = {"tokens_sha256": sample.tokens_sha256}
     if reference is not None and reference.outcome == Outcome.OK:
-        numbers["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256
+        columns["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256
     if record.prompt_tokens:
         step_limit = roofline.step_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
         prefill_limit = roofline.prefill_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
@@ -189,11 +190,11 @@ def _of_sample(record: Result, sample: Sample, reference: Result | None, ceiling
             "ceiling_ms": step_limit,
             "prefill_ceiling_ms": prefill_limit,
             "ceiling_fraction": _fraction(step_limit, mean_step_ms),
-            "prefill_ceiling_fraction": _fraction(prefill_limit, numbers["prefill_ms"]),
+            "prefill_ceiling_fraction": _fraction(prefill_limit, sample.step_ns[0] / 1e6),
         }
     fractions = (numbers.get("ceiling_fraction"), numbers.get("prefill_ceiling_fraction"))
-    numbers["above_ceiling"] = any(fraction is not None and fraction > ABOVE_CEILING for fraction in fractions)
-    return numbers
+    columns["above_ceiling"] = any(fraction is not None and fraction > ABOVE_CEILING for fraction in fractions)
+    return {**numbers, **columns}
 
 
 def _fraction(limit_ms: float | None, measured_ms: float) -> float | None:

@@ -12,22 +12,19 @@ many passes a draft takes follows from how many tokens were accepted. That is kn
 
 Several GPUs share what their layout lets them share: see `_sharing`. Processes on a CPU share one memory, whose
 rate was measured with all cores.
-
-`ceilings` is what was measured here: {"read_bytes_per_s": 1.7e10, "matmul_flops_per_s": {"float32": 2e11}}.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from claimbench import optimizations
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import architecture_of
 from claimbench.planning.cell_cost import recomputes, spread_of
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
 
 
-def step_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: dict[str, int]) -> float | None:
+def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
     """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known."""
     arch = architecture_of(cell)
     weights = _step_weight_bytes(cell, arch, memory)
@@ -46,7 +43,7 @@ def step_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: di
     return _limit_ms(ceilings, cell, weights, cached, flops)
 
 
-def prefill_ms(cell: Cell, ceilings: dict[str, Any], prompt_tokens: int, memory: dict[str, int]) -> float | None:
+def prefill_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
     """The limit of the pass over the prompt, with the head at its last position alone."""
     arch = architecture_of(cell)
     weights = _step_weight_bytes(cell, arch, memory)
@@ -83,12 +80,12 @@ def _sharing(cell: Cell) -> tuple[int, int]:
     return {"pipeline": (1, 1), "tensor_parallel": (devices, devices), "zero": (1, devices)}[layout]
 
 
-def _limit_ms(ceilings: dict[str, Any], cell: Cell, weight_bytes: float, kv_bytes: float, flops: float) -> float | None:
-    bandwidth, rates = ceilings.get("read_bytes_per_s"), ceilings.get("matmul_flops_per_s", {})
+def _limit_ms(ceilings: Ceilings, cell: Cell, weight_bytes: float, kv_bytes: float, flops: float) -> float | None:
+    bandwidth, rates = ceilings.read_bytes_per_s, ceilings.matmul_flops_per_s
     if not bandwidth or not rates.get(cell.dtype):
         return None
-    named = {getattr(optimizations.find(use.name), "COMPUTE_DTYPE", None) for use in cell.optimizations}
-    used = [rates.get(dtype) for dtype in (named - {None}) | {cell.dtype}]
+    named = {getattr(optimizations.find(use.name), "COMPUTE_DTYPE", cell.dtype) for use in cell.optimizations}
+    used = [rates.get(dtype, 0.0) for dtype in named | {cell.dtype}]
     computing = flops / max(used) if all(used) else 0.0  # a rate that was not measured limits nothing
     of_weights, of_rows = _sharing(cell)
     reading = (weight_bytes / of_weights + kv_bytes / of_rows) / bandwidth

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psutil
 from pydantic import Field, StrictFloat, StrictInt
@@ -32,6 +32,10 @@ from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.schema.load import Layout
 from claimbench.system.scratch import Scratch, refusal
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -113,7 +117,7 @@ def _copied(checkpoint: Path, parent: str) -> Scratch:
     return scratch
 
 
-def _placement(cell: Cell, options: Options) -> dict[str, Any]:
+def _placement(cell: Cell, options: Options) -> dict[str, object]:
     """Arguments of `from_pretrained` that say where modules may lie."""
     if isinstance(options.device_map, dict):
         return {"device_map": dict(options.device_map)}
@@ -149,7 +153,7 @@ def _host_bytes() -> int:
     return available if limit == resource.RLIM_INFINITY else min(available, limit)
 
 
-def _check_map(placed: dict[str, Any], cell: Cell, options: Options) -> None:
+def _check_map(placed: Placement, cell: Cell, options: Options) -> None:
     """
     Raises:
         OutOfMemory: modules went where they were not allowed to.
@@ -173,13 +177,17 @@ def _places_beyond(device: str) -> tuple[str, ...]:
     return ("disk",) if device == "cpu" else ("cpu", "disk")
 
 
+Placement = Mapping[str, int | str]
+"""Module -> the number of a GPU, `cpu` or `disk`: the library's map."""
+
+
 class Held(NamedTuple):
     """A weight as it is held between two steps."""
 
     name: str
     place: str
     """A device, or `disk`; `cpu` is offloaded where the cell's device is a GPU."""
-    key: Any
+    key: Hashable
     """Equal for tensors that share their bytes."""
     size: int
     is_read: bool
@@ -191,7 +199,7 @@ class Held(NamedTuple):
 
 class AccelerateSession(TransformersSession):
     def __init__(
-        self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any, scratch: Scratch | None
+        self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: PreTrainedModel, scratch: Scratch | None
     ) -> None:
         super().__init__(cell, setup, checkpoint, model, None)
         self.scratch = scratch
@@ -216,7 +224,7 @@ class AccelerateSession(TransformersSession):
         generation = self.generate()
         next(generation)
         held = held_weights(self.model)
-        generation.close()  # type: ignore[attr-defined]
+        generation.close()
         return {**found, "placement": check_placement(held, map_of(self.model))}
 
     def close(self) -> None:
@@ -225,13 +233,13 @@ class AccelerateSession(TransformersSession):
             self.scratch.close()
 
 
-def map_of(model: Any) -> dict[str, Any]:
+def map_of(model: PreTrainedModel) -> Placement:
     """Where each module was put; the library writes no map for a model that is on one device as a whole."""
-    placed: dict[str, Any] = getattr(model, "hf_device_map", {"": str(model.device)})
+    placed: Placement = getattr(model, "hf_device_map", {"": str(model.device)})
     return placed
 
 
-def held_weights(model: Any) -> list[Held]:
+def held_weights(model: PreTrainedModel) -> list[Held]:
     """Every parameter, where it lies now; buffers stay on the device whatever the map says."""
     import torch
 
@@ -249,7 +257,7 @@ def held_weights(model: Any) -> list[Held]:
     return found
 
 
-def _away(module: Any, path: str, name: str, size: int, is_read: bool) -> Held:
+def _away(module: nn.Module, path: str, name: str, size: int, is_read: bool) -> Held:
     """Where the library's hook takes an absent weight from, each time that its module runs."""
     hook = getattr(module, "_hf_hook", None)
     sources = [getattr(one, "weights_map", None) for one in getattr(hook, "hooks", (hook,))]
@@ -264,7 +272,7 @@ def _away(module: Any, path: str, name: str, size: int, is_read: bool) -> Held:
     return Held(f"{path}.{name}", "disk", (file, entry.get("weight_name", key)), size, is_read, True, file)
 
 
-def check_placement(held: list[Held], placed: dict[str, Any]) -> Findings:
+def check_placement(held: list[Held], placed: Placement) -> Findings:
     """The map and the bytes behind it.
 
     Raises:
@@ -286,7 +294,7 @@ def check_placement(held: list[Held], placed: dict[str, Any]) -> Findings:
 
 
 def _bytes_by_place(held: list[Held]) -> dict[str, int]:
-    sizes: dict[str, dict[Any, int]] = {}
+    sizes: dict[str, dict[Hashable, int]] = {}
     for item in held:
         sizes.setdefault(item.place, {})[item.key] = item.size
     return {place: sum(parts.values()) for place, parts in sorted(sizes.items())}

@@ -10,8 +10,9 @@ names AutoTP in its place; a cell that asks for `injection` of BLOOM says so and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +29,10 @@ from claimbench.proof import Findings
 from claimbench.schema.cell import Cell, Frozen, Workload
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
@@ -94,7 +99,7 @@ def spread(options: Options) -> tuple[Layout, int] | None:
     return "tensor_parallel", options.devices
 
 
-def presharded(options: dict[str, Any]) -> int | None:
+def presharded(options: Mapping[str, object]) -> int | None:
     asked = Options.model_validate(options)
     return asked.devices if asked.checkpoint == "pre-sharded" else None
 
@@ -123,7 +128,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> InferenceSession:
         return InferenceSession(cell, setup, checkpoint, model.to(runtime.device_of_rank()))
 
 
-def _whole_model(setup: GenerationSetup, folder: Path) -> Any:
+def _whole_model(setup: GenerationSetup, folder: Path) -> PreTrainedModel:
     """All weights, in this rank's host memory, as the document's script of the unsharded checkpoint reads them."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -138,12 +143,12 @@ def _whole_model(setup: GenerationSetup, folder: Path) -> Any:
     )
 
 
-def _cut(setup: GenerationSetup, options: Options, model: Any) -> Any:
+def _cut(setup: GenerationSetup, options: Options, model: PreTrainedModel) -> PreTrainedModel:
     """The model as DeepSpeed makes it of `model`: cut to this rank's part, or with its kernels."""
     import deepspeed
     import torch
 
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "dtype": getattr(torch, setup.dtype),
         "replace_with_kernel_inject": options.injection,
         # DeepSpeed cuts in grains of 64 columns, which leaves the last ranks of a small model without any
@@ -169,7 +174,7 @@ def _give_a_mask(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[An
     return arguments, named
 
 
-def _presharded_model(setup: GenerationSetup, options: Options, folder: Path) -> Any:
+def _presharded_model(setup: GenerationSetup, options: Options, folder: Path) -> PreTrainedModel:
     """The model cut while it has no weights, then filled from the files of this rank alone.
 
     Raises:
@@ -192,11 +197,11 @@ def _presharded_model(setup: GenerationSetup, options: Options, folder: Path) ->
     return model
 
 
-def _fill(model: Any, written: manifest.Manifest, folder: Path) -> None:
+def _fill(model: PreTrainedModel, written: manifest.Manifest, folder: Path) -> None:
     """Weights from this rank's files. DeepSpeed keeps the embedding whole, so its parts are gathered from all ranks."""
     from safetensors.torch import load_file
 
-    parts: dict[str, Any] = {}
+    parts: dict[str, Tensor] = {}
     for file in written.files_of(launchers.rank()):
         parts |= load_file(folder / file.name)
     head = model.get_output_embeddings()
@@ -224,7 +229,7 @@ def _columns(hidden: int, ranks: int, rank: int) -> slice:
     return slice(begin, begin + share + (rank < more))
 
 
-def _gathered(part: Any, rows: int) -> Any:
+def _gathered(part: Tensor, rows: int) -> Tensor:
     """All rows [rows, hidden] of a matrix of which each rank has its part; the last one's may be smaller."""
     import torch
     import torch.distributed as dist
@@ -242,7 +247,7 @@ def _gathered(part: Any, rows: int) -> Any:
 class InferenceSession(TransformersSession):
     """A model of Transformers that `generate` drives, in every rank; its layers send to each other."""
 
-    def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any) -> None:
+    def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: PreTrainedModel) -> None:
         self.options = Options.model_validate(cell.options)
         super().__init__(cell, setup, checkpoint, model, None)
 
@@ -297,7 +302,7 @@ class InferenceSession(TransformersSession):
             "optimizations": {technique.name: technique.prove(seen) for technique in self.setup.techniques},
         }
 
-    def _logits(self, sequence: Any, last: int) -> Any:
+    def _logits(self, sequence: Tensor, last: int) -> Tensor:
         """Injected layers keep the keys and values of the pass before in a workspace of theirs: it is emptied first."""
         if self.options.injection:
             self.model.reset_cache()

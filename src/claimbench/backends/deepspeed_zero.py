@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,9 @@ from claimbench.schema.load import Layout
 from claimbench.system import launchers
 from claimbench.system.cache import cache_folder
 from claimbench.system.scratch import Scratch, refusal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
@@ -115,12 +118,12 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ZeroSession:
         raise
 
 
-def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | None) -> dict[str, Any]:
+def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | None) -> dict[str, object]:
     """DeepSpeed's configuration: every weight is partitioned, and none stays whole for its next use.
 
     Buckets are those of the document's script. Its own limits on what may stay whole hold any small model altogether.
     """
-    zero: dict[str, Any] = {
+    zero: dict[str, object] = {
         "stage": 3,
         "stage3_param_persistence_threshold": 0,
         "stage3_prefetch_bucket_size": arch.hidden * arch.hidden * 9 // 10,
@@ -128,7 +131,7 @@ def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | N
         "stage3_max_live_parameters": min(LIVE_WEIGHTS, 2 * arch.layer_matrices),
         "stage3_max_reuse_distance": 0,
     }
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "zero_optimization": zero,
         "bf16": {"enabled": dtype == "bfloat16"},
         "fp16": {"enabled": dtype == "float16"},
@@ -145,7 +148,9 @@ def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | N
     return config
 
 
-def _partitioned(setup: GenerationSetup, options: Options, folder: Path, swap: Scratch | None) -> tuple[Any, Any]:
+def _partitioned(
+    setup: GenerationSetup, options: Options, folder: Path, swap: Scratch | None
+) -> tuple[PreTrainedModel, object]:
     """The model, and what must live as long as it: Transformers asks it whether ZeRO-3 is on."""
     import deepspeed
     import torch
@@ -173,7 +178,13 @@ class ZeroSession(TransformersSession):
     """A model of Transformers whose weights are here in part; its layers gather the rest as `generate` reaches them."""
 
     def __init__(
-        self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any, kept: Any, swap: Scratch | None
+        self,
+        cell: Cell,
+        setup: GenerationSetup,
+        checkpoint: Path,
+        model: PreTrainedModel,
+        kept: object,
+        swap: Scratch | None,
     ) -> None:
         self.options = Options.model_validate(cell.options)
         self.streams = self.options.streams

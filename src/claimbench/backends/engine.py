@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from claimbench import optimizations
 from claimbench.engine.session import EngineSession, checked
 from claimbench.schema.cell import Cell, Frozen
-
-if TYPE_CHECKING:
-    pass
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"

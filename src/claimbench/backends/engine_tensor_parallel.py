@@ -10,9 +10,9 @@ one memory, it helps nothing: there it is run to see that it is right.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -68,8 +68,9 @@ def spread(options: Options) -> tuple[Layout, int]:
     return "tensor_parallel", options.devices
 
 
-def presharded(options: dict[str, Any]) -> int | None:
-    return int(options["devices"]) if options["checkpoint"] == "pre-sharded" else None
+def presharded(options: Mapping[str, object]) -> int | None:
+    asked = Options.model_validate(options)
+    return asked.devices if asked.checkpoint == "pre-sharded" else None
 
 
 def unavailable(cell: Cell) -> str | None:

@@ -16,7 +16,6 @@ import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from claimbench.checkpoints.gguf_export import export
 from claimbench.cost_model import cost
@@ -24,13 +23,16 @@ from claimbench.errors import Unavailable, WrongOutput
 from claimbench.schema.cell import Cell
 from claimbench.serving.client import (
     CompletionRequest,
+    JsonObject,
     Limits,
     RequestFailed,
+    ServerAnswer,
     StreamEvent,
     Usage,
     get_json,
     get_text,
     message_of,
+    read_as,
     served,
 )
 from claimbench.serving.connect import start_or_connect
@@ -91,6 +93,26 @@ def unavailable(cell: Cell) -> str | None:
     return None if binary() else f"not installed: llama-server ({ADVICE})"
 
 
+class CompletionPiece(ServerAnswer):
+    """An event in the middle of an answer."""
+
+    content: str | None = None
+    tokens: list[int] | None = None
+
+
+class Timings(ServerAnswer):
+    cache_n: int = 0
+
+
+class CompletionEnd(ServerAnswer):
+    """The last event of an answer."""
+
+    tokens_evaluated: int
+    tokens_predicted: int
+    stop_type: str | None = None
+    timings: Timings | None = None
+
+
 @dataclass(frozen=True)
 class Completion:
     """llama.cpp's native completion API, which tells ids; the OpenAI-compatible one keeps them to itself."""
@@ -98,7 +120,7 @@ class Completion:
     path: str = "/completion"
     counts: bool = True
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> JsonObject:
         return {
             "prompt": ask.prompt,
             "n_predict": ask.new_tokens,
@@ -110,16 +132,16 @@ class Completion:
             "stream": True,
         }
 
-    def read(self, event: dict[str, Any]) -> StreamEvent:
+    def read(self, event: JsonObject) -> StreamEvent:
         if "error" in event:
             raise RequestFailed("failed", f"the server broke off with: {message_of(str(event['error']))}")
         if not event.get("stop"):
-            return StreamEvent(event.get("content") or "", tuple(event.get("tokens") or ()))
-        cached = (event.get("timings") or {}).get("cache_n", 0)
-        if cached:
-            raise WrongOutput(f"the prompt cache answered for {cached} tokens: it is to be off")
-        usage = Usage(event["tokens_evaluated"], event["tokens_predicted"])
-        return StreamEvent(finish=event.get("stop_type") or "limit", usage=usage)
+            piece = read_as(CompletionPiece, event, "an event is not what the API says")
+            return StreamEvent(piece.content or "", tuple(piece.tokens or ()))
+        end = read_as(CompletionEnd, event, "the last event is not what the API says")
+        if end.timings and end.timings.cache_n:
+            raise WrongOutput(f"the prompt cache answered for {end.timings.cache_n} tokens: it is to be off")
+        return StreamEvent(finish=end.stop_type or "limit", usage=Usage(end.tokens_evaluated, end.tokens_predicted))
 
 
 def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:

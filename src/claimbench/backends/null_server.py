@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -66,7 +65,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullServerSession:
             prompts=[cell.workload.prompt] * cell.workload.batch,
             prompt_tokens=[PROMPT_TOKENS] * cell.workload.batch,
             about={"model": MODEL, "prefix_cache": "there is none"},
-            metrics=lambda: metrics_of(server.address),
+            metrics=lambda: get_json(server.address, "/metrics"),
             server=server,
             limits=Limits(stall_s=options.stall_s),
             load=options.load,
@@ -75,8 +74,3 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullServerSession:
     except BaseException:
         server.stop()
         raise
-
-
-def metrics_of(address: str) -> dict[str, Any]:
-    found: dict[str, Any] = get_json(address, "/metrics")
-    return found

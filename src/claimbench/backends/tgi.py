@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
+from claimbench.proof import Findings
 from claimbench.schema.cell import Cell
 from claimbench.serving import tgi
 from claimbench.serving.client import Limits, get_json, get_text
@@ -101,7 +102,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
         return ServerSession(cell, service, checkpoint)
 
 
-def _about(cell: Cell, options: Options, checkpoint: Path, connection: Connection) -> dict[str, Any]:
+def _about(cell: Cell, options: Options, checkpoint: Path, connection: Connection) -> Findings:
     names = (
         (str(checkpoint.resolve()), tgi.INSIDE) if connection.server else (_hub_name(cell), str(checkpoint.resolve()))
     )

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from claimbench.schema.cell import Cell
-from claimbench.serving.client import CompletionRequest, Limits, StreamEvent, get_json, read_completion
+from claimbench.serving.client import CompletionRequest, JsonObject, Limits, StreamEvent, get_json, read_completion
 from claimbench.serving.connect import start_or_connect
 from claimbench.serving.process import Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
@@ -57,7 +56,7 @@ class Completions:
     path: str = "/v1/completions"
     counts: bool = True
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> JsonObject:
         config = {
             "max_new_tokens": ask.new_tokens,
             "do_sample": False,
@@ -66,7 +65,7 @@ class Completions:
         }
         return {"model": self.model, "prompt": ask.prompt, "stream": True, "generation_config": json.dumps(config)}
 
-    def read(self, event: dict[str, Any]) -> StreamEvent:
+    def read(self, event: JsonObject) -> StreamEvent:
         return read_completion(event, self.model, ids_key=None)
 
 

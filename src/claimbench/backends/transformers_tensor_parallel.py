@@ -8,7 +8,7 @@ families have a plan is the library's business: Llama and Mistral do, BLOOM and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -20,9 +20,14 @@ from claimbench.errors import Unavailable
 from claimbench.hf import session
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.session import TransformersSession
+from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
 from claimbench.system import launchers, process_group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
@@ -78,12 +83,12 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSess
     setup = session.make_setup(cell, optimizations.used_by(cell))
     with session.refusals(setup):
         model = session.load_model(setup, checkpoint, **setup.load, **_spread())
-        return TensorParallelSession(cell, setup, checkpoint, model, None)
+        return TensorParallelSession(cell, setup, checkpoint, model)
 
 
-def _spread() -> dict[str, Any]:
+def _spread() -> dict[str, object]:
     """The argument of `from_pretrained`, which Transformers 5.18 began to move into a configuration of its own."""
-    arguments: dict[str, Any] = {"device_map": None}
+    arguments: dict[str, object] = {"device_map": None}
     try:
         from transformers.distributed import DistributedConfig
 
@@ -93,8 +98,8 @@ def _spread() -> dict[str, Any]:
 
 
 class TensorParallelSession(TransformersSession):
-    def __init__(self, cell: Cell, *parts: Any) -> None:
-        super().__init__(cell, *parts)
+    def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: PreTrainedModel) -> None:
+        super().__init__(cell, setup, checkpoint, model, None)
         self.whole = self.architecture
         self.architecture = tp_partition.share_of(self.whole, cell.devices)  # of which the key-value cache is counted
         self.seen: TransformersEvidence | None = None
@@ -146,6 +151,6 @@ class TensorParallelSession(TransformersSession):
         process_group.leave()
 
 
-def _local(weight: Any) -> Any:
+def _local(weight: Tensor) -> Tensor:
     """This rank's part of a parameter."""
     return weight.to_local() if hasattr(weight, "to_local") else weight

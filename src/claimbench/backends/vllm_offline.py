@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -21,6 +21,9 @@ from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
 from claimbench.serving import vllm
 from claimbench.serving.tokens import architecture_of, prompt_rows
+
+if TYPE_CHECKING:
+    from vllm import LLMEngine, SamplingParams
 
 REFERENCE = "transformers"
 ENVIRONMENT = "vllm"
@@ -38,7 +41,7 @@ def unavailable(cell: Cell) -> str | None:
 
 
 class OfflineSession:
-    def __init__(self, cell: Cell, checkpoint: Path, engine: Any, parameters: Any) -> None:
+    def __init__(self, cell: Cell, checkpoint: Path, engine: LLMEngine, parameters: SamplingParams) -> None:
         self.cell, self.engine, self.parameters = cell, engine, parameters
         self.architecture = architecture_of(checkpoint)
         self.rows = prompt_rows(cell, checkpoint)
@@ -95,7 +98,7 @@ class OfflineSession:
             "generations": self.asked,
         }
 
-    def log_probs(self, tokens: list[int]) -> Any:
+    def log_probs(self, tokens: list[int]) -> None:
         return None
 
     def close(self) -> None:

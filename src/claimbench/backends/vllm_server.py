@@ -63,7 +63,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
                 "name": "vllm",
                 "version": get_json(address, "/version")["version"],
                 "model": model,
-                "root": entry.get("root"),
+                "root": entry.root,
                 "prefix_cache": "off" if connection.server else "seen to be unused, by its counters",
             },
             metrics=lambda: vllm.check_counters(vllm.counters(get_text(address, "/metrics"))),

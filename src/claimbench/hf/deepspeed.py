@@ -15,13 +15,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from claimbench.errors import Unavailable
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.proof import expect
 from claimbench.schema.cell import Cell
 from claimbench.system import launchers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ENVIRONMENT = "deepspeed"
 LIBRARIES = ("accelerate", "deepspeed", "greenlet", "safetensors", "tokenizers", "torch", "transformers")
@@ -131,6 +134,6 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def quiet(module: Any) -> Any:
+def quiet(module: PreTrainedModel) -> PreTrainedModel:
     """`module` for inference alone: no gradients are kept, whatever its maker left on."""
     return module.requires_grad_(False).eval()

@@ -17,6 +17,9 @@ from claimbench.hf.weight_memory import _storage_type
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, Findings, events_of, expect, recorded
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
     from claimbench.hf.setup import GenerationSetup
     from claimbench.hf.stepper import Stepper
 
@@ -91,8 +94,8 @@ class TransformersEvidence:
 def watch(
     run: Stepper,
     steps: int,
-    model: Any,
-    driven: Any,
+    model: PreTrainedModel,
+    driven: object,
     device: str,
     compiled: Compiled,
     whole: tuple[int, int],
@@ -118,7 +121,7 @@ def watch(
                 if len(widths) == steps:
                     break
     finally:
-        generation.close()  # type: ignore[attr-defined]
+        generation.close()
     return TransformersEvidence(
         device=device,
         operators=_operators(profiler),
@@ -162,7 +165,7 @@ def _live_objects() -> tuple[dict[str, list[str]], list[str]]:
     return {name: sorted(layers) for name, layers in sorted(caches.items())}, sorted(generators)
 
 
-def _quant_types(model: Any) -> Iterator[str]:
+def _quant_types(model: nn.Module) -> Iterator[str]:
     for parameter in model.parameters():
         quant_type = getattr(getattr(parameter, "quant_state", None), "quant_type", None)
         if quant_type:

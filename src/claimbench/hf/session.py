@@ -5,22 +5,26 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from claimbench import proof
 from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.hf import evidence, weight_memory
-from claimbench.hf.setup import Generation, GenerationSetup
+from claimbench.hf.setup import Choose, Generation, GenerationSetup
 from claimbench.hf.stepper import Emit, Stepper, StepTap
 from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload, row_lengths
 from claimbench.technique import Technique
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor
+    from transformers import Cache, PreTrainedModel, StaticCache
 
 PROOF_STEPS = 4
 
@@ -40,7 +44,7 @@ def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup
     return setup
 
 
-def load_model(setup: GenerationSetup, folder: Path, **arguments: Any) -> Any:
+def load_model(setup: GenerationSetup, folder: Path, **arguments: object) -> PreTrainedModel:
     """The model in `folder` on the setup's device, unless `arguments` of `from_pretrained` place it elsewhere."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -74,7 +78,14 @@ def refusals(setup: GenerationSetup) -> Iterator[None]:
 
 
 class TransformersSession:
-    def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: Any, assistant: Any | None) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        setup: GenerationSetup,
+        checkpoint: Path,
+        model: PreTrainedModel,
+        assistant: PreTrainedModel | None,
+    ) -> None:
         import torch
 
         self.cell, self.setup, self.model, self.assistant = cell, setup, model, assistant
@@ -92,7 +103,7 @@ class TransformersSession:
         for transform in setup.transforms:
             self.driven = transform(self.driven)
         self._choose = _chooser(cell)
-        self._static_cache: Any = None
+        self._static_cache: StaticCache | None = None
         self._static_shape = (0, 0)
         self.earlier: list[tuple[int, int]] = []
         """Rows and new tokens that came out of each generation of another shape, before the first whole one."""
@@ -110,7 +121,7 @@ class TransformersSession:
     def prompt_tokens(self) -> int:
         return int(self.prompt.shape[1])
 
-    def generate(self) -> Iterator[Any]:
+    def generate(self) -> Generator[Tensor, None, None]:
         return self._run().steps()
 
     def _run(self) -> Stepper:
@@ -123,7 +134,7 @@ class TransformersSession:
 
     def _shape_of(self, workload: Workload) -> tuple[int, int]:
         """Generate `workload` to its end: rows and new tokens, counted as they come."""
-        shapes: list[Any] = []
+        shapes: list[Size] = []
         self._generate(workload, lambda columns: shapes.append(columns.shape))
         return int(shapes[0][0]), sum(int(shape[1]) for shape in shapes)
 
@@ -144,7 +155,7 @@ class TransformersSession:
         from transformers import GenerationConfig, StoppingCriteriaList
 
         setup, prompt = self.setup, self.prompt[: workload.batch]
-        settings: dict[str, Any] = {
+        settings: dict[str, object] = {
             "max_new_tokens": workload.new_tokens,
             "do_sample": workload.sampling is not None,
             "use_cache": setup.cache != "none",
@@ -164,7 +175,7 @@ class TransformersSession:
                 assistant_model=self.assistant,
             )
 
-    def _empty_cache(self, workload: Workload) -> Any:
+    def _empty_cache(self, workload: Workload) -> Cache | None:
         """For the hand-written loop. A static cache is allocated once a shape and then emptied, as its makers ask."""
         from transformers import DynamicCache, StaticCache
 
@@ -214,20 +225,21 @@ class TransformersSession:
         device = self.setup.device
         return evidence.watch(self._run(), PROOF_STEPS, self.model, self.driven, device, compiled, whole, self.earlier)
 
-    def log_probs(self, tokens: list[int]) -> Any:
+    def log_probs(self, tokens: list[int]) -> Tensor:
         import torch
 
         row = torch.cat([self.prompt[0], self.prompt.new_tensor(tokens[:-1])])
         with torch.no_grad():
             return self._logits(row[None], last=len(tokens))[0].float().log_softmax(-1)
 
-    def _logits(self, sequence: Any, last: int) -> Any:
+    def _logits(self, sequence: Tensor, last: int) -> Tensor:
         """Logits of the last positions, [batch, last, vocabulary], by the model itself and never by compiled code."""
         import torch
 
         self.setup.phase.prefill = True
         with torch.no_grad(), refusals(self.setup):
-            return self.model(input_ids=sequence, use_cache=False, logits_to_keep=last).logits
+            logits: Tensor = self.model(input_ids=sequence, use_cache=False, logits_to_keep=last).logits
+            return logits
 
     def close(self) -> None:
         import torch
@@ -249,7 +261,7 @@ def _padded(row: list[int], length: int) -> list[int]:
     return kept[:1] * (len(row) - length) + kept
 
 
-def _chooser(cell: Cell) -> Callable[[Any, Any], Any]:
+def _chooser(cell: Cell) -> Choose:
     """How a hand-written loop picks the next tokens: as `generate` does, in float32."""
     import torch
     from transformers import (
@@ -276,7 +288,7 @@ def _chooser(cell: Cell) -> Callable[[Any, Any], Any]:
     if sampling.typical_p < 1:
         warpers.append(TypicalLogitsWarper(sampling.typical_p))
 
-    def draw(sequence: Any, logits: Any) -> Any:
+    def draw(sequence: Tensor, logits: Tensor) -> Tensor:
         return torch.multinomial(warpers(sequence, logits.float()).softmax(-1), 1)[:, 0]
 
     return draw

@@ -18,13 +18,19 @@ The plain setup is eager attention, a dynamic key-value cache and `model.generat
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from claimbench.hf.stepper import Around, Emit
 from claimbench.schema.cell import Workload
 from claimbench.technique import Technique
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Cache, PreTrainedModel
+
+Choose = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(sequence [batch, length], logits [batch, vocabulary]) -> next tokens [batch]."""
 CacheKind = Literal["dynamic", "static", "none"]
 
 
@@ -39,17 +45,15 @@ class Phase:
 class Generation:
     """One generation, as a loop sees it: what to run and where to hand each step's tokens."""
 
-    model: Any
+    model: PreTrainedModel
     """What is called: the model, or the wrapper that a transform made of it."""
-    prompt: Any
+    prompt: Tensor
     """Token ids, int64 tensor [batch, prompt tokens], on the device."""
     new_tokens: int
-    cache: Any
+    cache: Cache | None
     """An empty cache, or None where every step recomputes the whole sequence."""
-    choose: Callable[[Any, Any], Any]
-    """(sequence [batch, length], logits [batch, vocabulary]) -> next tokens [batch]."""
-    emit: Callable[[Any], None]
-    """Hands over new columns [batch, n] and waits until the next step is asked for."""
+    choose: Choose
+    emit: Emit
 
 
 Loop = Callable[[Generation], None]
@@ -64,7 +68,7 @@ class GenerationSetup:
     """What changed it, to be proven of what ran."""
     load: dict[str, Any] = field(default_factory=lambda: {"attn_implementation": "eager"})
     """Keyword arguments of `from_pretrained`."""
-    transforms: list[Callable[[Any], Any]] = field(default_factory=list)
+    transforms: list[Callable[[PreTrainedModel], PreTrainedModel]] = field(default_factory=list)
     """model -> model, in order, after loading; may return a wrapper."""
     cache: CacheKind = "dynamic"
     generate: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +79,7 @@ class GenerationSetup:
     """Whether the cell's draft checkpoint is the assistant."""
     drafts: bool = False
     """Whether a step may give several tokens, by any kind of draft."""
-    around: list[Callable[[], AbstractContextManager[Any]]] = field(default_factory=list)
+    around: list[Around] = field(default_factory=list)
     """Contexts that a whole generation runs in."""
     loop: Loop | None = None
     """Drives the model in place of its own `generate`."""

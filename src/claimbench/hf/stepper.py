@@ -5,12 +5,17 @@ The generation runs in a greenlet, and switches back to its caller with each ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Emit = Callable[[Any], None]
-Around = Callable[[], AbstractContextManager[Any]]
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Emit = Callable[["Tensor"], None]
+"""Hands over new columns [batch, n] and waits until the next step is asked for."""
+Around = Callable[[], AbstractContextManager[object]]
 
 
 class Stepper:
@@ -29,7 +34,7 @@ class Stepper:
         self.grad_enabled = self.inference_mode = False
         """As the generation had them at its last step."""
 
-    def steps(self) -> Iterator[Any]:
+    def steps(self) -> Generator[Tensor, None, None]:
         import torch
 
         self.outside = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
@@ -51,7 +56,7 @@ class Stepper:
             self.grad_around = torch.is_grad_enabled()
             self.generation(self._pause)
 
-    def _pause(self, columns: Any) -> None:
+    def _pause(self, columns: Tensor) -> None:
         import torch
 
         self.grad_enabled, self.inference_mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
@@ -71,14 +76,14 @@ class Stepper:
 class StepTap:
     """A stopping criterion that never stops: it hands the columns that are new since the last call to `emit`."""
 
-    def __init__(self, prompt: Any, emit: Emit) -> None:
+    def __init__(self, prompt: Tensor, emit: Emit) -> None:
         self.seen = prompt.shape[1]
         self.emit = emit
-        self.go_on = prompt.new_zeros(prompt.shape[0], dtype=bool)
+        self.go_on = prompt.new_zeros(prompt.shape[0]).bool()
         self.weighing = False
         """Whether drafts wait for the model's verdict: some versions ask the criteria about those too."""
 
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
         if not self.weighing:
             columns = input_ids[:, self.seen :]  # [batch, n]
             self.seen = input_ids.shape[1]
@@ -86,7 +91,7 @@ class StepTap:
         return self.go_on
 
     @contextmanager
-    def beside_drafts(self, model: Any) -> Iterator[None]:
+    def beside_drafts(self, model: PreTrainedModel) -> Iterator[None]:
         """While it lasts, `model` tells this tap when drafts are made and when they are judged."""
         make = type(model)._get_candidate_generator
 

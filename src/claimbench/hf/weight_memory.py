@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
-def _storage_type(parameter: Any) -> str:
+def _storage_type(parameter: Tensor) -> str:
     """Class and type of what is stored: a torchao weight calls itself float32 and holds int8."""
     inner = list(inner_tensors(parameter))
     return f"{type(parameter).__name__} {str(max(inner, key=lambda part: part.nbytes).dtype).removeprefix('torch.')}"
 
 
-def inner_tensors(tensor: Any) -> Iterator[Any]:
+def inner_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """The plain tensors that a weight is stored in: packed values, scales, zero points."""
     import torch
 
@@ -27,7 +30,7 @@ def inner_tensors(tensor: Any) -> Iterator[Any]:
         yield from _tensors_in(extra)
 
 
-def _tensors_in(thing: Any, depth: int = 2) -> Iterator[Any]:
+def _tensors_in(thing: object, depth: int = 2) -> Iterator[Tensor]:
     """Tensors that a quantization state holds, such as the scales of a bitsandbytes weight."""
     import torch
 
@@ -38,13 +41,13 @@ def _tensors_in(thing: Any, depth: int = 2) -> Iterator[Any]:
             yield from _tensors_in(value, depth - 1)
 
 
-def _storages(tensors: Iterable[Any]) -> dict[int, int]:
+def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
     """Address -> bytes of each storage, shared ones once; a meta tensor has none."""
     storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta"]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
-def weight_bytes(model: Any) -> tuple[int, int]:
+def weight_bytes(model: nn.Module) -> tuple[int, int]:
     """Bytes that the model holds, buffers included, and bytes of weights that one decode step reads.
 
     A step looks up one row of an embedding and reads all of everything else; an embedding that is also the output head

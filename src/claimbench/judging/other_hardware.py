@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pandas as pd
 
@@ -11,15 +10,16 @@ from claimbench.cost_model import cost, parallelism
 from claimbench.cost_model.cost import architecture_of
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.formatting import quantity
-from claimbench.schema.cell import DTYPE_BYTES
+from claimbench.schema.cell import DTYPE_BYTES, Device
 from claimbench.schema.checks import AbsoluteCheck, FrontierCheck
+from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.plan import Plan
 
 
-def device_names(machine: dict[str, Any], device: str) -> list[str]:
+def device_names(machine: MachineIdentity, device: Device) -> list[str]:
     if device == "cuda":
-        return [str(gpu["name"]) for gpu in machine.get("gpus", [])]
-    return [str(machine.get("cpu", {}).get("model", "unknown CPU"))]
+        return [gpu["name"] for gpu in machine.get("gpus", [])]
+    return [machine.get("cpu", {}).get("model", "unknown CPU")]
 
 
 def not_here(check: AbsoluteCheck | FrontierCheck, study: str, address: str, plan: Plan) -> str | None:

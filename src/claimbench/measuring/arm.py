@@ -19,7 +19,7 @@ from claimbench import backends
 from claimbench.backends import Column, Session
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import time_generation
-from claimbench.measuring.coordinator import Say
+from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import Record, receive, send
 from claimbench.measuring.worker import guarded, warm_up
 from claimbench.schema.cell import Device, Frozen

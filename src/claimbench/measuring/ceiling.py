@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 from claimbench.errors import Unavailable
 from claimbench.measuring.measure import device_lock
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Device, PageCache
 from claimbench.system import page_cache
 
@@ -36,19 +37,6 @@ LONGEST_PRODUCT_S = 0.25
 """Some CPUs multiply 16-bit floats a thousand times slower than 32-bit ones; larger matrices are then not tried."""
 
 
-class Ceilings(TypedDict):
-    """Floating-point operations by dtype, reads of a file by state of the page cache; copies count both ways."""
-
-    device: Device
-    machine: str
-    torch: str
-    threads: int
-    read_bytes_per_s: float
-    matmul_flops_per_s: dict[str, float]
-    file_read_bytes_per_s: dict[str, float | None]
-    copy_bytes_per_s: NotRequired[float]
-
-
 def measure_ceilings(device: Device, machine_key: str) -> Ceilings:
     """The best of some rounds; `copy_bytes_per_s` is of a GPU's memory only."""
     import torch
@@ -56,18 +44,16 @@ def measure_ceilings(device: Device, machine_key: str) -> Ceilings:
     with device_lock(device), torch.inference_mode():
         rounds = [_rates(device) for _ in range(ROUNDS)]
         best = {name: max(rates[name] for rates in rounds) for name in rounds[0]}
-        ceilings: Ceilings = {
-            "device": device,
-            "machine": machine_key,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "read_bytes_per_s": best["read"],
-            "matmul_flops_per_s": {name: best[name] for name in DTYPES},
-            "file_read_bytes_per_s": file_read_rates(Path.cwd(), FILE_BYTES),
-        }
-        if device == "cuda":
-            ceilings["copy_bytes_per_s"] = best["copy"]
-    return ceilings
+        return Ceilings(
+            device=device,
+            machine=machine_key,
+            torch=torch.__version__,
+            threads=torch.get_num_threads(),
+            read_bytes_per_s=best["read"],
+            matmul_flops_per_s={name: best[name] for name in DTYPES},
+            file_read_bytes_per_s=file_read_rates(Path.cwd(), FILE_BYTES),
+            copy_bytes_per_s=best.get("copy"),
+        )
 
 
 def _rates(device: Device) -> dict[str, float]:

@@ -17,26 +17,25 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
 
 from claimbench.errors import Unavailable
 from claimbench.measuring import rank_protocol
 from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.messages import RankMessage, Say
 from claimbench.measuring.rank_protocol import Hello, RankEnded
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.system import launchers
 from claimbench.system.processes import LOOPBACK, die_with_parent, kill_all, last_lines
-
-Say = Callable[..., None]
 
 SETTLE_S = 1.0  # after the first bad news: a dead peer makes others fail as well, and may be heard of second
 LEAVE_S = 5.0
@@ -55,7 +54,7 @@ class FromRank(NamedTuple):
     """A message of a rank; None is the end of its line."""
 
     rank: int
-    message: dict[str, Any] | None
+    message: RankMessage | None
 
 
 class FromKeeper(NamedTuple):
@@ -88,7 +87,7 @@ class RankConnections:
         self.lines: dict[tuple[str, int], Connection] = {}
         self.processes: list[psutil.Process] = []
         self.size: int | None = None
-        self.answers: dict[int, Any] = {}
+        self.answers: dict[int, object] = {}
         self.printed: dict[int, list[str]] = {}
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -126,18 +125,18 @@ class RankConnections:
                 return
             self.events.put(heard(rank, message))
 
-    def send(self, rank: int, message: Mapping[str, Any], role: str = "rank") -> None:
+    def send(self, rank: int, message: Mapping[str, object], role: str = "rank") -> None:
         with suppress(OSError):  # its end is an event of its own
             rank_protocol.send(self.lines[role, rank], message)
 
-    def relay(self, call: Mapping[str, Any]) -> None:
+    def relay(self, call: RankMessage) -> None:
         """Tell rank 0's call to the others; with nobody else there, it is answered at once."""
         self.answers = {}
         for rank in range(1, self.size or 1):
             self.send(rank, call)
         self._release()
 
-    def answer(self, rank: int, answer: Any) -> None:
+    def answer(self, rank: int, answer: object) -> None:
         self.answers[rank] = answer
         self._release()
 
@@ -279,7 +278,7 @@ class RankMonitor:
         else:
             self.handle_message(event.rank, event.message)
 
-    def handle_message(self, rank: int, message: dict[str, Any] | None) -> None:
+    def handle_message(self, rank: int, message: RankMessage | None) -> None:
         if message is None:
             self.silent.add(rank)
             self.judge_end(rank)
@@ -293,7 +292,7 @@ class RankMonitor:
         elif rank == 0:
             self.phase = message["name"] if message["event"] == "phase" else self.phase
             self.done = message["event"] == "done"
-            self.say(**message)
+            self.say(message["event"], **{name: value for name, value in message.items() if name != "event"})
 
     def handle_keeper(self, rank: int, ending: RankEnded | None) -> None:
         if ending:

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from claimbench.errors import ResultError, Unavailable
 from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema import result
@@ -55,7 +55,7 @@ def measure(
         return kept
     started = datetime.now(UTC)
     clock = time.monotonic()
-    facts: dict[str, Any] = {"machine": machine.identify()}
+    facts: BlockFacts = {"machine": machine.identify()}
     refusal = _known_before(cell, smaller)
     if refusal:
         facts |= refusal
@@ -98,7 +98,7 @@ def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | N
     return found if (found.cell, found.block, found.key) == (cell, block, key) else None
 
 
-def _known_before(cell: Cell, smaller: Path | None) -> dict[str, str] | None:
+def _known_before(cell: Cell, smaller: Path | None) -> BlockFacts | None:
     """An outcome that needs no process: what this machine lacks, or a smaller batch that did not fit."""
     if smaller is not None:
         previous = result.read(smaller)
@@ -112,12 +112,12 @@ def _known_before(cell: Cell, smaller: Path | None) -> dict[str, str] | None:
     return {"outcome": Outcome.UNAVAILABLE, "reason": reason} if reason else None
 
 
-def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -> dict[str, Any]:
+def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -> BlockFacts:
     """What is to be loaded, and how much of it lies in the page cache: `telemetry["checkpoint"]`, in bytes."""
     from claimbench.checkpoints import manifest
     from claimbench.errors import CorruptCheckpoint
 
-    facts: dict[str, Any] = {"telemetry": {}}
+    facts: BlockFacts = {"telemetry": {}}
     try:
         if draft:
             manifest.verify(draft)
@@ -130,7 +130,9 @@ def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -
         found = page_cache.prepare(files, cell.protocol.page_cache)
     except Unavailable as error:
         return {"outcome": Outcome.UNAVAILABLE, "reason": str(error)}
-    return facts | ({"telemetry": {"checkpoint": found._asdict()}} if files else {})
+    if files:
+        facts["telemetry"] = {"checkpoint": {"bytes": found.bytes, "cached_bytes": found.cached_bytes}}
+    return facts
 
 
 @contextmanager

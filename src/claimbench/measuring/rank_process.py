@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 from claimbench.measuring import rank_protocol
 from claimbench.measuring.block_request import BlockRequest
@@ -87,7 +86,7 @@ def serve(address: str, place: Place) -> int:
     channel = rank_protocol.connect(address, "rank", place)
     request = BlockRequest.model_validate(rank_protocol.receive(channel))
 
-    def say(event: str, **content: Any) -> None:
+    def say(event: str, **content: object) -> None:
         rank_protocol.send(channel, {"event": event, **content})
 
     def work() -> None:

@@ -26,6 +26,7 @@ from claimbench.errors import WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import hash_tokens, rows_of
 from claimbench.proof import Findings
+from claimbench.schema.result import RankRecord
 from claimbench.system import launchers, machine, memory
 from claimbench.system.launchers import Place
 
@@ -50,17 +51,6 @@ class RankEnded(TypedDict):
     lines: list[str]
 
 
-class RankRecord(TypedDict):
-    """What one rank says of itself, in a result; sizes in bytes."""
-
-    rank: int
-    host: str
-    pid: int
-    threads: int
-    load_ns: int
-    memory: dict[str, int]
-
-
 def connect(address: str, role: str, place: Place) -> Connection:
     """A line to the coordinator at `address`: a socket's path, or host:port where ranks are on several machines."""
     host, _, port = address.rpartition(":")
@@ -71,7 +61,7 @@ def connect(address: str, role: str, place: Place) -> Connection:
     return line
 
 
-def send(line: Connection, message: Mapping[str, Any]) -> None:
+def send(line: Connection, message: Mapping[str, object]) -> None:
     line.send_bytes(json.dumps(message).encode())
 
 
@@ -207,7 +197,7 @@ class LeaderSession:
         if others:
             raise WrongOutput(f"rank {others[0]} emitted other tokens than rank 0 in the same generation")
 
-    def _tell(self, call: str, *arguments: Any) -> None:
+    def _tell(self, call: str, *arguments: object) -> None:
         send(self.channel, {"call": call, "arguments": arguments})
 
     def _answers(self) -> list[Any]:
@@ -227,7 +217,7 @@ def follow(request: BlockRequest, channel: Connection) -> None:
     while True:
         message = receive(channel)
         call = message["call"]
-        answer: Any = None
+        answer: object = None
         if call == "generate":
             generation = CollectiveGeneration(session.generate())
         elif call == "tokens":

@@ -35,6 +35,7 @@ import psutil
 from claimbench import backends
 from claimbench.measuring import arm
 from claimbench.measuring.arm import ArmRequest
+from claimbench.measuring.messages import Message
 from claimbench.measuring.rank_protocol import receive, send
 from claimbench.measuring.supervisor import kernel_oom_kills
 from claimbench.schema.cell import Frozen
@@ -135,7 +136,7 @@ class Seat:
             if not self.line.poll(max(0.0, until - time.monotonic())):
                 limit = self.request.block.cell.protocol.timeout_s
                 raise Ended(Outcome.TIMEOUT, f"over {limit:g} s of its own, during: {self.phase}")
-            message = receive(self.line)
+            message: Message = receive(self.line)
             match message["event"]:
                 case "ready":
                     return

@@ -9,11 +9,13 @@ import subprocess
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.messages import BlockFacts, Message
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
+from claimbench.schema.result import Sample
 from claimbench.system import machine, scratch
 from claimbench.system.cache import cache_folder
 from claimbench.system.processes import end_group, last_lines
@@ -21,7 +23,7 @@ from claimbench.system.processes import end_group, last_lines
 GRACE_S = 5.0
 
 
-def supervise(request: BlockRequest, python: str) -> dict[str, Any]:
+def supervise(request: BlockRequest, python: str) -> BlockFacts:
     """Fields of a result: what the worker said until it ended or its time was up, and how it ended.
 
     `python` is the interpreter that runs it.
@@ -48,7 +50,7 @@ def environment_of(cell: Cell, temporary: Path) -> dict[str, str]:
     }
 
 
-def _supervise_in(request: BlockRequest, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+def _supervise_in(request: BlockRequest, command: list[str], environment: dict[str, str]) -> BlockFacts:
     timeout_s = request.cell.protocol.timeout_s
     oom_kills = kernel_oom_kills()
     process = subprocess.Popen(
@@ -63,7 +65,7 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    messages: list[dict[str, Any]] = []
+    messages: list[Message] = []
     lines = last_lines()
     readers = [
         threading.Thread(target=_collect_messages, args=(process.stdout, messages), daemon=True),
@@ -93,7 +95,7 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
     return facts
 
 
-def _collect_messages(stream: IO[str], messages: list[dict[str, Any]]) -> None:
+def _collect_messages(stream: IO[str], messages: list[Message]) -> None:
     for line in stream:
         try:
             messages.append(json.loads(line))
@@ -101,30 +103,37 @@ def _collect_messages(stream: IO[str], messages: list[dict[str, Any]]) -> None:
             return
 
 
-def _facts(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(messages: list[Message]) -> BlockFacts:
     """What the worker said, as fields of a result."""
-    facts: dict[str, Any] = {"warmup": [], "samples": [], "flags": []}
-    single = {"loaded", "memory", "proof", "fidelity", "energy", "tokens"}
+    facts: BlockFacts = {"warmup": [], "samples": [], "flags": []}
     for message in messages:
-        event = message["event"]
-        if event == "warmup":
-            facts["warmup"].append(message["sample"])
-        elif event == "sample":
-            facts["samples"].append(message["sample"])
-        elif event == "flag":
-            facts["flags"].append(message["flag"])
-        elif event in single:
-            facts |= {name: value for name, value in message.items() if name != "event"}
+        match message["event"]:
+            case "warmup":
+                facts["warmup"].append(message["sample"])
+            case "sample":
+                facts["samples"].append(message["sample"])
+            case "flag":
+                facts["flags"].append(message["flag"])
+            case "loaded":
+                facts |= {"load_ns": message["load_ns"], "prompt_tokens": message["prompt_tokens"]}
+            case "memory":
+                facts |= {"memory": message["memory"], "ranks": message.get("ranks", [])}
+            case "proof":
+                facts["proof"] = message["proof"]
+            case "fidelity":
+                facts["fidelity"] = message["fidelity"]
+            case "energy":
+                facts["energy_mj"] = message["energy_mj"]
+            case "tokens":
+                facts["tokens"] = message["tokens"]
     if facts["warmup"]:
-        facts["first_call_ns"] = facts["warmup"][0]["wall_ns"]
+        facts["first_call_ns"] = Sample.model_validate(facts["warmup"][0]).wall_ns
     return facts
 
 
-def _ending(
-    status: int | None, messages: list[dict[str, Any]], timed_out: bool, limit_s: float, oom_kills: int
-) -> dict[str, str]:
+def _ending(status: int | None, messages: list[Message], timed_out: bool, limit_s: float, oom_kills: int) -> BlockFacts:
     phase = next((m["name"] for m in reversed(messages) if m["event"] == "phase"), "start")
-    last = messages[-1] if messages else {"event": "none"}
+    last: Message = messages[-1] if messages else {"event": "none"}
     if last["event"] == "done":
         hashes = {m["sample"]["tokens_sha256"] for m in messages if m["event"] in ("warmup", "sample")}
         if len(hashes) > 1:

@@ -15,14 +15,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
-from claimbench.measuring.coordinator import Say, run_ranks
+from claimbench.measuring.coordinator import run_ranks
+from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import LeaderSession, Record
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
@@ -50,7 +51,7 @@ def main() -> int:
     die_with_parent()
     request = BlockRequest.model_validate_json(sys.stdin.read())
 
-    def say(event: str, **content: Any) -> None:
+    def say(event: str, **content: object) -> None:
         channel.write(json.dumps({"event": event, **content}) + "\n")
 
     def work() -> None:

@@ -31,10 +31,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
-from claimbench.schema.cell import Cell
+from claimbench.schema.cell import Cell, Frozen
 from claimbench.technique import Optimization, Technique
 
 
@@ -72,7 +72,7 @@ def module_of(name: str) -> str:
     return f"{__name__}.{_folders()[name]}.{name}"
 
 
-def settings_of(use_name: str, raw: dict[str, Any]) -> Any:
+def settings_of(use_name: str, raw: Mapping[str, object]) -> Frozen:
     return find(use_name).Settings.model_validate(raw)
 
 

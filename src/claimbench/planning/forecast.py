@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
@@ -19,6 +19,7 @@ from claimbench.planning import cell_cost
 from claimbench.planning.cell_cost import load_of
 from claimbench.planning.paths import CHECKPOINTS, folder_of
 from claimbench.schema import result
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.outcome import Outcome
@@ -69,7 +70,7 @@ def _results_of(planned: PlannedCell) -> list[Path]:
     return sorted((RESULTS / "measure" / planned.cell.id).glob("*/*.json"))
 
 
-def block_seconds(planned: PlannedCell, ceilings: dict[str, Any]) -> tuple[float, bool]:
+def block_seconds(planned: PlannedCell, ceilings: Ceilings) -> tuple[float, bool]:
     """Seconds that one block will take, and whether that was seen (under any key) rather than estimated."""
     seen = []
     for path in _results_of(planned):
@@ -80,13 +81,13 @@ def block_seconds(planned: PlannedCell, ceilings: dict[str, Any]) -> tuple[float
     return (median(seen), True) if seen else (estimate_seconds(planned.cell, ceilings), False)
 
 
-def estimate_seconds(cell: Cell, ceilings: dict[str, Any]) -> float:
+def estimate_seconds(cell: Cell, ceilings: Ceilings) -> float:
     arch = cost.architecture(cell.checkpoint.architecture)
     if cell.backend == "null_model":
         return 1.0
     guess = CAUTIOUS[cell.device]
-    bandwidth = ceilings.get("read_bytes_per_s") or guess["read_bytes_per_s"]
-    rate = (ceilings.get("matmul_flops_per_s") or {}).get(cell.dtype) or guess["flops_per_s"]
+    bandwidth = ceilings.read_bytes_per_s or guess["read_bytes_per_s"]
+    rate = ceilings.matmul_flops_per_s.get(cell.dtype) or guess["flops_per_s"]
     load = cell.workload
     prompt, size = load.prompt_tokens or 64, DTYPE_BYTES[cell.dtype]
     length = prompt + load.new_tokens // 2
@@ -109,7 +110,7 @@ def peak_bytes(cell: Cell) -> float:
     return LIBRARIES_BYTES * cell.devices + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
 
 
-def forecast(plan: Plan, ceilings: dict[str, Any]) -> Forecast:
+def forecast(plan: Plan, ceilings: Ceilings) -> Forecast:
     missing = missing_blocks(plan)
     seconds, seen_blocks = 0.0, 0
     for id, count in missing.items():

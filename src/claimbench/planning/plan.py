@@ -18,6 +18,7 @@ from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.checks import Check
 from claimbench.schema.json_file import digest
+from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.params import Params
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell, PlannedFrontier, PlannedStudy, Row
@@ -49,13 +50,13 @@ class PlannedCells:
         return id
 
 
-def make_plan(params: Params, studies: dict[str, Study], machine: Mapping[str, object], device: Device) -> Plan:
+def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentity, device: Device) -> Plan:
     """Every cell that `studies` ask for, on `device` of `machine`.
 
     Raises:
         ConfigError: unknown names, clashing optimizations, impossible workloads, claims about missing cells.
     """
-    cells = PlannedCells(params, str(machine["key"]))
+    cells = PlannedCells(params, machine["key"])
     planned: dict[str, PlannedStudy] = {}
     for name, study in studies.items():
         _check_hardware(study, f"studies/{name}.yaml")
@@ -69,7 +70,7 @@ def make_plan(params: Params, studies: dict[str, Study], machine: Mapping[str, o
     searches, planned = _with_frontiers(planned, cells.by_id)
     plan = Plan(
         device=device,
-        machine=dict(machine),
+        machine=machine,
         params=params,
         cells=_link_batches(cells.by_id),
         studies=planned,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from claimbench.errors import ConfigError
 from claimbench.schema.json_file import digest
+from claimbench.schema.machine import MachineIdentity
 from claimbench.system import machine
-from claimbench.system.machine import MachineIdentity
 
 VARIABLE = "CLAIMBENCH_MACHINE"
 NOT_IN_KEY = ("key", "system")

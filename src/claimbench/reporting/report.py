@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
@@ -21,6 +21,7 @@ from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.tables import Table, memory_table, row_title, shared_deviations, tables, tokens_table
 from claimbench.reporting.theoretical_limits import theoretical_limit_tables
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.frontier import describe
 from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
@@ -94,7 +95,7 @@ class Missed(NamedTuple):
     rows: list[str]
 
 
-def render(plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Mapping[str, Any], folder: Path) -> None:
+def render(plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Ceilings, folder: Path) -> None:
     """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
 
     Links lead to `../results`: `folder` stands beside it.
@@ -175,8 +176,9 @@ def _machine(data: ReportData) -> list[tuple[str, str]]:
     machine, ceilings = data.plan.machine, data.ceilings
     lines = [("device measured", f"{data.plan.device}: {data.verdicts.device_name or 'unnamed'}")]
     for place, gpu in enumerate(machine.get("gpus") or []):
-        memory = f"{gpu['memory_bytes'] / 1e9:.1f} GB" if gpu.get("memory_bytes") else "memory unknown"
-        power = f", power limit {gpu['power_limit_mw'] / 1e3:.0f} W" if gpu.get("power_limit_mw") else ""
+        size, limit_mw = gpu.get("memory_bytes"), gpu.get("power_limit_mw")
+        memory = f"{size / 1e9:.1f} GB" if size else "memory unknown"
+        power = f", power limit {limit_mw / 1e3:.0f} W" if limit_mw else ""
         modes = "".join(
             f", {mode.upper()} {'on' if gpu[mode] else 'off'}" for mode in ("ecc", "mig") if gpu.get(mode) is not None
         )
@@ -191,18 +193,18 @@ def _machine(data: ReportData) -> list[tuple[str, str]]:
     if machine.get("memory_gb"):
         lines.append(("memory", f"{machine['memory_gb']} GB"))
     if machine.get("system"):
-        lines.append(("system", str(machine["system"])))
-    if ceilings.get("read_bytes_per_s"):
-        lines.append(("measured read bandwidth", f"{number(ceilings['read_bytes_per_s'] / 1e9)} GB/s"))
-    if ceilings.get("copy_bytes_per_s"):
-        lines.append(("measured copy bandwidth (read + write)", f"{number(ceilings['copy_bytes_per_s'] / 1e9)} GB/s"))
-    for dtype, rate in (ceilings.get("matmul_flops_per_s") or {}).items():
+        lines.append(("system", machine["system"]))
+    if ceilings.read_bytes_per_s:
+        lines.append(("measured read bandwidth", f"{number(ceilings.read_bytes_per_s / 1e9)} GB/s"))
+    if ceilings.copy_bytes_per_s:
+        lines.append(("measured copy bandwidth (read + write)", f"{number(ceilings.copy_bytes_per_s / 1e9)} GB/s"))
+    for dtype, rate in ceilings.matmul_flops_per_s.items():
         lines.append((f"measured matrix rate, {dtype}", f"{number(rate / 1e12)} TFLOP/s"))
-    for state, rate in (ceilings.get("file_read_bytes_per_s") or {}).items():
-        if rate:
-            lines.append((f"measured read rate of a file, {state} page cache", f"{number(rate / 1e9)} GB/s"))
-    if ceilings.get("threads"):
-        lines.append(("threads", str(ceilings["threads"])))
+    for state, read_rate in ceilings.file_read_bytes_per_s.items():
+        if read_rate:
+            lines.append((f"measured read rate of a file, {state} page cache", f"{number(read_rate / 1e9)} GB/s"))
+    if ceilings.threads:
+        lines.append(("threads", str(ceilings.threads)))
     lines.append(("machine key", f"`{machine['key']}`"))
     return [(name, cell_text(value)) for name, value in lines]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from claimbench.analysis import aggregate, stats
 from claimbench.formatting import interval, number, percent
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import FITS, Outcome
@@ -39,7 +39,7 @@ def in_unit(metric: str, found: Interval) -> Interval:
 class ReportData:
     """Look-ups over the inputs of a report; holds no state of its own."""
 
-    def __init__(self, plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Ceilings) -> None:
         self.plan = plan
         self.table = table
         self.verdicts = verdicts

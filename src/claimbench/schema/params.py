@@ -65,7 +65,7 @@ class Params(Frozen):
     shard: Shard = Shard()
 
 
-def load_params(value: Any, where: str = "params.yaml") -> Params:
+def load_params(value: object, where: str = "params.yaml") -> Params:
     params = validate(Params, value, where)
     for name, checkpoint in params.checkpoints.items():
         if not checkpoint.source.startswith(SOURCE_KINDS):

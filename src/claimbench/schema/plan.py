@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from claimbench.errors import ResultError
 from claimbench.schema.cell import Cell, Device, Frozen
 from claimbench.schema.load import InferenceLoad
+from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.params import Params
 from claimbench.schema.result import Key
 from claimbench.schema.study import Study
@@ -68,7 +68,7 @@ class PlannedStudy(Frozen):
 
 class Plan(Frozen):
     device: Device
-    machine: dict[str, Any]
+    machine: MachineIdentity
     params: Params
     cells: dict[str, PlannedCell]
     studies: dict[str, PlannedStudy]

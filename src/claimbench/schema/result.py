@@ -6,15 +6,16 @@ asked for them. It is sealed with a hash of its own content, so that an edited f
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
-from claimbench.errors import ResultError
+from claimbench.schema import sealed
 from claimbench.schema.cell import Cell, Frozen
-from claimbench.schema.json_file import digest, write_json
+from claimbench.schema.json_file import digest
+from claimbench.schema.machine import KEEPS_OTHERS, MachineIdentity, Telemetry
 from claimbench.schema.outcome import Outcome
 
 
@@ -35,6 +36,18 @@ class Fidelity(Frozen):
     kl_mean_nats: float = Field(description="KL(reference || cell), mean over positions")
     kl_max_nats: float
     top1_agreement: float = Field(ge=0, le=1)
+
+
+@with_config(KEEPS_OTHERS)
+class RankRecord(TypedDict, total=False):
+    """One process of a cell that ran in several, sizes in bytes; as in machine.py, every key may be absent."""
+
+    rank: int
+    host: str
+    pid: int
+    threads: int
+    load_ns: int
+    memory: dict[str, int]
 
 
 class Key(Frozen):
@@ -65,8 +78,8 @@ class Result(Frozen):
     started_at: str = Field(description="UTC, ISO 8601")
     duration_s: float = Field(ge=0, description="the whole block, process start to end")
     checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
-    machine: dict[str, Any] = {}
-    telemetry: dict[str, dict[str, Any]] = Field(default={}, description="`before`, `after`; bytes of the `checkpoint`")
+    machine: MachineIdentity = {}
+    telemetry: Telemetry = {}
     flags: tuple[str, ...] = Field(default=(), description="doubts about validity: neighbours, throttling, clocks")
     load_ns: int | None = None
     first_call_ns: int | None = Field(default=None, description="the first generation: compilation is in here")
@@ -77,19 +90,14 @@ class Result(Frozen):
     memory: dict[str, int] = Field(
         default={}, description="bytes, summed over ranks; see measuring/measure.py for the names"
     )
-    ranks: tuple[dict[str, Any], ...] = Field(
-        default=(), description="where a cell ran in several processes: each one's host, pid, threads, load_ns, memory"
-    )
+    ranks: tuple[RankRecord, ...] = Field(default=(), description="where a cell ran in several processes")
     energy_mj: int | None = Field(default=None, description="device energy over the timed samples, millijoules")
-    proof: dict[str, Any] = Field(default={}, description="what was seen to run")
+    proof: dict[str, object] = Field(default={}, description="what was seen to run")
     fidelity: Fidelity | None = None
-
-    def seal(self) -> str:
-        return digest(self.model_dump(mode="json"), length=64)
 
 
 def write(path: Path, result: Result) -> None:
-    write_json(path, {"seal": result.seal(), "result": result.model_dump(mode="json")})
+    sealed.write(path, "result", result)
 
 
 def read(path: Path) -> Result:
@@ -98,16 +106,4 @@ def read(path: Path) -> Result:
     Raises:
         ResultError: the file is missing, cut short, edited by hand, or of another schema.
     """
-    advice = f"Delete it and run again to measure that block anew: {path}"
-    try:
-        envelope = json.loads(path.read_text(encoding="utf-8"))
-        result = Result.model_validate(envelope["result"])
-        seal, content = envelope["seal"], digest(envelope["result"], length=64)
-    except OSError as error:
-        raise ResultError(f"cannot read result {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise ResultError(f"not a result of this version of Claimbench ({first}). {advice}") from error
-    if seal != content:
-        raise ResultError(f"a result was edited after it was measured: its seal does not match its content. {advice}")
-    return result
+    return sealed.read(path, "result", Result, "Delete it and run again to measure that block anew")

@@ -6,15 +6,13 @@ generate in turn. Its file is sealed like a result, and says nothing that was no
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from claimbench.errors import ResultError
+from claimbench.schema import sealed
 from claimbench.schema.cell import Cell, Frozen
-from claimbench.schema.json_file import digest, write_json
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Sample
 
@@ -62,12 +60,9 @@ class Round(Frozen):
         """Seconds inside timed generations."""
         return sum(one.wall_ns for arm in self.arms for turn in arm.turns for one in turn.samples) / 1e9
 
-    def seal(self) -> str:
-        return digest(self.model_dump(mode="json"), length=64)
-
 
 def write(path: Path, record: Round) -> None:
-    write_json(path, {"seal": record.seal(), "round": record.model_dump(mode="json")})
+    sealed.write(path, "round", record)
 
 
 def read(path: Path) -> Round:
@@ -76,16 +71,4 @@ def read(path: Path) -> Round:
     Raises:
         ResultError: the file is missing, cut short, edited by hand, or of another schema.
     """
-    advice = f"Delete it: the next run measures another round. {path}"
-    try:
-        envelope = json.loads(path.read_text(encoding="utf-8"))
-        record = Round.model_validate(envelope["round"])
-        seal, content = envelope["seal"], digest(envelope["round"], length=64)
-    except OSError as error:
-        raise ResultError(f"cannot read the round {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise ResultError(f"not a round of this version of Claimbench ({first}). {advice}") from error
-    if seal != content:
-        raise ResultError(f"a round was edited after it was measured: its seal does not match its content. {advice}")
-    return record
+    return sealed.read(path, "round", Round, "Delete it: the next run measures another round")

@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def validate(model: type[Model], value: Any, where: str) -> Model:
+def validate(model: type[Model], value: object, where: str) -> Model:
     """`value` as a `model`.
 
     Raises:
@@ -61,7 +61,7 @@ def validate(model: type[Model], value: Any, where: str) -> Model:
         raise ConfigError("\n".join(f"{where}: {line}" for line in _sentences(model, value, error))) from error
 
 
-def _sentences(model: type[BaseModel], value: Any, error: ValidationError) -> list[str]:
+def _sentences(model: type[BaseModel], value: object, error: ValidationError) -> list[str]:
     """One sentence per wrong key. What a wrong key makes wrong above it is left out."""
     by_key: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for item in error.errors():
@@ -70,7 +70,7 @@ def _sentences(model: type[BaseModel], value: Any, error: ValidationError) -> li
     return [f"{'.'.join(map(str, key)) or '(top)'}: {_sentence(model, by_key[key])}" for key in deepest]
 
 
-def _key_path(value: Any, item: ErrorDetails) -> tuple[int | str, ...]:
+def _key_path(value: object, item: ErrorDetails) -> tuple[int | str, ...]:
     """Where the mistake is, in the file's own keys: pydantic also names the branches of unions on its way."""
     path: list[int | str] = []
     location = item["loc"]

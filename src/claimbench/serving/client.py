@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from claimbench.errors import ServerFailed, WrongOutput
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import httpx2
 
 Prompt = str | list[int]
+JsonObject = dict[str, object]
 Kind = Literal["refused", "busy", "failed", "cut", "stuck", "late", "gone", "garbled", "length"]
 """What became of a request that has no whole answer: 4xx, 429, 5xx (or an error inside the stream), half an answer, no
 event for too long, not finished in time, no connection, not what the API says, not as many tokens as asked for."""
@@ -92,14 +95,14 @@ class Dialect(Protocol):
     def counts(self) -> bool:
         """Whether the server tells its own count of tokens; else what came is counted, token by token."""
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> JsonObject:
         """The request's JSON body."""
 
-    def read(self, event: dict[str, Any]) -> StreamEvent:
+    def read(self, event: JsonObject) -> StreamEvent:
         """What one event says.
 
         Raises:
-            RequestFailed: the event is an error.
+            RequestFailed: the event is an error, or not what the API says.
         """
 
 
@@ -181,7 +184,7 @@ def _whole(answer: CompletionResponse, request: CompletionRequest) -> Completion
     return answer
 
 
-def _parsed(data: str) -> dict[str, Any]:
+def _parsed(data: str) -> JsonObject:
     try:
         value = json.loads(data)
     except ValueError:
@@ -199,7 +202,7 @@ def _refusal(status: int, body: str) -> RequestFailed:
 def message_of(body: str) -> str:
     """The sentence inside an error's body, however the server wraps it."""
     try:
-        value: Any = json.loads(body)
+        value: object = json.loads(body)
     except ValueError:
         return body.strip()[:SHOWN]
     for key in ("error", "message", "detail"):
@@ -208,18 +211,60 @@ def message_of(body: str) -> str:
     return (value if isinstance(value, str) else json.dumps(value))[:SHOWN]
 
 
+class ServerAnswer(BaseModel):
+    """What is read of a server's JSON; the rest of it may be anything."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+Answer = TypeVar("Answer", bound=ServerAnswer)
+
+
+def read_as(answer: type[Answer], value: JsonObject, otherwise: str) -> Answer:
+    """`value` as the API has it.
+
+    Raises:
+        RequestFailed: it is something else; `otherwise` says what.
+    """
+    try:
+        return answer.model_validate(value)
+    except ValidationError as error:
+        raise RequestFailed("garbled", f"{otherwise}: {str(value)[:SHOWN]}") from error
+
+
+class Choice(ServerAnswer):
+    text: str | None = None
+    token_ids: list[int] | None = None
+    finish_reason: str | None = None
+
+
+class TokenCounts(ServerAnswer):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class CompletionEvent(ServerAnswer):
+    """An event of the OpenAI completions API."""
+
+    choices: list[Choice] | None = None
+    usage: TokenCounts | None = None
+
+
+IdsKey = Literal["token_ids"]
+
+
 @dataclass(frozen=True)
 class OpenAI:
     """The OpenAI completions API; `extra` holds what a server adds to it (`ignore_eos`, `return_token_ids`, ...)."""
 
     model: str
-    extra: dict[str, Any]
-    ids_key: str | None = None
+    extra: Mapping[str, object]
+    ids_key: IdsKey | None = None
     """Where in a choice a server tells token ids; None where it does not."""
     path: str = "/v1/completions"
     counts: bool = True
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> JsonObject:
         return {
             "model": self.model,
             "prompt": ask.prompt,
@@ -230,15 +275,15 @@ class OpenAI:
             **self.extra,
         }
 
-    def read(self, event: dict[str, Any]) -> StreamEvent:
+    def read(self, event: JsonObject) -> StreamEvent:
         return read_completion(event, self.model, self.ids_key)
 
 
-def read_completion(event: dict[str, Any], model: str, ids_key: str | None) -> StreamEvent:
+def read_completion(event: JsonObject, model: str, ids_key: IdsKey | None) -> StreamEvent:
     """One event of the completions API.
 
     Raises:
-        RequestFailed: the event is an error.
+        RequestFailed: the event is an error, or not what the API says.
         WrongOutput: another model than `model` answers.
     """
     if "error" in event:
@@ -246,43 +291,52 @@ def read_completion(event: dict[str, Any], model: str, ids_key: str | None) -> S
     served = str(event.get("model", model)).partition("@")[0]  # some add a revision
     if served != model:
         raise WrongOutput(f"asked for the model {model!r}, {served!r} answers")
-    choice = (event.get("choices") or [{}])[0]
-    tokens = choice.get(ids_key) if ids_key else None
-    return StreamEvent(choice.get("text") or "", tuple(tokens or ()), choice.get("finish_reason"), usage_of(event))
+    answer = read_as(CompletionEvent, event, "an event is not what the API says")
+    choice = answer.choices[0] if answer.choices else Choice()
+    tokens = choice.token_ids if ids_key else None
+    counts, usage = answer.usage, None
+    if counts and counts.completion_tokens is not None:
+        usage = Usage(counts.prompt_tokens, counts.completion_tokens)
+    return StreamEvent(choice.text or "", tuple(tokens or ()), choice.finish_reason, usage)
 
 
-def usage_of(event: dict[str, Any]) -> Usage | None:
-    """The `usage` of an OpenAI event, where it has one."""
-    usage = event.get("usage")
-    if not isinstance(usage, dict) or not isinstance(usage.get("completion_tokens"), int):
-        return None
-    return Usage(usage.get("prompt_tokens"), usage["completion_tokens"])
-
-
-def get_json(address: str, path: str, token: str | None = None, timeout_s: float = 30.0) -> Any:
-    """The JSON at `path`.
+def get_json(address: str, path: str, token: str | None = None, timeout_s: float = 30.0) -> JsonObject:
+    """The JSON object at `path`.
 
     Raises:
-        RequestFailed: no connection, another status than 200, or no JSON.
+        RequestFailed: no connection, another status than 200, or no JSON object.
     """
     text = get_text(address, path, token, timeout_s)
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise RequestFailed("garbled", f"{path} is not JSON: {text[:SHOWN]!r}") from error
+    if not isinstance(value, dict):
+        raise RequestFailed("garbled", f"{path} is not a JSON object: {text[:SHOWN]!r}")
+    return value
 
 
-def served(address: str, model: str) -> dict[str, Any]:
+class ServedModel(ServerAnswer):
+    id: str
+    root: str | None = None
+
+
+class ModelList(ServerAnswer):
+    data: list[ServedModel]
+
+
+def served(address: str, model: str) -> ServedModel:
     """What the server's list of models says of `model`.
 
     Raises:
+        RequestFailed: there is no such list.
         WrongOutput: it serves others.
     """
-    entries = {entry["id"]: entry for entry in get_json(address, "/v1/models")["data"]}
+    listed = read_as(ModelList, get_json(address, "/v1/models"), "/v1/models is not what the API says")
+    entries = {entry.id: entry for entry in listed.data}
     if model not in entries:
         raise WrongOutput(f"asked for the model {model!r}, the server has {', '.join(entries)}")
-    found: dict[str, Any] = entries[model]
-    return found
+    return entries[model]
 
 
 def get_text(address: str, path: str, token: str | None = None, timeout_s: float = 30.0) -> str:

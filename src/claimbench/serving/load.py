@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, StrictFloat, StrictInt
 
 from claimbench.schema.cell import Frozen
-from claimbench.serving.client import Chunk, CompletionRequest, Dialect, Limits, RequestFailed, ask
+from claimbench.serving.client import Chunk, CompletionRequest, Dialect, JsonObject, Limits, RequestFailed, ask
 
 if TYPE_CHECKING:
     import httpx2
@@ -64,6 +64,23 @@ class Record(Frozen):
     ended_ns: int
     failure: str | None = Field(default=None, description="a kind of client.Kind; absent: a whole answer")
     reason: str | None = None
+
+
+class LoadRecord(Frozen):
+    """What a server was put under, and every request of it."""
+
+    settings: Load
+    records: tuple[Record, ...] = ()
+    levels: dict[int, tuple[Record, ...]] = Field(default={}, description="of a sweep: its records by clients")
+
+    @property
+    def runs(self) -> dict[int, tuple[Record, ...]]:
+        """Records by the number of clients."""
+        return self.levels or {self.settings.clients: self.records}
+
+    def as_json(self) -> JsonObject:
+        """As a proof holds it: with `levels` of a sweep, `records` of any other load."""
+        return self.model_dump(mode="json", exclude={"records"} if self.levels else {"levels"})
 
 
 @dataclass

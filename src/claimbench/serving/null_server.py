@@ -12,9 +12,12 @@ import asyncio
 import json
 import sys
 import time
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import BaseModel
 
 from claimbench.schema.cell import Frozen
+from claimbench.serving.client import JsonObject
 
 MODEL = "null"
 SPIN_S = 0.002
@@ -36,6 +39,12 @@ class Settings(Frozen):
     fails: Failure | None = None
 
 
+class AskedTokens(BaseModel):
+    """What is read of a request."""
+
+    max_tokens: int
+
+
 class NullServer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -51,14 +60,14 @@ class NullServer:
                     name, _, value = header.decode().partition(":")
                     if name.lower() == "content-length":
                         length = int(value)
-                body = json.loads(await reader.readexactly(length) or b"{}")
+                body = await reader.readexactly(length)
                 await self._respond(method, path, body, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
 
-    async def _respond(self, method: str, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def _respond(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
         fails = self.settings.fails
         if method == "GET" and path == "/health":
             _send(writer, 503 if fails == "never_healthy" else 200, {})
@@ -73,8 +82,8 @@ class NullServer:
             _send(writer, 404, {"error": {"message": f"no {path} here"}})
         await writer.drain()
 
-    async def _complete(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        fails, count = self.settings.fails, body["max_tokens"]
+    async def _complete(self, body: bytes, writer: asyncio.StreamWriter) -> None:
+        fails, count = self.settings.fails, AskedTokens.model_validate_json(body).max_tokens
         if fails in ("400", "429", "500"):
             _send(writer, int(fails), {"error": {"message": f"asked to answer {fails}"}})
             return
@@ -94,8 +103,8 @@ class NullServer:
         _part(writer, b"data: [DONE]\n\n")
         _part(writer, b"")
 
-    def _token(self, due: int) -> dict[str, Any]:
-        choice: dict[str, Any] = {"text": f" {self.settings.token}", "finish_reason": None}
+    def _token(self, due: int) -> JsonObject:
+        choice: JsonObject = {"text": f" {self.settings.token}", "finish_reason": None}
         if self.settings.tell_ids:
             choice["token_ids"] = [self.settings.token]
         return {"choices": [choice], "due_ns": due, "sent_ns": time.perf_counter_ns()}
@@ -128,13 +137,13 @@ async def _wait_until(due_ns: int) -> None:
         pass
 
 
-def _send(writer: asyncio.StreamWriter, status: int, value: dict[str, Any]) -> None:
+def _send(writer: asyncio.StreamWriter, status: int, value: JsonObject) -> None:
     body = json.dumps(value).encode()
     head = f"HTTP/1.1 {status} Status\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
 
 
-def _event(writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
+def _event(writer: asyncio.StreamWriter, value: JsonObject) -> None:
     _part(writer, f"data: {json.dumps(value)}\n\n".encode())
 
 

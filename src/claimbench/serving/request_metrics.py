@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from claimbench.serving.load import Load, Objective, Record
+from claimbench.serving.load import LoadRecord, Objective, Record
 
 MS = 1e-6
 
@@ -83,17 +82,16 @@ def lateness_ms(records: Sequence[Record]) -> list[float]:
     return [(record.sent_ns - record.scheduled_ns) * MS for record in records]
 
 
-def of_load(load_record: dict[str, Any] | None) -> dict[str, float | None]:
-    """The metrics of a block's load, as its proof has it: settings and records. Without a load, none of them.
+def of_load(load_record: object) -> dict[str, float | None]:
+    """The metrics of a block's load, from its `LoadRecord` as its proof has it. Without a load, none of them.
 
     Those of a sweep are of the number of clients that got the most tokens per second in all.
     """
     if not load_record:
         return {}
-    load = Load.model_validate(load_record["settings"])
-    levels = load_record.get("levels") or {str(load.clients): load_record["records"]}
-    runs = {int(clients): [Record.model_validate(one) for one in found] for clients, found in levels.items()}
-    clients, records = max(runs.items(), key=lambda level: tokens_per_s(level[1]))
+    told = LoadRecord.model_validate(load_record)
+    load = told.settings
+    clients, records = max(told.runs.items(), key=lambda level: tokens_per_s(level[1]))
 
     def at(of: Callable[[Record], float | list[float] | None], percent: float) -> float | None:
         found = [of(record) for record in whole(records)]

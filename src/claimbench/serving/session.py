@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -32,7 +31,7 @@ from claimbench.serving.client import (
     ask,
     open_client,
 )
-from claimbench.serving.load import Load, Record, Target, run, sweep
+from claimbench.serving.load import Load, LoadRecord, Target, run, sweep
 from claimbench.serving.process import Server, record_of
 from claimbench.serving.tokens import UNKNOWN, Tokenizer, architecture_of
 
@@ -76,9 +75,9 @@ class Service:
     dialect: Dialect
     prompts: list[Prompt]
     prompt_tokens: list[int]
-    about: dict[str, Any]
+    about: Findings
     """For the proof: `version`, `model`, `prefix_cache`, ..."""
-    metrics: Callable[[], dict[str, Any]]
+    metrics: Callable[[], Mapping[str, object]]
     """The server's own counters, read for the proof."""
     server: Server | None = None
     """None where it runs at an address."""
@@ -208,32 +207,30 @@ class ServerSession:
         """What the server says of itself, how it was started, and how the tokens of the last generation were known."""
         service = self.service
         ids = "told by the server" if service.tokenizer is None else "by the text of each event"
-        proof: dict[str, Any] = {"server": service.about, "token_ids": ids, "metrics": service.metrics()}
+        proof: Findings = {"server": service.about, "token_ids": ids, "metrics": service.metrics()}
         if service.tokenizer is not None:
             proof["tokens_without_text"] = self.hidden
         if service.load:
-            proof["load"] = self.put_under(service.load)
+            proof["load"] = self.put_under(service.load).as_json()
         proof["started_by"] = record_of(service.server.launch) if service.server else "somebody else, at an address"
         return proof
 
-    def put_under(self, load: Load) -> dict[str, Any]:
+    def put_under(self, load: Load) -> LoadRecord:
         """The records of `load`: rows of the workload in turn, whatever becomes of each."""
         service = self.service
         asks = [CompletionRequest(prompt, self.cell.workload.new_tokens) for prompt in service.prompts]
         target = Target(self._client, service.dialect, service.limits, lambda chunk: len(self._ids_of(chunk)))
-        outcome: dict[str, Any] = {"settings": load.model_dump(mode="json")}
         if load.kind == "sweep":
             levels = self._loop.run_until_complete(sweep(load, target, asks, request_metrics.tokens_per_s))
-            outcome["levels"] = {str(clients): _dumped(records) for clients, records in levels.items()}
+            record = LoadRecord(settings=load, levels=levels)
         else:
-            outcome["records"] = _dumped(self._loop.run_until_complete(run(load, target, asks)))
+            record = LoadRecord(settings=load, records=self._loop.run_until_complete(run(load, target, asks)))
         if service.server:
             service.server.check()
-        return outcome
+        return record
 
-    def log_probs(self, tokens: list[int]) -> Any:
+    def log_probs(self, tokens: list[int]) -> None:
         """Out of reach: a server tells a few of them at most."""
-        return None
 
     def close(self) -> None:
         if not self._loop.is_closed():
@@ -242,7 +239,3 @@ class ServerSession:
             self._loop.close()
         if self.service.server:
             self.service.server.stop()
-
-
-def _dumped(records: list[Record]) -> list[dict[str, Any]]:
-    return [record.model_dump(mode="json") for record in records]

@@ -11,10 +11,19 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from claimbench.errors import WrongOutput
-from claimbench.serving.client import CompletionRequest, RequestFailed, StreamEvent, Usage, message_of
+from claimbench.proof import Findings
+from claimbench.serving.client import (
+    CompletionRequest,
+    JsonObject,
+    RequestFailed,
+    ServerAnswer,
+    StreamEvent,
+    Usage,
+    read_as,
+)
 from claimbench.serving.process import Launch
 from claimbench.system.processes import LOOPBACK, free_port
 
@@ -25,6 +34,23 @@ CONTAINERS: tuple[Engine, ...] = ("docker", "podman", "apptainer")
 IMAGE_VARIABLE = "CLAIMBENCH_TGI_IMAGE"
 INSIDE = "/model"
 COUNTERS = ("tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_next_size")
+
+
+class Token(ServerAnswer):
+    id: int
+    text: str | None = None
+
+
+class Details(ServerAnswer):
+    finish_reason: str
+    generated_tokens: int
+    input_length: int | None = None
+
+
+class TokenEvent(ServerAnswer):
+    token: Token
+    details: Details | None = None
+    generated_text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,20 +64,18 @@ class Generate:
     def counts(self) -> bool:
         return self.details
 
-    def body(self, ask: CompletionRequest) -> dict[str, Any]:
+    def body(self, ask: CompletionRequest) -> JsonObject:
         parameters = {"max_new_tokens": ask.new_tokens, "do_sample": False, "details": self.details}
         return {"inputs": ask.prompt, "parameters": parameters}
 
-    def read(self, event: dict[str, Any]) -> StreamEvent:
+    def read(self, event: JsonObject) -> StreamEvent:
         if "error" in event:
             raise RequestFailed("failed", f"the server broke off with {event.get('error_type')}: {event['error']}")
-        token = event.get("token")
-        if not isinstance(token, dict) or not isinstance(token.get("id"), int):
-            raise RequestFailed("garbled", f"an event without a token: {message_of(str(event))}")
-        details, text = event.get("details"), event.get("generated_text")
-        finish = details["finish_reason"] if details else ("done" if text is not None else None)
-        usage = Usage(details.get("input_length"), details["generated_tokens"]) if details else None
-        return StreamEvent(token.get("text") or "", (token["id"],), finish, usage)
+        answer = read_as(TokenEvent, event, "an event without a token, or with other details")
+        details = answer.details
+        finish = details.finish_reason if details else ("done" if answer.generated_text is not None else None)
+        usage = Usage(details.input_length, details.generated_tokens) if details else None
+        return StreamEvent(answer.token.text or "", (answer.token.id,), finish, usage)
 
 
 @dataclass(frozen=True)
@@ -111,7 +135,7 @@ def launch(
     return Launch(tuple(command), port, {}, after=(engine, "rm", "--force", name), healthy_s=healthy_s)
 
 
-def check_info(info: dict[str, Any], models: tuple[str, ...], limits: dict[str, int]) -> dict[str, Any]:
+def check_info(info: JsonObject, models: tuple[str, ...], limits: dict[str, int]) -> Findings:
     """What `/info` says, if it is what was asked for.
 
     Raises:

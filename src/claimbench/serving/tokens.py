@@ -12,13 +12,16 @@ import json
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from claimbench.checkpoints.local_files import has_tokenizer
 from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell, row_lengths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNKNOWN = -1
 """The id of a token that the server counted and did not show."""
@@ -43,7 +46,9 @@ class Tokenizer:
             raise Unavailable("this server takes text, and the checkpoint has no tokenizer")
         from transformers import AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint, local_files_only=True, trust_remote_code=False
+        )
 
     def text_of(self, row: list[int]) -> str:
         """A text that the server's tokenizer turns into exactly `row`.

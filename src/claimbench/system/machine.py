@@ -10,13 +10,14 @@ import os
 import platform
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import psutil
 
 from claimbench.errors import ConfigError
 from claimbench.schema.cell import Device
 from claimbench.schema.json_file import digest
+from claimbench.schema.machine import Cpu, Gpu, GpuSnapshot, MachineFacts, MachineIdentity, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,60 +34,6 @@ INSTRUCTION_SETS = (
     "sve",
     "asimd",
 )
-
-
-class Cpu(TypedDict):
-    model: str
-    family: str
-    generation: str
-    cores: int
-    instruction_sets: list[str]
-
-
-class Gpu(TypedDict):
-    """None where the driver does not say."""
-
-    name: str
-    memory_bytes: int | None
-    driver: str
-    cuda: int | None
-    power_limit_mw: int | None
-    ecc: bool | None
-    mig: bool | None
-
-
-class MachineFacts(TypedDict):
-    """What a result depends on; `memory_gb` counts 1e9 bytes."""
-
-    cpu: Cpu
-    memory_gb: int
-    gpus: list[Gpu]
-    architecture: str
-
-
-class MachineIdentity(MachineFacts):
-    key: str
-    system: str
-    """For people: not part of the key."""
-
-
-class GpuSnapshot(TypedDict):
-    """None where the device does not say."""
-
-    sm_mhz: int | None
-    memory_mhz: int | None
-    celsius: int | None
-    power_mw: int | None
-    throttle_reasons: int | None
-    energy_mj: int | None
-    processes: int
-
-
-class Telemetry(TypedDict):
-    load_average: float
-    available_memory_bytes: int
-    cpu_mhz: NotRequired[int]
-    gpu: NotRequired[GpuSnapshot]
 
 
 class CpuTicks(TypedDict):
@@ -136,7 +83,7 @@ def _nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
@@ -216,9 +163,9 @@ def _seconds(process: psutil.Process) -> float:
     return float(spent.user + spent.system + spent.children_user + spent.children_system)
 
 
-def telemetry(device: Device) -> Telemetry:
+def telemetry(device: Device) -> Snapshot:
     """A snapshot of load, memory and, on a GPU, clocks, temperature, power, throttling and who else is there."""
-    snapshot: Telemetry = {
+    snapshot: Snapshot = {
         "load_average": round(os.getloadavg()[0], 2),
         "available_memory_bytes": psutil.virtual_memory().available,
     }

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from claimbench import backends
 from claimbench.checkpoints.fetch import local_identity
@@ -36,7 +35,7 @@ def in_one_message() -> Iterator[None]:
         raise SystemExit(error.exit_status) from None
 
 
-def plan_for(config: dict[str, Any], studies: Path) -> Plan:
+def plan_for(config: Mapping[str, object], studies: Path) -> Plan:
     """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of."""
     params = load_params(config)
     params = params.model_copy(update={"checkpoints": with_contents(params.checkpoints)})
@@ -73,7 +72,7 @@ def as_json(checkpoint: Checkpoint) -> str:
 class Workflow:
     """A plan with the look-ups of the rules; made once, when Snakemake reads the Snakefile."""
 
-    def __init__(self, config: dict[str, Any], studies: Path = Path("studies")) -> None:
+    def __init__(self, config: Mapping[str, object], studies: Path = Path("studies")) -> None:
         self.plan = plan_for(config, studies)
         self.studies = studies
         self.digest = digest_of(self.plan)
@@ -109,7 +108,7 @@ class Workflow:
     @cached_property
     def cores(self) -> int:
         """All that a timed job may use where it runs."""
-        return int(self.plan.machine["cpu"]["cores"])
+        return self.plan.machine["cpu"]["cores"]
 
     @cached_property
     def gpus(self) -> int:

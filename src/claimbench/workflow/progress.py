@@ -8,6 +8,7 @@ from statistics import median
 from claimbench.formatting import duration
 from claimbench.planning.forecast import estimate_seconds, missing_blocks
 from claimbench.planning.paths import labels
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan
@@ -47,7 +48,7 @@ class Line:
         there = [(id, path) for id, path in there if (self.root / path).exists()]
         for id, path in there[-LOOKED_AT:]:
             seen.setdefault(id, []).append(_duration_of(self.root / path))
-        estimates = {id: estimate_seconds(plan.cells[id].cell, {}) for id in {*missing, *seen}}
+        estimates = {id: estimate_seconds(plan.cells[id].cell, Ceilings()) for id in {*missing, *seen}}
         experience = median([median(took) / estimates[id] for id, took in seen.items()] or [1.0])
         return sum(
             count * (median(seen[id]) if id in seen else experience * estimates[id]) for id, count in missing.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
@@ -36,7 +36,7 @@ class Spec:
         return self.activation == "silu"
 
 
-def read_spec(config: dict[str, Any]) -> Spec:
+def read_spec(config: cost.ModelConfig) -> Spec:
     """The decoder that a Transformers `config.json` describes.
 
     Raises:
@@ -57,19 +57,19 @@ def read_spec(config: dict[str, Any]) -> Spec:
     return Spec(arch, "layer", "alibi", "tanh_gelu", eps=float(config.get("layer_norm_epsilon", 1e-5)))
 
 
-def _llama(config: dict[str, Any], arch: cost.Architecture) -> Spec:
+def _llama(config: cost.ModelConfig, arch: cost.Architecture) -> Spec:
     _expect(config, "hidden_act", "silu")
     # transformers 5 writes rope_parameters, 4 wrote rope_theta and rope_scaling
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise Unavailable(f"the engine knows plain rotary positions only, and this model scales them: {kind}")
-    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
     eps, window = float(config.get("rms_norm_eps", 1e-6)), config.get("sliding_window")
     return Spec(arch, "rms", "rotary", "silu", eps=eps, rope_theta=float(theta), window=window)
 
 
-def _expect(config: dict[str, Any], key: str, *known: object) -> None:
+def _expect(config: cost.ModelConfig, key: str, *known: object) -> None:
     value = config.get(key, known[0])
     if value not in known:
         raise Unavailable(f"config.json {key}: expected {' or '.join(map(str, known))} for the engine, got {value}")

@@ -9,12 +9,19 @@ To be one piece of code, a layer must not depend on its own index. Each sees a c
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup, Phase
 from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Forward = Callable[..., object]
+"""Of a layer, whatever arguments its family takes."""
 
 SEAM = "compile"
 EXACT = True
@@ -38,14 +45,14 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.transforms.append(lambda model: compile_layers(model, setup.phase, settings))
 
 
-def compile_layers(model: Any, phase: Phase, settings: Settings) -> Any:
+def compile_layers(model: PreTrainedModel, phase: Phase, settings: Settings) -> PreTrainedModel:
     """The same model, whose layers run compiled from the second pass of a generation on."""
     import torch
 
     whole = model.forward
 
     @functools.wraps(whole)
-    def forward(*arguments: Any, **named: Any) -> Any:
+    def forward(*arguments: object, **named: object) -> object:
         output = whole(*arguments, **named)
         phase.prefill = False
         return output
@@ -60,22 +67,22 @@ def compile_layers(model: Any, phase: Phase, settings: Settings) -> Any:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", 0)  # noqa: B010 - a plain assignment reads as a submodule to mypy
-        compiled: Any = torch.compile(
+        compiled = torch.compile(
             layer.forward, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic
         )
         layer.forward = one_layer(layer.forward, compiled, index, phase)
     return model
 
 
-def one_layer(eager: Any, compiled: Any, index: int, phase: Phase) -> Any:
+def one_layer(eager: Forward, compiled: Forward, index: int, phase: Phase) -> Forward:
     """A layer's forward pass that hands on the whole cache as a cache of this layer alone."""
     from transformers import Cache
 
-    def own(value: Any) -> Any:
+    def own(value: object) -> object:
         return Cache(layers=[value.layers[index]]) if isinstance(value, Cache) else value
 
     @functools.wraps(eager)
-    def forward(*arguments: Any, **named: Any) -> Any:
+    def forward(*arguments: object, **named: object) -> object:
         run = eager if phase.prefill else compiled
         return run(*map(own, arguments), **{name: own(value) for name, value in named.items()})
 

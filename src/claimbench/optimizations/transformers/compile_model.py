@@ -10,12 +10,16 @@ The forward pass of decode steps is compiled, prefill is not, as `generate` does
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup, Phase
 from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell, Frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SEAM = "compile"
 EXACT = True
@@ -41,15 +45,17 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.transforms.append(lambda model: compile_decode(model, setup.phase, settings))
 
 
-def compile_decode(model: Any, phase: Phase, settings: Settings) -> Any:
+def compile_decode(model: PreTrainedModel, phase: Phase, settings: Settings) -> PreTrainedModel:
     """The same model, whose forward pass is compiled from the second pass of a generation on."""
     import torch
 
     eager = model.forward
-    compiled: Any = torch.compile(eager, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic)
+    compiled: Callable[..., object] = torch.compile(
+        eager, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic
+    )
 
     @functools.wraps(eager)
-    def forward(*arguments: Any, **named: Any) -> Any:
+    def forward(*arguments: object, **named: object) -> object:
         if phase.prefill:
             phase.prefill = False
             return eager(*arguments, **named)
