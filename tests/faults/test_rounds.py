@@ -21,6 +21,7 @@ from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.rounds import measure_round
+from claimbench.planning.result_key import key_of
 from claimbench.schema import round as round_file
 from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
 
@@ -34,11 +35,11 @@ def arm(name: str, slowdown: float = 0.0, protocol: dict[str, Any] | None = None
         device="cpu",
         protocol=Protocol(**{"samples": 1, "warmup_max": 1, "timeout_s": 60, **(protocol or {})}),
     )
-    return ArmRequest(name=name, block=BlockRequest(cell=cell), slowdown=slowdown)
+    return ArmRequest(name=name, block=BlockRequest(cell=cell), key=key_of(cell, "m"), slowdown=slowdown)
 
 
 def request(*arms: ArmRequest, passes: int = 3) -> RoundRequest:
-    return RoundRequest(arms=arms, passes=passes, seed=0, machine="m")
+    return RoundRequest(arms=arms, passes=passes, seed=0)
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_arms_that_fail_end_in_their_outcome_and_the_others_take_all_their_turns
     fails = {
         "oom": ("oom", "asked to run out of memory"),
         "allocate": ("oom", "MemoryError"),
-        "kill": ("error", "killed by SIGKILL, during: warm-up"),
+        "kill": ("error", "killed by SIGKILL, during: first call"),
         "short": ("wrong", "exactly 4 new tokens"),
         "unavailable": ("unavailable", "asked to be unavailable"),
         "error": ("error", "RuntimeError: asked to fail"),
@@ -69,19 +70,19 @@ def test_arms_that_fail_end_in_their_outcome_and_the_others_take_all_their_turns
     hung = arm("hang", fails="hang", protocol={"timeout_s": 2})
     failing = [arm(name, fails=name) for name in fails]
     record = measure_round(request(arm("base"), arm("twin"), hung, *failing), tmp_path / "round.json")
-    found = {one.name: one for one in record.arms}
-    assert {one.name: len(one.turns) for one in record.arms if one.outcome == "ok"} == {"base": 3, "twin": 3}
+    found = {one.name: one.result for one in record.arms}
+    assert {one.name: len(one.turns) for one in record.arms if one.result.outcome == "ok"} == {"base": 3, "twin": 3}
     for name, (outcome, reason) in fails.items():
         assert found[name].outcome == outcome
         assert reason in str(found[name].reason)
-    assert (found["hang"].outcome, found["hang"].reason) == ("timeout", "over 2 s of its own, during: warm-up")
+    assert (found["hang"].outcome, found["hang"].reason) == ("timeout", "over 2 s of its own, during: first call")
     assert round_file.read(tmp_path / "round.json") == record
     assert left_of(mark) == []
 
 
 def test_an_arm_that_dies_in_its_turn_leaves_the_turns_before_it(tmp_path: Path, mark: str) -> None:
     record = measure_round(request(arm("base"), arm("strays", strays_call=3)), tmp_path / "round.json")
-    found = {one.name: one for one in record.arms}
+    found = {one.name: one.result for one in record.arms}
     assert found["base"].outcome == "ok"
     assert found["strays"].outcome == "wrong"
     assert "differ in their tokens" in str(found["strays"].reason)
@@ -91,7 +92,7 @@ def test_an_arm_that_dies_in_its_turn_leaves_the_turns_before_it(tmp_path: Path,
 def test_the_time_of_the_others_does_not_count_against_an_arm(tmp_path: Path) -> None:
     slow = arm("slow", step_ms=400)
     record = measure_round(request(slow, arm("fast", protocol={"timeout_s": 4}), passes=3), tmp_path / "round.json")
-    assert [one.outcome for one in record.arms] == ["ok", "ok"]
+    assert [one.result.outcome for one in record.arms] == ["ok", "ok"]
     assert record.duration_s > 4
 
 
@@ -105,8 +106,8 @@ def test_a_slowdown_makes_a_generation_longer_by_its_share(tmp_path: Path) -> No
 def test_fast_cells_generate_several_times_when_it_is_their_turn(tmp_path: Path) -> None:
     record = measure_round(request(arm("fast", step_ms=1), arm("slow", step_ms=100)), tmp_path / "round.json")
     fast, slow = record.arms
-    assert {len(turn.samples) for turn in fast.turns} == {round_process.MOST_GENERATIONS}
-    assert {len(turn.samples) for turn in slow.turns} == {1}
+    assert {turn.samples for turn in fast.turns} == {round_process.MOST_GENERATIONS}
+    assert {turn.samples for turn in slow.turns} == {1}
 
 
 def test_every_turn_lies_in_the_order_that_was_drawn(tmp_path: Path) -> None:

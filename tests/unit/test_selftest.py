@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from claimbench.checkpoints import shard
 from claimbench.measuring import selftest
 from claimbench.schema.cell import Cell, Checkpoint
-from claimbench.schema.result import Sample
+from claimbench.schema.result import Key, Result, Sample
 from claimbench.schema.round import Arm, Round, Turn
 
 CELL = selftest.default_cell("cpu")
+KEY = Key(code="0", libraries={}, machine="m")
 
 
 def sample(wall_s: float) -> Sample:
@@ -25,14 +27,19 @@ def sample(wall_s: float) -> Sample:
 def made(random: np.random.Generator, *, truth: bool = True, spread: float = 0.01) -> Round:
     """A round of a minute in which every arm is as slow as it was made, or in which none is."""
     arms = []
-    for request in selftest.arms_of(CELL, None):
+    for request in selftest.arms_of(CELL, None, KEY):
         factor = 1 + request.slowdown if truth else 1.0
-        turns = tuple(
-            Turn(number=number, place=0, begun_ns=0, samples=(sample(factor * math.exp(spread * random.normal())),))
-            for number in range(selftest.PASSES)
-        )
-        arms.append(Arm(name=request.name, cell=CELL, slowdown=request.slowdown, outcome="ok", turns=turns))
-    return Round(started_at="2026-01-01", duration_s=60, machine="m", seed=0, passes=8, arms=tuple(arms))
+        samples = tuple(sample(factor * math.exp(spread * random.normal())) for _ in range(selftest.PASSES))
+        arms.append(arm_with(request.name, request.slowdown, samples))
+    return Round(started_at="2026-01-01", duration_s=60, seed=0, passes=8, arms=tuple(arms))
+
+
+def arm_with(name: str, slowdown: float, samples: tuple[Sample, ...], **more: Any) -> Arm:
+    result = Result(
+        cell=CELL, block=0, key=KEY, started_at="2026-01-01", duration_s=9, samples=samples, **{"outcome": "ok", **more}
+    )
+    turns = tuple(Turn(number=number, place=0, begun_ns=0, samples=1) for number in range(len(samples)))
+    return Arm(name=name, slowdown=slowdown, result=result, turns=turns)
 
 
 def test_what_was_made_is_found_and_what_was_not_is_not() -> None:
@@ -72,18 +79,14 @@ def test_a_difference_between_a_cell_and_itself_is_a_false_verdict() -> None:
 
 
 def _with_slow_twin(record: Round) -> Round:
-    arms = []
-    for arm in record.arms:
-        if arm.name == selftest.TWIN:
-            turns = tuple(turn.model_copy(update={"samples": (sample(2.0),)}) for turn in arm.turns)
-            arm = arm.model_copy(update={"turns": turns})
-        arms.append(arm)
+    twice = (sample(2.0),) * selftest.PASSES
+    arms = [arm_with(one.name, 0, twice) if one.name == selftest.TWIN else one for one in record.arms]
     return record.model_copy(update={"arms": tuple(arms)})
 
 
 def test_rounds_without_a_base_say_why_nothing_was_compared() -> None:
     record = made(np.random.default_rng(4))
-    arms = tuple(arm.model_copy(update={"outcome": "oom", "reason": "too large"}) for arm in record.arms)
+    arms = tuple(arm_with(one.name, one.slowdown, (), outcome="oom", reason="too large") for one in record.arms)
     assert selftest.report([record.model_copy(update={"arms": arms})]) == ["Nothing could be compared: too large"]
 
 
@@ -95,6 +98,6 @@ def test_two_rounds_of_a_real_model_are_measured_and_kept(tmp_path: Path) -> Non
     said: list[str] = []
     rounds = selftest.run(cell, tmp_path / "checkpoint", "m", 0, tmp_path / "rounds", said.append)
     assert len(rounds) == 2 == len(list((tmp_path / "rounds").iterdir()))
-    assert all(arm.outcome == "ok" for one in rounds for arm in one.arms), rounds[0].arms
+    assert all(arm.result.outcome == "ok" for one in rounds for arm in one.arms), rounds[0].arms
     assert sum("inside timed generations" in line for line in said) == 2
     assert len(selftest.findings(rounds)) == 5

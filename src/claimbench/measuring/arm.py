@@ -21,8 +21,9 @@ from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import time_generation
 from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import Record, receive, send
-from claimbench.measuring.worker import guarded, warm_up
+from claimbench.measuring.worker import guarded, prove, warm_up
 from claimbench.schema.cell import Device, Frozen
+from claimbench.schema.result import Key
 from claimbench.system import memory
 from claimbench.system.processes import die_with_parent
 
@@ -30,6 +31,9 @@ from claimbench.system.processes import die_with_parent
 class ArmRequest(Frozen):
     name: str
     block: BlockRequest
+    key: Key
+    proves: bool = True
+    """Whether it is to prove what ran, and to compare itself with the reference, once all turns are over."""
     slowdown: float = 0.0
     """Injected after each step, as a share of its time: what a comparison must find."""
 
@@ -89,6 +93,7 @@ def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
         timed = Slowed(session, request.slowdown, cell.device) if request.slowdown else session
         say("loaded", load_ns=record.load_ns, prompt_tokens=session.prompt_tokens)
         say("ready")
+        rows: list[list[int]] = []
         while True:
             message = receive(line)
             if message["call"] == "warm up":
@@ -98,12 +103,17 @@ def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
                 gc.freeze()  # a collection in the middle of a turn would go over what only loading made
             elif message["call"] == "turn":
                 for _ in range(message["generations"]):
-                    sample, _rows = time_generation(timed.generate(), cell.workload, cell.device)
+                    sample, rows = time_generation(timed.generate(), cell.workload, cell.device)
                     say("sample", sample=sample.model_dump(mode="json"))
             else:
-                say("memory", memory=record.memory | memory.peaks(cell.device))
                 break
             say("ready")
+        elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
+        say("memory", memory=record.memory | memory.total([memory.peaks(cell.device), elsewhere]))
+        if rows:
+            say("tokens", tokens=rows[0])
+        if request.proves:
+            prove(request.block, session, rows[0] if rows else [], say)
     finally:
         session.close()
     say("done")

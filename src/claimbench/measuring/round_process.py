@@ -33,15 +33,16 @@ from pathlib import Path
 import psutil
 
 from claimbench import backends
-from claimbench.measuring import arm
+from claimbench.measuring import arm, worker
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.messages import Message
 from claimbench.measuring.rank_protocol import receive, send
-from claimbench.measuring.supervisor import kernel_oom_kills
+from claimbench.measuring.supervisor import facts_in, kernel_oom_kills
 from claimbench.schema.cell import Frozen
 from claimbench.schema.outcome import Outcome
-from claimbench.schema.result import Sample
+from claimbench.schema.result import Result, Sample
 from claimbench.schema.round import Arm, Round, Turn
+from claimbench.system import machine
 from claimbench.system.processes import die_with_parent, kill_all
 
 SHORTEST_TURN_S = 0.25
@@ -57,7 +58,9 @@ class RoundRequest(Frozen):
     arms: tuple[ArmRequest, ...]
     passes: int
     seed: int
-    machine: str
+    number: int = 0
+    """Of the round among those of its group."""
+    group: str = ""
 
 
 def orders(arms: int, passes: int, seed: int) -> list[list[int]]:
@@ -90,6 +93,7 @@ class Seat:
     """An arm's process, and what was heard of it."""
 
     request: ArmRequest
+    number: int
     process: ForkServerProcess
     line: Connection
     log: Path
@@ -97,24 +101,25 @@ class Seat:
     left_s: float
     """Of its own time: that of the others does not count."""
     phase: str = "start"
-    load_ns: int | None = None
-    prompt_tokens: int | None = None
-    warmup: list[Sample] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
-    heard: list[Sample] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
     outcome: Outcome | None = None
     reason: str | None = None
+    spent_s: float = 0.0
 
     @property
     def is_here(self) -> bool:
         return self.outcome is None
 
     @property
+    def samples(self) -> int:
+        return sum(message["event"] == "sample" for message in self.messages)
+
+    @property
     def generations(self) -> int:
         """In one turn, by the last warm-up."""
-        wall_s = self.warmup[-1].wall_ns / 1e9
+        last = next(message for message in reversed(self.messages) if message["event"] == "warmup")
+        wall_s = Sample.model_validate(last["sample"]).wall_ns / 1e9
         return max(1, min(MOST_GENERATIONS, math.ceil(SHORTEST_TURN_S / max(wall_s, 1e-4))))
 
     def call(self, call: str | None, phase: str, **arguments: object) -> None:
@@ -129,7 +134,8 @@ class Seat:
             self._died()
         except Ended as end:
             self.end(end.outcome, str(end))
-        self.left_s -= time.monotonic() - begun
+        took = time.monotonic() - begun
+        self.left_s, self.spent_s = self.left_s - took, self.spent_s + took
 
     def _listen(self, until: float) -> None:
         while True:
@@ -143,18 +149,12 @@ class Seat:
                 case "done":
                     self.end(Outcome.OK, None)
                     return
-                case "loaded":
-                    self.load_ns, self.prompt_tokens = message["load_ns"], message["prompt_tokens"]
-                case "warmup":
-                    self.warmup.append(Sample.model_validate(message["sample"]))
-                case "sample":
-                    self.heard.append(Sample.model_validate(message["sample"]))
-                case "memory":
-                    self.memory = message["memory"]
-                case "flag":
-                    self.flags.append(message["flag"])
+                case "phase":
+                    self.phase = message["name"]
                 case "refused":
                     raise Ended(Outcome(message["outcome"]), message["reason"])
+                case _:
+                    self.messages.append(message)
 
     def _died(self) -> None:
         self.process.join(GRACE_S)
@@ -187,25 +187,30 @@ class Seat:
             return 0.0
         return float(times.user + times.system)
 
-    def record(self) -> Arm:
+    def record(self, started: datetime, flags: Sequence[str]) -> Arm:
+        """What it came to; `flags` are doubts about the whole round."""
+        facts = facts_in(self.messages)
         outcome, reason = self.outcome or Outcome.ERROR, self.reason
-        hashes = {one.tokens_sha256 for one in [*self.warmup, *(one for turn in self.turns for one in turn.samples)]}
+        hashes = {one["tokens_sha256"] for one in (*facts["warmup"], *facts["samples"])}
         if outcome == Outcome.OK and len(hashes) > 1:
             outcome, reason = Outcome.WRONG, "generations of one round, warm-up included, differ in their tokens"
         lines = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return Arm(
-            name=self.request.name,
+        facts |= {
+            "outcome": outcome,
+            "reason": reason,
+            "detail": None if outcome == Outcome.OK else lines[-4000:] or None,
+            "flags": [*facts["flags"], *flags],
+            "machine": machine.identify(),
+        }
+        result = Result(
             cell=self.request.block.cell,
-            slowdown=self.request.slowdown,
-            outcome=outcome,
-            reason=reason,
-            detail=None if outcome == Outcome.OK else lines[-4000:] or None,
-            load_ns=self.load_ns,
-            prompt_tokens=self.prompt_tokens,
-            warmup=tuple(self.warmup),
-            turns=tuple(self.turns),
-            memory=self.memory,
+            block=self.number,
+            key=self.request.key,
+            started_at=started.isoformat(timespec="seconds"),
+            duration_s=round(self.spent_s, 3),
+            **facts,
         )
+        return Arm(name=self.request.name, slowdown=self.request.slowdown, result=result, turns=tuple(self.turns))
 
 
 def run(request: RoundRequest, folder: Path) -> Round:
@@ -221,48 +226,48 @@ def run(request: RoundRequest, folder: Path) -> Round:
         process = context.Process(target=arm.serve, args=(theirs, one.model_dump_json(), str(log)))
         process.start()
         theirs.close()
-        seats.append(Seat(one, process, ours, log, kernel_oom_kills(), one.block.cell.protocol.timeout_s))
+        limit_s = one.block.cell.protocol.timeout_s
+        seats.append(Seat(one, request.number, process, ours, log, kernel_oom_kills(), limit_s))
         seats[-1].call(None, "load")
     for seat in shuffle.sample(seats, k=len(seats)):
         if seat.is_here:
             seat.call("warm up", "warm-up")
-    doubts: list[str] = []
+    ticks, turns_begun = machine.cpu_ticks(), time.perf_counter()
     for number, order in enumerate(orders(len(seats), request.passes, request.seed)):
         for place, which in enumerate(order):
             if seats[which].is_here:
                 _take_turn(seats, seats[which], number, place, begun_ns)
+    doubts = worker.doubts(ticks, machine.cpu_ticks(), time.perf_counter() - turns_begun)
     for seat in seats:
         if seat.is_here:
             seat.call("close", "end")
-    doubts += [f"{seat.request.name}: {flag}" for seat in seats for flag in seat.flags]
-    doubts += _idle_doubts(seats)
+    arms = [seat.record(started, doubts) for seat in seats]
     return Round(
         started_at=started.isoformat(timespec="seconds"),
         duration_s=round((time.perf_counter_ns() - begun_ns) / 1e9, 3),
-        machine=request.machine,
+        number=request.number,
+        group=request.group,
         seed=request.seed,
         passes=request.passes,
-        arms=tuple(seat.record() for seat in seats),
-        flags=tuple(doubts),
+        arms=tuple(arms),
+        flags=(*doubts, *_idle_doubts(arms)),
     )
 
 
 def _take_turn(seats: list[Seat], seat: Seat, number: int, place: int, begun_ns: int) -> None:
     others = [one for one in seats if one is not seat and one.is_here]
-    idle_before = sum(one.cpu_s() for one in others)
-    seat.heard = []
+    idle_before, before = sum(one.cpu_s() for one in others), seat.samples
     at_ns = time.perf_counter_ns() - begun_ns
     seat.call("turn", f"pass {number + 1}", generations=seat.generations)
-    if seat.is_here:
-        taken = max(0.0, sum(one.cpu_s() for one in others) - idle_before)
-        turn = Turn(number=number, place=place, begun_ns=at_ns, samples=tuple(seat.heard), others_cpu_s=round(taken, 3))
+    if seat.samples > before:
+        taken = round(max(0.0, sum(one.cpu_s() for one in others) - idle_before), 3)
+        turn = Turn(number=number, place=place, begun_ns=at_ns, samples=seat.samples - before, others_cpu_s=taken)
         seat.turns.append(turn)
 
 
-def _idle_doubts(seats: list[Seat]) -> list[str]:
-    turns = [turn for seat in seats for turn in seat.turns]
-    taken = sum(turn.others_cpu_s for turn in turns)
-    timed = sum(one.wall_ns for turn in turns for one in turn.samples) / 1e9
+def _idle_doubts(arms: Sequence[Arm]) -> list[str]:
+    taken = sum(turn.others_cpu_s for one in arms for turn in one.turns)
+    timed = sum(sample.wall_ns for one in arms for sample in one.result.samples) / 1e9
     if timed and taken > IDLE_SHARE * timed:
         return [f"arms that waited took {taken / timed:.0%} of a core while others generated"]
     return []

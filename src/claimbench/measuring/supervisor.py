@@ -87,7 +87,7 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
         end_group(process, GRACE_S)  # compilers among it
     for reader in readers:
         reader.join(timeout=GRACE_S)
-    facts = _facts(messages)
+    facts = facts_in(messages)
     facts |= _ending(process.returncode, messages, timed_out, timeout_s, kernel_oom_kills() - oom_kills)
     if facts["outcome"] != Outcome.OK:
         of_its_rank = messages[-1].get("detail") if messages else None
@@ -103,7 +103,7 @@ def _collect_messages(stream: IO[str], messages: list[Message]) -> None:
             return
 
 
-def _facts(messages: list[Message]) -> BlockFacts:
+def facts_in(messages: list[Message]) -> BlockFacts:
     """What the worker said, as fields of a result."""
     facts: BlockFacts = {"warmup": [], "samples": [], "flags": []}
     for message in messages:

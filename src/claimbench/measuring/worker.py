@@ -124,18 +124,23 @@ def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None
             say("memory", memory=memory.total(each["memory"] for each in everyone), ranks=everyone)
         else:
             say("memory", memory=record.memory)
-        gc.freeze()  # nothing is timed from here on, and a collection takes a fifth of a second with torch in memory
-        say("phase", name="proof")
-        say("proof", proof=session.prove())
-        if request.reference and not optimizations.is_exact(cell):
-            checkpoint = request.reference_checkpoint or request.checkpoint or Path()
-            _compare(session, request.reference, checkpoint, rows[0], say)
+        prove(request, session, rows[0], say)
     except BaseException:
         if lead is None:  # the other ranks may be inside a collective call: they are ended, not waited for
             session.close()
         raise
     session.close()
     say("done")
+
+
+def prove(request: BlockRequest, session: Session, tokens: list[int], say: Say) -> None:
+    """Say what ran, and how far it is from the reference, where there is one to compare with; `tokens` are of row 0."""
+    gc.freeze()  # nothing is timed from here on, and a collection takes a fifth of a second with torch in memory
+    say("phase", name="proof")
+    say("proof", proof=session.prove())
+    if request.reference and tokens and not optimizations.is_exact(request.cell):
+        checkpoint = request.reference_checkpoint or request.checkpoint or Path()
+        _compare(session, request.reference, checkpoint, tokens, say)
 
 
 def _compare(session: Session, reference: Cell, checkpoint: Path, tokens: list[int], say: Say) -> None:
@@ -177,7 +182,7 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession |
     energy_after = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     if energy_before is not None and energy_after is not None:
         say("energy", energy_mj=energy_after - energy_before)
-    for flag in _doubts(ticks_before, ticks, seconds):
+    for flag in doubts(ticks_before, ticks, seconds):
         say("flag", flag=flag)
     if cell.device == "cuda":
         gpu = machine.telemetry("cuda").get("gpu")
@@ -194,7 +199,7 @@ def _ticks(lead: LeaderSession | None) -> CpuTicks:
     return {**ticks, "own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
 
 
-def _doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
+def doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
     """What others did to this machine meanwhile. The kernel counts in ticks of 10 ms: short times say nothing."""
     if seconds < 0.5:
         return []
@@ -202,12 +207,12 @@ def _doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
     foreign = (after["busy"] - before["busy"]) - (after["own"] - before["own"])
     foreign = max(0.0, foreign) / capacity
     steal = (after["steal"] - before["steal"]) / capacity
-    doubts = []
+    found = []
     if foreign > FOREIGN_CPU:
-        doubts.append(f"other processes took {foreign:.0%} of the cores")
+        found.append(f"other processes took {foreign:.0%} of the cores")
     if steal > STEAL:
-        doubts.append(f"the hypervisor took {steal:.0%} of the cores")
-    return doubts
+        found.append(f"the hypervisor took {steal:.0%} of the cores")
+    return found
 
 
 def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:

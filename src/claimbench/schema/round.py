@@ -12,18 +12,17 @@ from typing import Literal
 from pydantic import Field
 
 from claimbench.schema import sealed
-from claimbench.schema.cell import Cell, Frozen
-from claimbench.schema.outcome import Outcome
-from claimbench.schema.result import Sample
+from claimbench.schema.cell import Frozen
+from claimbench.schema.result import Result, Sample
 
 
 class Turn(Frozen):
-    """What an arm generated when it was its turn."""
+    """One arm's part of one pass; what it generated is in its result's samples, in this order."""
 
     number: int = Field(ge=0, description="of the pass, from 0")
     place: int = Field(ge=0, description="in the order of this pass, from 0")
     begun_ns: int = Field(ge=0, description="since the round began, host clock")
-    samples: tuple[Sample, ...]
+    samples: int = Field(ge=1, description="generations")
     others_cpu_s: float = Field(
         default=0.0, description="CPU time that the other arms took meanwhile: they are to be idle"
     )
@@ -33,23 +32,25 @@ class Arm(Frozen):
     """A cell as one round had it."""
 
     name: str
-    cell: Cell
     slowdown: float = Field(default=0.0, ge=0, description="injected after each step, as a share of its time")
-    outcome: Outcome
-    reason: str | None = Field(default=None, description="one line; set whenever the outcome is not ok")
-    detail: str | None = Field(default=None, description="the last lines of its process, for a person to read")
-    load_ns: int | None = None
-    prompt_tokens: int | None = None
-    warmup: tuple[Sample, ...] = ()
+    result: Result
     turns: tuple[Turn, ...] = ()
-    memory: dict[str, int] = Field(default={}, description="bytes; see measuring/measure.py for the names")
+
+    def by_pass(self) -> dict[int, tuple[Sample, ...]]:
+        """What it generated at each pass."""
+        found, begun = {}, 0
+        for turn in self.turns:
+            found[turn.number] = self.result.samples[begun : begun + turn.samples]
+            begun += turn.samples
+        return found
 
 
 class Round(Frozen):
     schema_version: Literal[1] = 1
     started_at: str = Field(description="UTC, ISO 8601")
     duration_s: float = Field(ge=0, description="the whole round, from the start of its process to its end")
-    machine: str = Field(description="fingerprint of the machine")
+    number: int = Field(default=0, ge=0, description="of its group, from 0")
+    group: str = Field(default="", description="what was to be compared, for a person")
     seed: int = Field(description="of the orders")
     passes: int = Field(ge=1, description="fixed before the round began")
     arms: tuple[Arm, ...]
@@ -58,7 +59,7 @@ class Round(Frozen):
     @property
     def timed_s(self) -> float:
         """Seconds inside timed generations."""
-        return sum(one.wall_ns for arm in self.arms for turn in arm.turns for one in turn.samples) / 1e9
+        return sum(one.wall_ns for arm in self.arms for one in arm.result.samples) / 1e9
 
 
 def write(path: Path, record: Round) -> None:
