@@ -25,10 +25,10 @@ from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Checkpoint, Device, Protocol, Workload
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Key
-from claimbench.schema.round import Round
+from claimbench.schema.round import TWIN, Round
 from claimbench.system.cache import cache_folder
 
-BASE, TWIN = "base", "the same again"
+BASE = "base"
 SLOWDOWNS = (0.02, 0.05, 0.1, 0.2)
 PASSES = 8
 CHECKPOINT = Checkpoint(name="selftest", source="random://smollm2-135m?seed=0", architecture="smollm2-135m")

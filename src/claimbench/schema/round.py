@@ -6,14 +6,19 @@ generate in turn. Its file is sealed like a result, and says nothing that was no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from claimbench.errors import ResultError
 from claimbench.schema import sealed
 from claimbench.schema.cell import Frozen
 from claimbench.schema.result import Result, Sample
+
+TWIN = "twin"
+"""The name of the arm that is the base once more."""
 
 
 class Turn(Frozen):
@@ -73,3 +78,40 @@ def read(path: Path) -> Round:
         ResultError: the file is missing, cut short, edited by hand, or of another schema.
     """
     return sealed.read(path, "round", Round, "Delete it: the next run measures another round")
+
+
+class Rounds(Frozen):
+    """What a study's rounds came to: the files, and the time that they took."""
+
+    schema_version: Literal[1] = 1
+    budget_minutes: float
+    seals: dict[str, str]
+    """Of each round, by the path of its file."""
+    seconds: float
+    timed_seconds: float
+    """Inside timed generations."""
+
+
+def write_all(path: Path, budget_minutes: float, rounds: Mapping[str, Round]) -> None:
+    summary = Rounds(
+        budget_minutes=budget_minutes,
+        seals={name: sealed.seal_of(record.model_dump(mode="json")) for name, record in rounds.items()},
+        seconds=round(sum(record.duration_s for record in rounds.values()), 3),
+        timed_seconds=round(sum(record.timed_s for record in rounds.values()), 3),
+    )
+    sealed.write(path, "rounds", summary)
+
+
+def read_all(path: Path) -> dict[str, Round]:
+    """Every round that the summary at `path` lists, by its path.
+
+    Raises:
+        ResultError: one is missing, or is not the one that the summary was made from.
+    """
+    advice = "Delete it and run again: the rounds that are there are kept"
+    summary = sealed.read(path, "rounds", Rounds, advice)
+    found = {name: read(Path(name)) for name in summary.seals}
+    for name, record in found.items():
+        if sealed.seal_of(record.model_dump(mode="json")) != summary.seals[name]:
+            raise ResultError(f"{name} is not the round that {path} lists. {advice}: {path}")
+    return found
