@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -153,6 +154,19 @@ def test_a_round_process_that_dies_is_one_error(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ClaimbenchError, match="ended with status"):
         measure_round(request(arm("base")), tmp_path / "round.json", python="/bin/false")
     assert not (tmp_path / "round.json").exists()
+
+
+def test_a_folder_for_temporary_files_with_a_long_name_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes about a hundred bytes of a socket's path."""
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    record = measure_round(request(arm("base")), tmp_path / "round.json")
+    assert record.arms[0].result.outcome == "ok"
+    assert list(long.iterdir()) == [] or not any("pymp" in one.name for one in long.iterdir())
 
 
 def test_an_edited_round_is_refused(tmp_path: Path) -> None:

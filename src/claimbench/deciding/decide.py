@@ -177,7 +177,7 @@ class Decider:
         request = RoundRequest(
             arms=tuple(arms),
             passes=self.passes(ids),
-            seed=int(digest([group.title, number, self.plan.params.measure.seed], 8), 16),
+            seed=int(digest([group.title, *ids, number, self.plan.params.measure.seed], 8), 16),
             number=number,
             group=group.title,
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import multiprocessing.util
 import os
 import random
 import signal
@@ -52,6 +53,7 @@ IDLE_SHARE = 0.02
 """CPU time of all waiting arms together, as a share of the time of the one that generates."""
 UNSTEADY = 1.5
 GRACE_S = 5.0
+LONGEST_FOLDER = 60
 
 
 class RoundRequest(Frozen):
@@ -216,6 +218,7 @@ class Seat:
 def run(request: RoundRequest, folder: Path) -> Round:
     """Measure one round; the arms' standard error goes to files in `folder`."""
     started, begun_ns = datetime.now(UTC), time.perf_counter_ns()
+    _keep_sockets_near()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_modules(request.arms))
     shuffle = random.Random(request.seed)  # noqa: S311 - an order, not a secret
@@ -252,6 +255,18 @@ def run(request: RoundRequest, folder: Path) -> Round:
         arms=tuple(arms),
         flags=(*doubts, *_idle_doubts(arms)),
     )
+
+
+def _keep_sockets_near() -> None:
+    """Have multiprocessing keep its sockets in a folder with a short name: the kernel takes about 100 bytes of a path.
+
+    It asks `tempfile` for a folder once, and removes it when this process ends.
+    """
+    usual = tempfile.gettempdir()
+    if len(usual) > LONGEST_FOLDER:
+        tempfile.tempdir = next((each for each in ("/tmp", "/dev/shm") if os.access(each, os.W_OK)), usual)  # noqa: S108
+    multiprocessing.util.get_temp_dir()
+    tempfile.tempdir = usual
 
 
 def _take_turn(seats: list[Seat], seat: Seat, number: int, place: int, begun_ns: int) -> None:

@@ -80,8 +80,12 @@ def _base(members: Sequence[str], compared: Sequence[tuple[str, ...]]) -> str:
 
 
 def that_fit(members: Sequence[str], base: str, cells: Mapping[str, PlannedCell], memory: float) -> list[list[str]]:
-    """`members` in parts that fit in memory with the base, which is in each, and once more as its twin."""
-    limit = MEMORY_SHARE * memory - 2 * peak_bytes(cells[base].cell)
+    """`members` in parts that fit in memory with the base, which is in each, and once more as its twin.
+
+    A part has two cells at least, whatever they take: what does not fit then ends out of memory, and is tried alone.
+    `memory` 0 is not known, and taken for enough.
+    """
+    limit = MEMORY_SHARE * (memory or float("inf")) - 2 * peak_bytes(cells[base].cell)
     parts: list[list[str]] = []
     left = limit
     for id in members:
