@@ -31,7 +31,7 @@ from claimbench.schema.load import Layout
 from claimbench.system import launchers
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
@@ -162,7 +162,9 @@ def _cut(setup: GenerationSetup, options: Options, model: PreTrainedModel) -> Pr
     return cut
 
 
-def _give_a_mask(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _give_a_mask(
+    module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     """Transformers 5 builds ALiBi for all heads where no row is padded; DeepSpeed cuts the one built from a mask."""
     import torch
 

@@ -71,9 +71,9 @@ class GenerationSetup:
     transforms: list[Callable[[PreTrainedModel], PreTrainedModel]] = field(default_factory=list)
     """model -> model, in order, after loading; may return a wrapper."""
     cache: CacheKind = "dynamic"
-    generate: dict[str, Any] = field(default_factory=dict)
+    generate: dict[str, object] = field(default_factory=dict)
     """Fields of the generation config, beside length, sampling and cache."""
-    drafting: dict[str, Any] = field(default_factory=dict)
+    drafting: dict[str, object] = field(default_factory=dict)
     """Fields of the generation config of the model that drafts."""
     uses_draft: bool = False
     """Whether the cell's draft checkpoint is the assistant."""
@@ -85,7 +85,7 @@ class GenerationSetup:
     """Drives the model in place of its own `generate`."""
     earlier: Callable[[Workload], list[Workload]] | None = None
     """The cell's workload -> others that are generated once each, in the same process, before its first generation."""
-    inference: dict[str, Any] = field(default_factory=dict)
+    inference: dict[str, object] = field(default_factory=dict)
     """Settings of the system that puts its own modules into the model, where the backend has one."""
     unsupported: list[str] = field(default_factory=list)
     """Texts of the library's errors by which it says that it does not support what was asked for."""
