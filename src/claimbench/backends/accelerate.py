@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Hashable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import psutil
 from pydantic import Field, StrictFloat, StrictInt
@@ -34,6 +34,7 @@ from claimbench.schema.load import Layout
 from claimbench.system.scratch import Scratch, refusal
 
 if TYPE_CHECKING:
+    from accelerate.utils import OffloadedWeightsLoader
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -261,9 +262,10 @@ def _away(module: nn.Module, path: str, name: str, size: int, is_read: bool) -> 
     """Where the library's hook takes an absent weight from, each time that its module runs."""
     hook = getattr(module, "_hf_hook", None)
     sources = [getattr(one, "weights_map", None) for one in getattr(hook, "hooks", (hook,))]
-    source: Any = next((one for one in sources if one is not None), None)
+    source = next((one for one in sources if one is not None), None)
     proof.expect("offloading", source is not None, f"a hook that brings {path}.{name} back", type(hook).__name__)
-    loader, key = getattr(source, "dataset", source), getattr(source, "prefix", "") + name
+    loader: OffloadedWeightsLoader = getattr(source, "dataset", source)
+    key = getattr(source, "prefix", "") + name
     kept = getattr(loader, "state_dict", loader)
     if key in kept:
         return Held(f"{path}.{name}", "cpu", kept[key].data_ptr(), size, is_read, is_away=True)

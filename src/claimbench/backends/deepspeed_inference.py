@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pydantic import Field
 
@@ -31,8 +31,8 @@ from claimbench.schema.load import Layout
 from claimbench.system import launchers
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
+    from torch import Tensor, nn
+    from transformers import Cache, PreTrainedModel
 
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
@@ -162,7 +162,17 @@ def _cut(setup: GenerationSetup, options: Options, model: PreTrainedModel) -> Pr
     return cut
 
 
-def _give_a_mask(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+class _Inputs(TypedDict, total=False):
+    """Named arguments of a decoder's forward pass, as far as a mask is made of them."""
+
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    past_key_values: Cache | None
+
+
+def _give_a_mask(
+    module: nn.Module, arguments: tuple[Tensor, ...], named: _Inputs
+) -> tuple[tuple[Tensor, ...], _Inputs]:
     """Transformers 5 builds ALiBi for all heads where no row is padded; DeepSpeed cuts the one built from a mask."""
     import torch
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -174,6 +174,24 @@ def _partitioned(
     return engine.module, (keeper, engine)
 
 
+class WeightPart(Protocol):
+    """This rank's part of a weight."""
+
+    ds_numel: int
+    """How many numbers it has, wherever they lie."""
+
+    def numel(self) -> int:
+        """How many of them are in memory."""
+
+
+class PartitionedWeight(Protocol):
+    """What ZeRO-3 adds to a parameter."""
+
+    ds_numel: int
+    """How many numbers the whole of it has."""
+    ds_tensor: WeightPart
+
+
 class ZeroSession(TransformersSession):
     """A model of Transformers whose weights are here in part; its layers gather the rest as `generate` reaches them."""
 
@@ -244,6 +262,6 @@ class ZeroSession(TransformersSession):
         runtime.leave()
 
 
-def _held_numel(weight: Any) -> int:
+def _held_numel(weight: PartitionedWeight) -> int:
     """Of this rank's part, what lies in memory: one that is in a file has a placeholder of one number."""
-    return int(weight.ds_tensor.numel()) if weight.ds_tensor.numel() > 1 else 0
+    return weight.ds_tensor.numel() if weight.ds_tensor.numel() > 1 else 0

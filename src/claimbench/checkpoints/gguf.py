@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.cost_model.cost import Architecture, ModelConfig
@@ -57,10 +57,25 @@ class GgufFile:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise SourceError(f"{path}: not a whole GGUF file ({reason}): delete it and run again") from error
 
-    def _value(self, key: str, default: float | None = None) -> Any:
-        """What the metadata says under `key`, of the type that its writer chose."""
+    def _value(self, key: str) -> object:
+        """What the metadata says under `key`, of the type that its writer chose; None where it says nothing."""
         field = self._reader.fields.get(key)
-        return default if field is None else field.contents()
+        return None if field is None else field.contents()
+
+    def _number(self, key: str, default: float | None = None) -> float:
+        """The number under `key`, or `default` where there is none.
+
+        Raises:
+            SourceError: there is neither, or something else than a number is there.
+        """
+        value = self._value(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise SourceError(f"{self.path}: expected the metadata key {key}, which is missing")
+        if not isinstance(value, int | float):
+            raise SourceError(f"{self.path}: {key}: expected one number, got {value!r}: use the original checkpoint")
+        return value
 
     def config(self) -> ModelConfig:
         """The Transformers config that the metadata stands for.
@@ -79,25 +94,25 @@ class GgufFile:
                 )
         if "rope_freqs.weight" in names:
             raise SourceError(f"{self.path}: scaled rotary frequencies are not supported: use the original checkpoint")
-        heads = int(self._required("llama.attention.head_count"))
-        hidden = int(self._required("llama.embedding_length"))
+        heads = int(self._number("llama.attention.head_count"))
+        hidden = int(self._number("llama.embedding_length"))
         embedding = next((tensor for tensor in self._reader.tensors if tensor.name == "token_embd.weight"), None)
         if embedding is None:
             raise SourceError(f"{self.path}: expected a tensor token_embd.weight, which is missing")
-        config = {
+        config: ModelConfig = {
             "model_type": "llama",
             "attention_bias": False,
             "mlp_bias": False,
             "hidden_act": "silu",
             "hidden_size": hidden,
-            "intermediate_size": int(self._required("llama.feed_forward_length")),
-            "max_position_embeddings": int(self._required("llama.context_length")),
+            "intermediate_size": int(self._number("llama.feed_forward_length")),
+            "max_position_embeddings": int(self._number("llama.context_length")),
             "num_attention_heads": heads,
-            "num_hidden_layers": int(self._required("llama.block_count")),
-            "num_key_value_heads": int(self._value("llama.attention.head_count_kv", heads)),
-            "head_dim": int(self._value("llama.attention.key_length", hidden // heads)),
-            "rms_norm_eps": _decimal(self._required("llama.attention.layer_norm_rms_epsilon")),
-            "rope_theta": _decimal(self._value("llama.rope.freq_base", 10000.0)),
+            "num_hidden_layers": int(self._number("llama.block_count")),
+            "num_key_value_heads": int(self._number("llama.attention.head_count_kv", heads)),
+            "head_dim": int(self._number("llama.attention.key_length", hidden // heads)),
+            "rms_norm_eps": _decimal(self._number("llama.attention.layer_norm_rms_epsilon")),
+            "rope_theta": _decimal(self._number("llama.rope.freq_base", 10000.0)),
             "tie_word_embeddings": "output.weight" not in names,
             "vocab_size": int(embedding.shape[1]),
         }
@@ -105,12 +120,6 @@ class GgufFile:
             config[f"{token}_token_id"] = self._value(f"tokenizer.ggml.{token}_token_id")
         padding = self._value("tokenizer.ggml.padding_token_id")
         return config if padding is None else config | {"pad_token_id": padding}
-
-    def _required(self, key: str) -> Any:
-        value = self._value(key)
-        if value is None:
-            raise SourceError(f"{self.path}: expected the metadata key {key}, which is missing")
-        return value
 
     def tensors(self, arch: Architecture) -> list[StreamedTensor]:
         """Every tensor under its Transformers name; values are dequantized when the chunks are asked for."""

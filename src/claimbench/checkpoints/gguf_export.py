@@ -14,9 +14,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from claimbench.checkpoints.gguf import LAYER_NAMES, TOP_NAMES
+from claimbench.checkpoints.safetensors_file import TensorFile
 from claimbench.checkpoints.tensors import Shape
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import Unavailable
@@ -138,7 +139,7 @@ def _tensors(checkpoint: Path, config: ModelConfig) -> Iterator[tuple[str, _Expo
     heads = config["num_attention_heads"]
     turned = {"attn_q": heads, "attn_k": config.get("num_key_value_heads") or heads}
     for path in sorted(checkpoint.glob("*.safetensors")):
-        file: Any = safe_open(path, framework="pt")
+        file: TensorFile = safe_open(path, framework="pt")
         for source in sorted(file.keys()):
             if source not in names or (source == "lm_head.weight" and config.get("tie_word_embeddings")):
                 continue
@@ -149,9 +150,9 @@ def _tensors(checkpoint: Path, config: ModelConfig) -> Iterator[tuple[str, _Expo
             shape = (shape[0] + 1, *shape[1:]) if by_token else shape
 
             def load(
-                file: Any = file, source: str = source, rotary: int | None = rotary, more: bool = by_token
+                file: TensorFile = file, source: str = source, rotary: int | None = rotary, more: bool = by_token
             ) -> Tensor:
-                tensor: Tensor = file.get_tensor(source)
+                tensor = file.get_tensor(source)
                 if rotary:
                     tensor = _neighbouring(tensor, rotary)
                 return _with_end(tensor) if more else tensor

@@ -13,10 +13,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from claimbench.checkpoints.manifest import File, Tensor
 from claimbench.errors import CorruptCheckpoint
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPE_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 DTYPE_OF = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -55,6 +58,24 @@ class Stored(Protocol):
 
     @property
     def bytes(self) -> int: ...
+
+
+class TensorSlice(Protocol):
+    """A tensor of which only what is indexed is read."""
+
+    def __getitem__(self, index: slice | tuple[slice, slice]) -> torch.Tensor: ...
+
+    def get_shape(self) -> list[int]: ...
+
+
+class TensorFile(Protocol):
+    """What `safe_open` gives, which has no types of its own."""
+
+    def keys(self) -> list[str]: ...
+
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+    def get_slice(self, name: str) -> TensorSlice: ...
 
 
 def read(path: Path) -> list[StreamedTensor]:

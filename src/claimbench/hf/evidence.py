@@ -11,13 +11,14 @@ import gc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from claimbench.hf.weight_memory import _storage_type
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, Findings, events_of, expect, recorded
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.autograd.profiler import profile
     from transformers import PreTrainedModel
 
     from claimbench.hf.setup import GenerationSetup
@@ -144,7 +145,7 @@ def watch(
     )
 
 
-def _operators(profiler: Any) -> dict[str, int]:
+def _operators(profiler: profile) -> dict[str, int]:
     """Times that each name was recorded; the numbers of compiled regions ("Torch-Compiled Region: 3/0") say nothing."""
     names = (event.name for event in events_of(profiler))
     return dict(Counter(COMPILED_REGION if name.startswith(COMPILED_REGION) else name for name in names))

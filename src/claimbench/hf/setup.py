@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from claimbench.hf.stepper import Around, Emit
 from claimbench.schema.cell import Workload
@@ -28,6 +28,7 @@ from claimbench.technique import Technique
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Cache, PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
 
 Choose = Callable[["Tensor", "Tensor"], "Tensor"]
 """(sequence [batch, length], logits [batch, vocabulary]) -> next tokens [batch]."""
@@ -59,6 +60,13 @@ class Generation:
 Loop = Callable[[Generation], None]
 
 
+class LoadArguments(TypedDict):
+    """Keyword arguments of `from_pretrained`."""
+
+    attn_implementation: str
+    quantization_config: NotRequired[QuantizationConfigMixin]
+
+
 @dataclass
 class GenerationSetup:
     dtype: str
@@ -66,14 +74,13 @@ class GenerationSetup:
     device: str = "cpu"
     techniques: tuple[Technique, ...] = ()
     """What changed it, to be proven of what ran."""
-    load: dict[str, Any] = field(default_factory=lambda: {"attn_implementation": "eager"})
-    """Keyword arguments of `from_pretrained`."""
+    load: LoadArguments = field(default_factory=lambda: LoadArguments(attn_implementation="eager"))
     transforms: list[Callable[[PreTrainedModel], PreTrainedModel]] = field(default_factory=list)
     """model -> model, in order, after loading; may return a wrapper."""
     cache: CacheKind = "dynamic"
-    generate: dict[str, Any] = field(default_factory=dict)
+    generate: dict[str, object] = field(default_factory=dict)
     """Fields of the generation config, beside length, sampling and cache."""
-    drafting: dict[str, Any] = field(default_factory=dict)
+    drafting: dict[str, object] = field(default_factory=dict)
     """Fields of the generation config of the model that drafts."""
     uses_draft: bool = False
     """Whether the cell's draft checkpoint is the assistant."""
@@ -85,7 +92,7 @@ class GenerationSetup:
     """Drives the model in place of its own `generate`."""
     earlier: Callable[[Workload], list[Workload]] | None = None
     """The cell's workload -> others that are generated once each, in the same process, before its first generation."""
-    inference: dict[str, Any] = field(default_factory=dict)
+    inference: dict[str, object] = field(default_factory=dict)
     """Settings of the system that puts its own modules into the model, where the backend has one."""
     unsupported: list[str] = field(default_factory=list)
     """Texts of the library's errors by which it says that it does not support what was asked for."""

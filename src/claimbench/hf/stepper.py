@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,16 +95,16 @@ class StepTap:
         """While it lasts, `model` tells this tap when drafts are made and when they are judged."""
         make = type(model)._get_candidate_generator
 
-        def make_and_follow(*arguments: Any, **named: Any) -> Any:
+        def make_and_follow(*arguments: object, **named: object) -> object:
             generator = make(model, *arguments, **named)
             draft, learn = generator.get_candidates, generator.update_candidate_strategy
 
-            def get_candidates(*arguments: Any, **named: Any) -> Any:
+            def get_candidates(*arguments: object, **named: object) -> object:
                 drafted = draft(*arguments, **named)
                 self.weighing = True
                 return drafted
 
-            def update_candidate_strategy(*arguments: Any, **named: Any) -> Any:
+            def update_candidate_strategy(*arguments: object, **named: object) -> object:
                 self.weighing = False
                 return learn(*arguments, **named)
 

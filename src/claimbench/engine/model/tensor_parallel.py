@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from claimbench.checkpoints import manifest, tp_partition
+from claimbench.checkpoints.safetensors_file import TensorFile
 from claimbench.checkpoints.tensors import shapes
 from claimbench.checkpoints.tp_partition import Partition
 from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.transformer import Linear, Parts
-from claimbench.engine.model.weights import Affine, Shards, TensorFile
+from claimbench.engine.model.weights import Affine, Shards
 
 
 @dataclass

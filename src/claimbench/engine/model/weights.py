@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
+from claimbench.checkpoints.safetensors_file import TensorFile
 from claimbench.engine.model.spec import Spec
 from claimbench.errors import CorruptCheckpoint
 
@@ -60,22 +61,6 @@ def read_weights(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> W
 
 def weights_in(shards: Shards, spec: Spec) -> Weights:
     return {"llama": _llama, "gpt_bigcode": _gpt_bigcode, "bloom": _bloom}[spec.arch.family](shards, spec)
-
-
-class TensorSlice(Protocol):
-    """A tensor of which only what is indexed is read."""
-
-    def __getitem__(self, index: slice | tuple[slice, slice]) -> torch.Tensor: ...
-
-
-class TensorFile(Protocol):
-    """What `safe_open` gives, which has no types of its own."""
-
-    def keys(self) -> list[str]: ...
-
-    def get_tensor(self, name: str) -> torch.Tensor: ...
-
-    def get_slice(self, name: str) -> TensorSlice: ...
 
 
 class Shards:
