@@ -22,7 +22,9 @@ rule aggregate:
     conda:
         "../../envs/core.yaml"
     params:
-        rounds=lambda wildcards, input: f"--rounds {input.decided}" if FLOW.decided else "",
+        rounds=lambda wildcards, input: (
+            f"--rounds {input.decided}" if FLOW.decided else ""
+        ),
         code=FLOW.code("analysis.aggregate", libraries=["pandas", "pyarrow"]),
     message:
         "Gathering all results into one table"
