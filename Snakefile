@@ -16,6 +16,7 @@ include: "workflow/rules/fetch.smk"
 include: "workflow/rules/shard.smk"
 include: "workflow/rules/ceiling.smk"
 include: "workflow/rules/measure.smk"
+include: "workflow/rules/rounds.smk"
 include: "workflow/rules/frontier.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/judge.smk"
@@ -27,6 +28,7 @@ rule all:
     default_target: True
     input:
         FLOW.results,
+        FLOW.decided,
         "reports/report.md",
     message:
         "Everything is here: results and reports/report.md"
@@ -35,6 +37,7 @@ rule all:
 rule measured:
     input:
         FLOW.results,
+        FLOW.decided,
         FLOW.frontiers,
         "results/checkpoints.json",
         FLOW.plan_json,

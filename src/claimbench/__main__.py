@@ -100,6 +100,27 @@ def _measure(arguments: argparse.Namespace) -> None:
     print(line.after(record), file=sys.stderr, flush=True)
 
 
+def _rounds(arguments: argparse.Namespace) -> None:
+    from claimbench.deciding import decide
+    from claimbench.planning import target_machine
+    from claimbench.schema import round as round_file
+    from claimbench.schema.plan import read as read_plan
+
+    plan = read_plan(arguments.plan)
+    target_machine.expect_here(plan.machine["key"])
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    decider = decide.Decider(plan, arguments.folder, say)
+    decider.run()
+    say(f"{decider.progress().text} in {len(decider.rounds)} rounds")
+    round_file.write_all(arguments.output, plan.budget_minutes, decider.rounds)
+    for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
+        other.unlink()
+
+
 def _frontier(arguments: argparse.Namespace) -> None:
     from claimbench.measuring import frontier
     from claimbench.planning import target_machine
@@ -131,12 +152,32 @@ def _ceiling(arguments: argparse.Namespace) -> None:
     ceilings.write(arguments.output, ceiling.measure_ceilings(arguments.device, arguments.machine))
 
 
+def _selftest(arguments: argparse.Namespace) -> None:
+    from claimbench.measuring import selftest
+    from claimbench.schema.params import load_params
+    from claimbench.schema.validation import read_yaml
+    from claimbench.system import machine
+
+    here = machine.identify()
+    asked = load_params(read_yaml(arguments.params)).device if arguments.params.exists() else "auto"
+    cell = selftest.default_cell(machine.resolve_device(asked, here))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    rounds = selftest.run(cell, selftest.prepare(), here["key"], arguments.minutes, arguments.output, say)
+    print("\n".join(selftest.report(rounds)))
+
+
 def _aggregate(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate
     from claimbench.schema import ceilings
+    from claimbench.schema import round as round_file
     from claimbench.schema.plan import read as read_plan
 
-    table = aggregate.aggregate(read_plan(arguments.plan), ceilings.read(arguments.ceilings))
+    rounds = round_file.read_all(arguments.rounds) if arguments.rounds else {}
+    table = aggregate.aggregate(read_plan(arguments.plan), ceilings.read(arguments.ceilings), rounds=rounds)
     aggregate.write_table(table, arguments.parquet, arguments.csv)
 
 
@@ -279,7 +320,32 @@ def _parser() -> argparse.ArgumentParser:
         python={"default": sys.executable},
     )
     command("ceiling", _ceiling, "measure this machine's limits", device=text, machine=text, output=path)
-    command("aggregate", _aggregate, "results to one tidy table", plan=path, ceilings=path, parquet=path, csv=path)
+    command(
+        "selftest",
+        _selftest,
+        "what this machine can tell apart: a model against itself, and against itself slowed down",
+        minutes={"type": float, "default": 10.0},
+        params={"type": Path, "default": Path("params.yaml")},
+        output={"type": Path, "default": Path("results/selftest")},
+    )
+    command(
+        "rounds",
+        _rounds,
+        "measure in rounds until every claim is settled or the budget is spent",
+        plan=path,
+        folder=path,
+        output=path,
+    )
+    command(
+        "aggregate",
+        _aggregate,
+        "results to one tidy table",
+        plan=path,
+        rounds=maybe_path,
+        ceilings=path,
+        parquet=path,
+        csv=path,
+    )
     command("judge", _judge, "a verdict for every claim", plan=path, table=path, output=path)
     command("report", _report, "render the report", plan=path, table=path, verdicts=path, ceilings=path, output=path)
     command(

@@ -18,6 +18,7 @@ import pytest
 from tests.faults.test_blocks import _command, cell_with, run, started_under
 
 from claimbench.backends import null_model
+from claimbench.errors import ResultError
 from claimbench.measuring import rank_protocol
 from claimbench.schema import result
 from claimbench.schema.cell import Cell
@@ -259,5 +260,5 @@ def test_an_edited_seal_is_still_refused(tmp_path: Path):
     run(cell_with(), tmp_path / "0.json")
     text = (tmp_path / "0.json").read_text(encoding="utf-8")
     (tmp_path / "0.json").write_text(text.replace('"ranks":[]', '"ranks":[{}]'), encoding="utf-8")
-    with pytest.raises(result.ResultError, match="seal"):
+    with pytest.raises(ResultError, match="seal"):
         result.read(tmp_path / "0.json")

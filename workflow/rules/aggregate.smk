@@ -6,6 +6,7 @@
 rule aggregate:
     input:
         results=FLOW.results,
+        decided=FLOW.decided,
         plan=FLOW.plan_json,
         ceilings=FLOW.ceilings,
     output:
@@ -21,9 +22,12 @@ rule aggregate:
     conda:
         "../../envs/core.yaml"
     params:
+        rounds=lambda wildcards, input: (
+            f"--rounds {input.decided}" if FLOW.decided else ""
+        ),
         code=FLOW.code("analysis.aggregate", libraries=["pandas", "pyarrow"]),
     message:
         "Gathering all results into one table"
     shell:
-        "python -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q}"
+        "python -m claimbench aggregate --plan {input.plan:q} --ceilings {input.ceilings:q} {params.rounds}"
         " --parquet {output.parquet:q} --csv {output.csv:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

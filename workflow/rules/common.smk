@@ -47,7 +47,7 @@ if QUIET_RULES:
 if workflow.is_main_process:
     logger.addHandler(
         JobLogHandler(
-            {"measure", "frontier"},
+            {"measure", "frontier", "rounds"},
             lambda: not workflow.local_exec,
             announce=QUIET_RULES and not workflow.dryrun,
         )
@@ -69,6 +69,7 @@ wildcard_constraints:
     cell=r"[0-9a-f]{12}",
     key=r"[0-9a-f]{12}",
     block=r"\d+",
+    plan_digest=r"[0-9a-f]{12}",
     name=r"[a-z0-9][a-z0-9._-]*",
     source=r"[0-9a-f]{12}",
 

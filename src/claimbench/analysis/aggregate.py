@@ -7,8 +7,9 @@ is missing, or was edited is an error: a table never mixes in a number whose set
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Result, Sample
+from claimbench.schema.round import TWIN, Round
 
 ABOVE_CEILING = 1.05
 """Fraction of a physical limit beyond which the measurement must be wrong; 5 % is left to the limit's own noise."""
@@ -29,7 +31,7 @@ ABOVE_CEILING = 1.05
 SETTINGS = ("backend", "checkpoint", "dtype", "batch", "new_tokens", "device")
 COLUMNS = (
     *("cell", "block", "sample", "outcome", "reason", "flags", "path", *SETTINGS, "prompt_tokens", "tokens_sha256"),
-    *("tokens_match", "first_divergence", "above_ceiling"),
+    *("tokens_match", "first_divergence", "above_ceiling", "round", "pass", "round_s"),
     *METRICS,
 )
 
@@ -39,27 +41,68 @@ TableRow = dict[str, object]
 Read = Callable[[Path], Result]
 
 
-def aggregate(plan: Plan, ceilings: Ceilings, read: Read = result.read) -> pd.DataFrame:
-    """The table of `plan`; its columns are `COLUMNS`, units in the names.
+class Measured(NamedTuple):
+    """A result, with the round that it is of."""
+
+    record: Result
+    path: str
+    turns: Mapping[int, int] = {}
+    """The pass that each sample is of."""
+    round: str | None = None
+    round_s: float | None = None
+
+
+def aggregate(
+    plan: Plan, ceilings: Ceilings, read: Read = result.read, rounds: Mapping[str, Round] | None = None
+) -> pd.DataFrame:
+    """The table of `plan`, with what `rounds`, by the path of their files, say of its cells; its columns are `COLUMNS`.
 
     Raises:
         ResultError: a result is missing, edited, or not the one that the plan asks for at its path.
     """
     _check_all_there(plan)
     found = {
-        id: [_belonging(planned, block, read) for block in range(planned.blocks)] for id, planned in plan.cells.items()
+        id: [Measured(_belonging(planned, block, read), path) for block, path in enumerate(planned.paths())]
+        for id, planned in plan.cells.items()
     }
+    for id, measured in in_rounds(plan, rounds or {}).items():
+        found[id] += measured
     rows: list[TableRow] = []
     for id, planned in plan.cells.items():
-        reference = found[planned.reference][0] if planned.reference else None
-        for record, path in zip(found[id], planned.paths(), strict=True):
-            rows += _rows(id, record, path, reference, ceilings)
+        reference = _reference(found, planned)
+        for number, each in enumerate(found[id]):
+            rows += _rows(id, number, each, reference, ceilings)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence"]
+    numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence", "pass", "round_s"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
     table["above_ceiling"] = table["above_ceiling"].astype(bool)
     table["tokens_match"] = table["tokens_match"].astype("boolean")
     return table
+
+
+def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measured]]:
+    """What rounds say of the plan's cells under their keys, in the order in which they were measured.
+
+    Out of memory beside others is no outcome of a cell that sat alone as well.
+    """
+    found: dict[str, list[Measured]] = {id: [] for id in plan.cells}
+    alone = {one.arms[0].result.cell.id for one in rounds.values() if len(one.arms) == 1}
+    for path, record in sorted(rounds.items()):
+        for arm in record.arms:
+            id = arm.result.cell.id
+            if arm.name == TWIN or id not in found or arm.result.key != plan.cells[id].key:
+                continue
+            if len(record.arms) > 1 and arm.result.outcome == Outcome.OOM and id in alone:
+                continue
+            places = [number for number, samples in arm.by_pass().items() for _ in samples]
+            found[id].append(Measured(arm.result, path, dict(enumerate(places)), path, record.duration_s))
+    return found
+
+
+def _reference(found: Mapping[str, list[Measured]], planned: PlannedCell) -> Result | None:
+    """The first result of the reference that ended well, or its first one."""
+    records = [measured.record for measured in found[planned.reference]] if planned.reference else []
+    return next((record for record in records if record.outcome == Outcome.OK), next(iter(records), None))
 
 
 def promises_tokens(cell: Cell) -> bool:
@@ -135,8 +178,8 @@ def _belonging(planned: PlannedCell, block: int, read: Read) -> Result:
     return found
 
 
-def _rows(id: str, record: Result, path: str, reference: Result | None, ceilings: Ceilings) -> list[TableRow]:
-    cell = record.cell
+def _rows(id: str, number: int, measured: Measured, reference: Result | None, ceilings: Ceilings) -> list[TableRow]:
+    record, path, cell = measured.record, measured.path, measured.record.cell
     settings = {
         "backend": cell.backend,
         "checkpoint": cell.checkpoint.name,
@@ -147,7 +190,9 @@ def _rows(id: str, record: Result, path: str, reference: Result | None, ceilings
     }
     common: TableRow = {
         "cell": id,
-        "block": record.block,
+        "block": number,
+        "round": measured.round,
+        "round_s": measured.round_s,
         "outcome": record.outcome.value,
         "reason": record.reason,
         "flags": "; ".join(record.flags),
@@ -168,8 +213,8 @@ def _rows(id: str, record: Result, path: str, reference: Result | None, ceilings
             doubt = f"an exact technique, yet its tokens differ from the reference's from position {first} on"
             common["flags"] = "; ".join([*record.flags, doubt])
     return [
-        {**common, "sample": number, **_of_sample(record, sample, reference, ceilings)}
-        for number, sample in enumerate(record.samples)
+        {**common, "sample": n, "pass": measured.turns.get(n), **_of_sample(record, sample, reference, ceilings)}
+        for n, sample in enumerate(record.samples)
     ]
 
 

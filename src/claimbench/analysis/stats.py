@@ -81,7 +81,7 @@ def exponent_interval(
     xs = [x for x, _ in curve]
     if to is not None and [x for x, _ in to] != xs:
         raise ValueError(f"the two curves have different points: {xs} and {[x for x, _ in to]}")
-    weights = _slope_weights(xs, groups if groups is not None else [None] * len(xs))
+    weights = slope_weights(xs, groups if groups is not None else [None] * len(xs))
     series = [blocks for _, blocks in curve]
     if to is not None:
         series += [blocks for _, blocks in to]
@@ -89,7 +89,7 @@ def exponent_interval(
     return _log_contrast(series, weights, confidence, resamples, seed, True, _same)
 
 
-def _slope_weights(xs: Sequence[float], groups: Sequence[object]) -> list[float]:
+def slope_weights(xs: Sequence[float], groups: Sequence[object]) -> list[float]:
     """Weights w with slope = sum of w * log(y): least squares with one intercept per group."""
     if any(x <= 0 for x in xs):
         raise ValueError(f"an exponent needs positive values of x, got {list(xs)}")

@@ -20,6 +20,8 @@ and, where they apply:
                                     cell that runs in one. Then every rank calls `load` and makes each call that rank 0
                                     makes; RANK, WORLD_SIZE and LOCAL_RANK are in its environment. `Options.devices` is
                                     the number of ranks
+    TAKES_TURNS: bool               False where its session has processes beside its own, such as a server: it is then
+                                    measured in blocks and not in rounds
     presharded(options) -> int | None   for how many ranks the checkpoint is to be cut ahead of time, or None for whole
     spread(options)                 how its devices share the model, and how many there are, as ("tensor_parallel", 2):
                                     forecasts and ceilings count with it; None: not known

@@ -27,6 +27,7 @@ REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("httpx2", "sglang", "tokenizers", "transformers")
 SEAMS: frozenset[str] = frozenset()
+TAKES_TURNS = False
 ADDRESS_VARIABLE = "CLAIMBENCH_SGLANG_URL"
 PYTHON_VARIABLE = "CLAIMBENCH_SGLANG_PYTHON"
 VARIABLES = (ADDRESS_VARIABLE, PYTHON_VARIABLE)

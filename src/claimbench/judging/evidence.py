@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from claimbench.analysis import comparing, stats
 from claimbench.analysis.aggregate import blocks_in, by_cell
+from claimbench.analysis.paired import Prior
 from claimbench.errors import ConfigError
 from claimbench.judging.expectations import bounds, verdict
 from claimbench.judging.summary import Ending, ending
@@ -33,11 +35,32 @@ class Evidence:
     def blocks(self, cell: str, metric: str) -> list[list[float]]:
         return blocks_in(self.frames[cell], metric)
 
+    def ratio(self, sides: list[Side], metric: str) -> list[Interval]:
+        """Of two sides, or of two ratios of four, at every look."""
+        rows = [self.frames[side.cell] for side in sides]
+        return comparing.ratio(rows, metric, self.prior(sides))
+
+    def exponent(self, curves: list[list[tuple[float, Side]]], metric: str, groups: list[str]) -> list[Interval]:
+        """Of a curve, or of the ratio of two, at every look; points of different `groups` have levels of their own."""
+        slopes = stats.slope_weights([x for x, _ in curves[0]], groups)
+        sides = [side for curve in curves for _, side in curve]
+        weights = [*slopes, *(-weight for weight in slopes)][: len(sides)]
+        rows = [self.frames[side.cell] for side in sides]
+        looks = comparing.contrast(rows, weights, metric, self.prior(sides), lambda value: value)
+        if looks:
+            return looks
+        blocks = [[(x, self.blocks(side.cell, metric)) for x, side in curve] for curve in curves]
+        found = stats.exponent_interval(blocks[0], *blocks[1:], groups=groups)
+        return [found] if found else []
+
+    def prior(self, sides: list[Side]) -> Prior:
+        return comparing.prior_of([self.plan.cells[side.cell].cell for side in sides])
+
     def ending(self, cell: str) -> Ending:
         return ending(self.frames[cell])
 
     def paths(self, cell: str) -> list[str]:
-        return self.plan.cells[cell].paths()
+        return [str(path) for path in self.frames[cell]["path"].unique()]
 
 
 class Side(NamedTuple):
@@ -152,20 +175,22 @@ def by_interval(
     check: Check,
     evidence: Evidence,
     sides: list[Side],
-    found: Interval | None,
+    looks: list[Interval],
     region: Expectation,
     say: Callable[[Interval], str],
 ) -> CheckVerdict:
-    """An interval against a region, with the doubts about the blocks behind it."""
+    """An interval against a region, at the first look that settles it, with the doubts about what lies behind it."""
     basis = basis_of(sides, evidence)
     doubts = doubts_about(sides)
-    if found is None:
+    if not looks:
         named = " and ".join(dict.fromkeys(side.address for side in sides))
         reason = f"there is no round in which {named} gave this metric"
         return verdict_on(
             check, f"Not judged: {reason}.", Verdict.UNDECIDED, reason=joined(reason + ".", doubts), basis=basis
         )
-    result = verdict(found, bounds(region, evidence.tolerance))
+    wanted = bounds(region, evidence.tolerance)
+    found = next((look for look in looks if verdict(look, wanted) != Verdict.UNDECIDED), looks[-1])
+    result = verdict(found, wanted)
     why: str | None = None
     if found.rounds < 2:
         why = f"{found.rounds} block in common: at least 2 are needed for an interval."

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from claimbench.analysis import stats
-from claimbench.analysis.aggregate import blocks_in, by_cell, promises_tokens
+from claimbench.analysis import comparing
+from claimbench.analysis.aggregate import by_cell, promises_tokens
+from claimbench.analysis.paired import RESTLESS
 from claimbench.formatting import quantity
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -86,10 +87,10 @@ def _places(plan: Plan) -> dict[str, list[Place]]:
 
 def _ratio(frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> Interval | None:
     try:
-        found = stats.ratio_interval(blocks_in(frames[of], metric), blocks_in(frames[to], metric))
+        looks = comparing.ratio([frames[of], frames[to]], metric, RESTLESS)
     except ValueError:  # a zero: nothing was counted, so there is nothing to compare
         return None
-    return found if found and found.ends else None
+    return looks[-1] if looks and looks[-1].ends else None
 
 
 def _gain(frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: str) -> Interval | None:

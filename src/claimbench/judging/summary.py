@@ -102,7 +102,7 @@ def _summary(planned: PlannedCell, rows: pd.DataFrame) -> CellSummary:
         ceiling_fraction=value("ceiling_fraction"),
         prefill_ceiling_fraction=value("prefill_ceiling_fraction"),
         above_ceiling=bool(rows["above_ceiling"].any()),
-        results=tuple(planned.paths()),
+        results=tuple(str(path) for path in rows["path"].unique()),
     )
 
 

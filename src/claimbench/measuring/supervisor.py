@@ -29,11 +29,11 @@ def supervise(request: BlockRequest, python: str) -> BlockFacts:
     `python` is the interpreter that runs it.
     """
     with closing(scratch.Scratch(scratch.temporary())) as own:
-        environment = _environment(request.cell, own.folder)
+        environment = environment_of(request.cell, own.folder)
         return _supervise_in(request, [python, "-m", "claimbench.measuring.worker"], environment)
 
 
-def _environment(cell: Cell, temporary: Path) -> dict[str, str]:
+def environment_of(cell: Cell, temporary: Path) -> dict[str, str]:
     """`temporary` is for whatever libraries leave behind: torchrun, for one, a folder of logs for each start."""
     threads = str(cell.protocol.threads or machine.usable_cores())
     return {
@@ -52,7 +52,7 @@ def _environment(cell: Cell, temporary: Path) -> dict[str, str]:
 
 def _supervise_in(request: BlockRequest, command: list[str], environment: dict[str, str]) -> BlockFacts:
     timeout_s = request.cell.protocol.timeout_s
-    oom_kills = _kernel_oom_kills()
+    oom_kills = kernel_oom_kills()
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -87,8 +87,8 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
         end_group(process, GRACE_S)  # compilers among it
     for reader in readers:
         reader.join(timeout=GRACE_S)
-    facts = _facts(messages)
-    facts |= _ending(process.returncode, messages, timed_out, timeout_s, _kernel_oom_kills() - oom_kills)
+    facts = facts_in(messages)
+    facts |= _ending(process.returncode, messages, timed_out, timeout_s, kernel_oom_kills() - oom_kills)
     if facts["outcome"] != Outcome.OK:
         of_its_rank = messages[-1].get("detail") if messages else None
         facts["detail"] = (of_its_rank or "".join(lines))[-4000:] or None
@@ -103,7 +103,7 @@ def _collect_messages(stream: IO[str], messages: list[Message]) -> None:
             return
 
 
-def _facts(messages: list[Message]) -> BlockFacts:
+def facts_in(messages: list[Message]) -> BlockFacts:
     """What the worker said, as fields of a result."""
     facts: BlockFacts = {"warmup": [], "samples": [], "flags": []}
     for message in messages:
@@ -154,7 +154,7 @@ def _ending(status: int | None, messages: list[Message], timed_out: bool, limit_
     return {"outcome": Outcome.ERROR, "reason": f"the worker was {how}, during: {phase}"}
 
 
-def _kernel_oom_kills() -> int:
+def kernel_oom_kills() -> int:
     """Processes that the kernel has killed for memory, in this control group and on this machine."""
     count = 0
     for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):

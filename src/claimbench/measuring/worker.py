@@ -13,11 +13,12 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from claimbench import backends, optimizations
-from claimbench.backends import Session
+from claimbench.backends import Column, Session
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
@@ -30,6 +31,13 @@ from claimbench.schema.result import Fidelity, Sample
 from claimbench.system import machine, memory
 from claimbench.system.machine import CpuTicks
 from claimbench.system.processes import die_with_parent
+
+
+class Generates(Protocol):
+    """A session, or what stands before one."""
+
+    def generate(self) -> Iterator[Column]: ...
+
 
 STEADY = 0.05  # a warm-up generation that is at most this much faster than the one before it
 FOREIGN_CPU = 0.05  # share of the cores that others may take before a block is doubted
@@ -71,7 +79,7 @@ def guarded(work: Callable[[], None], say: Say) -> None:
         say("refused", outcome=Outcome.ERROR, reason=str(error))
     except (MemoryError, RuntimeError, OSError, ValueError) as error:
         traceback.print_exc()
-        out_of_memory = _is_out_of_memory(error)
+        out_of_memory = is_out_of_memory(error)
         say("refused", outcome=Outcome.OOM if out_of_memory else Outcome.ERROR, reason=_one_line(error))
 
 
@@ -79,7 +87,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:500]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """torch raises RuntimeError where its CPU allocator gives up, and a type of its own on a GPU."""
     text = str(error).lower()
     return (
@@ -107,7 +115,7 @@ def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None
         say("loaded", load_ns=record.since_begun(), prompt_tokens=session.prompt_tokens)
         record.memory |= session.memory()
         memory.reset_peak()
-        _warm_up(cell, session, say)
+        warm_up(cell, session, say)
         rows = _timed_samples(cell, session, say, lead)
         elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
         record.memory |= memory.total([memory.peaks(cell.device), elsewhere])
@@ -116,18 +124,23 @@ def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None
             say("memory", memory=memory.total(each["memory"] for each in everyone), ranks=everyone)
         else:
             say("memory", memory=record.memory)
-        gc.freeze()  # nothing is timed from here on, and a collection takes a fifth of a second with torch in memory
-        say("phase", name="proof")
-        say("proof", proof=session.prove())
-        if request.reference and not optimizations.is_exact(cell):
-            checkpoint = request.reference_checkpoint or request.checkpoint or Path()
-            _compare(session, request.reference, checkpoint, rows[0], say)
+        prove(request, session, rows[0], say)
     except BaseException:
         if lead is None:  # the other ranks may be inside a collective call: they are ended, not waited for
             session.close()
         raise
     session.close()
     say("done")
+
+
+def prove(request: BlockRequest, session: Session, tokens: list[int], say: Say) -> None:
+    """Say what ran, and how far it is from the reference, where there is one to compare with; `tokens` are of row 0."""
+    gc.freeze()  # nothing is timed from here on, and a collection takes a fifth of a second with torch in memory
+    say("phase", name="proof")
+    say("proof", proof=session.prove())
+    if request.reference and tokens and not optimizations.is_exact(request.cell):
+        checkpoint = request.reference_checkpoint or request.checkpoint or Path()
+        _compare(session, request.reference, checkpoint, tokens, say)
 
 
 def _compare(session: Session, reference: Cell, checkpoint: Path, tokens: list[int], say: Say) -> None:
@@ -138,11 +151,11 @@ def _compare(session: Session, reference: Cell, checkpoint: Path, tokens: list[i
         say("flag", flag="not compared with the reference model: it does not fit beside this one")
 
 
-def _generate(cell: Cell, session: Session) -> tuple[Sample, list[list[int]]]:
+def _generate(cell: Cell, session: Generates) -> tuple[Sample, list[list[int]]]:
     return time_generation(session.generate(), cell.workload, cell.device)
 
 
-def _warm_up(cell: Cell, session: Session, say: Say) -> None:
+def warm_up(cell: Cell, session: Generates, say: Say) -> None:
     """Generate until a generation is no longer clearly faster than the one before it, within the protocol's bounds."""
     protocol = cell.protocol
     walls: list[int] = []
@@ -169,7 +182,7 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession |
     energy_after = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     if energy_before is not None and energy_after is not None:
         say("energy", energy_mj=energy_after - energy_before)
-    for flag in _doubts(ticks_before, ticks, seconds):
+    for flag in doubts(ticks_before, ticks, seconds):
         say("flag", flag=flag)
     if cell.device == "cuda":
         gpu = machine.telemetry("cuda").get("gpu")
@@ -186,7 +199,7 @@ def _ticks(lead: LeaderSession | None) -> CpuTicks:
     return {**ticks, "own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
 
 
-def _doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
+def doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
     """What others did to this machine meanwhile. The kernel counts in ticks of 10 ms: short times say nothing."""
     if seconds < 0.5:
         return []
@@ -194,12 +207,12 @@ def _doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
     foreign = (after["busy"] - before["busy"]) - (after["own"] - before["own"])
     foreign = max(0.0, foreign) / capacity
     steal = (after["steal"] - before["steal"]) / capacity
-    doubts = []
+    found = []
     if foreign > FOREIGN_CPU:
-        doubts.append(f"other processes took {foreign:.0%} of the cores")
+        found.append(f"other processes took {foreign:.0%} of the cores")
     if steal > STEAL:
-        doubts.append(f"the hypervisor took {steal:.0%} of the cores")
-    return doubts
+        found.append(f"the hypervisor took {steal:.0%} of the cores")
+    return found
 
 
 def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
@@ -211,7 +224,7 @@ def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[
     try:
         other = backends.find(reference.backend).load(reference, checkpoint, None)
     except (MemoryError, RuntimeError) as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return None
         raise
     try:

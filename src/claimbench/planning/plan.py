@@ -14,6 +14,7 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.planning.expand import expand, reference_of
+from claimbench.planning.groups import groups_of
 from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.checks import Check
@@ -68,6 +69,10 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
         }
         planned[name] = PlannedStudy(study=study, rows=rows)
     searches, planned = _with_frontiers(planned, cells.by_id)
+    in_rounds = {name: each for name, each in planned.items() if _budget_minutes(params, studies[name])}
+    groups = groups_of(in_rounds, cells.by_id)
+    for id in {id for group in groups for id in group.cells}:
+        cells.by_id[id] = cells.by_id[id].model_copy(update={"blocks": 0})
     plan = Plan(
         device=device,
         machine=machine,
@@ -75,9 +80,18 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
         cells=_link_batches(cells.by_id),
         studies=planned,
         frontiers=searches,
+        groups=groups,
+        budget_minutes=sum(_budget_minutes(params, studies[name]) for name in in_rounds) if groups else 0.0,
     )
     _check_claims(plan)
     return plan
+
+
+def _budget_minutes(params: Params, study: Study) -> float:
+    """For the study's rounds; 0 where it is measured in blocks. What params.yaml sets is for all studies together."""
+    if params.measure.budget_minutes:
+        return params.measure.budget_minutes / len(params.studies)
+    return study.measure.budget_minutes or 0.0
 
 
 def _rows(study: Study, name: str, params: Params, device: Device, path: str, cells: PlannedCells) -> dict[str, Row]:

@@ -21,7 +21,12 @@ from claimbench.schema.cell import Cell
 from claimbench.schema.json_file import digest
 from claimbench.schema.result import Key
 
-EXECUTED = ("claimbench.measuring.measure", "claimbench.measuring.worker", "claimbench.measuring.rank_process")
+EXECUTED = (
+    "claimbench.measuring.measure",
+    "claimbench.measuring.worker",
+    "claimbench.measuring.rank_process",
+    "claimbench.measuring.round_process",
+)
 """Modules that every cell executes, whatever its backend."""
 
 

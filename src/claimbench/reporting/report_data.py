@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
-from claimbench.analysis import aggregate, stats
+from claimbench.analysis import aggregate, comparing
 from claimbench.formatting import interval, number, percent
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.interval import Interval
@@ -45,7 +44,7 @@ class ReportData:
         self.verdicts = verdicts
         self.ceilings = ceilings
         self.cells = verdicts.cells
-        self._blocks = cache(lambda cell, metric: aggregate.blocks_of(table, cell, metric))
+        self._frames = aggregate.by_cell(table)
 
     def summary(self, row: Row) -> CellSummary | None:
         return self.cells.get(row.cell) if row.cell else None
@@ -73,12 +72,17 @@ class ReportData:
             return None
         if row.cell == base.cell:
             return Interval(1.0)
-        of, to = self._blocks(row.cell, metric), self._blocks(base.cell, metric)
-        if METRICS[metric].better == "lower":
-            of, to = to, of
-        if any(value <= 0 for blocks in (of, to) for block in blocks for value in block):
+        sides = (
+            [str(base.cell), str(row.cell)] if METRICS[metric].better == "lower" else [str(row.cell), str(base.cell)]
+        )
+        prior = comparing.prior_of([self.plan.cells[side].cell for side in sides])
+        try:
+            looks = comparing.ratio(
+                [self._frames[side] for side in sides], metric, prior, self.plan.params.measure.seed
+            )
+        except ValueError:
             return None
-        return stats.ratio_interval(of, to, seed=self.plan.params.measure.seed)
+        return looks[-1] if looks else None
 
     def ceiling(self, row: Row, metric: str) -> float | None:
         """The machine's limit for `metric` of this cell, in the metric's own unit; None where it has none."""

@@ -26,7 +26,10 @@ class CheckpointParams(Frozen):
 
 
 class Measure(Frozen):
-    blocks: StrictInt = Field(default=3, ge=1, description="fresh processes per cell; what intervals are computed over")
+    budget_minutes: StrictFloat | None = Field(
+        default=None, gt=0, description="for rounds in turn; absent: the studies' own, and without any, blocks"
+    )
+    blocks: StrictInt = Field(default=3, ge=1, description="fresh processes per cell that cannot take turns")
     samples: StrictInt = Field(default=3, ge=1, description="timed generations per block")
     warmup_min: StrictInt = Field(default=1, ge=1, description="the first call is always one")
     warmup_max: StrictInt = Field(default=3, ge=1)

@@ -22,6 +22,7 @@ class PlannedCell(Frozen):
     cell: Cell
     key: Key
     blocks: int
+    """0 where it is measured in rounds."""
     reference: str | None = None
     """Id of the cell whose tokens this one is compared with; its own id for a reference."""
     smaller: str | None = None
@@ -60,6 +61,16 @@ class PlannedFrontier(Frozen):
     path: str
 
 
+class PlannedGroup(Frozen):
+    """Cells that take turns in rounds."""
+
+    title: str
+    cells: tuple[str, ...]
+    """Ids."""
+    base: str
+    """Id of the cell that sits twice, so that each round shows what no difference looks like."""
+
+
 class PlannedStudy(Frozen):
     study: Study
     rows: dict[str, dict[str, Row]]
@@ -73,6 +84,10 @@ class Plan(Frozen):
     cells: dict[str, PlannedCell]
     studies: dict[str, PlannedStudy]
     frontiers: dict[str, PlannedFrontier] = {}
+    groups: tuple[PlannedGroup, ...] = ()
+    """What is measured in rounds; its cells have no blocks. Empty where no budget is set."""
+    budget_minutes: float = 0.0
+    """For all rounds."""
 
     def row(self, study: str, address: str) -> Row:
         """The row at `experiment/label[@...]` of `study`.

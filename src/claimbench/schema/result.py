@@ -6,16 +6,15 @@ asked for them. It is sealed with a hash of its own content, so that an edited f
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from claimbench.errors import ResultError
+from claimbench.schema import sealed
 from claimbench.schema.cell import Cell, Frozen
-from claimbench.schema.json_file import digest, write_json
+from claimbench.schema.json_file import digest
 from claimbench.schema.machine import KEEPS_OTHERS, MachineIdentity, Telemetry
 from claimbench.schema.outcome import Outcome
 
@@ -96,12 +95,9 @@ class Result(Frozen):
     proof: dict[str, object] = Field(default={}, description="what was seen to run")
     fidelity: Fidelity | None = None
 
-    def seal(self) -> str:
-        return digest(self.model_dump(mode="json"), length=64)
-
 
 def write(path: Path, result: Result) -> None:
-    write_json(path, {"seal": result.seal(), "result": result.model_dump(mode="json")})
+    sealed.write(path, "result", result)
 
 
 def read(path: Path) -> Result:
@@ -110,16 +106,4 @@ def read(path: Path) -> Result:
     Raises:
         ResultError: the file is missing, cut short, edited by hand, or of another schema.
     """
-    advice = f"Delete it and run again to measure that block anew: {path}"
-    try:
-        envelope = json.loads(path.read_text(encoding="utf-8"))
-        result = Result.model_validate(envelope["result"])
-        seal, content = envelope["seal"], digest(envelope["result"], length=64)
-    except OSError as error:
-        raise ResultError(f"cannot read result {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise ResultError(f"not a result of this version of Claimbench ({first}). {advice}") from error
-    if seal != content:
-        raise ResultError(f"a result was edited after it was measured: its seal does not match its content. {advice}")
-    return result
+    return sealed.read(path, "result", Result, "Delete it and run again to measure that block anew")

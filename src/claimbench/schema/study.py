@@ -127,6 +127,7 @@ class Planned(Frozen):
 
 
 class MeasureOverrides(Frozen):
+    budget_minutes: StrictFloat | None = Field(default=None, gt=0, description="for rounds in turn; absent: blocks")
     blocks: StrictInt | None = Field(default=None, ge=1)
     samples: StrictInt | None = Field(default=None, ge=1)
     warmup_min: StrictInt | None = Field(default=None, ge=1)

@@ -120,6 +120,18 @@ class Workflow:
         return [path for planned in self.plan.cells.values() for path in planned.paths()]
 
     @property
+    def decided(self) -> list[str]:
+        """The summary of the rounds: a list of one path, or of none where nothing is measured in rounds."""
+        return [str(RESULTS / "decided" / f"{self.digest[:12]}.json")] if self.plan.groups else []
+
+    @property
+    def in_rounds(self) -> list[str]:
+        """Manifests of what the cells load that are measured in rounds."""
+        ids = dict.fromkeys(id for group in self.plan.groups for id in group.cells)
+        needed = [self.needs(id, 0) for id in ids]
+        return sorted({each[name] for each in needed for name in ("checkpoint", "draft") if name in each})
+
+    @property
     def frontiers(self) -> list[str]:
         return [search.path for search in self.plan.frontiers.values()]
 
@@ -177,7 +189,7 @@ class Workflow:
         if block == 0 and not planned.exact and planned.cell.checkpoint.tensor_parallel and planned.reference:
             whole = self.cell(planned.reference).cell.checkpoint
             needed["reference_checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, whole) / "manifest.json")
-        if planned.smaller:
+        if planned.smaller and self.cell(planned.smaller).paths():
             paths = self.cell(planned.smaller).paths()
             needed["smaller"] = paths[min(block, len(paths) - 1)]
         if self.environment(id) != "core":

@@ -23,13 +23,14 @@ def judge(check: AbsoluteCheck, study: str, evidence: Evidence) -> CheckVerdict:
         return verdict_on(check, sentence, Verdict.NOT_RUNNABLE, reason=elsewhere_reason)
     side = side_at(study, check.of, evidence)
     found = stats.interval(evidence.blocks(side.cell, check.metric))
+    looks = [found] if found else []
     unit = unit_of(check.metric)
 
     def say(interval: Interval) -> str:
         amount = f"{quantity(interval.estimate, unit)} ({range_text(interval, unit)})"
         return f"{side.title}: {METRICS[check.metric].title} {amount}; published {quantity(check.published, unit)}."
 
-    return by_interval(check, evidence, [side], found, _region(check), say)
+    return by_interval(check, evidence, [side], looks, _region(check), say)
 
 
 def expected(check: AbsoluteCheck, tolerance: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from claimbench.analysis import stats
 from claimbench.formatting import quantity, range_text
 from claimbench.judging.evidence import Evidence, Side, basis_of, by_interval, sides_of, verdict_on
 from claimbench.judging.expectations import bounds_text, direction
@@ -23,9 +22,8 @@ def compared(
         return verdict_on(
             check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, basis=basis_of(sides, evidence)
         )
-    series = [evidence.blocks(side.cell, check.metric) for side in sides]
     try:
-        found = stats.ratio_interval(*series) if len(series) == 2 else stats.gain_interval(*series)
+        found = evidence.ratio(sides, check.metric)
     except ValueError:
         reason = f"a block has zero {METRICS[check.metric].title}, and a ratio with zero means nothing."
         return verdict_on(

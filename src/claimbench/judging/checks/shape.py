@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from claimbench.analysis import stats
 from claimbench.formatting import power
 from claimbench.judging.evidence import (
     Evidence,
@@ -37,10 +36,10 @@ def judge(check: ShapeCheck, study: str, evidence: Evidence) -> CheckVerdict:
         raise Missing(
             f"a curve needs at least two points, and {len(kept)} gave numbers; {'; '.join(missing)}".rstrip("; ")
         )
-    curves = [[(x, evidence.blocks(sides[k].cell, check.metric)) for x, _, sides in kept] for k in range(len(pairs))]
+    curves = [[(x, sides[k]) for x, _, sides in kept] for k in range(len(pairs))]
     sides = [side for _, _, pair in kept for side in pair]
     try:
-        found = stats.exponent_interval(curves[0], *curves[1:], groups=[others for _, others, _ in kept])
+        found = evidence.exponent(curves, check.metric, [others for _, others, _ in kept])
     except ValueError as error:
         return verdict_on(
             check, f"Not judged: {error}.", Verdict.UNDECIDED, reason=f"{error}.", basis=basis_of(sides, evidence)

@@ -29,7 +29,7 @@ def judge(check: ValueCheck, study: str, evidence: Evidence) -> CheckVerdict:
             f" of {metric.title}{spread}." if metric.unit else f"{spread}."
         )
 
-    judged = by_interval(check, evidence, [side], found, check.expect, say)
+    judged = by_interval(check, evidence, [side], [found] if found else [], check.expect, say)
     return judged.model_copy(update={"blocks": side.end.blocks_ok})
 
 

@@ -1,0 +1,119 @@
+"""One arm of a round: a process that loads a cell and generates when it is its turn, and at no other time.
+
+It is forked from a process that has imported the libraries and nothing else (see round_process.py), answers one call
+at a time over its line, and waits without computing in between. What its libraries print goes to a file.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from claimbench import backends
+from claimbench.backends import Column, Session
+from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.clock import time_generation
+from claimbench.measuring.messages import Say
+from claimbench.measuring.rank_protocol import Record, receive, send
+from claimbench.measuring.worker import guarded, prove, warm_up
+from claimbench.schema.cell import Device, Frozen
+from claimbench.schema.result import Key
+from claimbench.system import memory
+from claimbench.system.processes import die_with_parent
+
+
+class ArmRequest(Frozen):
+    name: str
+    block: BlockRequest
+    key: Key
+    proves: bool = True
+    """Whether it is to prove what ran, and to compare itself with the reference, once all turns are over."""
+    slowdown: float = 0.0
+    """Injected after each step, as a share of its time: what a comparison must find."""
+
+
+class Slowed:
+    """A session whose every step takes longer by a share of its time, spent in computing, as a slower kernel would."""
+
+    def __init__(self, session: Session, share: float, device: Device) -> None:
+        self.session, self.share, self.device = session, share, device
+
+    def generate(self) -> Iterator[Column]:
+        begun = time.perf_counter_ns()
+        for column in self.session.generate():
+            if self.device == "cuda":
+                import torch
+
+                torch.cuda.synchronize()
+            now = time.perf_counter_ns()
+            until = now + int((now - begun) * self.share)
+            while time.perf_counter_ns() < until:
+                pass
+            yield column
+            begun = time.perf_counter_ns()
+
+
+def serve(line: Connection, request_json: str, log: str) -> None:
+    """The whole life of an arm. It ends with its line, and with the process that holds the other end."""
+    die_with_parent()
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    request = ArmRequest.model_validate_json(request_json)
+
+    def say(event: str, **content: object) -> None:
+        send(line, {"event": event, **content})
+
+    def work() -> None:
+        limit = request.block.cell.protocol.memory_limit
+        if limit:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        _answer(line, request, say)
+
+    guarded(work, say)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
+    cell = request.block.cell
+    backends.import_libraries(cell.backend)
+    record = Record()
+    session = backends.find(cell.backend).load(cell, request.block.checkpoint or Path(), request.block.draft)
+    try:
+        record.note_loaded()
+        record.memory |= session.memory()
+        timed = Slowed(session, request.slowdown, cell.device) if request.slowdown else session
+        say("loaded", load_ns=record.load_ns, prompt_tokens=session.prompt_tokens)
+        say("ready")
+        rows: list[list[int]] = []
+        while True:
+            message = receive(line)
+            if message["call"] == "warm up":
+                memory.reset_peak()
+                warm_up(cell, timed, say)
+                gc.collect()
+                gc.freeze()  # a collection in the middle of a turn would go over what only loading made
+            elif message["call"] == "turn":
+                for _ in range(message["generations"]):
+                    sample, rows = time_generation(timed.generate(), cell.workload, cell.device)
+                    say("sample", sample=sample.model_dump(mode="json"))
+            else:
+                break
+            say("ready")
+        elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
+        say("memory", memory=record.memory | memory.total([memory.peaks(cell.device), elsewhere]))
+        if rows:
+            say("tokens", tokens=rows[0])
+        if request.proves:
+            prove(request.block, session, rows[0] if rows else [], say)
+    finally:
+        session.close()
+    say("done")

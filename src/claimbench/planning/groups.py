@@ -1,0 +1,100 @@
+"""Which cells sit together in rounds: those of one experiment, and those that one claim compares across experiments.
+
+A cell takes turns where its process waits without computing. Ranks, servers and environments of their own are measured
+in blocks, as is what must be alone, such as a load from a cold page cache.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from claimbench import backends
+from claimbench.planning.forecast import peak_bytes
+from claimbench.schema.cell import Cell
+from claimbench.schema.checks import GainCheck, RatioCheck, ShapeCheck
+from claimbench.schema.plan import PlannedCell, PlannedGroup, PlannedStudy
+
+MEMORY_SHARE = 0.7
+"""Of the memory that is there, which the arms of a round may take together by their forecasts."""
+
+
+def takes_turns(cell: Cell) -> bool:
+    backend = backends.find(cell.backend)
+    launch = getattr(backend, "launch", None)
+    is_alone = (
+        backend.ENVIRONMENT != "core" or not getattr(backend, "TAKES_TURNS", True) or bool(launch and launch(cell))
+    )
+    return not is_alone and cell.protocol.page_cache == "as_it_is" and cell.protocol.memory_limit is None
+
+
+def groups_of(studies: Mapping[str, PlannedStudy], cells: Mapping[str, PlannedCell]) -> tuple[PlannedGroup, ...]:
+    """A group for each experiment with two cells or more that take turns, and for each claim beyond experiments."""
+    groups: list[PlannedGroup] = []
+    for study, planned in studies.items():
+        compared = list(comparisons(planned))
+        for experiment, rows in planned.rows.items():
+            ids = list(dict.fromkeys(row.cell for row in rows.values() if row.cell))
+            members = tuple(id for id in ids if takes_turns(cells[id].cell))
+            if len(members) > 1:
+                base = _base(members, compared)
+                groups.append(PlannedGroup(title=f"{study}: {experiment}", cells=members, base=base))
+        for sides in compared:
+            members = tuple(dict.fromkeys(id for id in sides if id in cells and takes_turns(cells[id].cell)))
+            if len(members) == len(set(sides)) > 1 and not any(set(members) <= set(group.cells) for group in groups):
+                groups.append(PlannedGroup(title=f"{study}: across experiments", cells=members, base=members[-1]))
+    return tuple(groups)
+
+
+def comparisons(planned: PlannedStudy) -> Iterator[tuple[str, ...]]:
+    """The cells that each check of a claim compares by a ratio; the last is what it is compared with."""
+    for claim in planned.study.claims:
+        for check in claim.checks:
+            if isinstance(check, RatioCheck | GainCheck):
+                named = [getattr(check, side, None) for side in ("of", "to", "than_of", "than_to")]
+                found = [_cell_at(planned, address) for address in named if address]
+                if all(found):
+                    yield tuple(id for id in found if id)
+            elif isinstance(check, ShapeCheck):
+                yield from _curves(planned, check)
+
+
+def _cell_at(planned: PlannedStudy, address: str) -> str | None:
+    experiment, _, rest = address.partition("/")
+    return planned.rows[experiment][rest].cell
+
+
+def _curves(planned: PlannedStudy, check: ShapeCheck) -> Iterator[tuple[str, ...]]:
+    found: list[str] = []
+    for address in filter(None, (check.of, check.to)):
+        experiment, _, label = address.partition("/")
+        found += [row.cell for row in planned.rows[experiment].values() if row.label == label and row.cell]
+    if len(set(found)) > 1:
+        yield tuple(found)
+
+
+def _base(members: Sequence[str], compared: Sequence[tuple[str, ...]]) -> str:
+    """What most claims compare with, or the first cell."""
+    counts = Counter(sides[-1] for sides in compared if sides[-1] in members)
+    return counts.most_common(1)[0][0] if counts else members[0]
+
+
+def that_fit(members: Sequence[str], base: str, cells: Mapping[str, PlannedCell], memory: float) -> list[list[str]]:
+    """`members` in parts that fit in memory with the base, which is in each, and once more as its twin.
+
+    A part has two cells at least, whatever they take: what does not fit then ends out of memory, and is tried alone.
+    `memory` 0 is not known, and taken for enough.
+    """
+    limit = MEMORY_SHARE * (memory or float("inf")) - 2 * peak_bytes(cells[base].cell)
+    parts: list[list[str]] = []
+    left = limit
+    for id in members:
+        if id == base:
+            continue
+        size = peak_bytes(cells[id].cell)
+        if not parts or size > left:
+            parts.append([base])
+            left = limit
+        parts[-1].append(id)
+        left -= size
+    return parts

@@ -1,0 +1,117 @@
+"""The record of one round, and the only reader and writer of it.
+
+A round is what is measured together: its arms, each a cell in a process of its own, are loaded one after the other and
+generate in turn. Its file is sealed like a result, and says nothing that was not observed in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from claimbench.errors import ResultError
+from claimbench.schema import sealed
+from claimbench.schema.cell import Frozen
+from claimbench.schema.result import Result, Sample
+
+TWIN = "twin"
+"""The name of the arm that is the base once more."""
+
+
+class Turn(Frozen):
+    """One arm's part of one pass; what it generated is in its result's samples, in this order."""
+
+    number: int = Field(ge=0, description="of the pass, from 0")
+    place: int = Field(ge=0, description="in the order of this pass, from 0")
+    begun_ns: int = Field(ge=0, description="since the round began, host clock")
+    samples: int = Field(ge=1, description="generations")
+    others_cpu_s: float = Field(
+        default=0.0, description="CPU time that the other arms took meanwhile: they are to be idle"
+    )
+
+
+class Arm(Frozen):
+    """A cell as one round had it."""
+
+    name: str
+    slowdown: float = Field(default=0.0, ge=0, description="injected after each step, as a share of its time")
+    result: Result
+    turns: tuple[Turn, ...] = ()
+
+    def by_pass(self) -> dict[int, tuple[Sample, ...]]:
+        """What it generated at each pass."""
+        found, begun = {}, 0
+        for turn in self.turns:
+            found[turn.number] = self.result.samples[begun : begun + turn.samples]
+            begun += turn.samples
+        return found
+
+
+class Round(Frozen):
+    schema_version: Literal[1] = 1
+    started_at: str = Field(description="UTC, ISO 8601")
+    duration_s: float = Field(ge=0, description="the whole round, from the start of its process to its end")
+    number: int = Field(default=0, ge=0, description="of its group, from 0")
+    group: str = Field(default="", description="what was to be compared, for a person")
+    seed: int = Field(description="of the orders")
+    passes: int = Field(ge=1, description="fixed before the round began")
+    arms: tuple[Arm, ...]
+    flags: tuple[str, ...] = Field(default=(), description="doubts about validity")
+
+    @property
+    def timed_s(self) -> float:
+        """Seconds inside timed generations."""
+        return sum(one.wall_ns for arm in self.arms for one in arm.result.samples) / 1e9
+
+
+def write(path: Path, record: Round) -> None:
+    sealed.write(path, "round", record)
+
+
+def read(path: Path) -> Round:
+    """The round at `path`.
+
+    Raises:
+        ResultError: the file is missing, cut short, edited by hand, or of another schema.
+    """
+    return sealed.read(path, "round", Round, "Delete it: the next run measures another round")
+
+
+class Rounds(Frozen):
+    """What a study's rounds came to: the files, and the time that they took."""
+
+    schema_version: Literal[1] = 1
+    budget_minutes: float
+    seals: dict[str, str]
+    """Of each round, by the path of its file."""
+    seconds: float
+    timed_seconds: float
+    """Inside timed generations."""
+
+
+def write_all(path: Path, budget_minutes: float, rounds: Mapping[str, Round]) -> None:
+    summary = Rounds(
+        budget_minutes=budget_minutes,
+        seals={name: sealed.seal_of(record.model_dump(mode="json")) for name, record in rounds.items()},
+        seconds=round(sum(record.duration_s for record in rounds.values()), 3),
+        timed_seconds=round(sum(record.timed_s for record in rounds.values()), 3),
+    )
+    sealed.write(path, "rounds", summary)
+
+
+def read_all(path: Path) -> dict[str, Round]:
+    """Every round that the summary at `path` lists, by its path.
+
+    Raises:
+        ResultError: one is missing, or is not the one that the summary was made from.
+    """
+    advice = "Delete it and run again: the rounds that are there are kept"
+    summary = sealed.read(path, "rounds", Rounds, advice)
+    found = {name: read(Path(name)) for name in summary.seals}
+    for name, record in found.items():
+        if sealed.seal_of(record.model_dump(mode="json")) != summary.seals[name]:
+            raise ResultError(f"{name} is not the round that {path} lists. {advice}: {path}")
+    return found

@@ -1,0 +1,184 @@
+"""Whatever happens to an arm or to a round, the others go on, each arm ends in one outcome, and no process is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from claimbench.errors import ClaimbenchError, ResultError
+from claimbench.measuring import round_process, selftest
+from claimbench.measuring.arm import ArmRequest
+from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.round_process import RoundRequest
+from claimbench.measuring.rounds import measure_round
+from claimbench.planning.result_key import key_of
+from claimbench.schema import round as round_file
+from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
+
+
+def arm(name: str, slowdown: float = 0.0, protocol: dict[str, Any] | None = None, **options: Any) -> ArmRequest:
+    cell = Cell(
+        checkpoint=Checkpoint(name="tiny", source="random://tiny-llama?seed=0", architecture="tiny-llama"),
+        backend="null_model",
+        options={"step_ms": 2, **options},
+        workload=Workload(prompt="Hello", new_tokens=4),
+        device="cpu",
+        protocol=Protocol(**{"samples": 1, "warmup_max": 1, "timeout_s": 60, **(protocol or {})}),
+    )
+    return ArmRequest(name=name, block=BlockRequest(cell=cell), key=key_of(cell, "m"), slowdown=slowdown)
+
+
+def request(*arms: ArmRequest, passes: int = 3) -> RoundRequest:
+    return RoundRequest(arms=arms, passes=passes, seed=0)
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    monkeypatch.setenv("CLAIMBENCH_TEST", str(tmp_path))
+    return str(tmp_path)
+
+
+def left_of(mark: str) -> list[list[str]]:
+    """Command lines of what still lives of all that was started while CLAIMBENCH_TEST held `mark`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("CLAIMBENCH_TEST") == mark:
+                found.append(process.info["cmdline"])
+    return found
+
+
+def test_arms_that_fail_end_in_their_outcome_and_the_others_take_all_their_turns(tmp_path: Path, mark: str) -> None:
+    fails = {
+        "oom": ("oom", "asked to run out of memory"),
+        "allocate": ("oom", "MemoryError"),
+        "kill": ("error", "killed by SIGKILL, during: first call"),
+        "short": ("wrong", "exactly 4 new tokens"),
+        "unavailable": ("unavailable", "asked to be unavailable"),
+        "error": ("error", "RuntimeError: asked to fail"),
+    }
+    hung = arm("hang", fails="hang", protocol={"timeout_s": 2})
+    failing = [arm(name, fails=name) for name in fails]
+    record = measure_round(request(arm("base"), arm("twin"), hung, *failing), tmp_path / "round.json")
+    found = {one.name: one.result for one in record.arms}
+    assert {one.name: len(one.turns) for one in record.arms if one.result.outcome == "ok"} == {"base": 3, "twin": 3}
+    for name, (outcome, reason) in fails.items():
+        assert found[name].outcome == outcome
+        assert reason in str(found[name].reason)
+    assert (found["hang"].outcome, found["hang"].reason) == ("timeout", "over 2 s of its own, during: first call")
+    assert round_file.read(tmp_path / "round.json") == record
+    assert left_of(mark) == []
+
+
+def test_an_arm_that_dies_in_its_turn_leaves_the_turns_before_it(tmp_path: Path, mark: str) -> None:
+    record = measure_round(request(arm("base"), arm("strays", strays_call=3)), tmp_path / "round.json")
+    found = {one.name: one.result for one in record.arms}
+    assert found["base"].outcome == "ok"
+    assert found["strays"].outcome == "wrong"
+    assert "differ in their tokens" in str(found["strays"].reason)
+    assert left_of(mark) == []
+
+
+def test_the_time_of_the_others_does_not_count_against_an_arm(tmp_path: Path) -> None:
+    slow = arm("slow", step_ms=400)
+    record = measure_round(request(slow, arm("fast", protocol={"timeout_s": 4}), passes=3), tmp_path / "round.json")
+    assert [one.result.outcome for one in record.arms] == ["ok", "ok"]
+    assert record.duration_s > 4
+
+
+def test_a_slowdown_makes_a_generation_longer_by_its_share(tmp_path: Path) -> None:
+    arms = [arm("base", step_ms=20), arm("slower", 0.5, step_ms=20)]
+    record = measure_round(request(*arms, passes=4), tmp_path / "round.json")
+    (_, found), *_ = selftest.paired_rounds([record], "slower", "base")
+    assert sorted(found.logs)[1] == pytest.approx(0.405, abs=0.05)  # log 1.5
+
+
+def test_fast_cells_generate_several_times_when_it_is_their_turn(tmp_path: Path) -> None:
+    record = measure_round(request(arm("fast", step_ms=1), arm("slow", step_ms=100)), tmp_path / "round.json")
+    fast, slow = record.arms
+    assert {turn.samples for turn in fast.turns} == {round_process.MOST_GENERATIONS}
+    assert {turn.samples for turn in slow.turns} == {1}
+
+
+def test_every_turn_lies_in_the_order_that_was_drawn(tmp_path: Path) -> None:
+    record = measure_round(request(arm("a"), arm("b"), arm("c"), passes=6), tmp_path / "round.json")
+    turns = sorted(
+        (turn.begun_ns, turn.number, turn.place, place) for place, one in enumerate(record.arms) for turn in one.turns
+    )
+    assert [(number, place) for _, number, place, _ in turns] == [(n, p) for n in range(6) for p in range(3)]
+    drawn = [which for order in round_process.orders(3, 6, 0) for which in order]
+    assert [which for *_, which in turns] == drawn
+
+
+@pytest.mark.parametrize("arms", [2, 3, 4, 7, 10])
+def test_over_the_design_every_arm_follows_every_other_equally_often(arms: int) -> None:
+    rows = arms if arms % 2 == 0 else 2 * arms
+    drawn = round_process.orders(arms, rows, seed=1)
+    pairs = [(first, second) for order in drawn for first, second in pairwise(order)]
+    assert len(set(pairs)) == arms * (arms - 1)
+    assert {pairs.count(pair) for pair in pairs} == {rows // arms}
+    for place in range(arms):
+        assert sorted(order[place] for order in drawn) == sorted(list(range(arms)) * (rows // arms))
+
+
+def test_a_killed_round_leaves_no_process_and_no_file(tmp_path: Path, mark: str) -> None:
+    asked = request(arm("base", step_ms=300), arm("twin", step_ms=300), passes=50)
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from claimbench.measuring.rounds import measure_round\n"
+        "from claimbench.measuring.round_process import RoundRequest\n"
+        "measure_round(RoundRequest.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    output = tmp_path / "round.json"
+    holder = subprocess.Popen([sys.executable, "-c", program, asked.model_dump_json(), str(output)])
+    wait_until(lambda: len(left_of(mark)) >= 4)
+    time.sleep(1)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    wait_until(lambda: left_of(mark) == [])
+    assert not output.exists()
+
+
+def test_a_round_process_that_dies_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str) -> None:
+    with pytest.raises(ClaimbenchError, match="ended with status"):
+        measure_round(request(arm("base")), tmp_path / "round.json", python="/bin/false")
+    assert not (tmp_path / "round.json").exists()
+
+
+def test_a_folder_for_temporary_files_with_a_long_name_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes about a hundred bytes of a socket's path."""
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    record = measure_round(request(arm("base")), tmp_path / "round.json")
+    assert record.arms[0].result.outcome == "ok"
+    assert list(long.iterdir()) == [] or not any("pymp" in one.name for one in long.iterdir())
+
+
+def test_an_edited_round_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "round.json"
+    measure_round(request(arm("base")), path)
+    path.write_text(path.read_text().replace('"passes":3', '"passes":4'))
+    with pytest.raises(ResultError, match="a round was edited after it was measured"):
+        round_file.read(path)
+
+
+def wait_until(holds: Any, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)

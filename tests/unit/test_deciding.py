@@ -1,0 +1,286 @@
+"""Rounds: who sits together, what is measured next, and what the rounds say in the table and in verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from claimbench.analysis import aggregate, comparing
+from claimbench.deciding import decide
+from claimbench.errors import ResultError
+from claimbench.judging.judge import judge
+from claimbench.measuring.round_process import RoundRequest
+from claimbench.planning import groups
+from claimbench.schema import round as round_file
+from claimbench.schema.ceilings import Ceilings
+from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.result import Result
+from claimbench.schema.round import TWIN, Arm, Round, Turn
+
+STUDY = """
+experiments:
+  speed:
+    question: How fast?
+    cells:
+      plain: {}
+      half: {options: {step_ms: 20}}
+      near: {options: {step_ms: 10.1}}
+  other:
+    question: What else?
+    cells:
+      one: {options: {step_ms: 30}}
+      two: {options: {step_ms: 31}}
+claims:
+  - id: X1
+    kind: ratio
+    statement: Half is slower
+    checks: [{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: below}]
+  - id: X2
+    kind: ratio
+    statement: Near is the same
+    checks: [{kind: ratio, metric: decode_tok_s, of: speed/near, to: speed/plain, expect: same}]
+  - id: X3
+    kind: ratio
+    statement: Across
+    checks: [{kind: ratio, metric: decode_tok_s, of: other/one, to: speed/plain, expect: below}]
+"""
+BUDGET = {"measure": {"budget_minutes": 10, "samples": 3}}
+
+
+def cell_id(plan: Plan, address: str) -> str:
+    return str(plan.row("study", address).cell)
+
+
+class Machine:
+    """Stands in for the processes of a round: results as the null backend would have given them, in no time."""
+
+    def __init__(self, made: Callable[..., Result], seconds: float = 60, noise: float = 0.04) -> None:
+        self.made, self.seconds, self.noise = made, seconds, noise
+        self.asked: list[RoundRequest] = []
+        self.now = 0.0
+        self.fails: dict[str, str] = {}
+
+    def measure_round(self, request: RoundRequest, output: Path) -> Round:
+        self.asked.append(request)
+        self.now += self.seconds
+        arms = []
+        for arm in request.arms:
+            planned = PlannedCell(cell=arm.block.cell, key=arm.key, blocks=0)
+            outcome = self.fails.get(arm.name)
+            if outcome:
+                result = Result(
+                    cell=arm.block.cell,
+                    block=0,
+                    key=arm.key,
+                    outcome=outcome,
+                    reason="so",
+                    started_at="t",
+                    duration_s=1,
+                )
+                arms.append(Arm(name=arm.name, result=result))
+                continue
+            proof = {"seen": True} if arm.proves else {}
+            samples = [
+                self.made(planned, number + 100 * len(self.asked), self.noise, proof=proof)
+                for number in range(request.passes)
+            ]
+            result = samples[0].model_copy(update={"samples": tuple(one.samples[0] for one in samples)})
+            turns = tuple(Turn(number=number, place=0, begun_ns=0, samples=1) for number in range(request.passes))
+            arms.append(Arm(name=arm.name, result=result, turns=turns))
+        record = Round(
+            started_at="t", duration_s=self.seconds, seed=request.seed, passes=request.passes, arms=tuple(arms)
+        )
+        round_file.write(output, record)
+        return record
+
+
+@pytest.fixture
+def machine(made: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(made)
+    monkeypatch.setattr(decide, "measure_round", machine.measure_round)
+    monkeypatch.setattr(decide.time, "monotonic", lambda: machine.now)
+    return machine
+
+
+def decided(plan: Plan, folder: Path) -> tuple[decide.Decider, list[str]]:
+    said: list[str] = []
+    folder.mkdir(exist_ok=True)
+    decider = decide.Decider(plan, folder, said.append)
+    decider.run()
+    return decider, said
+
+
+def test_cells_of_an_experiment_sit_together_and_claims_across_experiments_get_a_group(lab: Any) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    titles = {group.title: group for group in plan.groups}
+    assert list(titles) == ["study: speed", "study: other", "study: across experiments"]
+    assert titles["study: speed"].base == cell_id(plan, "speed/plain")
+    assert set(titles["study: across experiments"].cells) == {cell_id(plan, "other/one"), cell_id(plan, "speed/plain")}
+    assert all(plan.cells[id].paths() == [] for group in plan.groups for id in group.cells)
+    assert plan.budget_minutes == 10
+
+
+def test_without_a_budget_everything_is_measured_in_blocks(lab: Any) -> None:
+    plan = lab.plan(STUDY)
+    assert plan.groups == ()
+    assert all(planned.blocks for planned in plan.cells.values())
+
+
+def test_ranks_cold_loads_and_servers_do_not_take_turns(lab: Any) -> None:
+    study = STUDY.replace("near: {", "near: {page_cache: cold, ").replace("step_ms: 31", "step_ms: 31, devices: 2")
+    plan = lab.plan(study, more=BUDGET)
+    assert not groups.takes_turns(plan.cells[cell_id(plan, "speed/near")].cell)
+    assert not groups.takes_turns(plan.cells[cell_id(plan, "other/two")].cell)
+    assert [group.title for group in plan.groups] == ["study: speed", "study: across experiments"]
+    assert plan.cells[cell_id(plan, "other/two")].blocks == 3
+
+
+def test_what_does_not_fit_in_memory_together_sits_in_parts_with_the_base(lab: Any) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    group = plan.groups[0]
+    every = groups.that_fit(group.cells, group.base, plan.cells, 1e12)
+    one_by_one = groups.that_fit(group.cells, group.base, plan.cells, 1.0)
+    assert [set(part) for part in every] == [set(group.cells)]
+    assert [len(part) for part in one_by_one] == [2, 2]
+    assert all(part[0] == group.base for part in one_by_one)
+
+
+def test_every_comparison_gets_its_rounds_and_undecided_ones_the_rest(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, said = decided(plan, tmp_path / "rounds")
+    speed, other, across = plan.groups
+    assert decider.together(*speed.cells) == 2
+    assert decider.together(*other.cells) == 2
+    assert decider.together(*across.cells) == 2
+    assert decider.together(cell_id(plan, "speed/near"), speed.base) > 2  # it alone is undecided
+    assert decider.together(cell_id(plan, "speed/half"), speed.base) == 2
+    assert machine.now <= plan.budget_minutes * 60
+    assert "2 of 3 comparisons decided" in " ".join(said)
+    assert all(request.arms[-1].name == TWIN for request in machine.asked)
+
+
+def test_proof_is_asked_for_once_and_a_round_begins_with_its_passes_fixed(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decided(plan, tmp_path / "rounds")
+    proving = [(arm.name, number) for number, request in enumerate(machine.asked) for arm in request.arms if arm.proves]
+    assert len(proving) == len({name for name, _ in proving}) == 5
+    assert machine.asked[0].passes == decide.PASSES
+    assert len({request.seed for request in machine.asked}) == len(machine.asked)
+
+
+def test_a_larger_budget_adds_rounds_to_those_that_are_there(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    decided(lab.plan(STUDY, more=BUDGET), tmp_path / "rounds")
+    before = {path: path.read_bytes() for path in (tmp_path / "rounds").iterdir()}
+    asked, machine.now = len(machine.asked), 0.0
+    larger = lab.plan(STUDY, more={"measure": {"budget_minutes": 20, "samples": 3}})
+    decider, _ = decided(larger, tmp_path / "rounds")
+    assert len(decider.rounds) > len(before)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    added = machine.asked[asked:]
+    assert {arm.block.cell.id for request in added for arm in request.arms} == {
+        cell_id(larger, "speed/near"), cell_id(larger, "speed/plain"),
+    }  # fmt: skip
+
+
+def test_a_cell_that_changed_sits_again_with_its_base_alone(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    decided(lab.plan(STUDY, more=BUDGET), tmp_path / "rounds")
+    asked, machine.now = len(machine.asked), 0.0
+    changed = lab.plan(STUDY.replace("step_ms: 20", "step_ms: 25"), more=BUDGET)
+    decided(changed, tmp_path / "rounds")
+    first = machine.asked[asked : asked + 2]
+    wanted = {cell_id(changed, "speed/half"), cell_id(changed, "speed/plain")}
+    assert [{arm.block.cell.id for arm in request.arms} for request in first] == [wanted, wanted]
+
+
+def test_out_of_memory_beside_others_is_tried_alone(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    machine.fails = {"study: speed/half": "oom"}
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, said = decided(plan, tmp_path / "rounds")
+    alone = [request for request in machine.asked if len(request.arms) == 1]
+    assert {request.arms[0].name for request in alone} == {"study: speed/half"}
+    assert any("study: speed/half oom: so" in line for line in said)
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    assert set(table[table["cell"] == cell_id(plan, "speed/half")]["outcome"]) == {"oom"}
+
+
+def test_a_damaged_round_is_left_out_and_told_of(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decided(plan, tmp_path / "rounds")
+    first = min((tmp_path / "rounds").iterdir())
+    first.write_text(first.read_text().replace('"seed":', '"seed" :').replace('"passes":6', '"passes":7'))
+    said: list[str] = []
+    decide.Decider(plan, tmp_path / "rounds", said.append)
+    assert [line.startswith("left out: a round was edited") for line in said] == [True]
+
+
+def test_the_summary_lists_its_rounds_and_refuses_others(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    round_file.write_all(tmp_path / "summary.json", plan.budget_minutes, decider.rounds)
+    assert round_file.read_all(tmp_path / "summary.json") == decider.rounds
+    path, record = next(iter(decider.rounds.items()))
+    round_file.write(Path(path), record.model_copy(update={"seed": 1}))
+    with pytest.raises(ResultError, match="is not the round that"):
+        round_file.read_all(tmp_path / "summary.json")
+
+
+def test_a_ratio_uses_only_rounds_in_which_both_sat(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    frames = aggregate.by_cell(table)
+    near, plain, two = (frames[cell_id(plan, address)] for address in ("speed/near", "speed/plain", "other/two"))
+    together = comparing.paired_rounds([near, plain], [1, -1], "decode_tok_s")
+    assert len(together) == decider.together(cell_id(plan, "speed/near"), cell_id(plan, "speed/plain"))
+    assert plain["round"].nunique() > len(together)
+    assert comparing.paired_rounds([two, plain], [1, -1], "decode_tok_s") == []
+
+
+def test_a_verdict_is_that_of_the_first_look_that_settles_it(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    found = {claim.id: claim for claim in judge(plan, table).claims}
+    assert found["X1"].verdict == "supported"
+    assert found["X1"].checks[0].blocks == 2
+    assert len(found["X1"].checks[0].results) >= 2
+    later = table.copy()
+    wild = later["round"] == later["round"].max()
+    later.loc[wild, "decode_tok_s"] = 1.0
+    assert {claim.id: claim for claim in judge(plan, later).claims}["X1"].verdict == "supported"
+
+
+def test_passes_are_paired_by_their_number() -> None:
+    """Drift that both sides share is no difference, whatever its size."""
+    drift = np.exp(np.linspace(0, 2, 8))
+    rows = [
+        pd.DataFrame(
+            {"round": ["r"] * 8 + ["s"] * 8, "pass": [*range(8), *range(8)], "m": [*drift, *drift] * np.array(f)}
+        )
+        for f in (1.0, 1.1)
+    ]
+    looks = comparing.ratio(rows[::-1], "m")
+    assert looks[-1].estimate == pytest.approx(1.1)
+    assert looks[-1].ends == pytest.approx((1.1, 1.1))
+
+
+def test_generations_of_one_turn_count_as_one() -> None:
+    rows = pd.DataFrame({"round": ["r"] * 4, "pass": [0, 0, 1, 1], "m": [1.0, 3.0, 2.0, 2.0]})
+    (found,) = comparing.paired_rounds([rows], [1.0], "m")
+    assert found.logs == (math.log(2), math.log(2))
+
+
+def test_zero_has_no_ratio() -> None:
+    rows = pd.DataFrame({"round": ["r"], "pass": [0], "m": [0.0]})
+    with pytest.raises(ValueError, match="positive"):
+        comparing.paired_rounds([rows], [1.0], "m")

@@ -1,0 +1,156 @@
+"""Contrasts over rounds: do they cover the truth as often as they say, who pays for looks, and what breaks them?"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from claimbench.analysis import paired
+from claimbench.analysis.paired import LOOKS, STEADY, Contrast, PairedRound, Prior
+
+STUDIES = 1500
+
+
+def rounds_of(
+    random: np.random.Generator,
+    rounds: int,
+    passes: int = 6,
+    *,
+    effect: float = 0.0,
+    between: float = 0.02,
+    within: float = 0.12,
+) -> list[PairedRound]:
+    """Rounds whose spreads vary by comparison, with the heavy tails of a shared machine (t of 3 degrees)."""
+    between, within = between * random.lognormal(0, 0.5), within * random.lognormal(0, 0.4)
+    return [
+        PairedRound(tuple(effect + between * random.normal() + within * random.standard_t(3, passes) / math.sqrt(3)))
+        for _ in range(rounds)
+    ]
+
+
+def once(rounds: list[PairedRound], prior: Prior = STEADY) -> Contrast:
+    """The interval of whoever looks only once, after all rounds."""
+    return paired.contrast(rounds, prior, alpha=paired.ALPHA * 2 ** paired.look_number(len(rounds)))
+
+
+def holds(found: Contrast, truth: float) -> bool:
+    low, high = found.ends
+    return low <= truth <= high
+
+
+@pytest.mark.parametrize(("rounds", "passes"), [(2, 6), (3, 6), (3, 12), (6, 6)])
+def test_intervals_hold_the_truth_as_often_as_they_say(rounds: int, passes: int) -> None:
+    random = np.random.default_rng(rounds * 100 + passes)
+    covered = np.mean([holds(once(rounds_of(random, rounds, passes, effect=0.05)), 0.05) for _ in range(STUDIES)])
+    assert 0.93 <= covered <= 0.975
+
+
+def test_a_cell_that_differs_far_more_between_rounds_needs_the_other_prior() -> None:
+    """A compiled cell, say: its prior asks for more, and with three rounds its interval holds."""
+    random = np.random.default_rng(5)
+    made = [rounds_of(random, 3, between=0.08) for _ in range(STUDIES)]
+    held = {prior: np.mean([holds(once(each, prior), 0.0) for each in made]) for prior in (STEADY, paired.RESTLESS)}
+    assert held[paired.RESTLESS] > held[STEADY]
+    assert held[paired.RESTLESS] >= 0.9
+
+
+def test_whoever_stops_at_the_first_difference_is_wrong_in_five_percent_at_most() -> None:
+    random = np.random.default_rng(1)
+    made = [rounds_of(random, 12) for _ in range(STUDIES)]
+    stopped = [any(not holds(look, 0.0) for look in paired.looks(each)) for each in made]
+    unpaid = [any(not holds(once(each[:end]), 0.0) for end in (2, 3, 4, 6, 8, 12)) for each in made]
+    assert np.mean(stopped) <= 0.05
+    assert np.mean(unpaid) > 0.08
+
+
+def test_all_looks_together_spend_no_more_than_there_is() -> None:
+    assert sum(paired.spent_at(look) for look in range(1, 60)) <= paired.ALPHA
+    numbers = [paired.look_number(rounds) for rounds in LOOKS]
+    assert numbers == list(range(1, len(LOOKS) + 1))
+    assert paired.look_number(5) == paired.look_number(6) == 4
+    assert all(after > before for before, after in pairwise(LOOKS))
+
+
+def test_an_injected_slowdown_is_found_in_fewer_rounds_the_larger_it_is() -> None:
+    random = np.random.default_rng(2)
+    found = {}
+    for effect in (0.02, 0.1, 0.2):
+        made = [paired.looks(rounds_of(random, 8, effect=effect)) for _ in range(200)]
+        found[effect] = float(np.mean([any(look.ends[0] > 0 for look in looks[:3]) for looks in made]))
+    assert found[0.02] < found[0.1] < found[0.2]
+    assert found[0.2] > 0.95
+
+
+def test_one_hit_pass_moves_nothing() -> None:
+    quiet = [PairedRound((0.1, 0.11, 0.09, 0.1, 0.1, 0.1)), PairedRound((0.1, 0.1, 0.11, 0.09, 0.1, 0.1))]
+    hit = [quiet[0]._replace(logs=(0.1, 0.11, 0.09, 0.1, 0.1, 3.0)), quiet[1]]
+    assert paired.contrast(hit).centre == pytest.approx(0.1, abs=0.01)
+    assert paired.contrast(hit).half_width < 0.1
+
+
+def test_two_rounds_that_differ_widen_the_interval_beyond_what_passes_explain() -> None:
+    near = [PairedRound((0.0, 0.01, -0.01, 0.0)), PairedRound((0.01, 0.0, 0.0, -0.01))]
+    far = [near[0], near[1]._replace(logs=tuple(log + 0.5 for log in near[1].logs))]
+    assert paired.contrast(far).half_width > 10 * paired.contrast(near).half_width
+
+
+def test_a_round_in_doubt_counts_less() -> None:
+    doubted = [PairedRound((0.0, 0.0, 0.01)), PairedRound((0.3, 0.3, 0.31), weight=0.25)]
+    assert paired.contrast(doubted).centre == pytest.approx(0.06, abs=0.01)
+    assert paired.contrast([each._replace(weight=1) for each in doubted]).centre == pytest.approx(0.15, abs=0.01)
+
+
+def test_a_count_has_an_interval_without_width() -> None:
+    found = paired.contrast([PairedRound((math.log(0.5),)), PairedRound((math.log(0.5),))])
+    assert found.ends == (math.log(0.5), math.log(0.5))
+
+
+def test_one_round_has_no_interval_and_none_is_an_error() -> None:
+    assert paired.contrast([PairedRound((0.1, 0.2, 0.1))]).half_width == math.inf
+    with pytest.raises(ValueError, match="at least one round"):
+        paired.contrast([])
+
+
+def test_a_claim_is_judged_at_the_first_look_that_settles_it() -> None:
+    """Later rounds, which other claims asked for, do not undo it."""
+    tight = [PairedRound((0.1, 0.101, 0.099, 0.1)), PairedRound((0.1, 0.1, 0.101, 0.099))]
+    wild = [PairedRound((-3.0, 2.0, -1.0, 0.5))]
+    looks = paired.looks([*tight, *wild])
+    assert [look.rounds for look in looks] == [2, 3]
+    settled = paired.first_settled(looks, math.log(1.02), math.inf)
+    assert settled is looks[0]
+    assert not paired.settles(looks[1], math.log(1.02), math.inf)
+    assert paired.first_settled(looks[1:], math.log(1.02), math.inf) is None
+
+
+def test_what_is_undecided_says_how_many_rounds_would_settle_it() -> None:
+    random = np.random.default_rng(3)
+    found = paired.contrast(rounds_of(random, 2, effect=0.06))
+    near = paired.rounds_to_settle(found, found.centre - 0.02, math.inf)
+    far = paired.rounds_to_settle(found, found.centre - 0.05, math.inf)
+    assert near is not None
+    assert far is not None
+    assert near > far > 2
+    assert paired.rounds_to_settle(found, found.centre, math.inf) is None
+
+
+def test_the_prior_that_made_the_rounds_is_found_again() -> None:
+    random = np.random.default_rng(4)
+    made = []
+    for _ in range(400):
+        inflation = 2.0 / random.chisquare(6) * 6  # as the model has it: scaled inverse chi-square of 6 degrees
+        shift = math.sqrt(max(0.0, inflation - 1) * 0.1**2 / 8)
+        passes = [0.1 * random.normal(size=8) for _ in range(4)]
+        made.append([PairedRound(tuple(each - each.mean() + _centre(random, shift))) for each in passes])
+    found = paired.fit_prior(made)
+    assert found.inflation > 1
+    assert 1 < found.df < 30
+    with pytest.raises(ValueError, match="two comparisons"):
+        paired.fit_prior([made[0]])
+
+
+def _centre(random: np.random.Generator, shift: float) -> float:
+    return float(random.normal() * math.sqrt(shift**2 + 0.1**2 / 8))
