@@ -14,6 +14,9 @@ and, where they apply:
 
     IMPORTS: tuple[str, ...]        modules that `load` needs: imported before its clock starts, so that a load is timed
                                     without Python's own start, which takes seconds and reads no weights
+    import_model(checkpoint)        imports the classes of this checkpoint's model, which are known from its files only:
+                                    likewise before the clock. Processes are forked afterwards, so it makes no thread
+                                    and touches no device
     VARIABLES: tuple[str, ...]      environment variables that name what it runs or reaches, when they are set
     programs() -> dict              versions of the programs that it starts; None for one that is absent
     launch(cell) -> list[str] | None  the command that starts one process per rank (see launchers.py), or None for a
@@ -39,6 +42,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from claimbench import optimizations
 from claimbench.proof import Findings
 from claimbench.schema.cell import Cell, Frozen
 
@@ -93,11 +97,28 @@ class Backend(Protocol):
     def load(self, cell: Cell, checkpoint: Path, draft: Path | None) -> Session: ...
 
 
-def import_libraries(name: str) -> None:
-    """Import what the backend asks for; what is not installed is left to its own `load` to say."""
-    for module in getattr(find(name), "IMPORTS", ()):
-        with suppress(ImportError):
-            importlib.import_module(module)
+def import_libraries(cell: Cell, checkpoint: Path | None) -> None:
+    """Import what the cell's backend and techniques ask for, ahead of `load`, which is left to say what is amiss."""
+    techniques = [optimizations.find(use.name) for use in cell.optimizations]
+    import_model_classes(cell.backend, checkpoint)
+    for module in [name for each in techniques for name in getattr(each, "IMPORTS", ())]:
+        _import(module)
+
+
+def import_model_classes(name: str, checkpoint: Path | None) -> None:
+    """Of `import_libraries` what can be shared by processes that are forked afterwards: no thread, and no device."""
+    backend = find(name)
+    for module in getattr(backend, "IMPORTS", ()):
+        _import(module)
+    import_model = getattr(backend, "import_model", None)
+    if import_model and checkpoint:
+        with suppress(ImportError, OSError, ValueError, KeyError):
+            import_model(checkpoint)
+
+
+def _import(module: str) -> None:
+    with suppress(ImportError):
+        importlib.import_module(module)
 
 
 @cache

@@ -42,6 +42,7 @@ REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = transformers.LIBRARIES
 IMPORTS = (*transformers.IMPORTS, "accelerate")
+import_model = transformers.import_model
 SEAMS = frozenset({"attention", "cache", "grad", "history", "loop", "weights"})
 
 Place = int | str

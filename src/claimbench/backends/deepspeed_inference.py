@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from pydantic import Field
 
 from claimbench import optimizations, proof
+from claimbench.backends import transformers
 from claimbench.checkpoints import manifest
 from claimbench.cost_model import cost
 from claimbench.errors import CorruptCheckpoint
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
 LIBRARIES = runtime.LIBRARIES
+IMPORTS = transformers.IMPORTS
+import_model = transformers.import_model
 SEAMS = frozenset({"injected"})
 
 INJECTED = {"llama", "mistral", "bloom"}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pydantic import Field, model_validator
 
 from claimbench import optimizations, proof
+from claimbench.backends import transformers
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Architecture
 from claimbench.hf import deepspeed as runtime
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 REFERENCE = "transformers"
 ENVIRONMENT = runtime.ENVIRONMENT
 LIBRARIES = runtime.LIBRARIES
+IMPORTS = transformers.IMPORTS
+import_model = transformers.import_model
 SEAMS: frozenset[str] = frozenset()
 
 SMALLEST_SWAP = 1 << 20

@@ -25,6 +25,15 @@ class Options(Frozen):
     """None: everything that can be changed is an optimization."""
 
 
+def import_model(checkpoint: Path) -> None:
+    """Transformers finds its classes by the name in `config.json` and imports them late: seconds, inside a load."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
 def unavailable(cell: Cell) -> str | None:
     absent = [name for name in ("torch", "transformers", "greenlet") if find_spec(name) is None]
     return f"not installed: {', '.join(absent)}" if absent else None

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = transformers.LIBRARIES
+IMPORTS = transformers.IMPORTS
+import_model = transformers.import_model
 SEAMS = frozenset({"attention", "cache", "grad"})
 
 

@@ -1,7 +1,8 @@
 """One arm of a round: a process that loads a cell and generates when it is its turn, and at no other time.
 
-It is forked from a process that has imported the libraries and nothing else (see round_process.py), answers one call
-at a time over its line, and waits without computing in between. What its libraries print goes to a file.
+It is forked from the round's process, which has imported the libraries and computes nothing (see round_process.py),
+answers one call at a time over its line, and waits without computing in between. What its libraries print goes to a
+file.
 """
 
 from __future__ import annotations
@@ -15,17 +16,22 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from claimbench import backends
+from pydantic import Field
+
+from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import time_generation
 from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import Record, receive, send
-from claimbench.measuring.worker import guarded, prove, warm_up
-from claimbench.schema.cell import Device, Frozen
+from claimbench.measuring.worker import guarded, prove
+from claimbench.schema.cell import Cell, Device, Frozen
 from claimbench.schema.result import Key
 from claimbench.system import memory
 from claimbench.system.processes import die_with_parent
+
+WARM_S = 1.0
+"""Warm-up generations go on until they have taken this long: one is enough for a slow cell."""
 
 
 class ArmRequest(Frozen):
@@ -34,6 +40,8 @@ class ArmRequest(Frozen):
     key: Key
     proves: bool = True
     """Whether it is to prove what ran, and to compare itself with the reference, once all turns are over."""
+    turns: int | None = Field(default=None, ge=1)
+    """Passes in which it has a turn, spread evenly; None: in all. A slow cell whose claims are clear needs few."""
     slowdown: float = 0.0
     """Injected after each step, as a share of its time: what a comparison must find."""
 
@@ -84,7 +92,7 @@ def serve(line: Connection, request_json: str, log: str) -> None:
 
 def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
     cell = request.block.cell
-    backends.import_libraries(cell.backend)
+    backends.import_libraries(cell, request.block.checkpoint)
     record = Record()
     session = backends.find(cell.backend).load(cell, request.block.checkpoint or Path(), request.block.draft)
     try:
@@ -98,7 +106,7 @@ def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
             message = receive(line)
             if message["call"] == "warm up":
                 memory.reset_peak()
-                warm_up(cell, timed, say)
+                _warm_up(cell, timed, say)
                 gc.collect()
                 gc.freeze()  # a collection in the middle of a turn would go over what only loading made
             elif message["call"] == "turn":
@@ -117,3 +125,19 @@ def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
     finally:
         session.close()
     say("done")
+
+
+def _warm_up(cell: Cell, session: Slowed | Session, say: Say) -> None:
+    """One generation, or two where the first compiles or sets up a device, and more while they take no time.
+
+    Whether a cell is steady by then shows in its passes; here nothing is waited for.
+    """
+    protocol = cell.protocol
+    compiles = any(optimizations.find(use.name).SEAM == "compile" for use in cell.optimizations)
+    least = max(protocol.warmup_min, 2 if compiles or cell.device == "cuda" else 1)
+    walls: list[int] = []
+    while len(walls) < least or (sum(walls) < WARM_S * 1e9 and len(walls) < protocol.warmup_max):
+        say("phase", name="warm-up" if walls else "first call")
+        sample, _ = time_generation(session.generate(), cell.workload, cell.device)
+        walls.append(sample.wall_ns)
+        say("warmup", sample=sample.model_dump(mode="json"))

@@ -209,7 +209,7 @@ class LeaderSession:
 def follow(request: BlockRequest, channel: Connection) -> None:
     """Load, and make each call that rank 0 makes, until it closes."""
     cell = request.cell
-    backends.import_libraries(cell.backend)
+    backends.import_libraries(cell, request.checkpoint)
     record = Record()
     session = backends.find(cell.backend).load(cell, request.checkpoint or Path(), request.draft)
     record.note_loaded()

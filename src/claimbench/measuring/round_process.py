@@ -1,22 +1,24 @@
-"""One round, in a fresh process: its arms are loaded one after the other, then generate in turn, pass by pass.
+"""Rounds, in a process that only imports and forks.
 
-1. A fork server imports what the arms' backends need, once, before any thread or device context exists. Each arm is
-   forked from it, so that a round pays for Python's and the libraries' start once.
+The arms of a round are loaded one after the other, then generate in turn, pass by pass.
+
+1. It imports what the arms' backends need, once, and starts no thread and touches no device itself. Each arm is forked
+   from it, so that a round pays for Python's and the libraries' start once.
 2. Arms are loaded and warmed up one by one, in a random order, while the others wait.
 3. In each pass every arm has one turn. The orders are rows of a Williams design, so that over the passes each arm comes
    at every place, and after every other arm, equally often: a cache or a clock that the last turn left favours no one.
-4. How many passes there are was fixed before the round. Nothing here looks at the figures.
+4. How many passes there are is fixed before the first: by whoever asks, or by the time that the turns may take and the
+   last warm-up of each arm. Nothing here looks at what is timed.
 
-An arm that fails, dies or hangs is ended and recorded, and the others go on. The request comes as JSON on standard
-input, the round goes as JSON to what was standard output; a round that is killed leaves nothing.
+An arm that fails, dies or hangs is ended and recorded, and the others go on. Each request comes as a line of JSON on
+standard input, its round goes as a line to what was standard output; a round that is killed leaves nothing.
 """
 
 from __future__ import annotations
 
-import json
+import gc
 import math
 import multiprocessing
-import multiprocessing.util
 import os
 import random
 import signal
@@ -27,11 +29,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import psutil
+from pydantic import Field
 
 from claimbench import backends
 from claimbench.measuring import arm, worker
@@ -51,14 +55,14 @@ SHORTEST_TURN_S = 0.25
 MOST_GENERATIONS = 16
 IDLE_SHARE = 0.02
 """CPU time of all waiting arms together, as a share of the time of the one that generates."""
-UNSTEADY = 1.5
 GRACE_S = 5.0
-LONGEST_FOLDER = 60
 
 
 class RoundRequest(Frozen):
     arms: tuple[ArmRequest, ...]
-    passes: int
+    passes: int = Field(ge=1, description="at most")
+    fewest: int = Field(default=1, ge=1, description="and at least, where `turns_s` gives fewer")
+    turns_s: float | None = Field(default=None, gt=0, description="for all turns together; None: whatever they take")
     seed: int
     number: int = 0
     """Of the round among those of its group."""
@@ -96,7 +100,7 @@ class Seat:
 
     request: ArmRequest
     number: int
-    process: ForkServerProcess
+    process: ForkProcess
     line: Connection
     log: Path
     oom_kills: int
@@ -117,12 +121,21 @@ class Seat:
     def samples(self) -> int:
         return sum(message["event"] == "sample" for message in self.messages)
 
+    @cached_property
+    def generation_s(self) -> float:
+        """Of the last warm-up."""
+        last = next(message for message in reversed(self.messages) if message["event"] == "warmup")
+        return max(Sample.model_validate(last["sample"]).wall_ns / 1e9, 1e-4)
+
     @property
     def generations(self) -> int:
-        """In one turn, by the last warm-up."""
-        last = next(message for message in reversed(self.messages) if message["event"] == "warmup")
-        wall_s = Sample.model_validate(last["sample"]).wall_ns / 1e9
-        return max(1, min(MOST_GENERATIONS, math.ceil(SHORTEST_TURN_S / max(wall_s, 1e-4))))
+        """In one turn."""
+        return max(1, min(MOST_GENERATIONS, math.ceil(SHORTEST_TURN_S / self.generation_s)))
+
+    def has_turn(self, number: int, passes: int) -> bool:
+        """Whether it generates in this pass of `passes`: its turns are spread evenly, the first in the first pass."""
+        turns = min(self.request.turns or passes, passes)
+        return number * turns // passes != (number - 1) * turns // passes
 
     def call(self, call: str | None, phase: str, **arguments: object) -> None:
         """Have it do something, and listen until it is ready; what goes wrong becomes its outcome."""
@@ -218,9 +231,8 @@ class Seat:
 def run(request: RoundRequest, folder: Path) -> Round:
     """Measure one round; the arms' standard error goes to files in `folder`."""
     started, begun_ns = datetime.now(UTC), time.perf_counter_ns()
-    _keep_sockets_near()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_modules(request.arms))
+    _import_for(request.arms)
+    context = multiprocessing.get_context("fork")
     shuffle = random.Random(request.seed)  # noqa: S311 - an order, not a secret
     seats: list[Seat] = []
     for one in request.arms:
@@ -235,10 +247,11 @@ def run(request: RoundRequest, folder: Path) -> Round:
     for seat in shuffle.sample(seats, k=len(seats)):
         if seat.is_here:
             seat.call("warm up", "warm-up")
+    passes = _passes(request, [seat for seat in seats if seat.is_here])
     ticks, turns_begun = machine.cpu_ticks(), time.perf_counter()
-    for number, order in enumerate(orders(len(seats), request.passes, request.seed)):
+    for number, order in enumerate(orders(len(seats), passes, request.seed)):
         for place, which in enumerate(order):
-            if seats[which].is_here:
+            if seats[which].is_here and seats[which].has_turn(number, passes):
                 _take_turn(seats, seats[which], number, place, begun_ns)
     doubts = worker.doubts(ticks, machine.cpu_ticks(), time.perf_counter() - turns_begun)
     for seat in seats:
@@ -251,22 +264,23 @@ def run(request: RoundRequest, folder: Path) -> Round:
         number=request.number,
         group=request.group,
         seed=request.seed,
-        passes=request.passes,
+        passes=passes,
         arms=tuple(arms),
         flags=(*doubts, *_idle_doubts(arms)),
     )
 
 
-def _keep_sockets_near() -> None:
-    """Have multiprocessing keep its sockets in a folder with a short name: the kernel takes about 100 bytes of a path.
+def _passes(request: RoundRequest, seats: Sequence[Seat]) -> int:
+    """As many as fit in the time for turns, by the last warm-up of each arm."""
+    if request.turns_s is None or not seats:
+        return request.passes
+    turns = [(seat.request.turns, seat.generations * seat.generation_s) for seat in seats]
 
-    It asks `tempfile` for a folder once, and removes it when this process ends.
-    """
-    usual = tempfile.gettempdir()
-    if len(usual) > LONGEST_FOLDER:
-        tempfile.tempdir = next((each for each in ("/tmp", "/dev/shm") if os.access(each, os.W_OK)), usual)  # noqa: S108
-    multiprocessing.util.get_temp_dir()
-    tempfile.tempdir = usual
+    def takes_s(passes: int) -> float:
+        return sum(min(most or passes, passes) * turn_s for most, turn_s in turns)
+
+    fitting = (passes for passes in range(request.passes, request.fewest, -1) if takes_s(passes) <= request.turns_s)
+    return next(fitting, min(request.fewest, request.passes))
 
 
 def _take_turn(seats: list[Seat], seat: Seat, number: int, place: int, begun_ns: int) -> None:
@@ -288,22 +302,26 @@ def _idle_doubts(arms: Sequence[Arm]) -> list[str]:
     return []
 
 
-def _modules(arms: Sequence[ArmRequest]) -> list[str]:
-    """What the fork server imports: this package's own part, and what the backends load their models with."""
-    names = dict.fromkeys(one.block.cell.backend for one in arms)
-    libraries = [module for name in names for module in getattr(backends.find(name), "IMPORTS", ())]
-    return ["claimbench.measuring.arm", *(f"claimbench.backends.{name}" for name in names), *libraries]
+def _import_for(arms: Sequence[ArmRequest]) -> None:
+    """What the arms would import each for itself. Techniques' libraries may touch a GPU when they are imported."""
+    for each in arms:
+        cell, checkpoint = each.block.cell, each.block.checkpoint
+        if cell.device == "cpu":
+            backends.import_libraries(cell, checkpoint)
+        else:
+            backends.import_model_classes(cell.backend, checkpoint)
+    gc.freeze()  # the arms share these objects, and a collection would write to each of them
 
 
 def main() -> int:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     die_with_parent()
-    request = RoundRequest.model_validate_json(sys.stdin.read())
-    with tempfile.TemporaryDirectory(prefix="round-") as folder:
-        record = run(request, Path(folder))
-    json.dump(record.model_dump(mode="json"), channel)
-    channel.close()
+    for line in sys.stdin:
+        with tempfile.TemporaryDirectory(prefix="round-") as folder:
+            record = run(RoundRequest.model_validate_json(line), Path(folder))
+        channel.write(record.model_dump_json() + "\n")
+        channel.flush()
     return 0
 
 

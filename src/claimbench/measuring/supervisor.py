@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -36,6 +38,7 @@ def supervise(request: BlockRequest, python: str) -> BlockFacts:
 def environment_of(cell: Cell, temporary: Path) -> dict[str, str]:
     """`temporary` is for whatever libraries leave behind: torchrun, for one, a folder of logs for each start."""
     threads = str(cell.protocol.threads or machine.usable_cores())
+    _keep_compiled_headers(temporary)
     return {
         **os.environ,
         "OMP_NUM_THREADS": threads,
@@ -48,6 +51,18 @@ def environment_of(cell: Cell, temporary: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(temporary),
     }
+
+
+def _keep_compiled_headers(temporary: Path) -> None:
+    """torch precompiles C++ headers under TMPDIR, wherever its cache is told to be: ten seconds for each process."""
+    kept = cache_folder("inductor-headers")
+    kept.mkdir(parents=True, exist_ok=True)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid_{os.getuid()}"
+    user = re.sub(r'[\\/:*?"<>|]', "_", user)  # as torch names it
+    (temporary / f"torchinductor_{user}").symlink_to(kept)
 
 
 def _supervise_in(request: BlockRequest, command: list[str], environment: dict[str, str]) -> BlockFacts:

@@ -104,7 +104,7 @@ def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None
     cell = request.cell
     backend = backends.find(cell.backend)
     say("phase", name="import")
-    backends.import_libraries(cell.backend)
+    backends.import_libraries(cell, request.checkpoint)
     say("phase", name="load")
     record = Record()
     session = backend.load(cell, request.checkpoint or Path(), request.draft)

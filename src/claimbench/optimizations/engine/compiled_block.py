@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SEAM = "step"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ("triton",)
+IMPORTS = ("torch._inductor.compile_fx",)
 NEEDS = frozenset({"cache_static"})
 
 

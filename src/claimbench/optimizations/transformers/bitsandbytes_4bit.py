@@ -20,6 +20,7 @@ from claimbench.schema.cell import Cell, Dtype, Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("bitsandbytes",)
+IMPORTS = ("bitsandbytes",)
 COMPUTE_DTYPE = "bfloat16"
 
 

@@ -18,6 +18,7 @@ from claimbench.schema.cell import Cell, Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("bitsandbytes",)
+IMPORTS = ("bitsandbytes",)
 COMPUTE_DTYPE = "int8"
 LAYER_BITS = 8
 

@@ -26,6 +26,7 @@ Forward = Callable[..., object]
 SEAM = "compile"
 EXACT = True
 LIBRARIES = ("triton",)
+IMPORTS = ("torch._inductor.compile_fx",)
 CLASHES = frozenset({"early_exit"})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SEAM = "compile"
 EXACT = True
 LIBRARIES = ("triton",)
+IMPORTS = ("torch._inductor.compile_fx",)
 CLASHES = frozenset({"early_exit"})
 
 Mode = Literal["default", "reduce-overhead", "max-autotune"]

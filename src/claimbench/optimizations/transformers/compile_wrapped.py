@@ -17,6 +17,7 @@ from claimbench.schema.cell import Cell, Frozen
 SEAM = "compile"
 EXACT = True
 LIBRARIES = ("triton",)
+IMPORTS = ("torch._inductor.compile_fx",)
 
 
 class Settings(Frozen):

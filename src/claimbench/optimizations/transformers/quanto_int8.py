@@ -16,6 +16,7 @@ from claimbench.schema.cell import Cell, Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("optimum-quanto",)
+IMPORTS = ("optimum.quanto",)
 
 OPERATOR = "quanto::qbytes_mm"
 

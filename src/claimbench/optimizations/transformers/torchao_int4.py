@@ -18,6 +18,7 @@ from claimbench.schema.cell import Cell, Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("torchao",)
+IMPORTS = ("torchao.quantization",)
 
 KERNEL = "aten::_weight_int4pack_mm"
 

@@ -16,6 +16,7 @@ from claimbench.schema.cell import Cell, Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("torchao",)
+IMPORTS = ("torchao.quantization",)
 
 
 class Settings(Frozen):
