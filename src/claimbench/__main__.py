@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from claimbench import __version__
 from claimbench.errors import ClaimbenchError, ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from claimbench.schema.ceilings import Ceilings
+    from claimbench.schema.plan import Plan
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -116,7 +121,7 @@ def _rounds(arguments: argparse.Namespace) -> None:
     decider = decide.Decider(plan, arguments.folder, say)
     decider.run()
     say(f"{decider.progress().text} in {len(decider.rounds)} rounds")
-    round_file.write_all(arguments.output, plan.budget_minutes, decider.rounds)
+    round_file.write_all(arguments.output, plan.budget_minutes, decider.rounds, decider.protocol)
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
         other.unlink()
 
@@ -196,11 +201,13 @@ def _report(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate
     from claimbench.reporting import report
     from claimbench.schema import ceilings, verdicts
+    from claimbench.schema import round as round_file
     from claimbench.schema.plan import read as read_plan
 
     plan, table = read_plan(arguments.plan), aggregate.read_table(arguments.table)
     limits = ceilings.read(arguments.ceilings)
-    report.render(plan, table, verdicts.read(arguments.verdicts), limits, arguments.output)
+    rounds = round_file.read_summary(arguments.rounds) if arguments.rounds else None
+    report.render(plan, table, verdicts.read(arguments.verdicts), limits, arguments.output, rounds)
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
@@ -219,15 +226,19 @@ def _forecast(arguments: argparse.Namespace) -> None:
         each, seen = forecast.block_seconds(plan.cells[id], limits)
         source = "seen" if seen else "estimated"
         print(f"  {labels.get(id, 'reference')}: {count} x {formatting.duration(each)} ({source})")
-    print(f"{expected.blocks_missing} of {expected.blocks_total} blocks are to be measured on {plan.device}")
+    if expected.blocks_total:
+        print(f"{expected.blocks_missing} of {expected.blocks_total} blocks are to be measured on {plan.device}")
     older = forecast.older_results(plan)
     if older:
         print(
             f"{older} results of these cells are of another version of the code or a library, or of another machine: "
             "they are kept, they count in no table, and their cells are measured anew"
         )
-    share = f"{expected.measured_share:.0%}"
-    print(f"time: about {formatting.duration(expected.seconds)} ({share} of the blocks were seen before)")
+    if plan.groups:
+        _forecast_rounds(plan, limits)
+    if expected.blocks_total:
+        share = f"{expected.measured_share:.0%} of the blocks were seen before"
+        print(f"time: about {formatting.duration(expected.seconds)} ({share})")
     if expected.hungriest:
         print(f"memory: about {expected.peak_bytes / 1e9:.1f} GB, for {labels.get(expected.hungriest, 'a reference')}")
     print(f"disk: about {expected.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
@@ -236,6 +247,28 @@ def _forecast(arguments: argparse.Namespace) -> None:
         print("rows that could fit at most, by weights and cache alone:")
     for bound in bounds:
         print(f"  {forecast.bound_text(bound)}")
+
+
+def _forecast_rounds(plan: Plan, limits: Ceilings) -> None:
+    """What the budget will probably decide: by the rounds that are there, or by how far it goes."""
+    from claimbench import formatting
+    from claimbench.deciding.decide import ROUNDS, Decider
+    from claimbench.planning import forecast
+
+    print(f"rounds: at most {formatting.duration(plan.budget_minutes * 60)}, or until every claim is decided")
+    for each in forecast.resolutions(plan, limits):
+        cells = formatting.count(each.cells, "cell")
+        told = "no ratio, for lack of time" if math.isinf(each.difference) else f"ratios {each.difference:.0%} from 1"
+        print(f"  {each.title}: {cells}, about {each.passes:.0f} passes: enough to tell {told}")
+    decider = Decider(plan, ROUNDS, print)
+    if not decider.rounds:
+        return
+    progress = decider.progress()
+    print(f"so far {progress.text}")
+    for check in progress.undecided:
+        minutes = check.needed.minutes if check.needed else None
+        when = "no budget would" if minutes is None else f"about {formatting.duration(minutes * 60)} more would"
+        print(f"  {check.claim}: {when}")
 
 
 def _schema(arguments: argparse.Namespace) -> None:
@@ -347,7 +380,17 @@ def _parser() -> argparse.ArgumentParser:
         csv=path,
     )
     command("judge", _judge, "a verdict for every claim", plan=path, table=path, output=path)
-    command("report", _report, "render the report", plan=path, table=path, verdicts=path, ceilings=path, output=path)
+    command(
+        "report",
+        _report,
+        "render the report",
+        plan=path,
+        table=path,
+        verdicts=path,
+        ceilings=path,
+        rounds=maybe_path,
+        output=path,
+    )
     command(
         "forecast",
         _forecast,

@@ -121,7 +121,7 @@ def power(value: float) -> str:
 
 def range_text(found: Interval, unit: str = "") -> str:
     if found.ends is None:
-        return "one block: no interval"
+        return "no interval"
     low, high = found.ends
     return f"{quantity(low, unit)} to {quantity(high, unit)}"
 

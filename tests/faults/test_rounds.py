@@ -22,9 +22,10 @@ from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.rounds import measure_round
+from claimbench.measuring.supervisor import environment_of
 from claimbench.planning.result_key import key_of
 from claimbench.schema import round as round_file
-from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
 
 
 def arm(name: str, slowdown: float = 0.0, protocol: dict[str, Any] | None = None, **options: Any) -> ArmRequest:
@@ -79,6 +80,42 @@ def test_arms_that_fail_end_in_their_outcome_and_the_others_take_all_their_turns
     assert (found["hang"].outcome, found["hang"].reason) == ("timeout", "over 2 s of its own, during: first call")
     assert round_file.read(tmp_path / "round.json") == record
     assert left_of(mark) == []
+
+
+def test_two_that_do_not_fit_together_are_alone_back_to_back(tmp_path: Path) -> None:
+    """The first, the second, and the first again: one process at a time, and passes that pair."""
+    arms = (arm("base"), arm("other", step_ms=4), arm("base"))
+    asked = request(*arms, passes=5).model_copy(update={"in_company": False})
+    record = measure_round(asked, tmp_path / "round.json")
+    first, other, again = record.arms
+    assert {one.result.outcome for one in record.arms} == {"ok"}
+    assert [[turn.number for turn in one.turns] for one in record.arms] == [[0, 1, 2], [0, 1, 2, 3, 4], [3, 4]]
+    ends = [one.turns[-1].begun_ns for one in (first, other)]
+    assert ends[0] < other.turns[0].begun_ns
+    assert ends[1] < again.turns[0].begun_ns
+    assert not record.in_company
+
+
+def test_what_is_lacking_or_damaged_is_said_before_a_load(tmp_path: Path) -> None:
+    """A machine without a GPU, and a checkpoint whose file was changed: each is its arm's own outcome."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    whole = arm("damaged").block.model_copy(update={"checkpoint": folder})
+    cell = arm("lacking").block.cell
+    graphs = cell.model_copy(
+        update={"backend": "engine", "options": {}, "optimizations": (OptimizationUse(name="cuda_graphs"),)}
+    )
+    arms = (
+        arm("base"),
+        arm("damaged").model_copy(update={"block": whole}),
+        arm("lacking").model_copy(update={"block": BlockRequest(cell=graphs)}),
+    )
+    record = measure_round(request(*arms), tmp_path / "round.json")
+    found = {one.name: one.result for one in record.arms}
+    assert found["base"].outcome == "ok"
+    assert (found["damaged"].outcome, "manifest" in str(found["damaged"].reason)) == ("error", True)
+    assert found["lacking"].outcome == "unavailable"
+    assert found["lacking"].reason
 
 
 def test_an_arm_that_dies_in_its_turn_leaves_the_turns_before_it(tmp_path: Path, mark: str) -> None:
@@ -182,3 +219,19 @@ def wait_until(holds: Any, seconds: float = 30) -> None:
     while not holds():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_what_torch_compiles_ahead_outlives_the_folder_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept under TMPDIR, wherever torch's cache is told to be, and every process has a TMPDIR of its own."""
+    monkeypatch.setenv("CLAIMBENCH_CACHE", str(tmp_path / "cache"))
+    own = tmp_path / "own"
+    own.mkdir()
+    environment = environment_of(arm("base").block.cell, own)
+    asking = "from torch._inductor.runtime.cache_dir_utils import default_cache_dir; print(default_cache_dir())"
+    said = subprocess.run(
+        [sys.executable, "-c", asking], env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert Path(said).parent == own
+    assert Path(said).resolve() == (tmp_path / "cache" / "inductor-headers").resolve()

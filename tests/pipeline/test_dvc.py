@@ -105,6 +105,31 @@ def test_an_experiment_with_more_blocks_measures_those_alone_and_dvc_shows_what_
     assert "<DVC_METRIC" not in page
 
 
+def rounds_in(project: Any) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (project.folder / "results/rounds").glob("*.json")}
+
+
+def test_a_larger_budget_keeps_the_rounds_that_are_there_and_a_clone_pulls_them(tracked, tmp_path):
+    tracked.params["measure"]["budget_minutes"] = 0.6
+    tracked.write()
+    tracked.run("dvc", "repro")
+    commit(tracked, "Rounds")
+    first = rounds_in(tracked)
+    assert len(first) >= 2
+    tracked.run("dvc", "exp", "run", "-S", "measure.budget_minutes=0.8")
+    assert first.items() <= rounds_in(tracked).items()
+    assert "up to date" in tracked.run("dvc", "status")
+    tracked.run("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"))
+    commit(tracked, "More of them")
+    tracked.run("dvc", "push")
+    tracked.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    clone = tracked.at(tmp_path / "clone")
+    clone.run("dvc", "pull")
+    assert rounds_in(clone) == rounds_in(tracked)
+    clone.snakemake("all")
+    assert rounds_in(clone) == rounds_in(tracked)
+
+
 @pytest.fixture
 def clone(tracked, tmp_path):
     """A fresh clone, without what git ignores; the remote has the results."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,18 +28,18 @@ def decided(folder: Path) -> dict[str, Any]:
 
 
 def test_rounds_settle_a_study_and_a_larger_budget_keeps_them(project: Any) -> None:
-    project.params["measure"]["budget_minutes"] = 0.1
+    project.params["measure"]["budget_minutes"] = 0.6
     project.write()
     said = project.snakemake("all")
-    assert "1 of 1 comparisons decided in 2 rounds" in said
+    assert re.search(r"1 of 1 claims decided in \d+ rounds", said), said
     first = rounds_in(project.folder)
-    assert len(first) == 2 == len(decided(project.folder)["seals"])
+    assert len(first) == len(decided(project.folder)["seals"]) >= 2
     report = (project.folder / "reports/report.md").read_text(encoding="utf-8")
     assert "| **supported** |" in report
     assert all(name in report for name in first)
     assert project.jobs() == {}
 
-    project.params["measure"]["budget_minutes"] = 0.2
+    project.params["measure"]["budget_minutes"] = 0.8
     claim = {"id": "P2", "kind": "ratio", "statement": "The same pace"}
     check = {"kind": "ratio", "metric": "total_ms", "of": "pace/slow", "to": "pace/fast", "expect": {"at_most": 2.9}}
     project.study["claims"].append({**claim, "checks": [check]})
@@ -49,7 +50,7 @@ def test_rounds_settle_a_study_and_a_larger_budget_keeps_them(project: Any) -> N
 
 
 def test_a_run_that_is_killed_goes_on_with_the_rounds_that_are_there(project: Any) -> None:
-    project.params["measure"]["budget_minutes"] = 0.1
+    project.params["measure"]["budget_minutes"] = 0.6
     for options in project.study["experiments"]["pace"]["cells"].values():
         options["options"]["step_ms"] = 250
     project.study["experiments"]["pace"]["cells"]["slow"]["options"]["step_ms"] = 500
@@ -67,6 +68,6 @@ def test_a_run_that_is_killed_goes_on_with_the_rounds_that_are_there(project: An
     first = rounds_in(project.folder)
     project.run("snakemake", "--unlock")
     said = project.snakemake("all")
-    assert "comparisons decided in 2 rounds" in said
+    assert re.search(r"claims decided in \d+ rounds", said), said
     assert first.items() <= rounds_in(project.folder).items()
-    assert len(rounds_in(project.folder)) == 2
+    assert len(rounds_in(project.folder)) >= 2

@@ -63,16 +63,23 @@ class Machine:
     def __init__(self, made: Callable[..., Result], seconds: float = 60, noise: float = 0.04) -> None:
         self.made, self.seconds, self.noise = made, seconds, noise
         self.asked: list[RoundRequest] = []
-        self.now = 0.0
+        self.now = self.waited_s = 0.0
         self.fails: dict[str, str] = {}
+        self.fails_alone = True
 
-    def measure_round(self, request: RoundRequest, output: Path) -> Round:
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def measure(self, request: RoundRequest, output: Path) -> Round:
         self.asked.append(request)
         self.now += self.seconds
         arms = []
         for arm in request.arms:
             planned = PlannedCell(cell=arm.block.cell, key=arm.key, blocks=0)
-            outcome = self.fails.get(arm.name)
+            outcome = self.fails.get(arm.name) if request.in_company or self.fails_alone else None
             if outcome:
                 result = Result(
                     cell=arm.block.cell,
@@ -94,7 +101,13 @@ class Machine:
             turns = tuple(Turn(number=number, place=0, begun_ns=0, samples=1) for number in range(request.passes))
             arms.append(Arm(name=arm.name, result=result, turns=turns))
         record = Round(
-            started_at="t", duration_s=self.seconds, seed=request.seed, passes=request.passes, arms=tuple(arms)
+            started_at="t",
+            duration_s=self.seconds,
+            seed=request.seed,
+            passes=request.passes,
+            protocol=request.protocol,
+            in_company=request.in_company,
+            arms=tuple(arms),
         )
         round_file.write(output, record)
         return record
@@ -103,7 +116,7 @@ class Machine:
 @pytest.fixture
 def machine(made: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(made)
-    monkeypatch.setattr(decide, "measure_round", machine.measure_round)
+    monkeypatch.setattr(decide, "RoundServer", lambda: machine)
     monkeypatch.setattr(decide.time, "monotonic", lambda: machine.now)
     return machine
 
@@ -151,6 +164,16 @@ def test_what_does_not_fit_in_memory_together_sits_in_parts_with_the_base(lab: A
     assert all(part[0] == group.base for part in one_by_one)
 
 
+def test_what_fits_only_alone_is_measured_back_to_back_from_the_start(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    small = plan.model_copy(update={"machine": {**plan.machine, "memory_gb": 0.001}})
+    decided(small, tmp_path / "rounds")
+    assert not any(request.in_company for request in machine.asked)
+    assert all(len({arm.block.cell.id for arm in request.arms}) == 2 for request in machine.asked)
+
+
 def test_every_comparison_gets_its_rounds_and_undecided_ones_the_rest(
     lab: Any, machine: Machine, tmp_path: Path
 ) -> None:
@@ -163,7 +186,7 @@ def test_every_comparison_gets_its_rounds_and_undecided_ones_the_rest(
     assert decider.together(cell_id(plan, "speed/near"), speed.base) > 2  # it alone is undecided
     assert decider.together(cell_id(plan, "speed/half"), speed.base) == 2
     assert machine.now <= plan.budget_minutes * 60
-    assert "2 of 3 comparisons decided" in " ".join(said)
+    assert "2 of 3 claims decided" in " ".join(said)
     assert all(request.arms[-1].name == TWIN for request in machine.asked)
 
 
@@ -174,7 +197,7 @@ def test_proof_is_asked_for_once_and_a_round_begins_with_its_passes_fixed(
     decided(plan, tmp_path / "rounds")
     proving = [(arm.name, number) for number, request in enumerate(machine.asked) for arm in request.arms if arm.proves]
     assert len(proving) == len({name for name, _ in proving}) == 5
-    assert machine.asked[0].passes == decide.PASSES
+    assert machine.asked[0].passes == decide.FIRST_PASSES
     assert len({request.seed for request in machine.asked}) == len(machine.asked)
 
 
@@ -202,22 +225,32 @@ def test_a_cell_that_changed_sits_again_with_its_base_alone(lab: Any, machine: M
     assert [{arm.block.cell.id for arm in request.arms} for request in first] == [wanted, wanted]
 
 
-def test_out_of_memory_beside_others_is_tried_alone(lab: Any, machine: Machine, tmp_path: Path) -> None:
-    machine.fails = {"study: speed/half": "oom"}
+@pytest.mark.parametrize("fails_alone", [False, True])
+def test_out_of_memory_beside_others_is_measured_alone_back_to_back_with_its_base(
+    lab: Any, machine: Machine, tmp_path: Path, fails_alone: bool
+) -> None:
+    """Once it is known to lack memory in company, it sits in no other round."""
+    machine.fails, machine.fails_alone = {"study: speed/half": "oom"}, fails_alone
     plan = lab.plan(STUDY, more=BUDGET)
     decider, said = decided(plan, tmp_path / "rounds")
-    alone = [request for request in machine.asked if len(request.arms) == 1]
-    assert {request.arms[0].name for request in alone} == {"study: speed/half"}
+    half, plain = cell_id(plan, "speed/half"), cell_id(plan, "speed/plain")
+    seats = [([arm.block.cell.id for arm in request.arms], request.in_company) for request in machine.asked]
+    assert next(ids for ids, in_company in seats if not in_company) == [plain, half, plain]
+    assert sum(half in ids for ids, in_company in seats if in_company) == 1
     assert any("study: speed/half oom: so" in line for line in said)
     table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
-    assert set(table[table["cell"] == cell_id(plan, "speed/half")]["outcome"]) == {"oom"}
+    verdicts = {claim.id: claim.verdict for claim in judge(plan, table).claims}
+    assert set(table[table["cell"] == half]["outcome"]) == ({"oom"} if fails_alone else {"ok"})
+    assert verdicts["X1"] == ("not runnable here" if fails_alone else "supported")
 
 
 def test_a_damaged_round_is_left_out_and_told_of(lab: Any, machine: Machine, tmp_path: Path) -> None:
     plan = lab.plan(STUDY, more=BUDGET)
     decided(plan, tmp_path / "rounds")
     first = min((tmp_path / "rounds").iterdir())
-    first.write_text(first.read_text().replace('"seed":', '"seed" :').replace('"passes":6', '"passes":7'))
+    first.write_text(
+        first.read_text().replace('"seed":', '"seed" :').replace(f'"passes":{decide.FIRST_PASSES}', '"passes":9')
+    )
     said: list[str] = []
     decide.Decider(plan, tmp_path / "rounds", said.append)
     assert [line.startswith("left out: a round was edited") for line in said] == [True]
@@ -265,22 +298,66 @@ def test_passes_are_paired_by_their_number() -> None:
     drift = np.exp(np.linspace(0, 2, 8))
     rows = [
         pd.DataFrame(
-            {"round": ["r"] * 8 + ["s"] * 8, "pass": [*range(8), *range(8)], "m": [*drift, *drift] * np.array(f)}
+            {
+                "round": ["r"] * 8 + ["s"] * 8,
+                "pass": [*range(8), *range(8)],
+                "m": [*drift, *drift] * np.array(f),
+                "weight": 1.0,
+            }
         )
         for f in (1.0, 1.1)
     ]
-    looks = comparing.ratio(rows[::-1], "m")
-    assert looks[-1].estimate == pytest.approx(1.1)
-    assert looks[-1].ends == pytest.approx((1.1, 1.1))
+    found = comparing.ratio(rows[::-1], "m").last
+    assert found is not None
+    assert found.estimate == pytest.approx(1.1)
+    assert found.ends == pytest.approx((1.1, 1.1))
 
 
 def test_generations_of_one_turn_count_as_one() -> None:
-    rows = pd.DataFrame({"round": ["r"] * 4, "pass": [0, 0, 1, 1], "m": [1.0, 3.0, 2.0, 2.0]})
+    rows = pd.DataFrame({"round": ["r"] * 4, "pass": [0, 0, 1, 1], "m": [1.0, 3.0, 2.0, 2.0], "weight": 1.0})
     (found,) = comparing.paired_rounds([rows], [1.0], "m")
     assert found.logs == (math.log(2), math.log(2))
 
 
 def test_zero_has_no_ratio() -> None:
-    rows = pd.DataFrame({"round": ["r"], "pass": [0], "m": [0.0]})
+    rows = pd.DataFrame({"round": ["r"], "pass": [0], "m": [0.0], "weight": 1.0})
     with pytest.raises(ValueError, match="positive"):
         comparing.paired_rounds([rows], [1.0], "m")
+
+
+def test_a_round_beside_others_counts_for_half_and_a_void_one_not_at_all() -> None:
+    """Whatever its figures are."""
+    rows = pd.DataFrame({"round": ["r", "s", "t"], "pass": [0, 0, 0], "m": [1.0, 2.0, 9.0], "weight": [1.0, 0.5, 0.0]})
+    assert [found.weight for found in comparing.paired_rounds([rows], [1.0], "m")] == [1.0, 0.5]
+
+
+def test_a_claim_that_nothing_changes_is_bounded_where_it_is_not_decided(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    """No difference was found, and none larger than the interval allows; it is measured further all the same."""
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    (near,) = [claim for claim in judge(plan, table).claims if claim.id == "X2"]
+    (check,) = near.checks
+    assert near.verdict == check.verdict == "bounded"
+    assert check.low is not None
+    assert check.high is not None
+    assert check.low < 1 < check.high
+    assert f"no difference larger than {max(1 - check.low, check.high - 1):.0%}." in check.sentence
+    assert check.needed is not None
+    assert "X2" in {each.claim for each in decider.progress().undecided}
+
+
+def test_an_edited_claim_shows_in_the_summary(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    """What was measured under other claims or rules says so: the protocol is fixed before the first round."""
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    assert {request.protocol for request in machine.asked} == {decide.protocol_of(plan)}
+    edited = lab.plan(STUDY.replace("to: speed/plain, expect: same", "to: speed/plain, expect: above"), more=BUDGET)
+    assert decide.protocol_of(edited) != decide.protocol_of(plan)
+    path = tmp_path / "summary.json"
+    round_file.write_all(path, 10, decider.rounds, decide.protocol_of(edited))
+    assert round_file.read_summary(path).of_other_protocols == len(decider.rounds)
+    round_file.write_all(path, 10, decider.rounds, decide.protocol_of(plan))
+    assert round_file.read_summary(path).of_other_protocols == 0

@@ -162,13 +162,13 @@ def test_params_survive_how_dvc_writes_them(tmp_path: Path) -> None:
     """`dvc exp run -S` writes params.yaml anew and drops quotes; what it leaves must still be readable."""
     from dvc.utils.serialize import modify_yaml
 
-    assert "dvc exp run -S measure.blocks=5" in README
+    assert "dvc exp run -S measure.budget_minutes=30" in README
     copy = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", copy)
     with modify_yaml(str(copy)) as written:
-        written["measure"]["blocks"] = 5
+        written["measure"]["budget_minutes"] = 30
     expected = raw_params()
-    expected["measure"]["blocks"] = 5
+    expected["measure"]["budget_minutes"] = 30
     assert validation.read_yaml(copy) == expected
 
 

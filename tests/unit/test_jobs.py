@@ -68,10 +68,12 @@ def test_random_weights_of_a_changed_architecture_are_another_checkpoint(
     assert folder_for("random://tiny-llama?seed=0", studies) != first
 
 
-def test_what_an_experiment_compares_is_measured_side_by_side_in_every_round() -> None:
+def test_blocks_that_an_experiment_compares_are_measured_side_by_side(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent.parent
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")) | {"studies": ["quickstart"]}
-    plan = jobs.plan_for(params, root / "studies")
+    study = (root / "studies/quickstart.yaml").read_text(encoding="utf-8")
+    (tmp_path / "quickstart.yaml").write_text(study.replace("budget_minutes: 10, ", ""), encoding="utf-8")
+    plan = jobs.plan_for(params, tmp_path)
     first: dict[str, str] = {}
     for experiment, rows in plan.studies["quickstart"].rows.items():
         for row in rows.values():

@@ -587,7 +587,7 @@ SAID = [
     (
         "{kind: value, metric: weights_bytes, of: speed/half, expect: {at_least: 1}}",
         "supported",
-        "half the speed has 1,000 B of bytes of weights (1,000 B to 1,000 B).",
+        "half the speed has 1 kB of bytes of weights.",
         "at least 1 B",
         None,
     ),

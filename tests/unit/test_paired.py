@@ -33,7 +33,7 @@ def rounds_of(
 
 def once(rounds: list[PairedRound], prior: Prior = STEADY) -> Contrast:
     """The interval of whoever looks only once, after all rounds."""
-    return paired.contrast(rounds, prior, alpha=paired.ALPHA * 2 ** paired.look_number(len(rounds)))
+    return paired.contrast(rounds, prior, alpha=paired.ALPHA * 2 ** paired.look_number(len(rounds), prior.least))
 
 
 def holds(found: Contrast, truth: float) -> bool:
@@ -128,13 +128,37 @@ def test_a_claim_is_judged_at_the_first_look_that_settles_it() -> None:
 
 def test_what_is_undecided_says_how_many_rounds_would_settle_it() -> None:
     random = np.random.default_rng(3)
-    found = paired.contrast(rounds_of(random, 2, effect=0.06))
-    near = paired.rounds_to_settle(found, found.centre - 0.02, math.inf)
-    far = paired.rounds_to_settle(found, found.centre - 0.05, math.inf)
+    rounds = rounds_of(random, 2, effect=0.06)
+    centre = paired.contrast(rounds).centre
+    near = paired.rounds_to_settle(rounds, STEADY, centre - 0.02, math.inf)
+    far = paired.rounds_to_settle(rounds, STEADY, centre - 0.05, math.inf)
     assert near is not None
     assert far is not None
     assert near > far > 2
-    assert paired.rounds_to_settle(found, found.centre, math.inf) is None
+    assert paired.rounds_to_settle(rounds, STEADY, centre, math.inf) is None
+
+
+def test_passes_that_should_settle_a_claim_do_so_more_often_than_not() -> None:
+    """The whole rule: how many passes the second round has depends on what the first one showed."""
+    random = np.random.default_rng(6)
+    settled, asked = [], []
+    for _ in range(400):
+        (first,) = rounds_of(random, 1, 4, effect=0.3, between=0.005)
+        passes = paired.passes_to_settle([first], STEADY, math.log(1.02), math.inf)
+        if math.isinf(passes):
+            continue
+        (second,) = rounds_of(random, 1, max(2, math.ceil(1.5 * passes)), effect=0.3, between=0.005)
+        asked.append(passes)
+        settled.append(paired.contrast([first, second]).ends[0] > math.log(1.02))
+    assert len(asked) > 100
+    assert np.mean(settled) > 0.6
+
+
+def test_a_claim_that_is_clear_needs_few_passes_and_one_at_its_limit_more_than_there_are() -> None:
+    first = PairedRound((0.50, 0.55, 0.45, 0.5))
+    assert paired.passes_to_settle([first], STEADY, 0.02, math.inf) < 2
+    assert paired.passes_to_settle([first], STEADY, 0.5, math.inf) == math.inf
+    assert paired.passes_to_settle([first], paired.RESTLESS, 0.02, math.inf) == math.inf  # two rounds are too few
 
 
 def test_the_prior_that_made_the_rounds_is_found_again() -> None:

@@ -463,7 +463,7 @@ def test_parameters_in_the_report_are_parameters_again(project: tuple[Path, Inpu
 def test_metrics_are_nested_and_rounded(project: tuple[Path, Inputs, str]) -> None:
     folder, inputs, _ = project
     metrics = json.loads((folder / "reports" / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["verdicts"] == {"supported": 2, "refuted": 1, "undecided": 0, "not_runnable_here": 1}
+    assert metrics["verdicts"] == {"supported": 2, "refuted": 1, "bounded": 0, "undecided": 0, "not_runnable_here": 1}
     plain = metrics["studies"]["rates"]["methods/plain"]
     cell = inputs.plan.row("rates", "methods/plain").cell
     exact = inputs.verdicts.cells[cell].metrics["decode_tok_s"].value

@@ -10,7 +10,7 @@ import pytest
 
 from claimbench import optimizations
 from claimbench.cost_model import cost
-from claimbench.planning import plan
+from claimbench.planning import groups, plan
 from claimbench.reporting.tables import metrics_of
 from claimbench.schema import params, validation
 from claimbench.schema.cell import Device
@@ -303,29 +303,42 @@ def test_contradictions_are_named_on_both_sides() -> None:
 
 
 def test_a_cell_s_own_number_of_blocks_is_the_one_that_is_planned() -> None:
-    made = planned("cpu", "bigcode")
+    study = studies("bigcode")["bigcode"]
+    in_blocks = study.model_copy(update={"measure": study.measure.model_copy(update={"budget_minutes": None})})
+    made = plan.make_plan(params.load_params(raw_params()), {"bigcode": in_blocks}, {"key": "here"}, "cpu")
     rows = made.studies["bigcode"].rows["one_stream"]
     blocks = {label: made.cells[str(rows[label].cell)].blocks for label in ("native", "compiled_int8")}
     assert blocks == {"native": 3, "compiled_int8": 1}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_a_ratio_is_claimed_of_has_blocks_for_an_interval(name: str) -> None:
+def test_whatever_a_ratio_is_claimed_of_sits_together_or_has_blocks_for_an_interval(name: str) -> None:
     made = planned("cpu", name)
+    together = [set(group.cells) for group in made.groups]
     rows = {
         f"{experiment}/{address}": row
         for experiment, found in made.studies[name].rows.items()
         for address, row in found.items()
     }
-    judged = {
-        address
+    judged = [
+        {str(rows[address].cell) for address in (check.of, check.to)}
         for claim in made.studies[name].study.claims
         for check in claim.checks
         if isinstance(check, RatioCheck) and check.metric != "weights_bytes"
-        for address in (check.of, check.to)
-    }
-    alone = {address for address in judged & rows.keys() if (id := rows[address].cell) and made.cells[id].blocks < 2}
-    assert alone == set()
+        if all(address in rows and rows[address].cell for address in (check.of, check.to))
+    ]
+    assert name == "serving" or judged
+    for ids in judged:
+        assert any(ids <= group for group in together) or all(made.cells[id].blocks > 1 for id in ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_measures_in_rounds_what_can_take_turns(name: str) -> None:
+    made = planned("cpu", name)
+    seated = {id for group in made.groups for id in group.everyone}
+    assert made.budget_minutes > 0
+    assert seated
+    assert not any(groups.takes_turns(made.cells[id].cell) is False for id in seated)
 
 
 @pytest.mark.parametrize(("experiment", "main"), [("arrivals", "load_ttft_p95_ms"), ("saturation", "load_tok_s")])

@@ -9,6 +9,7 @@ rule report:
         table="results/table.parquet",
         verdicts="results/verdicts.json",
         ceilings=FLOW.ceilings,
+        decided=FLOW.decided,
     output:
         markdown=report(
             "reports/report.md",
@@ -40,9 +41,12 @@ rule report:
         "../../envs/core.yaml"
     params:
         code=FLOW.code("reporting.report", libraries=["jinja2", "matplotlib"]),
+        rounds=lambda wildcards, input: (
+            f"--rounds {input.decided}" if FLOW.decided else ""
+        ),
         folder=lambda wildcards, output: str(Path(output.markdown).parent),
     message:
         "Rendering reports/report.md"
     shell:
         "python -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"
-        " --ceilings {input.ceilings:q} --output {params.folder:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        " --ceilings {input.ceilings:q} {params.rounds} --output {params.folder:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

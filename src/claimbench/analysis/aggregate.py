@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from claimbench import optimizations
-from claimbench.analysis import derive, roofline
+from claimbench.analysis import derive, roofline, validity
 from claimbench.errors import ResultError
 from claimbench.schema import result
 from claimbench.schema.ceilings import Ceilings
@@ -23,7 +23,7 @@ from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Result, Sample
-from claimbench.schema.round import TWIN, Round
+from claimbench.schema.round import Round
 
 ABOVE_CEILING = 1.05
 """Fraction of a physical limit beyond which the measurement must be wrong; 5 % is left to the limit's own noise."""
@@ -31,7 +31,7 @@ ABOVE_CEILING = 1.05
 SETTINGS = ("backend", "checkpoint", "dtype", "batch", "new_tokens", "device")
 COLUMNS = (
     *("cell", "block", "sample", "outcome", "reason", "flags", "path", *SETTINGS, "prompt_tokens", "tokens_sha256"),
-    *("tokens_match", "first_divergence", "above_ceiling", "round", "pass", "round_s"),
+    *("tokens_match", "first_divergence", "above_ceiling", "round", "pass", "arm_s", "weight"),
     *METRICS,
 )
 
@@ -49,7 +49,10 @@ class Measured(NamedTuple):
     turns: Mapping[int, int] = {}
     """The pass that each sample is of."""
     round: str | None = None
-    round_s: float | None = None
+    arm_s: float | None = None
+    """What the cell itself took of the round's time."""
+    weight: float | None = None
+    """Of the round in comparisons."""
 
 
 def aggregate(
@@ -73,7 +76,7 @@ def aggregate(
         for number, each in enumerate(found[id]):
             rows += _rows(id, number, each, reference, ceilings)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence", "pass", "round_s"]
+    numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence", "pass", "arm_s", "weight"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
     table["above_ceiling"] = table["above_ceiling"].astype(bool)
     table["tokens_match"] = table["tokens_match"].astype("boolean")
@@ -83,20 +86,28 @@ def aggregate(
 def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measured]]:
     """What rounds say of the plan's cells under their keys, in the order in which they were measured.
 
+    The twin of a base is the same cell: it halves the noise of whatever is compared with it.
     Out of memory beside others is no outcome of a cell that sat alone as well.
     """
     found: dict[str, list[Measured]] = {id: [] for id in plan.cells}
-    alone = {one.arms[0].result.cell.id for one in rounds.values() if len(one.arms) == 1}
+    alone = {arm.result.cell.id for one in rounds.values() if not one.in_company for arm in one.arms}
     for path, record in sorted(rounds.items()):
+        weight = validity.weight(record.conditions)
         for arm in record.arms:
             id = arm.result.cell.id
-            if arm.name == TWIN or id not in found or arm.result.key != plan.cells[id].key:
+            if id not in found or arm.result.key != plan.cells[id].key:
                 continue
-            if len(record.arms) > 1 and arm.result.outcome == Outcome.OOM and id in alone:
+            if record.in_company and arm.result.outcome == Outcome.OOM and id in alone:
                 continue
             places = [number for number, samples in arm.by_pass().items() for _ in samples]
-            found[id].append(Measured(arm.result, path, dict(enumerate(places)), path, record.duration_s))
+            found[id].append(Measured(arm.result, path, dict(enumerate(places)), path, _seconds(arm.result), weight))
     return found
+
+
+def _seconds(record: Result) -> float:
+    """What a seat costs: loading, warming up and its turns."""
+    walls = [one.wall_ns for one in (*record.warmup, *record.samples)]
+    return ((record.load_ns or 0) + sum(walls)) / 1e9
 
 
 def _reference(found: Mapping[str, list[Measured]], planned: PlannedCell) -> Result | None:
@@ -192,7 +203,8 @@ def _rows(id: str, number: int, measured: Measured, reference: Result | None, ce
         "cell": id,
         "block": number,
         "round": measured.round,
-        "round_s": measured.round_s,
+        "arm_s": measured.arm_s,
+        "weight": measured.weight,
         "outcome": record.outcome.value,
         "reason": record.reason,
         "flags": "; ".join(record.flags),

@@ -1,10 +1,13 @@
 """Measures a plan's groups in rounds: first what every comparison needs, then what is still undecided.
 
-1. Every cell of a group sits with the group's base in `LEAST` rounds; compiled and quantised ones, which differ more
-   from process to process, in one more. Rounds that are there count: whoever raises the budget adds to them, and a cell
-   whose code changed sits again with its base alone.
-2. What is left of the budget goes to undecided claims, one round at a time: to the group that has had the fewest rounds
-   of those that hold an undecided check, and in it only to the cells of such checks and their base.
+1. Every cell of a group sits with the group's base once, group after group, and then again until no verdict lacks a
+   round: compiled and quantised cells, which differ more from process to process, need one more. What is there counts:
+   whoever raises the budget adds rounds, and a cell whose code changed sits again with its base alone.
+2. What is left of the budget goes to undecided claims, one round at a time: to the group of the one that should be
+   settled soonest, and in it only to the cells of undecided claims and their base.
+
+The first rounds have few passes. From then on a cell gets as many as should settle its claims, at least `FEWEST`, as
+far as the budget goes: who is far from every limit makes room for who is near one. How many is fixed before a round.
 
 A round is a sealed file as soon as it is over, so whoever is killed loses one. A verdict is judged at the first look
 that settles it (analysis/paired.py), so later rounds of other claims do not undo it.
@@ -12,38 +15,50 @@ that settles it (analysis/paired.py), so later rounds of other claims do not und
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from claimbench import backends
-from claimbench.analysis import aggregate, comparing
+from claimbench.analysis import aggregate, comparing, paired, validity
+from claimbench.analysis.paired import RESTLESS, STEADY
 from claimbench.errors import ResultError
-from claimbench.formatting import duration
+from claimbench.formatting import count, duration
 from claimbench.judging.checks import judge_check
-from claimbench.judging.evidence import Evidence
+from claimbench.judging.evidence import SIDES, Evidence
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
-from claimbench.measuring.rounds import measure_round
-from claimbench.planning.groups import that_fit
+from claimbench.measuring.rounds import RoundServer
+from claimbench.planning.forecast import peak_bytes
+from claimbench.planning.groups import MEMORY_SHARE, comparisons, that_fit
 from claimbench.planning.paths import CHECKPOINTS, folder_of, labels
 from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.checks import Check, GainCheck, RatioCheck, ShapeCheck
 from claimbench.schema.json_file import digest
 from claimbench.schema.outcome import FITS, Outcome
-from claimbench.schema.plan import Plan, PlannedGroup
+from claimbench.schema.plan import RESULTS, Plan, PlannedGroup
 from claimbench.schema.round import TWIN, Round
-from claimbench.schema.verdicts import Verdict
+from claimbench.schema.verdicts import Needed, Verdict
 
-LEAST = 2
-PASSES = 6
-"""Of a group's first round; later ones take as many as fill `TURNS_S`."""
-TURNS_S = 40.0
-FEWEST_PASSES, MOST_PASSES = 4, 16
+ROUNDS = RESULTS / "rounds"
+
+FIRST_SHARE = 0.2
+"""Of the budget, for the turns of the first round of every group."""
+FIRST_PASSES = 4
+FEWEST, MOST = 2, 16
+"""Passes of a round. With two, little is known of the spread inside it, and intervals are wide: for clear claims."""
+MOST_EARLY = 6
+"""Of a cell that has sat once: how many it needs is hardly known."""
+SPARE = 1.5
+"""Passes asked for, over those that should settle a claim: that number is an estimate itself."""
+TURNS_S = 60.0
+"""For the turns of one round beyond the first ones: another round tells more than another minute of the same."""
 
 Say = Callable[[str], None]
 
@@ -53,18 +68,23 @@ class Undecided(NamedTuple):
 
     claim: str
     cells: tuple[str, ...]
+    needed: Needed | None
 
 
 class Progress(NamedTuple):
-    """Of the checks that rounds can settle."""
+    """Of the claims that rounds can settle."""
 
-    checks: int
+    claims: int
     undecided: tuple[Undecided, ...]
 
     @property
     def text(self) -> str:
-        """`12 of 16 decided`, by claim."""
-        return f"{self.checks - len(self.undecided)} of {self.checks} comparisons decided"
+        """`12 of 16 claims decided`."""
+        return f"{self.claims - len({each.claim for each in self.undecided})} of {self.claims} claims decided"
+
+    def about(self, ids: Container[str]) -> list[Undecided]:
+        """The undecided checks that compare nothing but `ids`."""
+        return [check for check in self.undecided if all(id in ids for id in check.cells)]
 
 
 class Decider:
@@ -74,40 +94,118 @@ class Decider:
         self.plan, self.folder, self.say = plan, folder, say
         self.rounds = read_rounds(plan, folder, say)
         self.names = labels(plan)
+        self.compared = [sides for planned in plan.studies.values() for sides in comparisons(planned)]
+        self.protocol = protocol_of(plan)
         self.begun = time.monotonic()
+        self.server = RoundServer()
 
     @property
-    def spent_s(self) -> float:
-        return time.monotonic() - self.begun
-
-    @property
-    def budget_s(self) -> float:
-        return self.plan.budget_minutes * 60
+    def left_s(self) -> float:
+        """Of the budget. What another study measures meanwhile on the same device is not spent."""
+        return self.plan.budget_minutes * 60 - (time.monotonic() - self.begun - self.server.waited_s)
 
     def run(self) -> None:
-        """Measure until nothing is undecided or the budget is spent; the least number of rounds comes in any case."""
-        for group in self.plan.groups:
-            while arms := self.lacking(group):
-                for part in self.fitting(arms, group.base):
-                    self.measure(group, part)
-        while True:
+        """Measure until nothing is undecided or the budget is spent; each group's first round comes in any case."""
+        with self.server:
+            for depth in range(1, max(STEADY.least, RESTLESS.least) + 1):
+                self.sit_all(depth)
+            while self.go_on(self.progress()):
+                pass
+
+    def sit_all(self, depth: int) -> None:
+        """See to it that every cell has sat with its base `depth` times, or as often as its verdicts need."""
+        waiting = [(group, part) for group in self.plan.groups for part in self.lacking(group, depth)]
+        arms = sum(len(part) + 1 for _, part in waiting)
+        for number, (group, part) in enumerate(waiting):
+            if depth == 1:
+                share = FIRST_SHARE * self.plan.budget_minutes * 60 * (len(part) + 1) / arms
+                self.measure(group, [*part, *self.unseen(group)], {}, FIRST_PASSES, share)
+                continue
             progress = self.progress()
-            chosen = self.choose(progress.undecided)
-            if chosen is None:
-                return
-            group, arms = chosen
-            for part in self.fitting(arms, group.base):
-                if self.spent_s + self.expected_s(part) > self.budget_s:
-                    return
-                self.measure(group, part, progress)
+            reserved = sum(self.expected_s(cells, FEWEST) for _, cells in waiting[number + 1 :]) + self.later_s(depth)
+            least_s = self.expected_s(part, FEWEST)
+            spare_s = self.left_s - least_s - reserved
+            if self.left_s < least_s:
+                self.say(f"left out for lack of time: round {depth} of {group.title}")
+                continue
+            turns = self.turns(part, progress)
+            turns_s = self.turns_s(part, FEWEST) + max(0.0, spare_s) / (len(waiting) - number)
+            self.measure(group, part, turns, max(turns.values()), turns_s, progress)
 
-    def lacking(self, group: PlannedGroup) -> list[str]:
-        """Cells of a group that have not sat with its base often enough; empty where all have."""
-        return [id for id in group.cells if id != group.base and self.together(id, group.base) < self.least(id)]
+    def later_s(self, depth: int) -> float:
+        """What the rounds take that verdicts need beyond `depth`."""
+        found = 0.0
+        for later in range(depth + 1, RESTLESS.least + 1):
+            for group in self.plan.groups:
+                sides = [each for each in self.sides_in(group) if self.least(*each) >= later]
+                ids = {id for each in sides for id in each} - {group.base}
+                found += self.expected_s([group.base, *ids], FEWEST) if ids else 0.0
+        return found
 
-    def least(self, id: str) -> int:
-        cell = self.plan.cells[id].cell
-        return LEAST + comparing.is_restless(cell) if self.is_worth_more(id) else 1
+    def sides_in(self, group: PlannedGroup) -> list[tuple[str, ...]]:
+        """What is compared in a group: each cell with the base, and the sides of every claim."""
+        compared: list[tuple[str, ...]] = [(id, group.base) for id in group.cells if id != group.base]
+        return compared + [sides for sides in self.compared if set(sides) <= set(group.cells)]
+
+    def lacking(self, group: PlannedGroup, depth: int) -> list[list[str]]:
+        """Cells of a group that have not sat with what they are compared with often enough, in parts that fit."""
+        compared = self.sides_in(group)
+        wanted = {id for sides in compared if self.together(*sides) < min(depth, self.least(*sides)) for id in sides}
+        arms = [id for id in group.cells if id in wanted and id != group.base]
+        return self.fitting(arms, group.base) if arms else []
+
+    def unseen(self, group: PlannedGroup) -> list[str]:
+        """Its witnesses that have not sat yet."""
+        return [id for id in group.witnesses if not self.together(id)]
+
+    def least(self, *ids: str) -> int:
+        """Rounds that a verdict about these cells needs; of what is unavailable or wrong, one is enough."""
+        if not all(map(self.is_worth_more, ids)):
+            return 1
+        return comparing.prior_of([self.plan.cells[id].cell for id in ids]).least
+
+    def go_on(self, progress: Progress) -> bool:
+        """Measure one more round for what is undecided; False where nothing is, or no round fits in the budget."""
+        chosen = self.choose(progress)
+        if chosen is None:
+            return False
+        group, arms = chosen
+        for part in self.fitting(arms, group.base):
+            if self.left_s < self.expected_s(part, FEWEST):
+                return False
+            turns = self.turns(part, progress)
+            free_s = self.left_s - self.expected_s(part, FEWEST) + self.turns_s(part, FEWEST)
+            self.measure(group, part, turns, max(turns.values()), min(TURNS_S, free_s), progress)
+        return True
+
+    def choose(self, progress: Progress) -> tuple[PlannedGroup, list[str]] | None:
+        """The group of the check that should be settled soonest, and the cells to sit with its base."""
+
+        def soonness(check: Undecided) -> tuple[float, int]:
+            minutes = check.needed.minutes if check.needed else None
+            return math.inf if minutes is None else minutes, self.together(*check.cells)
+
+        for check in sorted(progress.undecided, key=soonness):
+            group = next((each for each in self.plan.groups if set(check.cells) <= set(each.cells)), None)
+            if group is None or not all(map(self.is_worth_more, check.cells)):
+                continue
+            within = [one for one in progress.about(group.cells) if soonness(one)[0] * 60 <= self.left_s] or [check]
+            wanted = {id for one in within for id in one.cells}
+            arms = [id for id in group.cells if id in wanted and id != group.base]
+            return group, arms or [id for id in group.cells if id != group.base][:1]
+        return None
+
+    def turns(self, ids: Sequence[str], progress: Progress) -> dict[str, int]:
+        """For each cell the passes that should settle its claims."""
+        found = dict.fromkeys(ids, FEWEST)
+        for check in progress.undecided:
+            passes = most = MOST if self.together(*check.cells) > 1 else MOST_EARLY
+            if check.needed and check.needed.passes is not None:
+                passes = min(most, math.ceil(SPARE * check.needed.passes))
+            for id in check.cells:
+                if id in found:
+                    found[id] = max(found[id], passes)
+        return found
 
     def is_worth_more(self, id: str) -> bool:
         """Whether another round could tell anything new: what is unavailable or wrong stays so."""
@@ -120,77 +218,93 @@ class Decider:
         return [arm for arm in named if arm.result.cell.id == id and arm.result.key == key]
 
     def together(self, *ids: str) -> int:
-        """Rounds that all of `ids` sat in, under the keys of the plan."""
+        """Rounds that all of `ids` sat in, under the keys of the plan, and that no rule of validity voids."""
         wanted = {(id, self.plan.cells[id].key.id) for id in ids}
-        return sum(
-            wanted <= {(arm.result.cell.id, arm.result.key.id) for arm in one.arms} for one in self.rounds.values()
-        )
-
-    def choose(self, undecided: Iterable[Undecided]) -> tuple[PlannedGroup, list[str]] | None:
-        """The group of an undecided check that has had the fewest rounds, and the cells to sit with its base."""
-        wanted: dict[int, list[str]] = {}
-        for check in undecided:
-            for number, group in enumerate(self.plan.groups):
-                if set(check.cells) <= set(group.cells) and all(map(self.is_worth_more, check.cells)):
-                    wanted.setdefault(number, []).extend(check.cells)
-                    break
-        if not wanted:
-            return None
-        number = min(wanted, key=lambda each: (self.together(*wanted[each]), each))
-        group = self.plan.groups[number]
-        return group, [id for id in group.cells if id in wanted[number] and id != group.base]
+        return sum(wanted <= sat_in(one) for one in self.rounds.values() if validity.weight(one.conditions))
 
     def fitting(self, arms: Sequence[str], base: str) -> list[list[str]]:
-        memory = float((self.plan.machine.get("memory_gb") or 0) * 1e9)
-        if self.plan.device == "cuda":
-            memory = float(
-                min((gpu.get("memory_bytes") or 0 for gpu in self.plan.machine.get("gpus") or []), default=0)
-            )
-        return that_fit(arms, base, self.plan.cells, memory)
+        """`arms` in parts that fit in memory beside `base`, which is the first of each.
 
-    def expected_s(self, ids: Sequence[str]) -> float:
-        """What a round of these cells takes: as long as earlier rounds of theirs, by the share of their arms."""
-        seen = [one.duration_s / len(one.arms) for one in self.rounds.values() if self.is_of(one, ids)]
-        return sum(seen) / len(seen) * (len(ids) + 1) if seen else 0.0
+        Who does not fit beside it, or ran out of memory in company, sits with the base alone.
+        """
+        pairs = [[base, id] for id in arms if id != base and self.is_crowded(id, base)]
+        others = [id for id in arms if [base, id] not in pairs]
+        return [*(that_fit(others, base, self.plan.cells, self.memory) if others else []), *pairs]
 
-    def is_of(self, record: Round, ids: Sequence[str]) -> bool:
-        return set(ids) <= {arm.result.cell.id for arm in record.arms}
+    def is_crowded(self, id: str, base: str) -> bool:
+        """Whether the two are measured back to back, each with the machine's memory to itself."""
+        arms = (arm for one in self.rounds.values() if one.in_company for arm in one.arms)
+        lacked = {arm.result.cell.id for arm in arms if arm.result.outcome == Outcome.OOM}
+        together = 2 * peak_bytes(self.plan.cells[base].cell) + peak_bytes(self.plan.cells[id].cell)
+        return bool(lacked & {id, base}) or together > MEMORY_SHARE * (self.memory or math.inf)
 
-    def passes(self, ids: Sequence[str]) -> int:
-        """As many as fill `TURNS_S`, by earlier rounds of the same cells: fixed before the round."""
-        earlier = [one for one in self.rounds.values() if self.is_of(one, ids)]
-        if not earlier:
-            return PASSES
-        last = earlier[-1]
-        turns = [arm.result.samples for arm in last.arms if arm.result.cell.id in ids and arm.turns]
-        pass_s = sum(one.wall_ns for samples in turns for one in samples) / 1e9 / last.passes
-        return max(FEWEST_PASSES, min(MOST_PASSES, round(TURNS_S / pass_s))) if pass_s else PASSES
+    @cached_property
+    def memory(self) -> float:
+        """Bytes, of the machine or of its smallest GPU; 0: not known."""
+        if self.plan.device == "cpu":
+            return float(self.plan.machine.get("memory_gb") or 0) * 1e9
+        return float(min((gpu.get("memory_bytes") or 0 for gpu in self.plan.machine.get("gpus") or []), default=0))
 
-    def measure(self, group: PlannedGroup, ids: Sequence[str], progress: Progress | None = None) -> None:
-        number = sum(self.is_of(one, ids) for one in self.rounds.values())
-        left = duration(max(0.0, self.budget_s - self.spent_s))
+    def expected_s(self, ids: Sequence[str], passes: int) -> float:
+        """What a round of `ids`, the first of them twice, takes, by the last that each sat in."""
+        return sum(self.seat_s(id) for id in (ids[0], *ids)) + self.turns_s(ids, passes)
+
+    def turns_s(self, ids: Sequence[str], passes: int) -> float:
+        return passes * sum(self.turn_s(id) for id in (ids[0], *ids))
+
+    def seat_s(self, id: str) -> float:
+        """Until it is ready to generate."""
+        last = next((arm.result for arm in reversed(self.arms_of(id)) if arm.turns and arm.result.load_ns), None)
+        return ((last.load_ns or 0) + sum(one.wall_ns for one in last.warmup)) / 1e9 if last else 0.0
+
+    def turn_s(self, id: str) -> float:
+        last = next((arm for arm in reversed(self.arms_of(id)) if arm.turns), None)
+        return sum(one.wall_ns for one in last.result.samples) / 1e9 / len(last.turns) if last else 0.0
+
+    def measure(
+        self,
+        group: PlannedGroup,
+        ids: Sequence[str],
+        turns: Mapping[str, int],
+        passes: int,
+        turns_s: float,
+        progress: Progress | None = None,
+    ) -> None:
+        """Measure a round of `ids`; who is not in `turns` has one in every pass."""
+        earlier = sum(set(ids) <= {arm.result.cell.id for arm in one.arms} for one in self.rounds.values())
+        claims = list(dict.fromkeys(check.claim for check in progress.about(ids))) if progress else []
         so_far = f"{progress.text}, " if progress else ""
-        self.say(f"{so_far}{left} of the budget left, now: {group.title}, {len(ids)} cells")
-        arms = [self.request(id, self.names.get(id, id)) for id in ids]
-        if len(ids) > 1:
-            arms.append(self.request(group.base, TWIN).model_copy(update={"proves": False}))
+        left = f"{duration(max(0.0, self.left_s))} left"
+        what = f"{', '.join(claims)} ({group.title})" if claims else group.title
+        self.say(f"{so_far}{left}, now: {what}, {count(len(ids), 'cell')}")
+        wanted = {**turns, **dict.fromkeys(group.witnesses, 1)}
+        wanted.pop(group.base, None)
+        shown = set(group.cells)
+        arms = [self.request(id, self.names.get(id, id), wanted.get(id), proves=id in shown) for id in ids]
+        arms.append(self.request(group.base, TWIN, proves=False))
         request = RoundRequest(
             arms=tuple(arms),
-            passes=self.passes(ids),
-            seed=int(digest([group.title, *ids, number, self.plan.params.measure.seed], 8), 16),
-            number=number,
+            passes=passes,
+            fewest=FEWEST,
+            spares_slow=not turns,
+            in_company=not any(self.is_crowded(id, group.base) for id in ids if id in shown - {group.base}),
+            turns_s=max(turns_s, 1e-3),
+            seed=int(digest([group.title, *ids, earlier, self.plan.params.measure.seed], 8), 16),
+            number=earlier,
             group=group.title,
+            protocol=self.protocol,
         )
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self.folder / f"{stamp}.json"
-        record = measure_round(request, path)
+        record = self.server.measure(request, path)
         self.rounds[str(path)] = record
         self.tell(record)
         for arm in record.arms:
-            if len(record.arms) > 1 and arm.result.outcome == Outcome.OOM:
-                self.measure(group, [arm.result.cell.id])  # beside others it may lack what it has alone
+            id = arm.result.cell.id
+            if record.in_company and arm.result.outcome == Outcome.OOM and id != group.base:
+                self.measure(group, [group.base, id], {}, FEWEST, turns_s)  # it may lack what it has alone
 
-    def request(self, id: str, name: str) -> ArmRequest:
+    def request(self, id: str, name: str, turns: int | None = None, proves: bool = True) -> ArmRequest:
         planned = self.plan.cells[id]
         proven = any(arm.result.proof for arm in self.arms_of(id))
         reference = self.plan.cells[planned.reference].cell if planned.reference not in (None, id) else None
@@ -201,34 +315,64 @@ class Decider:
             draft=CHECKPOINTS / folder_of(self.plan, planned.cell.draft) if planned.cell.draft else None,
             reference=reference,
         )
-        return ArmRequest(name=name, block=block, key=planned.key, proves=not proven)
+        return ArmRequest(
+            name=name,
+            block=block,
+            key=planned.key,
+            proves=proves and not proven,
+            turns=turns,
+        )
 
     def tell(self, record: Round) -> None:
         ended = [f"{arm.name} {arm.result.outcome}: {arm.result.reason}" for arm in record.arms if is_odd(arm)]
         timed = f"{record.timed_s / record.duration_s:.0%} of it inside timed generations"
-        for line in [f"{duration(record.duration_s)}, {timed}", *record.flags, *ended]:
+        for line in [f"{duration(record.duration_s)}, passes: {record.passes}, {timed}", *record.flags, *ended]:
             self.say(f"    {line}")
 
     def progress(self) -> Progress:
-        """How the checks stand that rounds can settle."""
+        """How the claims stand that rounds can settle, by the looks that were planned."""
         table = aggregate.aggregate(in_groups(self.plan), Ceilings(), rounds=self.rounds)
-        evidence = Evidence(self.plan, table, self.plan.params.measure.tolerance)
-        checks, undecided = 0, []
+        evidence = Evidence(self.plan, table, self.plan.params.measure.tolerance, only_planned_looks=True)
+        claims, undecided = set(), []
         for study, planned in self.plan.studies.items():
             for claim in planned.study.claims:
                 for check in claim.checks:
-                    cells = cells_of(check, study, self.plan)
-                    if not cells or not all(cell in evidence.frames for cell in cells):
+                    named = cells_named(check, study, self.plan)
+                    if not named or not all(cell in evidence.frames for cell in named):
                         continue
-                    checks += 1
-                    if judge_check(check, study, evidence).verdict == Verdict.UNDECIDED:
-                        undecided.append(Undecided(claim.id, cells))
-        return Progress(checks, tuple(undecided))
+                    claims.add((study, claim.id))
+                    cells = cells_of(check, study, self.plan)
+                    if not cells:
+                        continue
+                    found = judge_check(check, study, evidence)
+                    if found.verdict in (Verdict.UNDECIDED, Verdict.BOUNDED):
+                        undecided.append(Undecided(claim.id, cells, found.needed))
+        return Progress(len(claims), tuple(undecided))
+
+
+def protocol_of(plan: Plan) -> str:
+    """A hash of what decides, fixed before the first round: the claims, with their limits, and the rules.
+
+    A round says which it was measured under, so that a claim that was edited afterwards shows.
+    """
+    claims = {
+        name: [claim.model_dump(mode="json") for claim in each.study.claims] for name, each in plan.studies.items()
+    }
+    rules = [
+        paired.ALPHA,
+        paired.TRIM,
+        list(paired.LOOKS),
+        list(STEADY),
+        list(RESTLESS),
+        [list(r) for r in validity.RULES],
+    ]
+    return digest([claims, plan.params.measure.tolerance, rules], 16)
 
 
 def sat_in(record: Round) -> set[tuple[str, str]]:
-    """(cell, key) of every arm, its twin's among them."""
-    return {(arm.result.cell.id, arm.result.key.id) for arm in record.arms}
+    """(cell, key) of every arm, its twin's among them; who lacked memory in company did not sit."""
+    arms = [arm for arm in record.arms if not (record.in_company and arm.result.outcome == Outcome.OOM)]
+    return {(arm.result.cell.id, arm.result.key.id) for arm in arms}
 
 
 def is_odd(arm: round_file.Arm) -> bool:
@@ -238,8 +382,7 @@ def is_odd(arm: round_file.Arm) -> bool:
 def cells_of(check: Check, study: str, plan: Plan) -> tuple[str, ...]:
     """The cells that a check compares by a ratio or a curve; none where one of them cannot run, or for other kinds."""
     if isinstance(check, RatioCheck | GainCheck):
-        sides = [getattr(check, side, None) for side in ("of", "to", "than_of", "than_to")]
-        rows = [plan.row(study, address).cell for address in sides if address]
+        rows: list[str | None] = list(cells_named(check, study, plan))
     elif isinstance(check, ShapeCheck):
         rows = [
             row.cell
@@ -252,9 +395,19 @@ def cells_of(check: Check, study: str, plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(id for id in rows if id)) if all(rows) and len(set(rows)) > 1 else ()
 
 
+def cells_named(check: Check, study: str, plan: Plan) -> tuple[str, ...]:
+    """Every cell that a check of any kind names; none where one of them cannot run."""
+    if isinstance(check, ShapeCheck):
+        return cells_of(check, study, plan)
+    addresses = [getattr(check, side, None) for side in SIDES]
+    named = [address.partition("/")[::2] for address in addresses if address]
+    rows = [plan.studies[study].rows.get(experiment, {}).get(rest) for experiment, rest in named]
+    return tuple(row.cell for row in rows if row and row.cell) if all(row and row.cell for row in rows) else ()
+
+
 def in_groups(plan: Plan) -> Plan:
     """The plan without what is measured in blocks."""
-    ids = {id for group in plan.groups for id in group.cells}
+    ids = {id for group in plan.groups for id in group.everyone}
     cells = {id: planned.model_copy(update={"blocks": 0}) for id, planned in plan.cells.items() if id in ids}
     known = {
         id: each.model_copy(update={"reference": None}) if each.reference not in ids else each
@@ -265,7 +418,7 @@ def in_groups(plan: Plan) -> Plan:
 
 def read_rounds(plan: Plan, folder: Path, say: Say) -> dict[str, Round]:
     """The rounds in `folder` that a cell of the plan sat in under its key, by path; a damaged file is told of."""
-    wanted = {(id, plan.cells[id].key.id) for group in plan.groups for id in group.cells}
+    wanted = {(id, plan.cells[id].key.id) for group in plan.groups for id in group.everyone}
     found: dict[str, Round] = {}
     for path in sorted(folder.glob("*.json")):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,17 +10,22 @@ import pandas as pd
 
 from claimbench.analysis import comparing, stats
 from claimbench.analysis.aggregate import blocks_in, by_cell
+from claimbench.analysis.comparing import Comparison
 from claimbench.analysis.paired import Prior
 from claimbench.errors import ConfigError
-from claimbench.judging.expectations import bounds, verdict
+from claimbench.formatting import count, duration
+from claimbench.judging.expectations import Bounds, bounds, largest_difference, verdict
 from claimbench.judging.summary import Ending, ending
 from claimbench.schema.checks import Check, Expectation
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.interval import Interval
+from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
-from claimbench.schema.verdicts import CheckVerdict, Verdict
+from claimbench.schema.verdicts import CheckVerdict, Needed, Verdict
 
+MOST_BOUNDED = 0.25
+"""A ratio that may be further from 1 than this is undecided, and nothing else."""
 SIDES = ("of", "to", "than_of", "than_to")
 
 
@@ -27,31 +33,43 @@ class Evidence:
     """What checks are judged by: a plan, its table, and the tolerance."""
 
     def __init__(
-        self, plan: Plan, table: pd.DataFrame, tolerance: float, frontiers: dict[str, Frontier] | None = None
+        self,
+        plan: Plan,
+        table: pd.DataFrame,
+        tolerance: float,
+        frontiers: dict[str, Frontier] | None = None,
+        *,
+        only_planned_looks: bool = False,
     ) -> None:
+        """`only_planned_looks`: whoever may go on measuring does not look in between, see analysis/paired.py."""
         self.plan, self.tolerance, self.frontiers = plan, tolerance, frontiers or {}
+        self.only_planned_looks = only_planned_looks
         self.frames = by_cell(table)
 
     def blocks(self, cell: str, metric: str) -> list[list[float]]:
         return blocks_in(self.frames[cell], metric)
 
-    def ratio(self, sides: list[Side], metric: str) -> list[Interval]:
-        """Of two sides, or of two ratios of four, at every look."""
+    def ratio(self, sides: list[Side], metric: str) -> Comparison:
+        """Of two sides, or of two ratios of four."""
         rows = [self.frames[side.cell] for side in sides]
-        return comparing.ratio(rows, metric, self.prior(sides))
+        found = comparing.ratio(rows, metric, self.prior(sides))
+        return found.of_counts() if METRICS[metric].is_certain else self._looked_at(found)
 
-    def exponent(self, curves: list[list[tuple[float, Side]]], metric: str, groups: list[str]) -> list[Interval]:
-        """Of a curve, or of the ratio of two, at every look; points of different `groups` have levels of their own."""
+    def _looked_at(self, found: Comparison) -> Comparison:
+        return found.at_planned_looks() if self.only_planned_looks else found
+
+    def exponent(self, curves: list[list[tuple[float, Side]]], metric: str, groups: list[str]) -> Comparison:
+        """Of a curve, or of the ratio of two; points of different `groups` have levels of their own."""
         slopes = stats.slope_weights([x for x, _ in curves[0]], groups)
         sides = [side for curve in curves for _, side in curve]
         weights = [*slopes, *(-weight for weight in slopes)][: len(sides)]
         rows = [self.frames[side.cell] for side in sides]
-        looks = comparing.contrast(rows, weights, metric, self.prior(sides), lambda value: value)
-        if looks:
-            return looks
+        in_rounds = self._looked_at(comparing.contrast(rows, weights, metric, self.prior(sides)))
+        if in_rounds.looks:
+            return in_rounds
         blocks = [[(x, self.blocks(side.cell, metric)) for x, side in curve] for curve in curves]
         found = stats.exponent_interval(blocks[0], *blocks[1:], groups=groups)
-        return [found] if found else []
+        return Comparison((found,) if found else ())
 
     def prior(self, sides: list[Side]) -> Prior:
         return comparing.prior_of([self.plan.cells[side.cell].cell for side in sides])
@@ -175,11 +193,12 @@ def by_interval(
     check: Check,
     evidence: Evidence,
     sides: list[Side],
-    looks: list[Interval],
+    compared: Comparison,
     region: Expectation,
     say: Callable[[Interval], str],
 ) -> CheckVerdict:
     """An interval against a region, at the first look that settles it, with the doubts about what lies behind it."""
+    looks = compared.looks
     basis = basis_of(sides, evidence)
     doubts = doubts_about(sides)
     if not looks:
@@ -191,20 +210,58 @@ def by_interval(
     wanted = bounds(region, evidence.tolerance)
     found = next((look for look in looks if verdict(look, wanted) != Verdict.UNDECIDED), looks[-1])
     result = verdict(found, wanted)
-    why: str | None = None
-    if found.rounds < 2:
-        why = f"{found.rounds} block in common: at least 2 are needed for an interval."
-    elif result == Verdict.UNDECIDED:
-        why = "The interval reaches beyond the range that would decide: more blocks would narrow it."
-    return verdict_on(
+    needed = _needed(compared, sides, evidence, wanted) if result == Verdict.UNDECIDED and compared.rounds else None
+    is_of_ratio = check.kind in ("ratio", "gain")
+    sentence, most = say(found), largest_difference(found, wanted) if is_of_ratio else None
+    bounded = result == Verdict.UNDECIDED and most is not None and most <= MOST_BOUNDED
+    if bounded:
+        sentence = f"{sentence.rstrip('.')}; no difference larger than {most:.0%}."
+    judged = verdict_on(
         check,
-        say(found),
-        result,
+        sentence,
+        Verdict.BOUNDED if bounded else result,
         found=found,
-        reason=joined(why, doubts),
+        reason=joined(_why(found, result, compared, needed), doubts),
         blocks=found.rounds,
         basis=basis,
     )
+    return judged.model_copy(update={"needed": needed})
+
+
+def _needed(compared: Comparison, sides: list[Side], evidence: Evidence, wanted: Bounds) -> Needed:
+    rounds, passes = compared.rounds_needed(*wanted), compared.passes_needed(*wanted)
+    minutes = None
+    if rounds is not None:
+        minutes = (rounds - len(compared.rounds)) * _round_s(sides, evidence) / 60
+    return Needed(rounds=rounds, minutes=minutes, passes=None if math.isinf(passes) else math.ceil(passes))
+
+
+def _round_s(sides: list[Side], evidence: Evidence) -> float:
+    """Seconds of a round of these cells alone, by the last that all sat in."""
+    frames = [evidence.frames[cell] for cell in {side.cell for side in sides}]
+    last = max(set.intersection(*(set(frame["round"].dropna()) for frame in frames)))
+    arms = [frame[frame["round"] == last].drop_duplicates("block") for frame in frames]
+    return float(sum(arm["arm_s"].sum() for arm in arms))
+
+
+def _why(found: Interval, result: Verdict, compared: Comparison, needed: Needed | None) -> str | None:
+    """Why it is undecided, and what would decide it."""
+    if result != Verdict.UNDECIDED:
+        return None
+    if needed is None:
+        few = found.rounds < 2
+        return (
+            f"{found.rounds} block in common: at least 2 are needed for an interval."
+            if few
+            else "The interval reaches beyond the range that would decide: more blocks would narrow it."
+        )
+    if found.ends is None:
+        reached = f"{count(found.rounds, 'round')} so far, and an interval needs {compared.prior.least}"
+    else:
+        reached = "The interval reaches beyond the range that would decide"
+    if needed.minutes is None:
+        return f"{reached}; its estimate lies so near the end of that range that no budget would."
+    return f"{reached}: about {duration(needed.minutes * 60)} more would, if the estimate stays where it is."
 
 
 def joined(*parts: str | None) -> str | None:

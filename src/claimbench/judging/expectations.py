@@ -51,12 +51,20 @@ def verdict(found: Interval, wanted: Bounds) -> Verdict:
     return Verdict.REFUTED if high < wanted[0] or low > wanted[1] else Verdict.UNDECIDED
 
 
+def largest_difference(found: Interval, wanted: Bounds) -> float | None:
+    """How far from 1 a ratio may be that is claimed to be about 1, and was not found to differ; None for others."""
+    if found.ends is None or not all(map(math.isfinite, wanted)) or not wanted[0] < 1 < wanted[1]:
+        return None
+    low, high = found.ends
+    return max(1 - low, high - 1) if low <= 1 <= high else None
+
+
 def direction(found: Interval, tolerance: float) -> str:
     """What a ratio shows by itself, whatever was claimed."""
     for name in ("same", "above", "below"):
         if verdict(found, bounds(name, tolerance)) == Verdict.SUPPORTED:
             return {"same": "the same", "above": "higher", "below": "lower"}[name]
-    return "too close to call" if found.ends else "one block cannot tell"
+    return "too close to call" if found.ends else "too early to tell"
 
 
 def unit_of(metric: str) -> str:

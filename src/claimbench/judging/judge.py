@@ -83,10 +83,10 @@ def combine(checks: tuple[CheckVerdict, ...]) -> tuple[Verdict, str | None]:
         )
     if not judged or any(check.kind not in ELSEWHERE_KINDS for check in absent):
         return Verdict.NOT_RUNNABLE, _reasons(absent)
-    if any(check.verdict == Verdict.UNDECIDED for check in judged):
-        return Verdict.UNDECIDED, _joined(
-            _reasons([check for check in judged if check.verdict == Verdict.UNDECIDED]), not_judged
-        )
+    for verdict in (Verdict.UNDECIDED, Verdict.BOUNDED):
+        open_ones = [check for check in judged if check.verdict == verdict]
+        if open_ones:
+            return verdict, _joined(_reasons(open_ones), not_judged)
     return Verdict.SUPPORTED, _joined(_reasons(judged), not_judged)
 
 

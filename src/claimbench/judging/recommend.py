@@ -13,7 +13,6 @@ import pandas as pd
 
 from claimbench.analysis import comparing
 from claimbench.analysis.aggregate import by_cell, promises_tokens
-from claimbench.analysis.paired import RESTLESS
 from claimbench.formatting import quantity
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -42,10 +41,10 @@ def recommendations(
         for question in _questions(plan, planned):
             if any(cells[side].outcome != Outcome.OK or cells[side].above_ceiling for side in (id, question.to)):
                 continue
-            gain = _gain(frames, id, question.to, question.metric)
+            gain = _gain(plan, frames, id, question.to, question.metric)
             if gain is None or gain.ends is None or gain.ends[0] <= 1 + tolerance:
                 continue
-            price = _cost(frames, cells, id, question.to)
+            price = _cost(plan, frames, cells, id, question.to)
             found.append(
                 _recommendation(question, plan, planned, cells[id], gain.estimate, gain.ends, price, places[id])
             )
@@ -85,25 +84,28 @@ def _places(plan: Plan) -> dict[str, list[Place]]:
     return found
 
 
-def _ratio(frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> Interval | None:
+def _ratio(plan: Plan, frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> Interval | None:
+    prior = comparing.prior_of([plan.cells[side].cell for side in (of, to)])
     try:
-        looks = comparing.ratio([frames[of], frames[to]], metric, RESTLESS)
+        found = comparing.ratio([frames[of], frames[to]], metric, prior).last
     except ValueError:  # a zero: nothing was counted, so there is nothing to compare
         return None
-    return looks[-1] if looks and looks[-1].ends else None
+    return found if found and found.ends else None
 
 
-def _gain(frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: str) -> Interval | None:
+def _gain(plan: Plan, frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: str) -> Interval | None:
     """How many times better than the reference."""
     better_is_higher = METRICS[metric].better == "higher"
     of, to = (cell, reference) if better_is_higher else (reference, cell)
-    return _ratio(frames, of, to, metric)
+    return _ratio(plan, frames, of, to, metric)
 
 
-def _cost(frames: dict[str, pd.DataFrame], cells: dict[str, CellSummary], cell: str, reference: str) -> Cost:
+def _cost(
+    plan: Plan, frames: dict[str, pd.DataFrame], cells: dict[str, CellSummary], cell: str, reference: str
+) -> Cost:
     ours, theirs = cells[cell], cells[reference]
     memory_ratio, decode_ratio, step_ratio = (
-        _ratio(frames, cell, reference, metric) for metric in ("peak_bytes", "decode_tok_s", "step_ms")
+        _ratio(plan, frames, cell, reference, metric) for metric in ("peak_bytes", "decode_tok_s", "step_ms")
     )
     extra, their_extra = ours.value("compile_s_extra"), theirs.value("compile_s_extra")
     beyond = extra - their_extra if extra is not None and their_extra is not None else None

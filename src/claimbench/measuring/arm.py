@@ -12,7 +12,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,18 +21,23 @@ from pydantic import Field
 
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
+from claimbench.checkpoints import manifest
+from claimbench.errors import Unavailable
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import time_generation
 from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import Record, receive, send
-from claimbench.measuring.worker import guarded, prove
-from claimbench.schema.cell import Cell, Device, Frozen
+from claimbench.measuring.worker import guarded, is_throttled, prove
+from claimbench.planning.availability import missing_requirement
+from claimbench.schema.cell import Device, Frozen
 from claimbench.schema.result import Key
 from claimbench.system import memory
 from claimbench.system.processes import die_with_parent
+from claimbench.technique import Optimization
 
 WARM_S = 1.0
 """Warm-up generations go on until they have taken this long: one is enough for a slow cell."""
+WARM_STEPS = 3
 
 
 class ArmRequest(Frozen):
@@ -91,10 +97,17 @@ def serve(line: Connection, request_json: str, log: str) -> None:
 
 
 def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
-    cell = request.block.cell
-    backends.import_libraries(cell, request.block.checkpoint)
+    cell, checkpoint = request.block.cell, request.block.checkpoint
+    reason = missing_requirement(cell)
+    if reason:
+        raise Unavailable(reason)
+    if request.block.draft:
+        manifest.verify(request.block.draft)
+    if checkpoint:
+        say("checkpoint", sha256=manifest.verify(checkpoint).sha256)
+    backends.import_libraries(cell, checkpoint)
     record = Record()
-    session = backends.find(cell.backend).load(cell, request.block.checkpoint or Path(), request.block.draft)
+    session = backends.find(cell.backend).load(cell, checkpoint or Path(), request.block.draft)
     try:
         record.note_loaded()
         record.memory |= session.memory()
@@ -106,13 +119,15 @@ def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
             message = receive(line)
             if message["call"] == "warm up":
                 memory.reset_peak()
-                _warm_up(cell, timed, say)
+                _warm_up(request, timed, say)
                 gc.collect()
                 gc.freeze()  # a collection in the middle of a turn would go over what only loading made
             elif message["call"] == "turn":
                 for _ in range(message["generations"]):
                     sample, rows = time_generation(timed.generate(), cell.workload, cell.device)
                     say("sample", sample=sample.model_dump(mode="json"))
+                if is_throttled(cell):
+                    say("throttled")
             else:
                 break
             say("ready")
@@ -127,17 +142,41 @@ def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
     say("done")
 
 
-def _warm_up(cell: Cell, session: Slowed | Session, say: Say) -> None:
-    """One generation, or two where the first compiles or sets up a device, and more while they take no time.
+def _warm_up(request: ArmRequest, session: Slowed | Session, say: Say) -> None:
+    """A few steps; whole generations, two at least, where the first call compiles or sets up a device.
 
-    Whether a cell is steady by then shows in its passes; here nothing is waited for.
+    Whether a cell is steady by then shows in its passes; here nothing is waited for. The time of a whole generation is
+    said as far as it is known, to fix the number of passes.
     """
+    cell = request.block.cell
     protocol = cell.protocol
-    compiles = any(optimizations.find(use.name).SEAM == "compile" for use in cell.optimizations)
-    least = max(protocol.warmup_min, 2 if compiles or cell.device == "cuda" else 1)
+    sets_up = cell.device == "cuda" or any(_sets_up(optimizations.find(use.name)) for use in cell.optimizations)
+    if not sets_up and protocol.warmup_min < 2 and cell.workload.new_tokens > 2 * WARM_STEPS:
+        say("phase", name="warm-up")
+        say("warmed up", generation_s=_some_steps(session, cell.workload.new_tokens))
+        return
+    least = max(protocol.warmup_min, 2 if sets_up else 1)
     walls: list[int] = []
     while len(walls) < least or (sum(walls) < WARM_S * 1e9 and len(walls) < protocol.warmup_max):
         say("phase", name="warm-up" if walls else "first call")
         sample, _ = time_generation(session.generate(), cell.workload, cell.device)
         walls.append(sample.wall_ns)
         say("warmup", sample=sample.model_dump(mode="json"))
+    say("warmed up", generation_s=walls[-1] / 1e9)
+
+
+def _some_steps(session: Slowed | Session, new_tokens: int) -> float:
+    """Generate a little, and say how long a whole generation would take."""
+    begun, stamps, tokens = time.perf_counter(), list[float](), list[int]()
+    steps = session.generate()
+    for column in islice(steps, WARM_STEPS):
+        stamps.append(time.perf_counter())
+        tokens.append(len(column[0]))
+    if isinstance(steps, Generator):
+        steps.close()
+    step_s = (stamps[-1] - stamps[0]) / max(1, sum(tokens[1:]))
+    return stamps[0] - begun + step_s * (new_tokens - tokens[0])
+
+
+def _sets_up(technique: Optimization) -> bool:
+    return technique.SEAM == "compile"

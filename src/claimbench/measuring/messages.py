@@ -19,6 +19,10 @@ class Message(TypedDict, total=False):
     event: str
     name: str
     """Of a phase."""
+    sha256: str
+    """Of the checkpoint's manifest."""
+    generation_s: float
+    """As far as a warm-up can tell."""
     load_ns: int
     prompt_tokens: int
     sample: Dumped

@@ -7,6 +7,8 @@ The arms of a round are loaded one after the other, then generate in turn, pass 
 2. Arms are loaded and warmed up one by one, in a random order, while the others wait.
 3. In each pass every arm has one turn. The orders are rows of a Williams design, so that over the passes each arm comes
    at every place, and after every other arm, equally often: a cache or a clock that the last turn left favours no one.
+   Two arms that do not fit in memory together (`in_company` false) are alone: the first, the second, and the first
+   again, back to back (ABBA), so that a drift that is steady in between favours neither.
 4. How many passes there are is fixed before the first: by whoever asks, or by the time that the turns may take and the
    last warm-up of each arm. Nothing here looks at what is timed.
 
@@ -22,6 +24,7 @@ import multiprocessing
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -33,11 +36,13 @@ from functools import cached_property
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 from pydantic import Field
 
 from claimbench import backends
+from claimbench.analysis import validity
 from claimbench.measuring import arm, worker
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.messages import Message
@@ -53,8 +58,6 @@ from claimbench.system.processes import die_with_parent, kill_all
 SHORTEST_TURN_S = 0.25
 """A faster cell generates several times when it is its turn: a turn is to be longer than the scheduler's noise."""
 MOST_GENERATIONS = 16
-IDLE_SHARE = 0.02
-"""CPU time of all waiting arms together, as a share of the time of the one that generates."""
 GRACE_S = 5.0
 
 
@@ -62,11 +65,16 @@ class RoundRequest(Frozen):
     arms: tuple[ArmRequest, ...]
     passes: int = Field(ge=1, description="at most")
     fewest: int = Field(default=1, ge=1, description="and at least, where `turns_s` gives fewer")
+    spares_slow: bool = False
+    """An arm whose turn takes over twice the median one generates in every second pass only."""
+    in_company: bool = True
+    """False: of three arms, of which the last is the first once more, each is alone."""
     turns_s: float | None = Field(default=None, gt=0, description="for all turns together; None: whatever they take")
     seed: int
     number: int = 0
     """Of the round among those of its group."""
     group: str = ""
+    protocol: str = ""
 
 
 def orders(arms: int, passes: int, seed: int) -> list[list[int]]:
@@ -112,6 +120,8 @@ class Seat:
     outcome: Outcome | None = None
     reason: str | None = None
     spent_s: float = 0.0
+    begun: float = 0.0
+    is_slow: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -123,33 +133,71 @@ class Seat:
 
     @cached_property
     def generation_s(self) -> float:
-        """Of the last warm-up."""
-        last = next(message for message in reversed(self.messages) if message["event"] == "warmup")
-        return max(Sample.model_validate(last["sample"]).wall_ns / 1e9, 1e-4)
+        """By the warm-up."""
+        last = next(message for message in reversed(self.messages) if message["event"] == "warmed up")
+        return max(last["generation_s"], 1e-4)
 
     @property
     def generations(self) -> int:
         """In one turn."""
         return max(1, min(MOST_GENERATIONS, math.ceil(SHORTEST_TURN_S / self.generation_s)))
 
+    @property
+    def turn_s(self) -> float:
+        return self.generations * self.generation_s
+
+    @property
+    def timed(self) -> list[Sample]:
+        return [Sample.model_validate(one["sample"]) for one in self.messages if one["event"] == "sample"]
+
+    @property
+    def walls_s(self) -> list[float]:
+        """Of each timed generation."""
+        return [sample.wall_ns / 1e9 for sample in self.timed]
+
+    @property
+    def timed_s(self) -> float:
+        return sum(self.walls_s)
+
+    @property
+    def first_excess(self) -> float:
+        """By how much its first generation took longer than the median one."""
+        walls_s = self.walls_s
+        return walls_s[0] / statistics.median(walls_s) - 1
+
+    @property
+    def throttled(self) -> bool:
+        return any(message["event"] == "throttled" for message in self.messages)
+
+    def turns_in(self, passes: int) -> int:
+        """Of `passes`, those in which it generates."""
+        wanted = max(2, (passes + 1) // 2) if self.is_slow else passes
+        return min(self.request.turns or wanted, passes)
+
     def has_turn(self, number: int, passes: int) -> bool:
         """Whether it generates in this pass of `passes`: its turns are spread evenly, the first in the first pass."""
-        turns = min(self.request.turns or passes, passes)
+        turns = self.turns_in(passes)
         return number * turns // passes != (number - 1) * turns // passes
 
     def call(self, call: str | None, phase: str, **arguments: object) -> None:
         """Have it do something, and listen until it is ready; what goes wrong becomes its outcome."""
-        self.phase = phase
-        begun = time.monotonic()
-        try:
-            if call:
+        self.begin(call, phase, **arguments)
+        self.finish()
+
+    def begin(self, call: str | None, phase: str, **arguments: object) -> None:
+        self.phase, self.begun = phase, time.monotonic()
+        if call:
+            with suppress(OSError):  # it is dead: whoever listens finds the end of the line
                 send(self.line, {"call": call, **arguments})
-            self._listen(begun + self.left_s)
+
+    def finish(self) -> None:
+        try:
+            self._listen(self.begun + self.left_s)
         except (EOFError, OSError):
             self._died()
         except Ended as end:
             self.end(end.outcome, str(end))
-        took = time.monotonic() - begun
+        took = time.monotonic() - self.begun
         self.left_s, self.spent_s = self.left_s - took, self.spent_s + took
 
     def _listen(self, until: float) -> None:
@@ -205,6 +253,8 @@ class Seat:
     def record(self, started: datetime, flags: Sequence[str]) -> Arm:
         """What it came to; `flags` are doubts about the whole round."""
         facts = facts_in(self.messages)
+        if not _times_load(self.request) and "load_ns" in facts:
+            del facts["load_ns"]  # it may have loaded beside another
         outcome, reason = self.outcome or Outcome.ERROR, self.reason
         hashes = {one["tokens_sha256"] for one in (*facts["warmup"], *facts["samples"])}
         if outcome == Outcome.OK and len(hashes) > 1:
@@ -232,31 +282,11 @@ def run(request: RoundRequest, folder: Path) -> Round:
     """Measure one round; the arms' standard error goes to files in `folder`."""
     started, begun_ns = datetime.now(UTC), time.perf_counter_ns()
     _import_for(request.arms)
-    context = multiprocessing.get_context("fork")
-    shuffle = random.Random(request.seed)  # noqa: S311 - an order, not a secret
-    seats: list[Seat] = []
-    for one in request.arms:
-        ours, theirs = context.Pipe()
-        log = folder / f"{len(seats)}.log"
-        process = context.Process(target=arm.serve, args=(theirs, one.model_dump_json(), str(log)))
-        process.start()
-        theirs.close()
-        limit_s = one.block.cell.protocol.timeout_s
-        seats.append(Seat(one, request.number, process, ours, log, kernel_oom_kills(), limit_s))
-        seats[-1].call(None, "load")
-    for seat in shuffle.sample(seats, k=len(seats)):
-        if seat.is_here:
-            seat.call("warm up", "warm-up")
-    passes = _passes(request, [seat for seat in seats if seat.is_here])
-    ticks, turns_begun = machine.cpu_ticks(), time.perf_counter()
-    for number, order in enumerate(orders(len(seats), passes, request.seed)):
-        for place, which in enumerate(order):
-            if seats[which].is_here and seats[which].has_turn(number, passes):
-                _take_turn(seats, seats[which], number, place, begun_ns)
-    doubts = worker.doubts(ticks, machine.cpu_ticks(), time.perf_counter() - turns_begun)
-    for seat in seats:
-        if seat.is_here:
-            seat.call("close", "end")
+    sit = _sit_together if request.in_company else _sit_alone
+    seats, passes, seen = sit(request, folder, begun_ns)
+    conditions = {name: round(value, 4) for name, value in seen.items()}
+    doubts = validity.sentences(conditions)
+    _close([seat for seat in seats if seat.is_here])
     arms = [seat.record(started, doubts) for seat in seats]
     return Round(
         started_at=started.isoformat(timespec="seconds"),
@@ -265,19 +295,115 @@ def run(request: RoundRequest, folder: Path) -> Round:
         group=request.group,
         seed=request.seed,
         passes=passes,
+        in_company=request.in_company,
+        protocol=request.protocol,
         arms=tuple(arms),
-        flags=(*doubts, *_idle_doubts(arms)),
+        conditions=conditions,
+        flags=tuple(doubts),
     )
+
+
+def _sit_together(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[list[Seat], int, dict[str, float]]:
+    """All arms, loaded and warmed up, in turn: their seats, the passes, and what the machine was like."""
+    shuffle = random.Random(request.seed)  # noqa: S311 - an order, not a secret
+    seats: list[Seat] = []
+    for some in _loaded_at_once(request.arms):
+        new = [_start(one, request, folder) for one in some]
+        for seat in new:
+            seat.finish()
+        seats += new
+    for seat in shuffle.sample(seats, k=len(seats)):
+        if seat.is_here:
+            seat.call("warm up", "warm-up")
+    ready = [seat for seat in seats if seat.is_here]
+    _spare_slow(request, ready)
+    passes = _passes(request, ready)
+    around = _Around()
+    for number, order in enumerate(orders(len(seats), passes, request.seed)):
+        for place, which in enumerate(order):
+            if seats[which].is_here and seats[which].has_turn(number, passes):
+                _take_turn(seats, seats[which], number, place, begun_ns)
+    return seats, passes, around.conditions(seats)
+
+
+def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[list[Seat], int, dict[str, float]]:
+    """ABBA: the first arm has the first half of the passes, then the second has all, then the first has the rest.
+
+    The second's passes are as far from those that they are paired with on either side, on the whole.
+    """
+    seats: list[Seat] = []
+    around = _Around()
+    passes = max(2, request.passes)
+    for place, one in enumerate(request.arms):
+        seat = _start(one, request, folder)
+        seat.finish()
+        seats.append(seat)
+        if seat.is_here:
+            seat.call("warm up", "warm-up")
+        if seat.is_here and place == 0 and request.turns_s:
+            passes = max(2, request.fewest, min(passes, int(request.turns_s / (len(request.arms) * seat.turn_s))))
+        middle = (passes + 1) // 2
+        for number in (range(middle), range(passes), range(middle, passes))[place]:
+            if seat.is_here:
+                _take_turn(seats, seat, number, 0, begun_ns)
+        if seat.is_here:
+            seat.call("close", "end")
+    return seats, passes, around.conditions(seats)
+
+
+def _loaded_at_once(arms: Sequence[ArmRequest]) -> list[tuple[ArmRequest, ...]]:
+    """Each alone while its load is timed; two at a time, on a CPU, where an earlier round has timed it."""
+    found: list[tuple[ArmRequest, ...]] = []
+    for one in arms:
+        if found and len(found[-1]) == 1 and not _times_load(one) and not _times_load(found[-1][0]):
+            found[-1] = (*found[-1], one)
+        else:
+            found.append((one,))
+    return found
+
+
+def _times_load(one: ArmRequest) -> bool:
+    return one.proves or one.block.cell.device != "cpu"
+
+
+def _start(one: ArmRequest, request: RoundRequest, folder: Path) -> Seat:
+    """A process that begins to load the arm's cell."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    log = folder / f"{uuid4().hex}.log"
+    process = context.Process(target=arm.serve, args=(theirs, one.model_dump_json(), str(log)))
+    process.start()
+    theirs.close()
+    limit_s = one.block.cell.protocol.timeout_s
+    seat = Seat(one, request.number, process, ours, log, kernel_oom_kills(), limit_s)
+    seat.begin(None, "load")
+    return seat
+
+
+def _close(seats: Sequence[Seat]) -> None:
+    """Have each prove what ran and end: nothing is timed any more, so two at a time on a CPU."""
+    at_once = 2 if all(seat.request.block.cell.device == "cpu" for seat in seats) else 1
+    for first in range(0, len(seats), at_once):
+        for seat in seats[first : first + at_once]:
+            seat.begin("close", "end")
+        for seat in seats[first : first + at_once]:
+            seat.finish()
+
+
+def _spare_slow(request: RoundRequest, seats: Sequence[Seat]) -> None:
+    if request.spares_slow and len(seats) > 1:
+        usual_s = statistics.median(seat.turn_s for seat in seats)
+        for seat in seats:
+            seat.is_slow = seat.turn_s > 2 * usual_s
 
 
 def _passes(request: RoundRequest, seats: Sequence[Seat]) -> int:
     """As many as fit in the time for turns, by the last warm-up of each arm."""
     if request.turns_s is None or not seats:
         return request.passes
-    turns = [(seat.request.turns, seat.generations * seat.generation_s) for seat in seats]
 
     def takes_s(passes: int) -> float:
-        return sum(min(most or passes, passes) * turn_s for most, turn_s in turns)
+        return sum(seat.turns_in(passes) * seat.turn_s for seat in seats)
 
     fitting = (passes for passes in range(request.passes, request.fewest, -1) if takes_s(passes) <= request.turns_s)
     return next(fitting, min(request.fewest, request.passes))
@@ -294,12 +420,41 @@ def _take_turn(seats: list[Seat], seat: Seat, number: int, place: int, begun_ns:
         seat.turns.append(turn)
 
 
-def _idle_doubts(arms: Sequence[Arm]) -> list[str]:
-    taken = sum(turn.others_cpu_s for one in arms for turn in one.turns)
-    timed = sum(sample.wall_ns for one in arms for sample in one.result.samples) / 1e9
-    if timed and taken > IDLE_SHARE * timed:
-        return [f"arms that waited took {taken / timed:.0%} of a core while others generated"]
-    return []
+def _waiting_cpu(seats: Sequence[Seat]) -> float:
+    """CPU time of all waiting arms together, as a share of the time of the one that generates."""
+    taken = sum(turn.others_cpu_s for seat in seats for turn in seat.turns)
+    timed = sum(seat.timed_s for seat in seats)
+    return taken / timed if timed else 0.0
+
+
+def _first_pass(seats: Sequence[Seat]) -> float:
+    """How much longer the arms took in the first pass than later, in the median over those with three turns or more."""
+    excess = [seat.first_excess for seat in seats if len(seat.turns) > 2]
+    return statistics.median(excess) if excess else 0.0
+
+
+class _Around:
+    """The machine while the arms take turns."""
+
+    def __init__(self) -> None:
+        self.ticks, self.begun = machine.cpu_ticks(), time.perf_counter()
+        self.awake, self.swapped = _asleep_s(), psutil.swap_memory().sin
+
+    def conditions(self, seats: Sequence[Seat]) -> dict[str, float]:
+        found = worker.neighbours(self.ticks, machine.cpu_ticks(), time.perf_counter() - self.begun)
+        return found | {
+            "waiting_cpu": _waiting_cpu(seats),
+            "swapped_mb": (psutil.swap_memory().sin - self.swapped) / 1e6,
+            "throttled": float(sum(seat.throttled for seat in seats)),
+            "slept_s": max(0.0, _asleep_s() - self.awake),
+            "first_pass": _first_pass(seats),
+            "clock_gap": worker.clock_gap([sample for seat in seats for sample in seat.timed]),
+        }
+
+
+def _asleep_s() -> float:
+    """Since the machine started: one clock goes on while it sleeps, the other does not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def _import_for(arms: Sequence[ArmRequest]) -> None:

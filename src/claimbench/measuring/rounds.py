@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,8 @@ class RoundServer:
 
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
+        self.waited_s = 0.0
+        """For other measurements on the same device."""
         self._running: _Running | None = None
 
     def __enter__(self) -> Self:
@@ -58,7 +61,9 @@ class RoundServer:
             ClaimbenchError: the process ended without a round, or gave none in the time that its arms have together.
         """
         cells = [arm.block.cell for arm in request.arms]
+        asked = time.monotonic()
         with device_lock(cells[0].device):
+            self.waited_s += time.monotonic() - asked
             try:
                 said = self._serving(cells[0]).ask(request, sum(cell.protocol.timeout_s for cell in cells))
             except BaseException:

@@ -20,7 +20,7 @@ from claimbench.checkpoints import shard
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
-from claimbench.measuring.rounds import measure_round
+from claimbench.measuring.rounds import RoundServer
 from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Checkpoint, Device, Protocol, Workload
 from claimbench.schema.outcome import Outcome
@@ -86,17 +86,18 @@ def run(
     begun = time.monotonic()
     rounds: list[Round] = []
     arms = arms_of(cell, checkpoint, key_of(cell, machine_key))
-    for seed in range(1_000_000):
-        spent = time.monotonic() - begun
-        if len(rounds) >= 2 and spent + spent / len(rounds) > minutes * 60:
-            break
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        request = RoundRequest(arms=tuple(arms), passes=PASSES, seed=seed, number=seed, group="selftest")
-        rounds.append(measure_round(request, folder / f"{stamp}.json"))
-        share = rounds[-1].timed_s / rounds[-1].duration_s
-        say(f"round {len(rounds)}: {rounds[-1].duration_s:.0f} s, {share:.0%} of it inside timed generations")
-        for flag in rounds[-1].flags:
-            say(f"    {flag}")
+    with RoundServer() as server:
+        for seed in range(1_000_000):
+            spent = time.monotonic() - begun
+            if len(rounds) >= 2 and spent + spent / len(rounds) > minutes * 60:
+                break
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            request = RoundRequest(arms=tuple(arms), passes=PASSES, seed=seed, number=seed, group="selftest")
+            rounds.append(server.measure(request, folder / f"{stamp}.json"))
+            share = rounds[-1].timed_s / rounds[-1].duration_s
+            say(f"round {len(rounds)}: {rounds[-1].duration_s:.0f} s, {share:.0%} of it inside timed generations")
+            for flag in rounds[-1].flags:
+                say(f"    {flag}")
     return rounds
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from claimbench import backends, optimizations
+from claimbench.analysis import validity
 from claimbench.backends import Column, Session
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
@@ -40,8 +41,6 @@ class Generates(Protocol):
 
 
 STEADY = 0.05  # a warm-up generation that is at most this much faster than the one before it
-FOREIGN_CPU = 0.05  # share of the cores that others may take before a block is doubted
-STEAL = 0.02
 
 
 def main() -> int:
@@ -166,29 +165,29 @@ def warm_up(cell: Cell, session: Generates, say: Say) -> None:
         walls.append(sample.wall_ns)
         say("warmup", sample=sample.model_dump(mode="json"))
         steady = len(walls) > 1 and walls[-1] > (1 - STEADY) * walls[-2]
-    if protocol.warmup_max > 1 and not steady:
-        say("flag", flag="the warm-up did not become steady within its bound")
+    if len(walls) > 1:
+        for sentence in validity.sentences({"unsteady_warmup": 1 - walls[-1] / walls[-2]}):
+            say("flag", flag=sentence)
 
 
 def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession | None) -> list[list[int]]:
     rows: list[list[int]] = []
+    samples: list[Sample] = []
     energy_before = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     ticks_before, start = _ticks(lead), time.perf_counter()
     for number in range(cell.protocol.samples):
         say("phase", name=f"sample {number + 1} of {cell.protocol.samples}")
         sample, rows = _generate(cell, session)
+        samples.append(sample)
         say("sample", sample=sample.model_dump(mode="json"))
     seconds, ticks = time.perf_counter() - start, _ticks(lead)
     energy_after = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     if energy_before is not None and energy_after is not None:
         say("energy", energy_mj=energy_after - energy_before)
-    for flag in doubts(ticks_before, ticks, seconds):
-        say("flag", flag=flag)
-    if cell.device == "cuda":
-        gpu = machine.telemetry("cuda").get("gpu")
-        reasons = gpu["throttle_reasons"] if gpu else None
-        if reasons and reasons & GPU_THROTTLED:
-            say("flag", flag=f"the GPU throttled its clocks (reasons {reasons:#x})")
+    conditions = neighbours(ticks_before, ticks, seconds)
+    conditions |= {"throttled": float(is_throttled(cell)), "clock_gap": clock_gap(samples)}
+    for sentence in validity.sentences(conditions):
+        say("flag", flag=sentence)
     say("tokens", tokens=rows[0])
     return rows
 
@@ -199,20 +198,28 @@ def _ticks(lead: LeaderSession | None) -> CpuTicks:
     return {**ticks, "own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
 
 
-def doubts(before: CpuTicks, after: CpuTicks, seconds: float) -> list[str]:
+def neighbours(before: CpuTicks, after: CpuTicks, seconds: float) -> dict[str, float]:
     """What others did to this machine meanwhile. The kernel counts in ticks of 10 ms: short times say nothing."""
     if seconds < 0.5:
-        return []
+        return {}
     capacity = seconds * machine.usable_cores()
     foreign = (after["busy"] - before["busy"]) - (after["own"] - before["own"])
-    foreign = max(0.0, foreign) / capacity
     steal = (after["steal"] - before["steal"]) / capacity
-    found = []
-    if foreign > FOREIGN_CPU:
-        found.append(f"other processes took {foreign:.0%} of the cores")
-    if steal > STEAL:
-        found.append(f"the hypervisor took {steal:.0%} of the cores")
-    return found
+    return {"foreign_cpu": max(0.0, foreign) / capacity, "steal": steal}
+
+
+def clock_gap(samples: list[Sample]) -> float:
+    """By how much the device's clock and the host's differ at most, as a share of a generation."""
+    timed = [sample for sample in samples if sample.clock == "device"]
+    return max((abs(one.wall_ns - sum(one.step_ns)) / one.wall_ns for one in timed), default=0.0)
+
+
+def is_throttled(cell: Cell) -> bool:
+    if cell.device != "cuda":
+        return False
+    gpu = machine.telemetry("cuda").get("gpu")
+    reasons = gpu["throttle_reasons"] if gpu else None
+    return bool(reasons and reasons & GPU_THROTTLED)
 
 
 def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:

@@ -6,6 +6,8 @@ estimated from their bytes and operations and from this machine's ceilings, or f
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -34,6 +36,12 @@ START_S = {"cpu": 6.0, "cuda": 15.0}
 COMPILE_S = 15.0
 LIBRARIES_BYTES = 0.45e9
 """A process that has loaded torch and Transformers and nothing else."""
+SEAT_S = 2.5
+"""To load an arm of a round and warm it up."""
+LEAST_ROUNDS = 2
+USUAL_SPREAD = 0.15
+"""Of the logarithm of a ratio from pass to pass on two shared cores, the spread between rounds included."""
+QUANTILE = 3.0
 BELOW_CEILING = 2.0
 """Plain implementations take about twice their ceiling's time."""
 
@@ -82,9 +90,15 @@ def block_seconds(planned: PlannedCell, ceilings: Ceilings) -> tuple[float, bool
 
 
 def estimate_seconds(cell: Cell, ceilings: Ceilings) -> float:
-    arch = cost.architecture(cell.checkpoint.architecture)
+    """Of one block."""
     if cell.backend == "null_model":
         return 1.0
+    compiling = COMPILE_S if any("compile" in use.name for use in cell.optimizations) else 0.0
+    return START_S[cell.device] + compiling + generation_seconds(cell, ceilings) * (cell.protocol.samples + 2)
+
+
+def generation_seconds(cell: Cell, ceilings: Ceilings) -> float:
+    arch = cost.architecture(cell.checkpoint.architecture)
     guess = CAUTIOUS[cell.device]
     bandwidth = ceilings.read_bytes_per_s or guess["read_bytes_per_s"]
     rate = ceilings.matmul_flops_per_s.get(cell.dtype) or guess["flops_per_s"]
@@ -97,9 +111,7 @@ def estimate_seconds(cell: Cell, ceilings: Ceilings) -> float:
         cost.step_bytes(arch, load.batch, length, size) / bandwidth,
         cost.pass_flops(arch, load.batch, recomputed, length - recomputed) / rate,
     )
-    generation = BELOW_CEILING * (prefill + (load.new_tokens - 1) * step)
-    compiling = COMPILE_S if any("compile" in use.name for use in cell.optimizations) else 0.0
-    return START_S[cell.device] + compiling + generation * (cell.protocol.samples + 2)
+    return BELOW_CEILING * (prefill + (load.new_tokens - 1) * step)
 
 
 def peak_bytes(cell: Cell) -> float:
@@ -117,7 +129,10 @@ def forecast(plan: Plan, ceilings: Ceilings) -> Forecast:
         each, seen = block_seconds(plan.cells[id], ceilings)
         seconds += each * count
         seen_blocks += count if seen else 0
+    in_rounds = {id for group in plan.groups for id in group.everyone}
     peaks = {id: peak_bytes(plan.cells[id].cell) for id in missing}
+    for group in plan.groups:  # all are loaded at a time
+        peaks[group.base] = sum(peak_bytes(plan.cells[id].cell) for id in (group.base, *group.everyone))
     hungriest = max(peaks, key=lambda id: peaks[id], default="")
     return Forecast(
         blocks_total=sum(planned.blocks for planned in plan.cells.values()),
@@ -125,10 +140,35 @@ def forecast(plan: Plan, ceilings: Ceilings) -> Forecast:
         seconds=seconds,
         peak_bytes=peaks.get(hungriest, 0.0),
         hungriest=hungriest,
-        disk_bytes=_disk_bytes(plan, missing),
+        disk_bytes=_disk_bytes(plan, [*missing, *in_rounds]),
         missing_by_cell=missing,
         measured_share=seen_blocks / sum(missing.values()) if missing else 1.0,
     )
+
+
+class Resolution(NamedTuple):
+    """What a group's share of the budget will probably tell apart."""
+
+    title: str
+    cells: int
+    passes: float
+    """Over all of its rounds."""
+    difference: float
+    """A ratio further from 1 than this will probably be seen."""
+
+
+def resolutions(plan: Plan, ceilings: Ceilings) -> list[Resolution]:
+    """Of each group, if the budget goes to all of them alike, on a machine as noisy as shared ones are."""
+    arms = sum(len(group.cells) + 1 for group in plan.groups)
+    found = []
+    for group in plan.groups:
+        cells = [plan.cells[id].cell for id in (group.base, *group.cells)]
+        share_s = plan.budget_minutes * 60 * len(cells) / arms
+        turns_s = max(0.0, share_s - LEAST_ROUNDS * SEAT_S * len(cells))
+        passes = turns_s / sum(generation_seconds(cell, ceilings) for cell in cells)
+        half = QUANTILE * USUAL_SPREAD / math.sqrt(passes) if passes >= LEAST_ROUNDS else math.inf
+        found.append(Resolution(group.title, len(group.cells), passes, math.expm1(half)))
+    return found
 
 
 class BatchBound(NamedTuple):
@@ -206,7 +246,7 @@ def _published_frontier(line: list[Row]) -> str | None:
     return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")
 
 
-def _disk_bytes(plan: Plan, missing: dict[str, int]) -> float:
+def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
     wanted = {}
     for id in missing:
         cell = plan.cells[id].cell

@@ -29,13 +29,16 @@ def takes_turns(cell: Cell) -> bool:
 
 
 def groups_of(studies: Mapping[str, PlannedStudy], cells: Mapping[str, PlannedCell]) -> tuple[PlannedGroup, ...]:
-    """A group for each experiment with two cells or more that take turns, and for each claim beyond experiments."""
+    """A group for each experiment with two cells or more that take turns, and for each claim beyond experiments.
+
+    `cells` are those that may: the first block of a search for the largest batch that fits is measured alone.
+    """
     groups: list[PlannedGroup] = []
     for study, planned in studies.items():
         compared = list(comparisons(planned))
         for experiment, rows in planned.rows.items():
             ids = list(dict.fromkeys(row.cell for row in rows.values() if row.cell))
-            members = tuple(id for id in ids if takes_turns(cells[id].cell))
+            members = tuple(id for id in ids if id in cells and takes_turns(cells[id].cell))
             if len(members) > 1:
                 base = _base(members, compared)
                 groups.append(PlannedGroup(title=f"{study}: {experiment}", cells=members, base=base))
@@ -43,7 +46,17 @@ def groups_of(studies: Mapping[str, PlannedStudy], cells: Mapping[str, PlannedCe
             members = tuple(dict.fromkeys(id for id in sides if id in cells and takes_turns(cells[id].cell)))
             if len(members) == len(set(sides)) > 1 and not any(set(members) <= set(group.cells) for group in groups):
                 groups.append(PlannedGroup(title=f"{study}: across experiments", cells=members, base=members[-1]))
-    return tuple(groups)
+    return tuple(_with_witnesses(groups, cells))
+
+
+def _with_witnesses(groups: Sequence[PlannedGroup], cells: Mapping[str, PlannedCell]) -> Iterator[PlannedGroup]:
+    """Each reference that sits nowhere yet gets a seat in the first group that is compared with its tokens."""
+    seated = {id for group in groups for id in group.cells}
+    for group in groups:
+        references = dict.fromkeys(cells[id].reference for id in group.cells)
+        own = tuple(id for id in references if id and id in cells and id not in seated and takes_turns(cells[id].cell))
+        seated.update(own)
+        yield group.model_copy(update={"witnesses": own})
 
 
 def comparisons(planned: PlannedStudy) -> Iterator[tuple[str, ...]]:
@@ -82,8 +95,7 @@ def _base(members: Sequence[str], compared: Sequence[tuple[str, ...]]) -> str:
 def that_fit(members: Sequence[str], base: str, cells: Mapping[str, PlannedCell], memory: float) -> list[list[str]]:
     """`members` in parts that fit in memory with the base, which is in each, and once more as its twin.
 
-    A part has two cells at least, whatever they take: what does not fit then ends out of memory, and is tried alone.
-    `memory` 0 is not known, and taken for enough.
+    A part has two cells at least, whatever they take. `memory` 0 is not known, and taken for enough.
     """
     limit = MEMORY_SHARE * (memory or float("inf")) - 2 * peak_bytes(cells[base].cell)
     parts: list[list[str]] = []

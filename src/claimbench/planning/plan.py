@@ -6,7 +6,7 @@ Whatever can be known to be wrong before a device is taken is an error here, by 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from claimbench import optimizations
@@ -14,7 +14,7 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.planning.expand import expand, reference_of
-from claimbench.planning.groups import groups_of
+from claimbench.planning.groups import comparisons, groups_of
 from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.checks import Check
@@ -22,7 +22,7 @@ from claimbench.schema.json_file import digest
 from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.params import Params
-from claimbench.schema.plan import RESULTS, Plan, PlannedCell, PlannedFrontier, PlannedStudy, Row
+from claimbench.schema.plan import RESULTS, Plan, PlannedCell, PlannedFrontier, PlannedGroup, PlannedStudy, Row
 from claimbench.schema.study import Study
 
 
@@ -70,8 +70,9 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
         planned[name] = PlannedStudy(study=study, rows=rows)
     searches, planned = _with_frontiers(planned, cells.by_id)
     in_rounds = {name: each for name, each in planned.items() if _budget_minutes(params, studies[name])}
-    groups = groups_of(in_rounds, cells.by_id)
-    for id in {id for group in groups for id in group.cells}:
+    searched = {id for search in searches.values() for id in search.cells}
+    groups = groups_of(in_rounds, {id: each for id, each in cells.by_id.items() if id not in searched})
+    for id in _in_rounds_alone(groups, in_rounds.values()):
         cells.by_id[id] = cells.by_id[id].model_copy(update={"blocks": 0})
     plan = Plan(
         device=device,
@@ -85,6 +86,13 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
     )
     _check_claims(plan)
     return plan
+
+
+def _in_rounds_alone(groups: Sequence[PlannedGroup], studies: Iterable[PlannedStudy]) -> set[str]:
+    """Cells that need no blocks beside their rounds, as those do that a claim compares with what takes no turns."""
+    seated = {id for group in groups for id in group.everyone}
+    mixed = [sides for planned in studies for sides in comparisons(planned) if not set(sides) <= seated]
+    return seated - {id for sides in mixed for id in sides}
 
 
 def _budget_minutes(params: Params, study: Study) -> float:

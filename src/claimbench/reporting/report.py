@@ -26,6 +26,7 @@ from claimbench.schema.frontier import describe
 from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
+from claimbench.schema.round import Rounds
 from claimbench.schema.study import Document
 from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verdicts
 
@@ -95,7 +96,23 @@ class Missed(NamedTuple):
     rows: list[str]
 
 
-def render(plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Ceilings, folder: Path) -> None:
+class Floor(NamedTuple):
+    """What no difference looks like: a cell against itself."""
+
+    title: str
+    ratio: str
+    rounds: int
+    is_off: bool
+
+
+def render(
+    plan: Plan,
+    table: pd.DataFrame,
+    verdicts: Verdicts,
+    ceilings: Ceilings,
+    folder: Path,
+    rounds: Rounds | None = None,
+) -> None:
     """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
 
     Links lead to `../results`: `folder` stands beside it.
@@ -117,6 +134,8 @@ def render(plan: Plan, table: pd.DataFrame, verdicts: Verdicts, ceilings: Ceilin
         "params_yaml": _params_yaml(plan),
         "libraries": _libraries(plan),
         "codes": len({planned.key.code for planned in plan.cells.values()}),
+        "floors": _floors(data),
+        "rounds": rounds,
         "blocks": sum(planned.blocks for planned in plan.cells.values()),
         "version": __version__,
     }
@@ -168,7 +187,22 @@ def links(paths: Sequence[str]) -> str:
 
 
 def _link_text(path: PurePosixPath, several: bool) -> str:
+    if path.parent.name == "rounds":
+        clock = path.stem.partition("T")[2]
+        return f"round of {clock[:2]}:{clock[2:4]}:{clock[4:6]}" if clock[:6].isdigit() else f"round {path.stem}"
     return f"{path.parent.parent.name}/{path.stem}" if several else f"block {path.stem}"
+
+
+def _floors(data: ReportData) -> list[Floor]:
+    """Of each group of cells that took turns: its base against itself, and whether that is off."""
+    found = []
+    for group in data.plan.groups:
+        ratio = data.floor(group)
+        if ratio:
+            ends, tolerance = ratio.ends, data.verdicts.tolerance
+            is_off = bool(ends and (ends[0] > 1 + tolerance or ends[1] < 1 - tolerance))
+            found.append(Floor(group.title, interval(ratio), ratio.rounds, is_off))
+    return found
 
 
 def _machine(data: ReportData) -> list[tuple[str, str]]:
@@ -254,7 +288,7 @@ def _frontiers(data: ReportData, rows: Mapping[str, Row]) -> list[tuple[str, str
 
 
 def _held(data: ReportData, rows: Mapping[str, Row]) -> str:
-    """What the cells of an experiment have in common, and over how many blocks they were measured."""
+    """What the cells of an experiment have in common, and how often they were measured."""
     cells = [data.plan.cells[row.cell] for row in rows.values() if row.cell in data.plan.cells]
     if not cells:
         return "No cell of this experiment can be planned by this version."
@@ -272,8 +306,11 @@ def _held(data: ReportData, rows: Mapping[str, Row]) -> str:
         *common([summary.prompt_tokens for summary in summaries], "{} prompt tokens"),
         *common([workload.new_tokens for workload in workloads], "{} new tokens"),
         *common(["sampled" if workload.sampling else "greedy" for workload in workloads]),
-        *common([planned.blocks for planned in cells], "blocks: {}"),
-        *common([planned.cell.protocol.samples for planned in cells], "samples a block: {}"),
+        *common([data.rounds(row) or None for row in rows.values()], "rounds: {}"),
+        *common([planned.blocks or None for planned in cells], "blocks: {}"),
+        *common(
+            [planned.cell.protocol.samples if planned.blocks else None for planned in cells], "samples a block: {}"
+        ),
     ]
     return f"Held: {', '.join(parts)}." if parts else ""
 

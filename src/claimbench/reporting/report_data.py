@@ -10,7 +10,7 @@ from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import FITS, Outcome
-from claimbench.schema.plan import Plan, Row
+from claimbench.schema.plan import Plan, PlannedGroup, Row
 from claimbench.schema.verdicts import CellSummary, Verdicts
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def shown(metric: str, found: Interval) -> str:
     if known and known.is_fraction:
         return percent(found.estimate)
     if known and known.is_certain:
-        return f"{found.estimate:.4g}"
+        return f"{in_unit(metric, found).estimate:.4g}"
     return interval(in_unit(metric, found))
 
 
@@ -77,12 +77,20 @@ class ReportData:
         )
         prior = comparing.prior_of([self.plan.cells[side].cell for side in sides])
         try:
-            looks = comparing.ratio(
+            return comparing.ratio(
                 [self._frames[side] for side in sides], metric, prior, self.plan.params.measure.seed
-            )
+            ).last
         except ValueError:
             return None
-        return looks[-1] if looks else None
+
+    def floor(self, group: PlannedGroup) -> Interval | None:
+        """The base of `group` against itself, by the wall time of a generation; None where it never sat twice."""
+        rows = self._frames[group.base]
+        return comparing.twins(rows[rows["round"].notna()], "total_ms").last if len(rows) else None
+
+    def rounds(self, row: Row) -> int:
+        """In which the row's cell generated."""
+        return int(self._frames[row.cell]["round"].nunique()) if row.cell in self._frames else 0
 
     def ceiling(self, row: Row, metric: str) -> float | None:
         """The machine's limit for `metric` of this cell, in the metric's own unit; None where it has none."""

@@ -58,11 +58,17 @@ METRICS: dict[str, Metric] = {
         "time that the first call takes beyond a later one", "s", head="first call beyond a later one, s"
     ),
     "energy_j_per_token": Metric("energy per token", "J", head="energy per token, J"),
-    "weights_bytes": Metric("bytes of weights", "B", head="weights, GB", memory="weights"),
+    "weights_bytes": Metric("bytes of weights", "B", head="weights, GB", memory="weights", is_certain=True),
     "step_weights_bytes": Metric(
-        "bytes of weights read per decode step", "B", head="weights read per step, GB", memory="step_weights"
+        "bytes of weights read per decode step",
+        "B",
+        head="weights read per step, GB",
+        memory="step_weights",
+        is_certain=True,
     ),
-    "kv_cache_bytes": Metric("bytes of key-value cache", "B", head="key-value cache, GB", memory="kv_cache"),
+    "kv_cache_bytes": Metric(
+        "bytes of key-value cache", "B", head="key-value cache, GB", memory="kv_cache", is_certain=True
+    ),
     "peak_bytes": Metric("peak memory (allocated on a device, resident on a CPU)", "B", head="peak memory, GB"),
     "rss_peak_bytes": Metric(
         "peak resident memory of the process", "B", head="peak resident (process), GB", memory="rss_peak"

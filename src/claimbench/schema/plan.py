@@ -69,6 +69,13 @@ class PlannedGroup(Frozen):
     """Ids."""
     base: str
     """Id of the cell that sits twice, so that each round shows what no difference looks like."""
+    witnesses: tuple[str, ...] = ()
+    """Ids of references that no experiment shows. They sit once, for their tokens."""
+
+    @property
+    def everyone(self) -> tuple[str, ...]:
+        """All that have a seat in some round."""
+        return self.cells + self.witnesses
 
 
 class PlannedStudy(Frozen):

@@ -17,6 +17,7 @@ from claimbench.schema import sealed
 from claimbench.schema.cell import Frozen
 from claimbench.schema.result import Result, Sample
 
+ADVICE = "Delete it and run again: the rounds that are there are kept"
 TWIN = "twin"
 """The name of the arm that is the base once more."""
 
@@ -58,7 +59,12 @@ class Round(Frozen):
     group: str = Field(default="", description="what was to be compared, for a person")
     seed: int = Field(description="of the orders")
     passes: int = Field(ge=1, description="fixed before the round began")
+    in_company: bool = Field(default=True, description="false: two that do not fit together, back to back (ABBA)")
+    protocol: str = Field(default="", description="hash of the claims and of the rules that judge them, as they were")
     arms: tuple[Arm, ...]
+    conditions: dict[str, float] = Field(
+        default={}, description="of the machine while the arms took turns; analysis/validity.py has what follows"
+    )
     flags: tuple[str, ...] = Field(default=(), description="doubts about validity")
 
     @property
@@ -87,19 +93,33 @@ class Rounds(Frozen):
     budget_minutes: float
     seals: dict[str, str]
     """Of each round, by the path of its file."""
+    protocol: str = ""
+    """Of the plan."""
+    of_other_protocols: int = 0
+    """Rounds that were measured when claims or rules were others."""
     seconds: float
     timed_seconds: float
     """Inside timed generations."""
 
 
-def write_all(path: Path, budget_minutes: float, rounds: Mapping[str, Round]) -> None:
+def write_all(path: Path, budget_minutes: float, rounds: Mapping[str, Round], protocol: str = "") -> None:
     summary = Rounds(
         budget_minutes=budget_minutes,
+        protocol=protocol,
+        of_other_protocols=sum(record.protocol != protocol for record in rounds.values()),
         seals={name: sealed.seal_of(record.model_dump(mode="json")) for name, record in rounds.items()},
         seconds=round(sum(record.duration_s for record in rounds.values()), 3),
         timed_seconds=round(sum(record.timed_s for record in rounds.values()), 3),
     )
     sealed.write(path, "rounds", summary)
+
+
+def read_summary(path: Path) -> Rounds:
+    """
+    Raises:
+        ResultError: it is missing, cut short, or edited by hand.
+    """
+    return sealed.read(path, "rounds", Rounds, ADVICE)
 
 
 def read_all(path: Path) -> dict[str, Round]:
@@ -108,10 +128,9 @@ def read_all(path: Path) -> dict[str, Round]:
     Raises:
         ResultError: one is missing, or is not the one that the summary was made from.
     """
-    advice = "Delete it and run again: the rounds that are there are kept"
-    summary = sealed.read(path, "rounds", Rounds, advice)
+    summary = read_summary(path)
     found = {name: read(Path(name)) for name in summary.seals}
     for name, record in found.items():
         if sealed.seal_of(record.model_dump(mode="json")) != summary.seals[name]:
-            raise ResultError(f"{name} is not the round that {path} lists. {advice}: {path}")
+            raise ResultError(f"{name} is not the round that {path} lists. {ADVICE}: {path}")
     return found

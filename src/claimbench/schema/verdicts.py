@@ -20,6 +20,8 @@ VERSION: Final = 1
 class Verdict(StrEnum):
     SUPPORTED = "supported"
     REFUTED = "refuted"
+    BOUNDED = "bounded"
+    """A claim that nothing changes, not decided: no difference was found, and none larger than is said can be there."""
     UNDECIDED = "undecided"
     NOT_RUNNABLE = "not runnable here"
 
@@ -50,6 +52,17 @@ class Verdicts(Frozen):
     recommendations: tuple[Recommendation, ...]
 
 
+class Needed(Frozen):
+    """What would settle a check that is undecided, if its estimate and its spread stayed as they are."""
+
+    rounds: int | None
+    """In all; None: more than any budget has."""
+    minutes: float | None
+    """For the rounds that are lacking."""
+    passes: int | None
+    """Of one more round; None: one round cannot."""
+
+
 class CheckVerdict(Frozen):
     """What a check found. `low` and `high` are the ends of a 95 % interval, null where there is none."""
 
@@ -66,6 +79,8 @@ class CheckVerdict(Frozen):
     """Where its number must lie, as a reader sees it."""
     published: float | None = None
     reason: str | None = None
+    needed: Needed | None = None
+    """Only where it is undecided and measured in rounds."""
     blocks: int = 0
     results: tuple[str, ...] = ()
     deviations: tuple[str, ...] = ()

@@ -127,7 +127,7 @@ class Workflow:
     @property
     def in_rounds(self) -> list[str]:
         """Manifests of what the cells load that are measured in rounds."""
-        ids = dict.fromkeys(id for group in self.plan.groups for id in group.cells)
+        ids = dict.fromkeys(id for group in self.plan.groups for id in group.everyone)
         needed = [self.needs(id, 0) for id in ids]
         return sorted({each[name] for each in needed for name in ("checkpoint", "draft") if name in each})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from claimbench.analysis import stats
+from claimbench.analysis.comparing import Comparison
 from claimbench.formatting import quantity, range_text
 from claimbench.judging import other_hardware
 from claimbench.judging.evidence import Evidence, by_interval, side_at, verdict_on
@@ -23,14 +24,14 @@ def judge(check: AbsoluteCheck, study: str, evidence: Evidence) -> CheckVerdict:
         return verdict_on(check, sentence, Verdict.NOT_RUNNABLE, reason=elsewhere_reason)
     side = side_at(study, check.of, evidence)
     found = stats.interval(evidence.blocks(side.cell, check.metric))
-    looks = [found] if found else []
+    compared = Comparison((found,) if found else ())
     unit = unit_of(check.metric)
 
     def say(interval: Interval) -> str:
         amount = f"{quantity(interval.estimate, unit)} ({range_text(interval, unit)})"
         return f"{side.title}: {METRICS[check.metric].title} {amount}; published {quantity(check.published, unit)}."
 
-    return by_interval(check, evidence, [side], looks, _region(check), say)
+    return by_interval(check, evidence, [side], compared, _region(check), say)
 
 
 def expected(check: AbsoluteCheck, tolerance: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from claimbench.analysis import stats
+from claimbench.analysis.comparing import Comparison
 from claimbench.formatting import quantity, range_text
 from claimbench.judging.evidence import Evidence, by_interval, side_at
 from claimbench.judging.expectations import bounds_text, unit_of
@@ -29,7 +30,7 @@ def judge(check: ValueCheck, study: str, evidence: Evidence) -> CheckVerdict:
             f" of {metric.title}{spread}." if metric.unit else f"{spread}."
         )
 
-    judged = by_interval(check, evidence, [side], [found] if found else [], check.expect, say)
+    judged = by_interval(check, evidence, [side], Comparison((found,) if found else ()), check.expect, say)
     return judged.model_copy(update={"blocks": side.end.blocks_ok})
 
 

@@ -1,0 +1,145 @@
+"""How well a study decides: minutes, undecided claims and A/A of several runs, and the noise of their rounds.
+
+    python benchmarks/deciding.py table RUN [RUN ...]            a Markdown table, one row a run
+    python benchmarks/deciding.py noise RUN [RUN ...] > FILE     ratios of wall times by pass, for simulations
+    python benchmarks/deciding.py keep RUN FOLDER                its rounds, plan, verdicts and ceilings
+
+RUN is a folder in which `snakemake --cores all` has run, or one that `keep` made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from claimbench.analysis import paired, validity
+from claimbench.analysis.paired import PairedRound
+from claimbench.schema import round as round_file
+from claimbench.schema import verdicts as verdicts_file
+from claimbench.schema.outcome import Outcome
+from claimbench.schema.round import TWIN, Arm, Round
+from claimbench.schema.verdicts import Verdict
+
+KEPT = ("rounds", "decided", "plan", "ceilings", "verdicts.json")
+
+
+OPEN = (Verdict.UNDECIDED, Verdict.BOUNDED)
+
+
+class Pair(NamedTuple):
+    """Two arms of one round."""
+
+    group: str
+    names: tuple[str, str]
+    logs: tuple[float, ...]
+    """Of the ratio of their wall times, by pass."""
+
+    @property
+    def is_twin(self) -> bool:
+        return TWIN in self.names
+
+
+def results(run: Path) -> Path:
+    return run / "results" if (run / "results").is_dir() else run
+
+
+def rounds_of(run: Path) -> list[Round]:
+    return [round_file.read(path) for path in sorted((results(run) / "rounds").glob("*.json"))]
+
+
+def walls(arm: Arm) -> dict[int, float]:
+    return {number: mean(one.wall_ns for one in made) for number, made in arm.by_pass().items()}
+
+
+def pairs(rounds: list[Round]) -> Iterator[Pair]:
+    """Each arm of a round with its base, which is the first; void rounds are left out."""
+    for record in rounds:
+        if not validity.weight(record.conditions):
+            continue
+        base, *others = record.arms
+        for arm in others:
+            if Outcome.OK == base.result.outcome == arm.result.outcome:
+                of, to = walls(arm), walls(base)
+                logs = tuple(math.log(of[number] / to[number]) for number in sorted(of.keys() & to.keys()))
+                if len(logs) > 1:
+                    yield Pair(record.group, (arm.name, base.name), logs)
+
+
+def table(runs: list[Path]) -> list[str]:
+    lines = [
+        "| run | minutes in rounds | rounds | inside timed generations | decided | undecided | A/A of each group |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    for number, run in enumerate(runs, start=1):
+        rounds = rounds_of(run)
+        judged = verdicts_file.read(results(run) / "verdicts.json").claims
+        open_ones = [claim.id for claim in judged if claim.verdict in OPEN]
+        seconds, timed_s = sum(one.duration_s for one in rounds), sum(one.timed_s for one in rounds)
+        floors = ", ".join(floors_of(rounds))
+        lines.append(
+            f"| {number} | {seconds / 60:.1f} | {len(rounds)} | {timed_s / seconds:.0%} |"
+            f" {len(judged) - len(open_ones)} of {len(judged)} | {', '.join(open_ones) or 'none'} | {floors} |"
+        )
+    return lines
+
+
+def floors_of(rounds: list[Round]) -> Iterator[str]:
+    found: dict[str, list[PairedRound]] = {}
+    for pair in pairs(rounds):
+        if pair.is_twin:
+            found.setdefault(pair.group, []).append(PairedRound(pair.logs))
+    for group, logs in found.items():
+        if len(logs) > 1:
+            low, high = (math.exp(end) for end in paired.contrast(logs).ends)
+            yield f"{group.rpartition(' ')[2]} {low:.2f} to {high:.2f}"
+
+
+def noise(runs: list[Path]) -> dict[str, list[list[float]]]:
+    """`twins`: of a cell against itself, as measured. `others`: of two cells, less their mean over a run's rounds."""
+    found: dict[str, list[list[float]]] = {"twins": [], "others": []}
+    for run in runs:
+        by_names: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+        for pair in pairs(rounds_of(run)):
+            if pair.is_twin:
+                found["twins"].append([round(log, 4) for log in pair.logs])
+            else:
+                by_names.setdefault(pair.names, []).append(pair.logs)
+        for several in by_names.values():
+            middle = mean(mean(logs) for logs in several)
+            if len(several) > 1:
+                found["others"] += [[round(log - middle, 4) for log in logs] for logs in several]
+    return found
+
+
+def keep(run: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in KEPT:
+        path = results(run) / name
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("table", "noise"):
+        commands.add_parser(name).add_argument("runs", nargs="+", type=Path)
+    keeping = commands.add_parser("keep")
+    keeping.add_argument("run", type=Path)
+    keeping.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "table":
+        print("\n".join(table(arguments.runs)))
+    elif arguments.command == "noise":
+        print(json.dumps(noise(arguments.runs)))
+    else:
+        keep(arguments.run, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

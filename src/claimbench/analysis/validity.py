@@ -1,0 +1,83 @@
+"""What makes a measurement doubtful, as one table: a new rule is one row, and a condition that somebody records.
+
+Conditions are numbers about the machine while something was timed. None of them is a figure that a claim is about, so
+no rule can favour a result: what a rule leaves out or weighs down was settled before the figures were seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Effect(StrEnum):
+    VOID = "void"
+    """The round is in no comparison."""
+    WEIGH = "weigh"
+    """It counts for half in every comparison."""
+    NOTE = "note"
+    """It counts as it is, and what rests on it is said to be in doubt."""
+
+
+class Rule(NamedTuple):
+    condition: str
+    above: float
+    effect: Effect
+    sentence: str
+    """With a place for the number."""
+
+
+HALF = 0.5
+WORST_FIRST = (Effect.VOID, Effect.WEIGH, Effect.NOTE)
+
+FOREIGN = "other processes took {:.0%} of the cores"
+STEAL = "the hypervisor took {:.0%} of the cores"
+WAITING = "arms that waited took {:.0%} of a core while others generated"
+SWAPPED = "{:.0f} MB were read back from swap"
+
+RULES = (
+    Rule("foreign_cpu", 0.05, Effect.NOTE, FOREIGN),
+    Rule("foreign_cpu", 0.15, Effect.WEIGH, FOREIGN),
+    Rule("foreign_cpu", 0.50, Effect.VOID, FOREIGN),
+    Rule("steal", 0.02, Effect.NOTE, STEAL),
+    Rule("steal", 0.10, Effect.WEIGH, STEAL),
+    Rule("steal", 0.40, Effect.VOID, STEAL),
+    Rule("waiting_cpu", 0.02, Effect.WEIGH, WAITING),
+    Rule("waiting_cpu", 0.25, Effect.VOID, WAITING),
+    Rule("swapped_mb", 1.0, Effect.WEIGH, SWAPPED),
+    Rule("swapped_mb", 500.0, Effect.VOID, SWAPPED),
+    Rule("throttled", 0.0, Effect.WEIGH, "the GPU throttled its clocks in {:.0f} of its arms"),
+    Rule("slept_s", 1.0, Effect.VOID, "the machine slept for {:.0f} s"),
+    Rule("clock_gap", 0.1, Effect.NOTE, "host and device clock differ by {:.0%} of a generation"),
+    Rule("first_pass", 0.25, Effect.NOTE, "the first pass took {:.0%} longer than the later ones"),
+    Rule("unsteady_warmup", 0.05, Effect.NOTE, "the last warm-up was {:.0%} faster than the one before it"),
+)
+
+
+class Doubt(NamedTuple):
+    effect: Effect
+    sentence: str
+
+
+def doubts(conditions: Mapping[str, float]) -> list[Doubt]:
+    """What the rules say: of the rules about one condition, the one with the gravest effect."""
+    found: dict[str, Doubt] = {}
+    for effect in WORST_FIRST:
+        for rule in RULES:
+            value = conditions.get(rule.condition)
+            if rule.effect == effect and value is not None and value > rule.above:
+                found.setdefault(rule.condition, Doubt(effect, rule.sentence.format(value)))
+    return list(found.values())
+
+
+def sentences(conditions: Mapping[str, float]) -> list[str]:
+    return [doubt.sentence for doubt in doubts(conditions)]
+
+
+def weight(conditions: Mapping[str, float]) -> float:
+    """Of a round in a comparison: 1, a half, or 0 where it is void."""
+    effects = {doubt.effect for doubt in doubts(conditions)}
+    if Effect.VOID in effects:
+        return 0.0
+    return HALF if Effect.WEIGH in effects else 1.0

@@ -1,0 +1,38 @@
+"""Rules of validity: what makes a round doubtful, and what follows, is one table."""
+
+from __future__ import annotations
+
+import pytest
+
+from claimbench.analysis import validity
+from claimbench.analysis.validity import RULES, Effect, Rule
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.condition} {rule.effect}")
+def test_each_rule_speaks_above_its_threshold_and_not_at_it(rule: Rule) -> None:
+    """The gravest rule about a condition is the one that is said."""
+    above = rule.above + max(1e-3, 1e-3 * rule.above)
+    (found,) = validity.doubts({rule.condition: above})
+    assert found == (rule.effect, rule.sentence.format(above))
+    assert all(doubt.effect != rule.effect for doubt in validity.doubts({rule.condition: rule.above}))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.condition} {rule.effect}")
+def test_what_a_rule_does_to_a_round(rule: Rule) -> None:
+    weights = {Effect.VOID: 0.0, Effect.WEIGH: 0.5, Effect.NOTE: 1.0}
+    assert validity.weight({rule.condition: rule.above + 1e-3}) == weights[rule.effect]
+
+
+def test_a_graver_rule_has_a_higher_threshold() -> None:
+    order = [Effect.NOTE, Effect.WEIGH, Effect.VOID]
+    for condition in {rule.condition for rule in RULES}:
+        of_it = sorted((rule for rule in RULES if rule.condition == condition), key=lambda rule: rule.above)
+        assert [rule.effect for rule in of_it] == sorted({rule.effect for rule in of_it}, key=order.index)
+
+
+def test_the_gravest_of_several_conditions_decides() -> None:
+    assert validity.weight({"steal": 0.03, "foreign_cpu": 0.2}) == 0.5
+    assert validity.weight({"steal": 0.03, "foreign_cpu": 0.2, "slept_s": 30.0}) == 0.0
+    assert validity.weight({}) == validity.weight({"nothing known": 9.0}) == 1.0
+    said = validity.sentences({"steal": 0.03, "slept_s": 30.0})
+    assert said == ["the machine slept for 30 s", "the hypervisor took 3% of the cores"]
