@@ -60,7 +60,7 @@ def walls(arm: Arm) -> dict[int, float]:
 def pairs(rounds: list[Round]) -> Iterator[Pair]:
     """Each arm of a round with its base, which is the first; void rounds are left out."""
     for record in rounds:
-        if not validity.weight(record.conditions):
+        if not validity.weight(validity.of_round(record)):
             continue
         base, *others = record.arms
         for arm in others:

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from claimbench.analysis import aggregate, comparing
+from claimbench.analysis import aggregate, comparing, paired
+from claimbench.analysis.protocol import protocol_of
 from claimbench.deciding import decide
 from claimbench.errors import ResultError
 from claimbench.judging.judge import judge
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.planning import groups
+from claimbench.reporting import report
 from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.plan import Plan, PlannedCell
@@ -301,13 +303,13 @@ def test_passes_are_paired_by_their_number() -> None:
             {
                 "round": ["r"] * 8 + ["s"] * 8,
                 "pass": [*range(8), *range(8)],
-                "m": [*drift, *drift] * np.array(f),
+                "total_ms": [*drift, *drift] * np.array(f),
                 "weight": 1.0,
             }
         )
         for f in (1.0, 1.1)
     ]
-    found = comparing.ratio(rows[::-1], "m").last
+    found = comparing.ratio(rows[::-1], "total_ms").last
     assert found is not None
     assert found.estimate == pytest.approx(1.1)
     assert found.ends == pytest.approx((1.1, 1.1))
@@ -349,15 +351,83 @@ def test_a_claim_that_nothing_changes_is_bounded_where_it_is_not_decided(
     assert "X2" in {each.claim for each in decider.progress().undecided}
 
 
-def test_an_edited_claim_shows_in_the_summary(lab: Any, machine: Machine, tmp_path: Path) -> None:
-    """What was measured under other claims or rules says so: the protocol is fixed before the first round."""
+def test_a_claim_or_a_rule_that_is_edited_afterwards_shows_in_the_report(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured under other claims or rules says so, whenever the report is rendered."""
     plan = lab.plan(STUDY, more=BUDGET)
     decider, _ = decided(plan, tmp_path / "rounds")
-    assert {request.protocol for request in machine.asked} == {decide.protocol_of(plan)}
+    assert {request.protocol for request in machine.asked} == {protocol_of(plan)}
+    summary = tmp_path / "summary.json"
+    round_file.write_all(summary, 10, decider.rounds)
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+
+    def first_screen(of: Plan) -> str:
+        rounds = round_file.read_summary(summary)
+        report.render(decide.in_groups(of), table, judge(of, table), Ceilings(), tmp_path / "reports", rounds)
+        return (tmp_path / "reports/report.md").read_text(encoding="utf-8").partition("\n## ")[0]
+
+    warning = f"edited after {len(decider.rounds)} rounds of these had been measured"
+    assert "edited after" not in first_screen(plan)
     edited = lab.plan(STUDY.replace("to: speed/plain, expect: same", "to: speed/plain, expect: above"), more=BUDGET)
-    assert decide.protocol_of(edited) != decide.protocol_of(plan)
-    path = tmp_path / "summary.json"
-    round_file.write_all(path, 10, decider.rounds, decide.protocol_of(edited))
-    assert round_file.read_summary(path).of_other_protocols == len(decider.rounds)
-    round_file.write_all(path, 10, decider.rounds, decide.protocol_of(plan))
-    assert round_file.read_summary(path).of_other_protocols == 0
+    assert warning in first_screen(edited)
+    monkeypatch.setattr(paired, "STEADY", paired.STEADY._replace(inflation=0.1))
+    assert warning in first_screen(plan)
+
+
+def changed(record: Round, **turn: Any) -> Round:
+    arms = tuple(
+        arm.model_copy(update={"turns": tuple(each.model_copy(update=turn) for each in arm.turns)})
+        for arm in record.arms
+    )
+    return record.model_copy(update={"arms": arms})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said", "weight"),
+    [
+        (lambda one: changed(one, others_cpu_s=100.0), "arms that waited took", 0.0),
+        (lambda one: one.model_copy(update={"conditions": {"slept_s": 40.0}}), "the machine slept for 40 s", 0.0),
+        (lambda one: one.model_copy(update={"conditions": {"foreign_cpu": 0.2}}), "other processes took 20%", 0.5),
+        (lambda one: one.model_copy(update={"conditions": {"steal": 0.03}}), "the hypervisor took 3%", 1.0),
+    ],
+)
+def test_a_spoilt_round_is_told_of_and_weighed_and_a_void_one_is_measured_again(
+    lab: Any, machine: Machine, tmp_path: Path, spoil: Callable[[Round], Round], said: str, weight: float
+) -> None:
+    """From the file to the comparison: nothing rests on a round that a rule voids, and it does not count as one."""
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    half, plain = cell_id(plan, "speed/half"), cell_id(plan, "speed/plain")
+    before = decider.together(half, plain)
+    path = next(path for path, one in decider.rounds.items() if half in {arm.result.cell.id for arm in one.arms})
+    decider.rounds[path] = spoil(decider.rounds[path])
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    frames = aggregate.by_cell(table)
+    found = comparing.paired_rounds([frames[half], frames[plain]], [1, -1], "total_ms")
+    assert [one.weight for one in found] == [each for each in (weight, *[1.0] * (before - 1)) if each]
+    assert decider.together(half, plain) == (before if weight else before - 1)
+    assert said in str(table[(table["cell"] == half) & (table["path"] == path)]["flags"].iloc[0])
+
+
+def test_how_a_process_starts_is_compared_by_blocks_each_alone(lab: Any) -> None:
+    """In company another one may load meanwhile, and a first call is whole only once."""
+    study = STUDY.replace("metric: decode_tok_s, of: speed/half", "metric: load_s, of: speed/half")
+    plan = lab.plan(study, more=BUDGET)
+    blocks = {address: plan.cells[cell_id(plan, f"speed/{address}")].blocks for address in ("half", "plain", "near")}
+    assert blocks == {"half": 3, "plain": 3, "near": 0}
+    rows = [
+        pd.DataFrame({"round": ["r", "r", None, None], "block": [0, 0, 1, 2], "load_s": [9.0, 9.0, *own], "pass": 0.0})
+        for own in ((1.0, 1.0), (2.0, 2.0))
+    ]
+    found = comparing.ratio([rows[1], rows[0]], "load_s").last
+    assert found is not None
+    assert found.estimate == pytest.approx(2.0)
+
+
+def test_a_cell_that_was_never_twice_in_a_pass_has_no_floor(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    """Back to back, the base and its twin have no pass in common."""
+    rows = pd.DataFrame(
+        {"round": ["r"] * 4, "block": [0, 0, 1, 1], "pass": [0, 1, 2, 3], "total_ms": [1.0] * 4, "weight": 1.0}
+    )
+    assert comparing.twins(rows, "total_ms").last is None

@@ -23,7 +23,7 @@ from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Result, Sample
-from claimbench.schema.round import Round
+from claimbench.schema.round import Arm, Round
 
 ABOVE_CEILING = 1.05
 """Fraction of a physical limit beyond which the measurement must be wrong; 5 % is left to the limit's own noise."""
@@ -53,6 +53,8 @@ class Measured(NamedTuple):
     """What the cell itself took of the round's time."""
     weight: float | None = None
     """Of the round in comparisons."""
+    doubts: tuple[str, ...] = ()
+    """About the round."""
 
 
 def aggregate(
@@ -92,7 +94,8 @@ def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measure
     found: dict[str, list[Measured]] = {id: [] for id in plan.cells}
     alone = {arm.result.cell.id for one in rounds.values() if not one.in_company for arm in one.arms}
     for path, record in sorted(rounds.items()):
-        weight = validity.weight(record.conditions)
+        shared = validity.of_round(record)
+        weight, doubts = validity.weight(shared), tuple(validity.sentences(shared))
         for arm in record.arms:
             id = arm.result.cell.id
             if id not in found or arm.result.key != plan.cells[id].key:
@@ -100,14 +103,13 @@ def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measure
             if record.in_company and arm.result.outcome == Outcome.OOM and id in alone:
                 continue
             places = [number for number, samples in arm.by_pass().items() for _ in samples]
-            found[id].append(Measured(arm.result, path, dict(enumerate(places)), path, _seconds(arm.result), weight))
+            found[id].append(Measured(arm.result, path, dict(enumerate(places)), path, _seconds(arm), weight, doubts))
     return found
 
 
-def _seconds(record: Result) -> float:
+def _seconds(arm: Arm) -> float:
     """What a seat costs: loading, warming up and its turns."""
-    walls = [one.wall_ns for one in (*record.warmup, *record.samples)]
-    return ((record.load_ns or 0) + sum(walls)) / 1e9
+    return arm.ready_s + sum(sample.wall_ns for sample in arm.result.samples) / 1e9
 
 
 def _reference(found: Mapping[str, list[Measured]], planned: PlannedCell) -> Result | None:
@@ -191,6 +193,8 @@ def _belonging(planned: PlannedCell, block: int, read: Read) -> Result:
 
 def _rows(id: str, number: int, measured: Measured, reference: Result | None, ceilings: Ceilings) -> list[TableRow]:
     record, path, cell = measured.record, measured.path, measured.record.cell
+    own = validity.of_arm(record) if measured.round else validity.of_block(record)
+    flags = [*record.flags, *validity.sentences(own), *measured.doubts]
     settings = {
         "backend": cell.backend,
         "checkpoint": cell.checkpoint.name,
@@ -207,7 +211,7 @@ def _rows(id: str, number: int, measured: Measured, reference: Result | None, ce
         "weight": measured.weight,
         "outcome": record.outcome.value,
         "reason": record.reason,
-        "flags": "; ".join(record.flags),
+        "flags": "; ".join(flags),
         "path": path,
         "above_ceiling": False,
         "prompt_tokens": record.prompt_tokens or cell.workload.prompt_tokens,
@@ -223,7 +227,7 @@ def _rows(id: str, number: int, measured: Measured, reference: Result | None, ce
         common |= {"token_agreement": share, "first_divergence": first}
         if first is not None and promises_tokens(cell):
             doubt = f"an exact technique, yet its tokens differ from the reference's from position {first} on"
-            common["flags"] = "; ".join([*record.flags, doubt])
+            common["flags"] = "; ".join([*flags, doubt])
     return [
         {**common, "sample": n, "pass": measured.turns.get(n), **_of_sample(record, sample, reference, ceilings)}
         for n, sample in enumerate(record.samples)

@@ -17,6 +17,7 @@ from claimbench.analysis.aggregate import blocks_in
 from claimbench.analysis.paired import RESTLESS, STEADY, PairedRound, Prior
 from claimbench.schema.cell import Cell
 from claimbench.schema.interval import Interval
+from claimbench.schema.metrics import METRICS
 
 Scale = Callable[[float], float]
 
@@ -72,7 +73,7 @@ def ratio(rows: Sequence[pd.DataFrame], metric: str, prior: Prior = STEADY, seed
         ValueError: a value is not positive, so a ratio means nothing.
     """
     signs = [1.0, -1.0, -1.0, 1.0][: len(rows)]
-    found = paired_rounds(rows, signs, metric)
+    found = [] if METRICS[metric].is_of_start else paired_rounds(rows, signs, metric)
     if found:
         return Comparison(tuple(_interval(look, math.exp) for look in paired.looks(found, prior)), tuple(found), prior)
     series = [blocks_in(each[each["round"].isna()], metric) for each in rows]

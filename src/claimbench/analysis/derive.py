@@ -31,7 +31,7 @@ def of_sample(sample: Sample, batch: int, read_tokens: int | None) -> Numbers:
         "tok_s": _per(batch * row_tokens, sample.wall_ns / 1e9),
         "ms_per_token": sample.wall_ns / 1e6 / (batch * row_tokens),
         "total_ms": sample.wall_ns / 1e6,
-        "wall_event_gap": _per(abs(sample.wall_ns - sum(sample.step_ns)), sample.wall_ns),
+        "wall_event_gap": wall_event_gap(sample),
     }
     if decode_steps and decode_tokens:
         numbers |= {
@@ -80,6 +80,11 @@ def agreement(tokens: tuple[int, ...], reference: tuple[int, ...]) -> tuple[floa
     equal = [ours == theirs for ours, theirs in zip(tokens, reference, strict=False)]
     equal += [False] * (length - len(equal))
     return sum(equal) / length, None if all(equal) else equal.index(False)
+
+
+def wall_event_gap(sample: Sample) -> float | None:
+    """By how much the clock around a generation and those of its steps differ, as a share of it."""
+    return _per(abs(sample.wall_ns - sum(sample.step_ns)), sample.wall_ns)
 
 
 def _per(amount: float, by: float) -> float | None:

@@ -1,14 +1,20 @@
 """What makes a measurement doubtful, as one table: a new rule is one row, and a condition that somebody records.
 
-Conditions are numbers about the machine while something was timed. None of them is a figure that a claim is about, so
-no rule can favour a result: what a rule leaves out or weighs down was settled before the figures were seen.
+Conditions are numbers: of the machine, recorded while something was timed, and of how the arms behaved. Those by which
+a round is left out or weighs less are of the whole round, and none tells one arm from another, so no rule can favour a
+result. Rules are not part of what a result depends on: a threshold that is changed measures nothing anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from statistics import median
 from typing import NamedTuple
+
+from claimbench.analysis import derive
+from claimbench.schema.result import Result
+from claimbench.schema.round import Arm, Round
 
 
 class Effect(StrEnum):
@@ -47,7 +53,7 @@ RULES = (
     Rule("waiting_cpu", 0.25, Effect.VOID, WAITING),
     Rule("swapped_mb", 1.0, Effect.WEIGH, SWAPPED),
     Rule("swapped_mb", 500.0, Effect.VOID, SWAPPED),
-    Rule("throttled", 0.0, Effect.WEIGH, "the GPU throttled its clocks in {:.0f} of its arms"),
+    Rule("throttled", 0.0, Effect.WEIGH, "the GPU throttled its clocks (seen {:.0f} times)"),
     Rule("slept_s", 1.0, Effect.VOID, "the machine slept for {:.0f} s"),
     Rule("clock_gap", 0.1, Effect.NOTE, "host and device clock differ by {:.0%} of a generation"),
     Rule("first_pass", 0.25, Effect.NOTE, "the first pass took {:.0%} longer than the later ones"),
@@ -58,6 +64,35 @@ RULES = (
 class Doubt(NamedTuple):
     effect: Effect
     sentence: str
+
+
+def of_block(record: Result) -> dict[str, float]:
+    """Of one that was measured alone, and warmed up until it was steady."""
+    found = record.conditions | of_arm(record)
+    walls = [sample.wall_ns for sample in record.warmup]
+    return found | ({"unsteady_warmup": 1 - walls[-1] / walls[-2]} if len(walls) > 1 else {})
+
+
+def of_arm(record: Result) -> dict[str, float]:
+    """Of one that sat in a round, beside those of the round."""
+    gaps = [derive.wall_event_gap(sample) or 0.0 for sample in record.samples if sample.clock == "device"]
+    return {"clock_gap": max(gaps)} if gaps else {}
+
+
+def of_round(record: Round) -> dict[str, float]:
+    """Of a round, for all of its arms."""
+    timed_s, waited_s = record.timed_s, sum(turn.others_cpu_s for arm in record.arms for turn in arm.turns)
+    found = record.conditions | ({"waiting_cpu": waited_s / timed_s} if timed_s else {})
+    excess = list(_first_excess(record.arms))
+    return found | ({"first_pass": median(excess)} if excess else {})
+
+
+def _first_excess(arms: Iterable[Arm]) -> Iterable[float]:
+    """Of each arm with three turns or more: by how much its first generation took longer than the median one."""
+    for arm in arms:
+        walls = [sample.wall_ns for sample in arm.result.samples]
+        if len(arm.turns) > 2:
+            yield walls[0] / median(walls) - 1
 
 
 def doubts(conditions: Mapping[str, float]) -> list[Doubt]:

@@ -24,22 +24,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from claimbench import backends
-from claimbench.analysis import aggregate, comparing, paired, validity
+from claimbench.analysis import aggregate, comparing, validity
 from claimbench.analysis.paired import RESTLESS, STEADY
+from claimbench.analysis.protocol import protocol_of
 from claimbench.errors import ResultError
 from claimbench.formatting import count, duration
 from claimbench.judging.checks import judge_check
-from claimbench.judging.evidence import SIDES, Evidence
+from claimbench.judging.evidence import Evidence
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.rounds import RoundServer
 from claimbench.planning.forecast import peak_bytes
-from claimbench.planning.groups import MEMORY_SHARE, comparisons, that_fit
+from claimbench.planning.groups import MEMORY_SHARE, cells_named, compared_by, comparisons, that_fit
 from claimbench.planning.paths import CHECKPOINTS, folder_of, labels
 from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
-from claimbench.schema.checks import Check, GainCheck, RatioCheck, ShapeCheck
 from claimbench.schema.json_file import digest
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import RESULTS, Plan, PlannedGroup
@@ -220,7 +220,7 @@ class Decider:
     def together(self, *ids: str) -> int:
         """Rounds that all of `ids` sat in, under the keys of the plan, and that no rule of validity voids."""
         wanted = {(id, self.plan.cells[id].key.id) for id in ids}
-        return sum(wanted <= sat_in(one) for one in self.rounds.values() if validity.weight(one.conditions))
+        return sum(wanted <= sat_in(one) for one in self.rounds.values() if validity.weight(validity.of_round(one)))
 
     def fitting(self, arms: Sequence[str], base: str) -> list[list[str]]:
         """`arms` in parts that fit in memory beside `base`, which is the first of each.
@@ -254,8 +254,7 @@ class Decider:
 
     def seat_s(self, id: str) -> float:
         """Until it is ready to generate."""
-        last = next((arm.result for arm in reversed(self.arms_of(id)) if arm.turns and arm.result.load_ns), None)
-        return ((last.load_ns or 0) + sum(one.wall_ns for one in last.warmup)) / 1e9 if last else 0.0
+        return next((arm.ready_s for arm in reversed(self.arms_of(id)) if arm.turns), 0.0)
 
     def turn_s(self, id: str) -> float:
         last = next((arm for arm in reversed(self.arms_of(id)) if arm.turns), None)
@@ -280,7 +279,10 @@ class Decider:
         wanted = {**turns, **dict.fromkeys(group.witnesses, 1)}
         wanted.pop(group.base, None)
         shown = set(group.cells)
-        arms = [self.request(id, self.names.get(id, id), wanted.get(id), proves=id in shown) for id in ids]
+        arms = [
+            self.request(id, self.names.get(id, id), wanted.get(id), proves=id in shown, is_base=id == group.base)
+            for id in ids
+        ]
         arms.append(self.request(group.base, TWIN, proves=False))
         request = RoundRequest(
             arms=tuple(arms),
@@ -304,7 +306,10 @@ class Decider:
             if record.in_company and arm.result.outcome == Outcome.OOM and id != group.base:
                 self.measure(group, [group.base, id], {}, FEWEST, turns_s)  # it may lack what it has alone
 
-    def request(self, id: str, name: str, turns: int | None = None, proves: bool = True) -> ArmRequest:
+    def request(
+        self, id: str, name: str, turns: int | None = None, proves: bool = True, is_base: bool = False
+    ) -> ArmRequest:
+        """An arm. What a first call costs is compared with that of the base, which is timed once."""
         planned = self.plan.cells[id]
         proven = any(arm.result.proof for arm in self.arms_of(id))
         reference = self.plan.cells[planned.reference].cell if planned.reference not in (None, id) else None
@@ -320,13 +325,15 @@ class Decider:
             block=block,
             key=planned.key,
             proves=proves and not proven,
+            times_first_call=is_base and not proven,
             turns=turns,
         )
 
     def tell(self, record: Round) -> None:
         ended = [f"{arm.name} {arm.result.outcome}: {arm.result.reason}" for arm in record.arms if is_odd(arm)]
+        doubts = validity.sentences(validity.of_round(record))
         timed = f"{record.timed_s / record.duration_s:.0%} of it inside timed generations"
-        for line in [f"{duration(record.duration_s)}, passes: {record.passes}, {timed}", *record.flags, *ended]:
+        for line in [f"{duration(record.duration_s)}, passes: {record.passes}, {timed}", *doubts, *ended]:
             self.say(f"    {line}")
 
     def progress(self) -> Progress:
@@ -337,36 +344,17 @@ class Decider:
         for study, planned in self.plan.studies.items():
             for claim in planned.study.claims:
                 for check in claim.checks:
-                    named = cells_named(check, study, self.plan)
+                    named = cells_named(check, planned)
                     if not named or not all(cell in evidence.frames for cell in named):
                         continue
                     claims.add((study, claim.id))
-                    cells = cells_of(check, study, self.plan)
+                    cells = compared_by(check, planned)
                     if not cells:
                         continue
                     found = judge_check(check, study, evidence)
                     if found.verdict in (Verdict.UNDECIDED, Verdict.BOUNDED):
                         undecided.append(Undecided(claim.id, cells, found.needed))
         return Progress(len(claims), tuple(undecided))
-
-
-def protocol_of(plan: Plan) -> str:
-    """A hash of what decides, fixed before the first round: the claims, with their limits, and the rules.
-
-    A round says which it was measured under, so that a claim that was edited afterwards shows.
-    """
-    claims = {
-        name: [claim.model_dump(mode="json") for claim in each.study.claims] for name, each in plan.studies.items()
-    }
-    rules = [
-        paired.ALPHA,
-        paired.TRIM,
-        list(paired.LOOKS),
-        list(STEADY),
-        list(RESTLESS),
-        [list(r) for r in validity.RULES],
-    ]
-    return digest([claims, plan.params.measure.tolerance, rules], 16)
 
 
 def sat_in(record: Round) -> set[tuple[str, str]]:
@@ -377,32 +365,6 @@ def sat_in(record: Round) -> set[tuple[str, str]]:
 
 def is_odd(arm: round_file.Arm) -> bool:
     return arm.result.outcome not in FITS or arm.result.outcome == Outcome.WRONG
-
-
-def cells_of(check: Check, study: str, plan: Plan) -> tuple[str, ...]:
-    """The cells that a check compares by a ratio or a curve; none where one of them cannot run, or for other kinds."""
-    if isinstance(check, RatioCheck | GainCheck):
-        rows: list[str | None] = list(cells_named(check, study, plan))
-    elif isinstance(check, ShapeCheck):
-        rows = [
-            row.cell
-            for address in filter(None, (check.of, check.to))
-            for row in plan.studies[study].rows[address.partition("/")[0]].values()
-            if row.label == address.partition("/")[2]
-        ]
-    else:
-        return ()
-    return tuple(dict.fromkeys(id for id in rows if id)) if all(rows) and len(set(rows)) > 1 else ()
-
-
-def cells_named(check: Check, study: str, plan: Plan) -> tuple[str, ...]:
-    """Every cell that a check of any kind names; none where one of them cannot run."""
-    if isinstance(check, ShapeCheck):
-        return cells_of(check, study, plan)
-    addresses = [getattr(check, side, None) for side in SIDES]
-    named = [address.partition("/")[::2] for address in addresses if address]
-    rows = [plan.studies[study].rows.get(experiment, {}).get(rest) for experiment, rest in named]
-    return tuple(row.cell for row in rows if row and row.cell) if all(row and row.cell for row in rows) else ()
 
 
 def in_groups(plan: Plan) -> Plan:

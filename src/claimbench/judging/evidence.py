@@ -16,7 +16,7 @@ from claimbench.errors import ConfigError
 from claimbench.formatting import count, duration
 from claimbench.judging.expectations import Bounds, bounds, largest_difference, verdict
 from claimbench.judging.summary import Ending, ending
-from claimbench.schema.checks import Check, Expectation
+from claimbench.schema.checks import SIDES, Check, Expectation
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -26,7 +26,6 @@ from claimbench.schema.verdicts import CheckVerdict, Needed, Verdict
 
 MOST_BOUNDED = 0.25
 """A ratio that may be further from 1 than this is undecided, and nothing else."""
-SIDES = ("of", "to", "than_of", "than_to")
 
 
 class Evidence:

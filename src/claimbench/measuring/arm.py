@@ -46,6 +46,8 @@ class ArmRequest(Frozen):
     key: Key
     proves: bool = True
     """Whether it is to prove what ran, and to compare itself with the reference, once all turns are over."""
+    times_first_call: bool = False
+    """Whether its first call is a whole generation even where nothing is compiled."""
     turns: int | None = Field(default=None, ge=1)
     """Passes in which it has a turn, spread evenly; None: in all. A slow cell whose claims are clear needs few."""
     slowdown: float = 0.0
@@ -143,7 +145,7 @@ def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
 
 
 def _warm_up(request: ArmRequest, session: Slowed | Session, say: Say) -> None:
-    """A few steps; whole generations, two at least, where the first call compiles or sets up a device.
+    """A few steps; whole generations, two at least, where the first call compiles or sets up a device; one where asked.
 
     Whether a cell is steady by then shows in its passes; here nothing is waited for. The time of a whole generation is
     said as far as it is known, to fix the number of passes.
@@ -151,7 +153,11 @@ def _warm_up(request: ArmRequest, session: Slowed | Session, say: Say) -> None:
     cell = request.block.cell
     protocol = cell.protocol
     sets_up = cell.device == "cuda" or any(_sets_up(optimizations.find(use.name)) for use in cell.optimizations)
-    if not sets_up and protocol.warmup_min < 2 and cell.workload.new_tokens > 2 * WARM_STEPS:
+    if (
+        not (sets_up or request.times_first_call)
+        and protocol.warmup_min < 2
+        and cell.workload.new_tokens > 2 * WARM_STEPS
+    ):
         say("phase", name="warm-up")
         say("warmed up", generation_s=_some_steps(session, cell.workload.new_tokens))
         return

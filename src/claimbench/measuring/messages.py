@@ -19,6 +19,7 @@ class Message(TypedDict, total=False):
     event: str
     name: str
     """Of a phase."""
+    conditions: dict[str, float]
     sha256: str
     """Of the checkpoint's manifest."""
     generation_s: float
@@ -58,6 +59,7 @@ class BlockFacts(TypedDict, total=False):
     checkpoint_sha256: str
     machine: MachineIdentity
     telemetry: Telemetry
+    conditions: dict[str, float]
     flags: list[str]
     load_ns: int
     first_call_ns: int

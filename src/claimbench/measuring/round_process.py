@@ -19,46 +19,28 @@ standard input, its round goes as a line to what was standard output; a round th
 from __future__ import annotations
 
 import gc
-import math
-import multiprocessing
 import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkProcess
 from pathlib import Path
-from uuid import uuid4
 
 import psutil
 from pydantic import Field
 
 from claimbench import backends
-from claimbench.analysis import validity
-from claimbench.measuring import arm, worker
+from claimbench.measuring import worker
 from claimbench.measuring.arm import ArmRequest
-from claimbench.measuring.messages import Message
-from claimbench.measuring.rank_protocol import receive, send
-from claimbench.measuring.supervisor import facts_in, kernel_oom_kills
+from claimbench.measuring.seat import Seat, start, times_load
 from claimbench.schema.cell import Frozen
-from claimbench.schema.outcome import Outcome
-from claimbench.schema.result import Result, Sample
-from claimbench.schema.round import Arm, Round, Turn
+from claimbench.schema.round import Round, Turn
 from claimbench.system import machine
-from claimbench.system.processes import die_with_parent, kill_all
-
-SHORTEST_TURN_S = 0.25
-"""A faster cell generates several times when it is its turn: a turn is to be longer than the scheduler's noise."""
-MOST_GENERATIONS = 16
-GRACE_S = 5.0
+from claimbench.system.processes import die_with_parent
 
 
 class RoundRequest(Frozen):
@@ -94,200 +76,13 @@ def orders(arms: int, passes: int, seed: int) -> list[list[int]]:
     return found[:passes]
 
 
-class Ended(Exception):
-    """An arm is not there any more; the text is the reason."""
-
-    def __init__(self, outcome: Outcome, reason: str) -> None:
-        super().__init__(reason)
-        self.outcome = outcome
-
-
-@dataclass
-class Seat:
-    """An arm's process, and what was heard of it."""
-
-    request: ArmRequest
-    number: int
-    process: ForkProcess
-    line: Connection
-    log: Path
-    oom_kills: int
-    left_s: float
-    """Of its own time: that of the others does not count."""
-    phase: str = "start"
-    messages: list[Message] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    outcome: Outcome | None = None
-    reason: str | None = None
-    spent_s: float = 0.0
-    begun: float = 0.0
-    is_slow: bool = False
-
-    @property
-    def is_here(self) -> bool:
-        return self.outcome is None
-
-    @property
-    def samples(self) -> int:
-        return sum(message["event"] == "sample" for message in self.messages)
-
-    @cached_property
-    def generation_s(self) -> float:
-        """By the warm-up."""
-        last = next(message for message in reversed(self.messages) if message["event"] == "warmed up")
-        return max(last["generation_s"], 1e-4)
-
-    @property
-    def generations(self) -> int:
-        """In one turn."""
-        return max(1, min(MOST_GENERATIONS, math.ceil(SHORTEST_TURN_S / self.generation_s)))
-
-    @property
-    def turn_s(self) -> float:
-        return self.generations * self.generation_s
-
-    @property
-    def timed(self) -> list[Sample]:
-        return [Sample.model_validate(one["sample"]) for one in self.messages if one["event"] == "sample"]
-
-    @property
-    def walls_s(self) -> list[float]:
-        """Of each timed generation."""
-        return [sample.wall_ns / 1e9 for sample in self.timed]
-
-    @property
-    def timed_s(self) -> float:
-        return sum(self.walls_s)
-
-    @property
-    def first_excess(self) -> float:
-        """By how much its first generation took longer than the median one."""
-        walls_s = self.walls_s
-        return walls_s[0] / statistics.median(walls_s) - 1
-
-    @property
-    def throttled(self) -> bool:
-        return any(message["event"] == "throttled" for message in self.messages)
-
-    def turns_in(self, passes: int) -> int:
-        """Of `passes`, those in which it generates."""
-        wanted = max(2, (passes + 1) // 2) if self.is_slow else passes
-        return min(self.request.turns or wanted, passes)
-
-    def has_turn(self, number: int, passes: int) -> bool:
-        """Whether it generates in this pass of `passes`: its turns are spread evenly, the first in the first pass."""
-        turns = self.turns_in(passes)
-        return number * turns // passes != (number - 1) * turns // passes
-
-    def call(self, call: str | None, phase: str, **arguments: object) -> None:
-        """Have it do something, and listen until it is ready; what goes wrong becomes its outcome."""
-        self.begin(call, phase, **arguments)
-        self.finish()
-
-    def begin(self, call: str | None, phase: str, **arguments: object) -> None:
-        self.phase, self.begun = phase, time.monotonic()
-        if call:
-            with suppress(OSError):  # it is dead: whoever listens finds the end of the line
-                send(self.line, {"call": call, **arguments})
-
-    def finish(self) -> None:
-        try:
-            self._listen(self.begun + self.left_s)
-        except (EOFError, OSError):
-            self._died()
-        except Ended as end:
-            self.end(end.outcome, str(end))
-        took = time.monotonic() - self.begun
-        self.left_s, self.spent_s = self.left_s - took, self.spent_s + took
-
-    def _listen(self, until: float) -> None:
-        while True:
-            if not self.line.poll(max(0.0, until - time.monotonic())):
-                limit = self.request.block.cell.protocol.timeout_s
-                raise Ended(Outcome.TIMEOUT, f"over {limit:g} s of its own, during: {self.phase}")
-            message: Message = receive(self.line)
-            match message["event"]:
-                case "ready":
-                    return
-                case "done":
-                    self.end(Outcome.OK, None)
-                    return
-                case "phase":
-                    self.phase = message["name"]
-                case "refused":
-                    raise Ended(Outcome(message["outcome"]), message["reason"])
-                case _:
-                    self.messages.append(message)
-
-    def _died(self) -> None:
-        self.process.join(GRACE_S)
-        code = self.process.exitcode
-        if code == -signal.SIGKILL and kernel_oom_kills() > self.oom_kills:
-            self.end(Outcome.OOM, f"killed by the kernel for memory, during: {self.phase}")
-            return
-        how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with status {code}"
-        self.end(Outcome.ERROR, f"its process was {how}, during: {self.phase}")
-
-    def end(self, outcome: Outcome, reason: str | None) -> None:
-        """Record how it ended, and see to it that nothing of it is left."""
-        self.outcome, self.reason = outcome, reason
-        with suppress(psutil.NoSuchProcess):
-            own = psutil.Process(self.process.pid)
-            started = own.children(recursive=True)
-            if outcome != Outcome.OK:
-                own.kill()
-            else:
-                self.process.join(GRACE_S)
-            kill_all([own, *started])
-        self.process.join()
-        self.line.close()
-
-    def cpu_s(self) -> float:
-        """CPU time that its process has taken."""
-        try:
-            times = psutil.Process(self.process.pid).cpu_times()
-        except psutil.NoSuchProcess:
-            return 0.0
-        return float(times.user + times.system)
-
-    def record(self, started: datetime, flags: Sequence[str]) -> Arm:
-        """What it came to; `flags` are doubts about the whole round."""
-        facts = facts_in(self.messages)
-        if not _times_load(self.request) and "load_ns" in facts:
-            del facts["load_ns"]  # it may have loaded beside another
-        outcome, reason = self.outcome or Outcome.ERROR, self.reason
-        hashes = {one["tokens_sha256"] for one in (*facts["warmup"], *facts["samples"])}
-        if outcome == Outcome.OK and len(hashes) > 1:
-            outcome, reason = Outcome.WRONG, "generations of one round, warm-up included, differ in their tokens"
-        lines = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        facts |= {
-            "outcome": outcome,
-            "reason": reason,
-            "detail": None if outcome == Outcome.OK else lines[-4000:] or None,
-            "flags": [*facts["flags"], *flags],
-            "machine": machine.identify(),
-        }
-        result = Result(
-            cell=self.request.block.cell,
-            block=self.number,
-            key=self.request.key,
-            started_at=started.isoformat(timespec="seconds"),
-            duration_s=round(self.spent_s, 3),
-            **facts,
-        )
-        return Arm(name=self.request.name, slowdown=self.request.slowdown, result=result, turns=tuple(self.turns))
-
-
 def run(request: RoundRequest, folder: Path) -> Round:
     """Measure one round; the arms' standard error goes to files in `folder`."""
     started, begun_ns = datetime.now(UTC), time.perf_counter_ns()
     _import_for(request.arms)
     sit = _sit_together if request.in_company else _sit_alone
     seats, passes, seen = sit(request, folder, begun_ns)
-    conditions = {name: round(value, 4) for name, value in seen.items()}
-    doubts = validity.sentences(conditions)
     _close([seat for seat in seats if seat.is_here])
-    arms = [seat.record(started, doubts) for seat in seats]
     return Round(
         started_at=started.isoformat(timespec="seconds"),
         duration_s=round((time.perf_counter_ns() - begun_ns) / 1e9, 3),
@@ -297,9 +92,8 @@ def run(request: RoundRequest, folder: Path) -> Round:
         passes=passes,
         in_company=request.in_company,
         protocol=request.protocol,
-        arms=tuple(arms),
-        conditions=conditions,
-        flags=tuple(doubts),
+        arms=tuple(seat.record(started) for seat in seats),
+        conditions={name: round(value, 4) for name, value in seen.items()},
     )
 
 
@@ -308,13 +102,13 @@ def _sit_together(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[l
     shuffle = random.Random(request.seed)  # noqa: S311 - an order, not a secret
     seats: list[Seat] = []
     for some in _loaded_at_once(request.arms):
-        new = [_start(one, request, folder) for one in some]
+        new = [start(one, request.number, folder) for one in some]
         for seat in new:
             seat.finish()
         seats += new
     for seat in shuffle.sample(seats, k=len(seats)):
         if seat.is_here:
-            seat.call("warm up", "warm-up")
+            seat.warm_up()
     ready = [seat for seat in seats if seat.is_here]
     _spare_slow(request, ready)
     passes = _passes(request, ready)
@@ -323,7 +117,7 @@ def _sit_together(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[l
         for place, which in enumerate(order):
             if seats[which].is_here and seats[which].has_turn(number, passes):
                 _take_turn(seats, seats[which], number, place, begun_ns)
-    return seats, passes, around.conditions(seats)
+    return seats, passes, around.conditions(sum(seat.throttled for seat in seats))
 
 
 def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[list[Seat], int, dict[str, float]]:
@@ -335,11 +129,11 @@ def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[list
     around = _Around()
     passes = max(2, request.passes)
     for place, one in enumerate(request.arms):
-        seat = _start(one, request, folder)
+        seat = start(one, request.number, folder)
         seat.finish()
         seats.append(seat)
         if seat.is_here:
-            seat.call("warm up", "warm-up")
+            seat.warm_up()
         if seat.is_here and place == 0 and request.turns_s:
             passes = max(2, request.fewest, min(passes, int(request.turns_s / (len(request.arms) * seat.turn_s))))
         middle = (passes + 1) // 2
@@ -348,36 +142,18 @@ def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[list
                 _take_turn(seats, seat, number, 0, begun_ns)
         if seat.is_here:
             seat.call("close", "end")
-    return seats, passes, around.conditions(seats)
+    return seats, passes, around.conditions(sum(seat.throttled for seat in seats))
 
 
 def _loaded_at_once(arms: Sequence[ArmRequest]) -> list[tuple[ArmRequest, ...]]:
     """Each alone while its load is timed; two at a time, on a CPU, where an earlier round has timed it."""
     found: list[tuple[ArmRequest, ...]] = []
     for one in arms:
-        if found and len(found[-1]) == 1 and not _times_load(one) and not _times_load(found[-1][0]):
+        if found and len(found[-1]) == 1 and not times_load(one) and not times_load(found[-1][0]):
             found[-1] = (*found[-1], one)
         else:
             found.append((one,))
     return found
-
-
-def _times_load(one: ArmRequest) -> bool:
-    return one.proves or one.block.cell.device != "cpu"
-
-
-def _start(one: ArmRequest, request: RoundRequest, folder: Path) -> Seat:
-    """A process that begins to load the arm's cell."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    log = folder / f"{uuid4().hex}.log"
-    process = context.Process(target=arm.serve, args=(theirs, one.model_dump_json(), str(log)))
-    process.start()
-    theirs.close()
-    limit_s = one.block.cell.protocol.timeout_s
-    seat = Seat(one, request.number, process, ours, log, kernel_oom_kills(), limit_s)
-    seat.begin(None, "load")
-    return seat
 
 
 def _close(seats: Sequence[Seat]) -> None:
@@ -420,35 +196,19 @@ def _take_turn(seats: list[Seat], seat: Seat, number: int, place: int, begun_ns:
         seat.turns.append(turn)
 
 
-def _waiting_cpu(seats: Sequence[Seat]) -> float:
-    """CPU time of all waiting arms together, as a share of the time of the one that generates."""
-    taken = sum(turn.others_cpu_s for seat in seats for turn in seat.turns)
-    timed = sum(seat.timed_s for seat in seats)
-    return taken / timed if timed else 0.0
-
-
-def _first_pass(seats: Sequence[Seat]) -> float:
-    """How much longer the arms took in the first pass than later, in the median over those with three turns or more."""
-    excess = [seat.first_excess for seat in seats if len(seat.turns) > 2]
-    return statistics.median(excess) if excess else 0.0
-
-
 class _Around:
-    """The machine while the arms take turns."""
+    """The machine while the arms take turns: numbers, of which analysis/validity.py says what follows."""
 
     def __init__(self) -> None:
         self.ticks, self.begun = machine.cpu_ticks(), time.perf_counter()
-        self.awake, self.swapped = _asleep_s(), psutil.swap_memory().sin
+        self.asleep_s, self.swapped = _asleep_s(), psutil.swap_memory().sin
 
-    def conditions(self, seats: Sequence[Seat]) -> dict[str, float]:
+    def conditions(self, throttled: int) -> dict[str, float]:
         found = worker.neighbours(self.ticks, machine.cpu_ticks(), time.perf_counter() - self.begun)
         return found | {
-            "waiting_cpu": _waiting_cpu(seats),
             "swapped_mb": (psutil.swap_memory().sin - self.swapped) / 1e6,
-            "throttled": float(sum(seat.throttled for seat in seats)),
-            "slept_s": max(0.0, _asleep_s() - self.awake),
-            "first_pass": _first_pass(seats),
-            "clock_gap": worker.clock_gap([sample for seat in seats for sample in seat.timed]),
+            "throttled": float(throttled),
+            "slept_s": max(0.0, _asleep_s() - self.asleep_s),
         }
 
 
@@ -458,13 +218,17 @@ def _asleep_s() -> float:
 
 
 def _import_for(arms: Sequence[ArmRequest]) -> None:
-    """What the arms would import each for itself. Techniques' libraries may touch a GPU when they are imported."""
+    """What the arms would import each for itself. Techniques' libraries may touch a GPU when they are imported.
+
+    What cannot be imported is left to the arm that needs it: it fails alone, and says why.
+    """
     for each in arms:
         cell, checkpoint = each.block.cell, each.block.checkpoint
-        if cell.device == "cpu":
-            backends.import_libraries(cell, checkpoint)
-        else:
-            backends.import_model_classes(cell.backend, checkpoint)
+        with suppress(Exception):
+            if cell.device == "cpu":
+                backends.import_libraries(cell, checkpoint)
+            else:
+                backends.import_model_classes(cell.backend, checkpoint)
     gc.freeze()  # the arms share these objects, and a collection would write to each of them
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from claimbench.analysis import paired
+from claimbench.analysis import paired, validity
 from claimbench.analysis.paired import Contrast, PairedRound
 from claimbench.checkpoints import shard
 from claimbench.measuring.arm import ArmRequest
@@ -96,7 +96,7 @@ def run(
             rounds.append(server.measure(request, folder / f"{stamp}.json"))
             share = rounds[-1].timed_s / rounds[-1].duration_s
             say(f"round {len(rounds)}: {rounds[-1].duration_s:.0f} s, {share:.0%} of it inside timed generations")
-            for flag in rounds[-1].flags:
+            for flag in validity.sentences(validity.of_round(rounds[-1])):
                 say(f"    {flag}")
     return rounds
 

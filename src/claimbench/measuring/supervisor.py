@@ -129,6 +129,8 @@ def facts_in(messages: list[Message]) -> BlockFacts:
                 facts["samples"].append(message["sample"])
             case "flag":
                 facts["flags"].append(message["flag"])
+            case "conditions":
+                facts["conditions"] = message["conditions"]
             case "checkpoint":
                 facts["checkpoint_sha256"] = message["sha256"]
             case "loaded":

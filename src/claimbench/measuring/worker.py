@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Protocol
 
 from claimbench import backends, optimizations
-from claimbench.analysis import validity
 from claimbench.backends import Column, Session
 from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
@@ -165,29 +164,22 @@ def warm_up(cell: Cell, session: Generates, say: Say) -> None:
         walls.append(sample.wall_ns)
         say("warmup", sample=sample.model_dump(mode="json"))
         steady = len(walls) > 1 and walls[-1] > (1 - STEADY) * walls[-2]
-    if len(walls) > 1:
-        for sentence in validity.sentences({"unsteady_warmup": 1 - walls[-1] / walls[-2]}):
-            say("flag", flag=sentence)
 
 
 def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession | None) -> list[list[int]]:
     rows: list[list[int]] = []
-    samples: list[Sample] = []
     energy_before = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     ticks_before, start = _ticks(lead), time.perf_counter()
     for number in range(cell.protocol.samples):
         say("phase", name=f"sample {number + 1} of {cell.protocol.samples}")
         sample, rows = _generate(cell, session)
-        samples.append(sample)
         say("sample", sample=sample.model_dump(mode="json"))
     seconds, ticks = time.perf_counter() - start, _ticks(lead)
     energy_after = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
     if energy_before is not None and energy_after is not None:
         say("energy", energy_mj=energy_after - energy_before)
-    conditions = neighbours(ticks_before, ticks, seconds)
-    conditions |= {"throttled": float(is_throttled(cell)), "clock_gap": clock_gap(samples)}
-    for sentence in validity.sentences(conditions):
-        say("flag", flag=sentence)
+    conditions = neighbours(ticks_before, ticks, seconds) | {"throttled": float(is_throttled(cell))}
+    say("conditions", conditions={name: round(value, 4) for name, value in conditions.items()})
     say("tokens", tokens=rows[0])
     return rows
 
@@ -206,12 +198,6 @@ def neighbours(before: CpuTicks, after: CpuTicks, seconds: float) -> dict[str, f
     foreign = (after["busy"] - before["busy"]) - (after["own"] - before["own"])
     steal = (after["steal"] - before["steal"]) / capacity
     return {"foreign_cpu": max(0.0, foreign) / capacity, "steal": steal}
-
-
-def clock_gap(samples: list[Sample]) -> float:
-    """By how much the device's clock and the host's differ at most, as a share of a generation."""
-    timed = [sample for sample in samples if sample.clock == "device"]
-    return max((abs(one.wall_ns - sum(one.step_ns)) / one.wall_ns for one in timed), default=0.0)
 
 
 def is_throttled(cell: Cell) -> bool:

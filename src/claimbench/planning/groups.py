@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from claimbench import backends
 from claimbench.planning.forecast import peak_bytes
 from claimbench.schema.cell import Cell
-from claimbench.schema.checks import GainCheck, RatioCheck, ShapeCheck
+from claimbench.schema.checks import SIDES, Check, GainCheck, RatioCheck, ShapeCheck
+from claimbench.schema.metrics import METRICS
 from claimbench.schema.plan import PlannedCell, PlannedGroup, PlannedStudy
 
 MEMORY_SHARE = 0.7
@@ -59,31 +60,36 @@ def _with_witnesses(groups: Sequence[PlannedGroup], cells: Mapping[str, PlannedC
         yield group.model_copy(update={"witnesses": own})
 
 
-def comparisons(planned: PlannedStudy) -> Iterator[tuple[str, ...]]:
-    """The cells that each check of a claim compares by a ratio; the last is what it is compared with."""
+def comparisons(planned: PlannedStudy, of_start: bool = False) -> Iterator[tuple[str, ...]]:
+    """The cells that each check of a claim compares; `of_start`: by how a process starts, which no round shows."""
     for claim in planned.study.claims:
         for check in claim.checks:
-            if isinstance(check, RatioCheck | GainCheck):
-                named = [getattr(check, side, None) for side in ("of", "to", "than_of", "than_to")]
-                found = [_cell_at(planned, address) for address in named if address]
-                if all(found):
-                    yield tuple(id for id in found if id)
-            elif isinstance(check, ShapeCheck):
-                yield from _curves(planned, check)
+            cells = compared_by(check, planned, of_start)
+            if cells:
+                yield cells
 
 
-def _cell_at(planned: PlannedStudy, address: str) -> str | None:
-    experiment, _, rest = address.partition("/")
-    return planned.rows[experiment][rest].cell
+def compared_by(check: Check, planned: PlannedStudy, of_start: bool = False) -> tuple[str, ...]:
+    """The cells that a check compares by a ratio or a curve; the last of a ratio is what it is compared with.
+
+    None for other kinds, where a side cannot run, and where there is only one.
+    """
+    if not isinstance(check, RatioCheck | GainCheck | ShapeCheck) or METRICS[check.metric].is_of_start != of_start:
+        return ()
+    found = cells_named(check, planned)
+    return found if len(set(found)) > 1 else ()
 
 
-def _curves(planned: PlannedStudy, check: ShapeCheck) -> Iterator[tuple[str, ...]]:
-    found: list[str] = []
-    for address in filter(None, (check.of, check.to)):
-        experiment, _, label = address.partition("/")
-        found += [row.cell for row in planned.rows[experiment].values() if row.label == label and row.cell]
-    if len(set(found)) > 1:
-        yield tuple(found)
+def cells_named(check: Check, planned: PlannedStudy) -> tuple[str, ...]:
+    """Every cell that a check names; none where a side cannot run. Points that a curve lacks are left out."""
+    addresses = [address for side in SIDES if (address := getattr(check, side, None))]
+    if isinstance(check, ShapeCheck):
+        curves = [address.partition("/")[::2] for address in addresses]
+        rows = [row for name, label in curves for row in planned.rows[name].values() if row.label == label and row.cell]
+        return tuple(row.cell for row in rows if row.cell)
+    named = [address.partition("/")[::2] for address in addresses]
+    sides = [planned.rows.get(experiment, {}).get(rest) for experiment, rest in named]
+    return tuple(row.cell for row in sides if row and row.cell) if all(row and row.cell for row in sides) else ()
 
 
 def _base(members: Sequence[str], compared: Sequence[tuple[str, ...]]) -> str:

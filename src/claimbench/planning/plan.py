@@ -6,7 +6,7 @@ Whatever can be known to be wrong before a device is taken is an error here, by 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 from claimbench import optimizations
@@ -88,11 +88,15 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
     return plan
 
 
-def _in_rounds_alone(groups: Sequence[PlannedGroup], studies: Iterable[PlannedStudy]) -> set[str]:
-    """Cells that need no blocks beside their rounds, as those do that a claim compares with what takes no turns."""
+def _in_rounds_alone(groups: Sequence[PlannedGroup], studies: Collection[PlannedStudy]) -> set[str]:
+    """Cells that need no blocks beside their rounds.
+
+    Those need them that a claim compares with what takes no turns, or by how they start.
+    """
     seated = {id for group in groups for id in group.everyone}
     mixed = [sides for planned in studies for sides in comparisons(planned) if not set(sides) <= seated]
-    return seated - {id for sides in mixed for id in sides}
+    starts = [sides for planned in studies for sides in comparisons(planned, of_start=True)]
+    return seated - {id for sides in (*mixed, *starts) for id in sides}
 
 
 def _budget_minutes(params: Params, study: Study) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 from claimbench import __version__
+from claimbench.analysis.protocol import protocol_of
 from claimbench.formatting import cell_text, count, interval, number, percent, slug
 from claimbench.reporting import dvc_files, recommendations, study_figures
 from claimbench.reporting.report_data import ReportData
@@ -136,6 +137,7 @@ def render(
         "codes": len({planned.key.code for planned in plan.cells.values()}),
         "floors": _floors(data),
         "rounds": rounds,
+        "edited_after": _edited_after(plan, rounds),
         "blocks": sum(planned.blocks for planned in plan.cells.values()),
         "version": __version__,
     }
@@ -191,6 +193,12 @@ def _link_text(path: PurePosixPath, several: bool) -> str:
         clock = path.stem.partition("T")[2]
         return f"round of {clock[:2]}:{clock[2:4]}:{clock[4:6]}" if clock[:6].isdigit() else f"round {path.stem}"
     return f"{path.parent.parent.name}/{path.stem}" if several else f"block {path.stem}"
+
+
+def _edited_after(plan: Plan, rounds: Rounds | None) -> int:
+    """Rounds that were measured before claims or rules became what they are."""
+    current = protocol_of(plan)
+    return sum(number for protocol, number in rounds.protocols.items() if protocol != current) if rounds else 0
 
 
 def _floors(data: ReportData) -> list[Floor]:

@@ -131,6 +131,9 @@ class FrontierCheck(Frozen):
     published: StrictInt
 
 
+SIDES = ("of", "to", "than_of", "than_to")
+"""Fields of a check that hold the address of a cell, or of a curve."""
+
 Check = Annotated[
     RatioCheck
     | GainCheck

@@ -16,6 +16,8 @@ class Metric(NamedTuple):
     better: Literal["higher", "lower", "none"] = "lower"
     is_certain: bool = False
     """A count, or a comparison of fixed tokens: without noise, so its worst block is judged, and one is enough."""
+    is_of_start: bool = False
+    """Of how a process starts. In company that is another thing, so it is compared by blocks, each alone."""
     is_fraction: bool = False
     """Shown as per cent."""
     head: str | None = None
@@ -41,9 +43,13 @@ METRICS: dict[str, Metric] = {
     "ms_per_token": Metric("wall time per token of the batch", "ms", head="ms per token"),
     "total_ms": Metric("wall time of a generation", "ms", head="whole generation, ms"),
     "tokens_per_step": Metric("tokens per decode step of a row", "tokens", "higher", head="tokens per step of a row"),
-    "load_s": Metric("load time", "s", head="load, s"),
+    "load_s": Metric("load time", "s", head="load, s", is_of_start=True),
     "load_gb_s": Metric(
-        "checkpoint read per second of loading", "GB/s", "higher", head="checkpoint per second of it, GB/s"
+        "checkpoint read per second of loading",
+        "GB/s",
+        "higher",
+        head="checkpoint per second of it, GB/s",
+        is_of_start=True,
     ),
     "checkpoint_bytes": Metric("bytes of the checkpoint's files", "B", "none", head="checkpoint on disk, GB"),
     "checkpoint_cached_share": Metric(
@@ -53,9 +59,12 @@ METRICS: dict[str, Metric] = {
         is_fraction=True,
         head="in the page cache before it",
     ),
-    "first_call_s": Metric("time of the first call", "s", head="first call, s"),
+    "first_call_s": Metric("time of the first call", "s", head="first call, s", is_of_start=True),
     "compile_s_extra": Metric(
-        "time that the first call takes beyond a later one", "s", head="first call beyond a later one, s"
+        "time that the first call takes beyond a later one",
+        "s",
+        head="first call beyond a later one, s",
+        is_of_start=True,
     ),
     "energy_j_per_token": Metric("energy per token", "J", head="energy per token, J"),
     "weights_bytes": Metric("bytes of weights", "B", head="weights, GB", memory="weights", is_certain=True),

@@ -80,7 +80,10 @@ class Result(Frozen):
     checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
     machine: MachineIdentity = {}
     telemetry: Telemetry = {}
-    flags: tuple[str, ...] = Field(default=(), description="doubts about validity: neighbours, throttling, clocks")
+    conditions: dict[str, float] = Field(
+        default={}, description="of the machine while it was timed; analysis/validity.py says what follows"
+    )
+    flags: tuple[str, ...] = Field(default=(), description="what else is doubtful about it, in words")
     load_ns: int | None = None
     first_call_ns: int | None = Field(default=None, description="the first generation: compilation is in here")
     warmup: tuple[Sample, ...] = ()

@@ -6,6 +6,7 @@ generate in turn. Its file is sealed like a result, and says nothing that was no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,7 @@ class Arm(Frozen):
     name: str
     slowdown: float = Field(default=0.0, ge=0, description="injected after each step, as a share of its time")
     result: Result
+    ready_s: float = Field(default=0.0, ge=0, description="from its start until it was warm: loading, and warming up")
     turns: tuple[Turn, ...] = ()
 
     def by_pass(self) -> dict[int, tuple[Sample, ...]]:
@@ -63,9 +65,8 @@ class Round(Frozen):
     protocol: str = Field(default="", description="hash of the claims and of the rules that judge them, as they were")
     arms: tuple[Arm, ...]
     conditions: dict[str, float] = Field(
-        default={}, description="of the machine while the arms took turns; analysis/validity.py has what follows"
+        default={}, description="of the machine while the arms took turns; analysis/validity.py says what follows"
     )
-    flags: tuple[str, ...] = Field(default=(), description="doubts about validity")
 
     @property
     def timed_s(self) -> float:
@@ -93,20 +94,17 @@ class Rounds(Frozen):
     budget_minutes: float
     seals: dict[str, str]
     """Of each round, by the path of its file."""
-    protocol: str = ""
-    """Of the plan."""
-    of_other_protocols: int = 0
-    """Rounds that were measured when claims or rules were others."""
+    protocols: dict[str, int] = {}
+    """How many rounds were measured under which claims and rules, see analysis/protocol.py."""
     seconds: float
     timed_seconds: float
     """Inside timed generations."""
 
 
-def write_all(path: Path, budget_minutes: float, rounds: Mapping[str, Round], protocol: str = "") -> None:
+def write_all(path: Path, budget_minutes: float, rounds: Mapping[str, Round]) -> None:
     summary = Rounds(
         budget_minutes=budget_minutes,
-        protocol=protocol,
-        of_other_protocols=sum(record.protocol != protocol for record in rounds.values()),
+        protocols=dict(Counter(record.protocol for record in rounds.values())),
         seals={name: sealed.seal_of(record.model_dump(mode="json")) for name, record in rounds.items()},
         seconds=round(sum(record.duration_s for record in rounds.values()), 3),
         timed_seconds=round(sum(record.timed_s for record in rounds.values()), 3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+from claimbench.analysis import validity
 from claimbench.formatting import duration
 from claimbench.planning.forecast import estimate_seconds, missing_blocks
 from claimbench.planning.paths import labels
@@ -38,7 +39,8 @@ class Line:
         if record.outcome != Outcome.OK:
             return f"    {record.outcome}: {record.reason}"
         speeds = [record.cell.rows * record.cell.workload.new_tokens / s.wall_ns * 1e9 for s in record.samples]
-        doubt = f" · {'; '.join(record.flags)}" if record.flags else ""
+        doubts = [*record.flags, *validity.sentences(validity.of_block(record))]
+        doubt = f" · {'; '.join(doubts)}" if doubts else ""
         return f"    ok: {median(speeds):.1f} tok/s end to end, {duration(record.duration_s)}{doubt}"
 
     def _remaining(self, plan: Plan, missing: dict[str, int]) -> float:
