@@ -169,6 +169,45 @@ def test_fast_cells_generate_several_times_when_it_is_their_turn(tmp_path: Path)
     assert {turn.samples for turn in slow.turns} == {1}
 
 
+def test_a_load_and_a_first_call_are_timed_once_and_alone(tmp_path: Path) -> None:
+    """Later rounds load two at a time, and warm up with a few steps: what they take is no figure of a cell."""
+    work = Workload(prompt="Hello", new_tokens=12)
+    cell = arm("base").block.cell.model_copy(update={"workload": work})
+    first = arm("base").model_copy(update={"block": BlockRequest(cell=cell), "times_first_call": True})
+    later = first.model_copy(update={"name": "later", "proves": False, "times_first_call": False})
+    record = measure_round(request(first, later, later), tmp_path / "round.json")
+    results = [one.result for one in record.arms]
+    assert [one.outcome for one in results] == ["ok"] * 3
+    assert [one.load_ns is not None for one in results] == [True, False, False]
+    assert [one.first_call_ns is not None for one in results] == [True, False, False]
+    assert all(one.ready_s > 0 for one in record.arms)
+    assert round_process._loaded_at_once([first, later, later, later]) == [(first,), (later, later), (later,)]
+
+
+def seats(*generations_s: float) -> list[seat.Seat]:
+    """Seats that are warm, without a process."""
+    nobody: Any = None
+    made = [seat.Seat(arm(str(each)), 0, nobody, nobody, Path(), 0, 60.0) for each in generations_s]
+    for one, generation_s in zip(made, generations_s, strict=True):
+        one.messages.append({"event": "warmed up", "generation_s": generation_s})
+    return made
+
+
+def test_passes_fill_the_time_for_turns_and_slow_arms_have_half_of_them() -> None:
+    """Fixed by the warm-up, before anything is timed."""
+    asked = request(arm("base"), passes=16).model_copy(update={"fewest": 2, "turns_s": 20.0})
+    assert round_process._passes(asked, seats(1, 1, 1, 4)) == 2
+    assert round_process._passes(asked, seats(1, 1)) == 10
+    assert round_process._passes(asked, seats(30, 30)) == 2
+    assert round_process._passes(asked.model_copy(update={"turns_s": None}), seats(30, 30)) == 16
+    sparing = seats(1, 1, 1, 4)
+    round_process._spare_slow(asked.model_copy(update={"spares_slow": True}), sparing)
+    assert [one.is_slow for one in sparing] == [False, False, False, True]
+    assert round_process._passes(asked, sparing) == 4
+    assert [sum(one.has_turn(number, 4) for number in range(4)) for one in sparing] == [4, 4, 4, 2]
+    assert all(one.has_turn(0, passes) for one in sparing for passes in (2, 3, 4, 7))
+
+
 def test_every_turn_lies_in_the_order_that_was_drawn(tmp_path: Path) -> None:
     record = measure_round(request(arm("a"), arm("b"), arm("c"), passes=6), tmp_path / "round.json")
     turns = sorted(

@@ -21,9 +21,10 @@ from claimbench.planning import groups
 from claimbench.reporting import report
 from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
-from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.plan import Plan, PlannedCell, PlannedGroup
 from claimbench.schema.result import Result
 from claimbench.schema.round import TWIN, Arm, Round, Turn
+from claimbench.schema.verdicts import Needed
 
 STUDY = """
 experiments:
@@ -431,3 +432,104 @@ def test_a_cell_that_was_never_twice_in_a_pass_has_no_floor(lab: Any, machine: M
         {"round": ["r"] * 4, "block": [0, 0, 1, 1], "pass": [0, 1, 2, 3], "total_ms": [1.0] * 4, "weight": 1.0}
     )
     assert comparing.twins(rows, "total_ms").last is None
+
+
+def test_whoever_may_measure_on_does_not_look_in_between() -> None:
+    """After five rounds there is no look: what they show is not seen before the sixth, or the end."""
+    rows = pd.DataFrame({"round": list("abcde"), "pass": 0, "total_ms": [1.0, 1.1, 1.2, 1.1, 1.0], "weight": 1.0})
+    found = comparing.ratio([rows, rows.assign(total_ms=1.0)], "total_ms")
+    assert [look.rounds for look in found.looks] == [2, 3, 4, 5]
+    assert [look.rounds for look in found.at_planned_looks().looks] == [2, 3, 4]
+
+
+def test_the_twin_counts_as_its_base(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    """The base of a comparison is the mean of both in each pass: half the noise of one."""
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    frames = aggregate.by_cell(table)
+    half, plain = frames[cell_id(plan, "speed/half")], frames[cell_id(plan, "speed/plain")]
+    first = half["round"].iloc[0]
+    both = plain[plain["round"] == first]
+    assert len(both) == 2 * len(half[half["round"] == first])
+    (logs, _), *_ = comparing.paired_rounds([half, plain], [1, -1], "total_ms")
+    means = both.groupby("pass")["total_ms"].mean()
+    of = half[half["round"] == first].set_index("pass")["total_ms"]
+    assert logs == pytest.approx([math.log(of[number] / means[number]) for number in sorted(of.index)])
+
+
+def test_waiting_for_another_study_on_the_same_device_spends_no_budget(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider = decide.Decider(plan, tmp_path, print)
+    machine.now, machine.waited_s = 900.0, 800.0
+    assert decider.left_s == 500.0
+
+
+def test_a_third_round_is_reserved_before_a_second_one_gets_more_passes(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET)
+    half = plan.cells[cell_id(plan, "speed/half")].cell
+    for restless, spare_s in ((False, 600 - 60 - 100), (True, 600 - 60 - 100 - 100)):
+        machine.asked, machine.now = [], 0.0
+        folder = tmp_path / str(restless)
+        monkeypatch.setattr(comparing, "is_restless", lambda cell, restless=restless: restless and cell == half)
+        monkeypatch.setattr(decide.Decider, "expected_s", lambda *_: 100.0)
+        monkeypatch.setattr(decide.Decider, "turns_s", lambda *_: 0.0)
+        decided(plan, folder)
+        assert machine.asked[1].turns_s == pytest.approx(spare_s)
+        assert len(machine.asked) == (3 if restless else 2)
+
+
+def test_a_cell_gets_the_passes_that_should_settle_its_claims_and_no_more_than_a_few_before_it_is_known(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider = decide.Decider(plan, tmp_path, print)
+    half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
+
+    def asked(passes: int | None) -> dict[str, int]:
+        check = decide.Undecided("X1", (half, plain), Needed(rounds=3, minutes=1.0, passes=passes))
+        return decider.turns([plain, half, near], decide.Progress(3, (check,)))
+
+    assert asked(2) == {plain: 3, half: 3, near: decide.FEWEST}
+    assert asked(1)[half] == decide.FEWEST
+    assert asked(100)[half] == asked(None)[half] == decide.MOST_EARLY
+    decider.together = lambda *_: 2  # type: ignore[method-assign]
+    assert asked(100)[half] == decide.MOST
+
+
+def test_a_reference_that_no_experiment_shows_sits_once_for_its_tokens(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    plan = lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET)
+    half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
+    known = {id: each.model_copy(update={"reference": plain}) for id, each in plan.cells.items()}
+    alone = PlannedGroup(title="alone", cells=(half, near), base=half)
+    (group,) = groups._with_witnesses([alone], known)
+    assert group.witnesses == (plain,)
+    decided(plan.model_copy(update={"cells": known, "groups": (group,)}), tmp_path / "rounds")
+    seats = [[arm for arm in request.arms if arm.block.cell.id == plain] for request in machine.asked]
+    assert [len(each) for each in seats] == [1] + [0] * (len(seats) - 1)
+    assert (seats[0][0].turns, seats[0][0].proves) == (1, False)
+
+
+def test_a_count_that_is_the_same_each_time_is_known_after_one_round(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    """Even of cells that need three rounds otherwise: bytes of weights do not vary."""
+    rows = [pd.DataFrame({"round": ["a"], "pass": 0, "weights_bytes": [n], "weight": 1.0}) for n in (500.0, 1000.0)]
+    once = comparing.ratio(rows, "weights_bytes", paired.RESTLESS)
+    assert once.looks[-1].ends is None
+    (known,) = once.of_counts().looks
+    assert known.ends == pytest.approx((0.5, 0.5))
+    varies = comparing.ratio([rows[0].assign(weights_bytes=[1.0]), rows[1]], "weights_bytes")
+    assert varies._replace(rounds=(*once.rounds, *varies.rounds)).of_counts().looks == varies.looks
+    study = STUDY.replace("metric: decode_tok_s, of: speed/half", "metric: weights_bytes, of: speed/half")
+    plan = lab.plan(study.replace("expect: below", "expect: same", 1), more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    first = dict(list(decider.rounds.items())[: len(plan.groups)])
+    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=first)
+    assert {claim.id: claim.verdict for claim in judge(plan, table).claims}["X1"] == "supported"

@@ -178,3 +178,21 @@ def test_the_prior_that_made_the_rounds_is_found_again() -> None:
 
 def _centre(random: np.random.Generator, shift: float) -> float:
     return float(random.normal() * math.sqrt(shift**2 + 0.1**2 / 8))
+
+
+@pytest.mark.parametrize(("passes", "df"), [(2, 2 + 1), (3, 4 + 1), (6, 5 + 1), (40, 5 + 1)])
+def test_what_passes_explain_is_known_no_better_than_there_are_passes(passes: int, df: float) -> None:
+    """Two rounds of two passes say little about their own spread: the prior does not make up for it."""
+    random = np.random.default_rng(7)
+    assert paired.contrast(rounds_of(random, 2, passes)).df == df
+
+
+def test_a_restless_comparison_is_not_looked_at_before_its_third_round() -> None:
+    """And its third round is its first look, so it spends no more than that."""
+    random = np.random.default_rng(8)
+    rounds = rounds_of(random, 4, effect=0.5, within=0.01)
+    assert math.isfinite(paired.contrast(rounds[:2]).half_width)
+    assert math.isinf(paired.contrast(rounds[:2], paired.RESTLESS).half_width)
+    found = paired.looks(rounds, paired.RESTLESS)
+    assert [(look.rounds, look.look) for look in found] == [(3, 1), (4, 2)]
+    assert [(look.rounds, look.look) for look in paired.looks(rounds)] == [(2, 1), (3, 2), (4, 3)]

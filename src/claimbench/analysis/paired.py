@@ -57,7 +57,7 @@ class Prior(NamedTuple):
 
 
 STEADY = Prior(inflation=1.3, df=5.0)
-"""With it, intervals of recorded rounds (tests/unit/data/noise.json) cover in 97 to 98 %, simulated ones in 93 to 96 %."""
+"""Covers in 97 to 98 % of recorded rounds (tests/unit/data/noise.json), and in 93 to 96 % of simulated ones."""
 RESTLESS = Prior(inflation=2.5, df=3.0, least=3)
 """Of compiled and quantised cells, which differ more from process to process."""
 
