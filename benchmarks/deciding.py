@@ -2,9 +2,11 @@
 
     python benchmarks/deciding.py table RUN [RUN ...]            a Markdown table, one row a run
     python benchmarks/deciding.py noise RUN [RUN ...] > FILE     ratios of wall times by pass, for simulations
+    python benchmarks/deciding.py widths BLOCKS RUN              intervals of a run without a budget beside one with it
     python benchmarks/deciding.py keep RUN FOLDER                its rounds, plan, verdicts and ceilings
 
-RUN is a folder in which `snakemake --cores all` has run, or one that `keep` made.
+RUN is a folder in which `snakemake --cores all` has run, or one that `keep` made; BLOCKS one in which it has run with
+the study's `measure.budget_minutes` taken out, so that nothing was measured in rounds.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import NamedTuple
 
 from claimbench.analysis import paired, validity
 from claimbench.analysis.paired import PairedRound
+from claimbench.schema import result
 from claimbench.schema import round as round_file
 from claimbench.schema import verdicts as verdicts_file
 from claimbench.schema.outcome import Outcome
@@ -117,6 +120,51 @@ def noise(runs: list[Path]) -> dict[str, list[list[float]]]:
     return found
 
 
+class Width(NamedTuple):
+    """Of the interval of one ratio."""
+
+    claim: str
+    of: str
+    log: float
+    """On the log scale, from end to end."""
+    shown: str
+
+
+def widths_of(run: Path) -> dict[tuple[str, int], Width]:
+    """By claim, and the number of the check in it; checks without an interval are left out."""
+    found = {}
+    for claim in verdicts_file.read(results(run) / "verdicts.json").claims:
+        for number, check in enumerate(claim.checks):
+            if check.low and check.high and check.low < check.high:
+                shown = f"{check.estimate:.3g} ({check.low:.3g} to {check.high:.3g})"
+                width = Width(claim.id, f"{check.of} / {check.to}", math.log(check.high / check.low), shown)
+                found[claim.id, number] = width
+    return found
+
+
+def minutes_of(run: Path) -> float:
+    """Of the machine, in blocks and rounds together."""
+    blocks = [result.read(path).duration_s for path in results(run).glob("measure/*/*/*.json")]
+    return (sum(blocks) + sum(one.duration_s for one in rounds_of(run))) / 60
+
+
+def widths(blocks: Path, run: Path) -> list[str]:
+    """Each ratio as both have it. An interval shrinks with the root of the time, so that is what a minute is worth."""
+    before, after = widths_of(blocks), widths_of(run)
+    minutes = [minutes_of(blocks), minutes_of(run)]
+    lines = [
+        f"| claim | ratio | {minutes[0]:.1f} min of blocks | {minutes[1]:.1f} min of rounds | width | per minute |",
+        "| --- | --- | --- | --- | ---: | ---: |",
+    ]
+    narrower = []
+    for key in sorted(before.keys() & after.keys()):
+        old, new = before[key], after[key]
+        shown = old.log / new.log
+        narrower.append(shown * math.sqrt(minutes[0] / minutes[1]))
+        lines.append(f"| {old.claim} | {old.of} | {old.shown} | {new.shown} | {shown:.1f}x | {narrower[-1]:.1f}x |")
+    return [*lines, "", f"Narrower at the same minutes, median: {median(narrower):.1f} times"]
+
+
 def keep(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in KEPT:
@@ -129,12 +177,17 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("table", "noise"):
         commands.add_parser(name).add_argument("runs", nargs="+", type=Path)
+    beside = commands.add_parser("widths")
+    beside.add_argument("blocks", type=Path)
+    beside.add_argument("run", type=Path)
     keeping = commands.add_parser("keep")
     keeping.add_argument("run", type=Path)
     keeping.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "table":
         print("\n".join(table(arguments.runs)))
+    elif arguments.command == "widths":
+        print("\n".join(widths(arguments.blocks, arguments.run)))
     elif arguments.command == "noise":
         print(json.dumps(noise(arguments.runs)))
     else:

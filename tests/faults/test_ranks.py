@@ -201,11 +201,16 @@ def run_alone(cell: Cell, command: list[str]) -> dict[str, Any]:
     """The last thing that a coordinator says, run in this process."""
     from claimbench.measuring.block_request import BlockRequest
     from claimbench.measuring.coordinator import run_ranks
+    from claimbench.measuring.rank_protocol import RankRequest
 
     said: list[dict[str, Any]] = []
     before = signal.getsignal(signal.SIGTERM)
     try:
-        run_ranks(BlockRequest(cell=cell), command, lambda event, **content: said.append({"event": event, **content}))
+        run_ranks(
+            RankRequest(block=BlockRequest(cell=cell)),
+            command,
+            lambda event, **content: said.append({"event": event, **content}),
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
     return said[-1]

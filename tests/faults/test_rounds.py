@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from claimbench.backends import null_model
 from claimbench.errors import ClaimbenchError, ResultError
 from claimbench.measuring import round_process, seat, selftest
 from claimbench.measuring.arm import ArmRequest
@@ -169,6 +170,118 @@ def test_fast_cells_generate_several_times_when_it_is_their_turn(tmp_path: Path)
     assert {turn.samples for turn in slow.turns} == {1}
 
 
+def long_arm(name: str, new_tokens: int = 16, **options: Any) -> ArmRequest:
+    one = arm(name, **options)
+    cell = one.block.cell.model_copy(update={"workload": Workload(prompt="Hello", new_tokens=new_tokens)})
+    return one.model_copy(update={"block": BlockRequest(cell=cell)})
+
+
+def test_a_long_generation_stands_still_while_the_others_have_their_turn(tmp_path: Path) -> None:
+    """No time that it waits is in a step, or in the generation; a fast arm generates whole in each lap instead."""
+    arms = [long_arm("a", step_ms=40), long_arm("b", step_ms=40), long_arm("fast", step_ms=4)]
+    record = measure_round(request(*arms, passes=2), tmp_path / "round.json")
+    assert record.laps == 4
+    for one, turns_of_a_pass in zip(record.arms, (4, 4, 2), strict=True):
+        assert [(turns.number, len(turns.places)) for turns in one.turns] == [
+            (0, turns_of_a_pass),
+            (1, turns_of_a_pass),
+        ]
+    for one in record.arms[:2]:
+        assert [turns.samples for turns in one.turns] == [1, 1]
+        for sample in one.result.samples:
+            assert sample.resumed == (4, 8, 12)
+            assert max(sample.step_ns) < 80e6
+            assert sample.wall_ns < 1.5 * 15 * 40e6
+            assert sample.wall_ns == pytest.approx(sum(sample.step_ns), rel=0.02)
+    first, second = (one.turns[0] for one in record.arms[:2])
+    assert max(first.begun_ns, second.begun_ns) < min(first.ended_ns, second.ended_ns)
+    assert [turns.samples for turns in record.arms[2].turns] == [4, 4]  # two turns of two
+    assert {sample.resumed for sample in record.arms[2].result.samples} == {()}
+    whole = measure_round(request(*arms, passes=2).model_copy(update={"most_laps": 1}), tmp_path / "whole.json")
+    assert whole.laps == 1
+    assert {sample.resumed for one in whole.arms for sample in one.result.samples} == {()}
+
+
+def elsewhere(name: str, backend: str = "null_model", python: str | None = None, **options: Any) -> ArmRequest:
+    """An arm that computes in processes beside its own."""
+    one = long_arm(name, new_tokens=8, **options)
+    cell = one.block.cell.model_copy(update={"backend": backend})
+    return one.model_copy(update={"block": BlockRequest(cell=cell), "python": python, "key": key_of(cell, "m")})
+
+
+def test_servers_ranks_and_other_interpreters_take_their_turns(tmp_path: Path, mark: str) -> None:
+    arms = [
+        long_arm("base", new_tokens=8, step_ms=10),
+        elsewhere("server", "null_server", step_ms=10),
+        elsewhere("ranks", step_ms=10, devices=2, oversubscribe=True),
+        elsewhere("python", python=sys.executable, step_ms=10),
+    ]
+    record = measure_round(request(*arms, passes=3), tmp_path / "round.json")
+    assert {one.name: one.result.reason for one in record.arms} == dict.fromkeys(("base", "server", "ranks", "python"))
+    for one in record.arms:
+        assert [turns.number for turns in one.turns] == [0, 1, 2]
+        assert one.waiting_cpu < 0.1
+        assert one.result.proof
+    base, _, ranks, python = (one.result for one in record.arms)
+    assert {len(ranks.ranks), len(base.ranks)} == {2, 0}
+    assert {sample.tokens_sha256 for one in (base, ranks, python) for sample in one.samples} == {
+        base.samples[0].tokens_sha256
+    }
+    assert left_of(mark) == []
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_rank_that_dies_in_a_round_ends_its_arm_alone(tmp_path: Path, mark: str, step: int) -> None:
+    dies = elsewhere("ranks", step_ms=10, devices=2, oversubscribe=True, fails="kill", fails_rank=1, fails_step=step)
+    record = measure_round(request(long_arm("base", new_tokens=8, step_ms=10), dies), tmp_path / "round.json")
+    base, ranks = (one.result for one in record.arms)
+    assert (base.outcome, ranks.outcome) == ("ok", "error")
+    assert "rank 1 was killed by SIGKILL" in str(ranks.reason)
+    assert left_of(mark) == []
+
+
+def test_an_interpreter_that_is_not_there_is_a_mistake(tmp_path: Path, mark: str) -> None:
+    absent = elsewhere("python", python=str(tmp_path / "python"))
+    with pytest.raises(ClaimbenchError, match="No such file"):
+        measure_round(request(long_arm("base", new_tokens=8), absent), tmp_path / "round.json")
+    assert left_of(mark) == []
+
+
+def test_an_arm_that_dies_while_it_stands_still_leaves_the_others_to_finish(tmp_path: Path) -> None:
+    dies = long_arm("dies", step_ms=40, fails="kill", fails_step=12)
+    record = measure_round(request(long_arm("a", step_ms=40), dies, passes=2), tmp_path / "round.json")
+    assert record.laps == 4
+    assert {one.name: one.result.outcome for one in record.arms} == {"a": "ok", "dies": "error"}
+    assert [len(one.turns) for one in record.arms] == [2, 0]
+
+
+def test_turns_are_parts_of_a_generation_that_are_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shared_out(laps: int, generation_s: float, new_tokens: int = 16) -> tuple[int, int, list[int]]:
+        (one,) = seats(generation_s)
+        one.request, one.laps = long_arm("a", new_tokens), laps
+        return one.pass_generations, one.parts, [lap for lap in range(laps) if one.has_lap(lap)]
+
+    every, second = list(range(8)), [1, 3, 5, 7]
+    assert shared_out(8, 2.0) == (1, 8, every)
+    assert shared_out(8, 0.5) == (1, 4, second)
+    assert shared_out(8, 0.25) == (2, 2, second)
+    assert shared_out(8, 0.11) == (4, 1, second)
+    assert shared_out(8, 0.06) == (2 * 4, 1, second)
+    assert shared_out(8, 0.001) == (seat.MOST_GENERATIONS * 4, 1, second)
+    assert shared_out(8, 9.0, new_tokens=5) == (1, 4, second)
+    assert shared_out(8, 9.0, new_tokens=1) == (1, 1, [4])
+    assert shared_out(1, 0.025) == (4, 1, [0])
+    assert shared_out(1, 4.0) == (1, 1, [0])
+    ready = seats(2.0, 2.0)
+    for one in ready:
+        one.request = long_arm("a")
+    assert round_process._laps(request(arm("base")), ready) == 16
+    assert round_process._laps(request(arm("base")).model_copy(update={"most_laps": 4}), ready) == 4
+    monkeypatch.setattr(null_model, "STANDS_STILL", False, raising=False)
+    assert round_process._laps(request(arm("base")), ready) == 1
+    assert shared_out(8, 2.0) == (1, 1, [4])
+
+
 def test_a_load_and_a_first_call_are_timed_once_and_alone(tmp_path: Path) -> None:
     """Later rounds load two at a time, and warm up with a few steps: what they take is no figure of a cell."""
     work = Workload(prompt="Hello", new_tokens=12)
@@ -181,7 +294,8 @@ def test_a_load_and_a_first_call_are_timed_once_and_alone(tmp_path: Path) -> Non
     assert [one.load_ns is not None for one in results] == [True, False, False]
     assert [one.first_call_ns is not None for one in results] == [True, False, False]
     assert all(one.ready_s > 0 for one in record.arms)
-    assert round_process._loaded_at_once([first, later, later, later]) == [(first,), (later, later), (later,)]
+    slow = later.model_copy(update={"ready_s": 9.0})
+    assert round_process._starting_together([later, first, later, slow, slow, later]) == [(1,), (3, 4), (0, 2), (5,)]
 
 
 def seats(*generations_s: float) -> list[seat.Seat]:
@@ -209,13 +323,22 @@ def test_passes_fill_the_time_for_turns_and_slow_arms_have_half_of_them() -> Non
 
 
 def test_every_turn_lies_in_the_order_that_was_drawn(tmp_path: Path) -> None:
+    """Of one lap a pass, and of several: what a pass holds is in the places of its laps."""
     record = measure_round(request(arm("a"), arm("b"), arm("c"), passes=6), tmp_path / "round.json")
     turns = sorted(
-        (turn.begun_ns, turn.number, turn.place, place) for place, one in enumerate(record.arms) for turn in one.turns
+        (turns.begun_ns, turns.number, turns.places, which)
+        for which, one in enumerate(record.arms)
+        for turns in one.turns
     )
-    assert [(number, place) for _, number, place, _ in turns] == [(n, p) for n in range(6) for p in range(3)]
+    assert [(number, place) for _, number, (place,), _ in turns] == [(n, p) for n in range(6) for p in range(3)]
     drawn = [which for order in round_process.orders(3, 6, 0) for which in order]
     assert [which for *_, which in turns] == drawn
+    arms = [long_arm(name, step_ms=20) for name in "abc"]
+    record = measure_round(request(*arms, passes=3), tmp_path / "laps.json")
+    assert record.laps == 2
+    rows = round_process.orders(3, 6, 0)
+    for which, one in enumerate(record.arms):
+        assert [place for turns in one.turns for place in turns.places] == [row.index(which) for row in rows]
 
 
 @pytest.mark.parametrize("arms", [2, 3, 4, 7, 10])
@@ -295,3 +418,21 @@ def test_what_torch_compiles_ahead_outlives_the_folder_of_a_process(
     ).stdout.strip()
     assert Path(said).parent == own
     assert Path(said).resolve() == (tmp_path / "cache" / "inductor-headers").resolve()
+
+
+def test_a_mistake_in_the_middle_of_a_round_ends_it_at_once_and_with_its_arms(tmp_path: Path, mark: str) -> None:
+    """Python waits for forked processes when it ends, and arms wait for their turn: for ever, if nobody sees to it."""
+    program = (
+        "from claimbench.measuring import round_process\n"
+        "def broken(*_): raise ZeroDivisionError('a mistake')\n"
+        "round_process._laps = broken\n"
+        "round_process.leave()\n"
+    )
+    asked = request(arm("base"), arm("twin")).model_dump_json() + "\n"
+    ended = subprocess.run([sys.executable, "-c", program], input=asked, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "a mistake" in ended.stderr.splitlines()[-1]
+    until = time.monotonic() + 10
+    while left_of(mark) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left_of(mark) == []

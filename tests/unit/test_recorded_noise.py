@@ -59,7 +59,7 @@ def test_intervals_hold_the_truth(rounds: int) -> None:
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a wrong line would do: looks that are not paid for, and a spread between rounds that is left out."""
     monkeypatch.setattr(paired, "spent_at", lambda _look, alpha=paired.ALPHA: alpha)
-    unpaid = false_share(NOISE["twins"], Prior(inflation=1.0, df=1000.0))
+    unpaid = false_share(NOISE["twins"], Prior(inflation=1.0, floor=0.0, df=1000.0))
     assert unpaid > 0.05
 
 

@@ -13,7 +13,7 @@ from claimbench.checkpoints import shard
 from claimbench.measuring import selftest
 from claimbench.schema.cell import Cell, Checkpoint
 from claimbench.schema.result import Key, Result, Sample
-from claimbench.schema.round import Arm, Round, Turn
+from claimbench.schema.round import Arm, Round, Turns
 
 CELL = selftest.default_cell("cpu")
 KEY = Key(code="0", libraries={}, machine="m")
@@ -38,7 +38,9 @@ def arm_with(name: str, slowdown: float, samples: tuple[Sample, ...], **more: An
     result = Result(
         cell=CELL, block=0, key=KEY, started_at="2026-01-01", duration_s=9, samples=samples, **{"outcome": "ok", **more}
     )
-    turns = tuple(Turn(number=number, place=0, begun_ns=0, samples=1) for number in range(len(samples)))
+    turns = tuple(
+        Turns(number=number, places=(0,), begun_ns=0, ended_ns=0, samples=1) for number in range(len(samples))
+    )
     return Arm(name=name, slowdown=slowdown, result=result, turns=turns)
 
 
@@ -53,7 +55,7 @@ def test_what_was_made_is_found_and_what_was_not_is_not() -> None:
     lines = selftest.report(rounds)
     assert "false verdicts: 0 of 5" in lines
     assert "intervals that hold the truth: 5 of 5" in lines
-    assert lines[-1] == "the smallest difference told apart within 3 min: 2%"
+    assert lines[-1] == "the smallest difference told apart within 3 min: 10%"
 
 
 def test_slowdowns_that_did_not_happen_are_not_covered() -> None:

@@ -338,7 +338,16 @@ def test_every_study_measures_in_rounds_what_can_take_turns(name: str) -> None:
     seated = {id for group in made.groups for id in group.everyone}
     assert made.budget_minutes > 0
     assert seated
-    assert not any(groups.takes_turns(made.cells[id].cell) is False for id in seated)
+    assert all(groups.takes_turns(made.cells[id].cell) for id in seated)
+    compared = {
+        row.cell
+        for planned_study in made.studies.values()
+        for rows in planned_study.rows.values()
+        for row in rows.values()
+        if row.cell and len({each.cell for each in rows.values() if each.cell}) > 1
+    }
+    searched = {id for search in made.frontiers.values() for id in search.cells}
+    assert not {id for id in compared - seated - searched if groups.takes_turns(made.cells[id].cell)}
 
 
 @pytest.mark.parametrize(("experiment", "main"), [("arrivals", "load_ttft_p95_ms"), ("saturation", "load_tok_s")])

@@ -6,6 +6,7 @@ import pytest
 
 from claimbench.analysis import validity
 from claimbench.analysis.validity import RULES, Effect, Rule
+from claimbench.schema.result import Result, Sample
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.condition} {rule.effect}")
@@ -36,3 +37,22 @@ def test_the_gravest_of_several_conditions_decides() -> None:
     assert validity.weight({}) == validity.weight({"nothing known": 9.0}) == 1.0
     said = validity.sentences({"steal": 0.03, "slept_s": 30.0})
     assert said == ["the machine slept for 30 s", "the hypervisor took 3% of the cores"]
+
+
+def test_what_waits_cost_a_generation_is_known_where_enough_steps_did_not_wait() -> None:
+    def sample(step_ns: tuple[int, ...], resumed: tuple[int, ...], tokens: int = 1) -> Sample:
+        step_tokens = (1, *[1] * (len(step_ns) - 2), tokens)
+        return Sample(
+            wall_ns=sum(step_ns), step_ns=step_ns, step_tokens=step_tokens, tokens_sha256="0", resumed=resumed
+        )
+
+    def of(*samples: Sample) -> dict[str, float]:
+        return validity.of_arm(Result.model_construct(samples=samples))
+
+    slowed = sample((30, 10, 14, 10, 14, 10, 12), (2, 4))
+    assert of(slowed) == {"resumed": pytest.approx(2 * (14 - 10) / 100)}
+    assert validity.sentences(of(slowed)) == ["the first steps after a wait made its generations 8% longer"]
+    assert of(sample((30, 10, 10, 10), (2,))) == {"resumed": 0.0}
+    assert of(sample((30, 10, 14, 14), (2, 3))) == {}
+    assert of(sample((30, 10, 14, 10), (2,), tokens=3)) == {}
+    assert of(sample((30, 10, 14, 10), ())) == {}

@@ -17,7 +17,7 @@ from claimbench import optimizations
 from claimbench.analysis import derive, roofline, validity
 from claimbench.errors import ResultError
 from claimbench.schema import result
-from claimbench.schema.ceilings import Ceilings
+from claimbench.schema.ceilings import Ceilings, as_read, best_of, of_rates
 from claimbench.schema.cell import Cell, row_lengths
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
@@ -26,12 +26,12 @@ from claimbench.schema.result import Result, Sample
 from claimbench.schema.round import Arm, Round
 
 ABOVE_CEILING = 1.05
-"""Fraction of a physical limit beyond which the measurement must be wrong; 5 % is left to the limit's own noise."""
+"""Fraction of a physical limit beyond which the number or the limit must be wrong; 5 % is left to the limit's noise."""
 
 SETTINGS = ("backend", "checkpoint", "dtype", "batch", "new_tokens", "device")
 COLUMNS = (
     *("cell", "block", "sample", "outcome", "reason", "flags", "path", *SETTINGS, "prompt_tokens", "tokens_sha256"),
-    *("tokens_match", "first_divergence", "above_ceiling", "round", "pass", "arm_s", "weight"),
+    *("tokens_match", "first_divergence", "above_ceiling", "above_reading", "round", "pass", "arm_s", "weight"),
     *METRICS,
 )
 
@@ -55,6 +55,15 @@ class Measured(NamedTuple):
     """Of the round in comparisons."""
     doubts: tuple[str, ...] = ()
     """About the round."""
+    ceilings: Ceilings | None = None
+    """As they were read in the round."""
+
+
+class Limits(NamedTuple):
+    """What this machine can do: in the minutes of a measurement, and the best that it was ever seen to do."""
+
+    now: Ceilings
+    best: Ceilings
 
 
 def aggregate(
@@ -72,15 +81,19 @@ def aggregate(
     }
     for id, measured in in_rounds(plan, rounds or {}).items():
         found[id] += measured
+    read_in_rounds = [each.ceilings for measured in found.values() for each in measured if each.ceilings]
+    best = best_of([ceilings, *read_in_rounds])
     rows: list[TableRow] = []
     for id, planned in plan.cells.items():
         reference = _reference(found, planned)
         for number, each in enumerate(found[id]):
-            rows += _rows(id, number, each, reference, ceilings)
+            limits = Limits(as_read(ceilings, each.ceilings) if each.ceilings else ceilings, best)
+            rows += _rows(id, number, each, reference, limits)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence", "pass", "arm_s", "weight"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
-    table["above_ceiling"] = table["above_ceiling"].astype(bool)
+    for column in ("above_ceiling", "above_reading"):
+        table[column] = table[column].astype(bool)
     table["tokens_match"] = table["tokens_match"].astype("boolean")
     return table
 
@@ -96,6 +109,7 @@ def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measure
     for path, record in sorted(rounds.items()):
         shared = validity.of_round(record)
         weight, doubts = validity.weight(shared), tuple(validity.sentences(shared))
+        limits = of_rates(record.rates) if record.rates else None
         for arm in record.arms:
             id = arm.result.cell.id
             if id not in found or arm.result.key != plan.cells[id].key:
@@ -103,7 +117,8 @@ def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measure
             if record.in_company and arm.result.outcome == Outcome.OOM and id in alone:
                 continue
             places = [number for number, samples in arm.by_pass().items() for _ in samples]
-            found[id].append(Measured(arm.result, path, dict(enumerate(places)), path, _seconds(arm), weight, doubts))
+            passes = dict(enumerate(places))
+            found[id].append(Measured(arm.result, path, passes, path, _seconds(arm), weight, doubts, limits))
     return found
 
 
@@ -191,7 +206,7 @@ def _belonging(planned: PlannedCell, block: int, read: Read) -> Result:
     return found
 
 
-def _rows(id: str, number: int, measured: Measured, reference: Result | None, ceilings: Ceilings) -> list[TableRow]:
+def _rows(id: str, number: int, measured: Measured, reference: Result | None, limits: Limits) -> list[TableRow]:
     record, path, cell = measured.record, measured.path, measured.record.cell
     own = validity.of_arm(record) if measured.round else validity.of_block(record)
     flags = [*record.flags, *validity.sentences(own), *measured.doubts]
@@ -214,6 +229,7 @@ def _rows(id: str, number: int, measured: Measured, reference: Result | None, ce
         "flags": "; ".join(flags),
         "path": path,
         "above_ceiling": False,
+        "above_reading": False,
         "prompt_tokens": record.prompt_tokens or cell.workload.prompt_tokens,
         **settings,
     }
@@ -229,12 +245,12 @@ def _rows(id: str, number: int, measured: Measured, reference: Result | None, ce
             doubt = f"an exact technique, yet its tokens differ from the reference's from position {first} on"
             common["flags"] = "; ".join([*flags, doubt])
     return [
-        {**common, "sample": n, "pass": measured.turns.get(n), **_of_sample(record, sample, reference, ceilings)}
+        {**common, "sample": n, "pass": measured.turns.get(n), **_of_sample(record, sample, reference, limits)}
         for n, sample in enumerate(record.samples)
     ]
 
 
-def _of_sample(record: Result, sample: Sample, reference: Result | None, ceilings: Ceilings) -> TableRow:
+def _of_sample(record: Result, sample: Sample, reference: Result | None, limits: Limits) -> TableRow:
     rows, workload = record.cell.rows, record.cell.workload
     streams = rows // workload.batch
     read_tokens = streams * sum(row_lengths(workload, record.prompt_tokens)) if record.prompt_tokens else None
@@ -243,19 +259,29 @@ def _of_sample(record: Result, sample: Sample, reference: Result | None, ceiling
     if reference is not None and reference.outcome == Outcome.OK:
         columns["tokens_match"] = sample.tokens_sha256 == reference.samples[0].tokens_sha256
     if record.prompt_tokens:
-        step_limit = roofline.step_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
-        prefill_limit = roofline.prefill_ms(record.cell, ceilings, record.prompt_tokens, record.memory)
-        steps = sample.step_ns[1:]
-        mean_step_ms = sum(steps) / len(steps) / 1e6 if steps else 0.0
-        numbers |= {
-            "ceiling_ms": step_limit,
-            "prefill_ceiling_ms": prefill_limit,
-            "ceiling_fraction": _fraction(step_limit, mean_step_ms),
-            "prefill_ceiling_fraction": _fraction(prefill_limit, sample.step_ns[0] / 1e6),
-        }
-    fractions = (numbers.get("ceiling_fraction"), numbers.get("prefill_ceiling_fraction"))
-    columns["above_ceiling"] = any(fraction is not None and fraction > ABOVE_CEILING for fraction in fractions)
+        numbers |= _against(record, sample, record.prompt_tokens, limits.now)
+        columns["above_ceiling"] = _is_above(_against(record, sample, record.prompt_tokens, limits.best))
+        columns["above_reading"] = _is_above(numbers) and not columns["above_ceiling"]
     return {**numbers, **columns}
+
+
+def _against(record: Result, sample: Sample, prompt_tokens: int, ceilings: Ceilings) -> derive.Numbers:
+    """How near a generation comes to physical limits."""
+    step_limit = roofline.step_ms(record.cell, ceilings, prompt_tokens, record.memory)
+    prefill_limit = roofline.prefill_ms(record.cell, ceilings, prompt_tokens, record.memory)
+    steps = sample.step_ns[1:]
+    mean_step_ms = sum(steps) / len(steps) / 1e6 if steps else 0.0
+    return {
+        "ceiling_ms": step_limit,
+        "prefill_ceiling_ms": prefill_limit,
+        "ceiling_fraction": _fraction(step_limit, mean_step_ms),
+        "prefill_ceiling_fraction": _fraction(prefill_limit, sample.step_ns[0] / 1e6),
+    }
+
+
+def _is_above(numbers: derive.Numbers) -> bool:
+    fractions = (numbers["ceiling_fraction"], numbers["prefill_ceiling_fraction"])
+    return any(fraction is not None and fraction > ABOVE_CEILING for fraction in fractions)
 
 
 def _fraction(limit_ms: float | None, measured_ms: float) -> float | None:

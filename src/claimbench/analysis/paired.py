@@ -8,11 +8,11 @@ the experiment: rounds do.
 1. Location of a round: the mean of its passes without the fifth at either end, and its variance by Winsorised passes
    (Tukey and McLaughlin 1963; Yuen 1974), since single passes are hit hard on a shared machine.
 2. Variance between rounds. Two rounds alone say next to nothing of it: their t quantile is 12.7. But what the passes
-   explain is known well, and rounds were seen to differ by little more. So the variance of a round's location is shrunk
-   towards `inflation` times what its own passes explain, with the weight of `df` degrees of freedom (the moderated t of
-   Smyth 2004, limma), or of as many as there are passes to know that from, if they are fewer. The prior is frozen, and
-   scaled by this comparison's own passes alone: a noisy cell in the same study widens no other interval, and later data
-   of other cells undo no verdict.
+   explain is known well, and by how much processes of one cell differ was measured. So the variance of a round's
+   location is shrunk towards `inflation` times what its own passes explain and the square of `floor`, each with the
+   weight of `df` degrees of freedom (the moderated t of Smyth 2004, limma), or of fewer where there are few passes.
+   The prior is frozen, and scaled by this comparison's own passes alone: a noisy cell in the same study widens no other
+   interval, and later data of other cells undo no verdict.
 3. Looks are paid for. Whoever looks after each round and stops when it looks good is wrong more often than in 5 % of
    cases. Look k spends 5 % / 2^k of the error (a union bound: it holds however looks depend on each other), and a claim
    is judged at the first look that settles it. The 5 % are of each claim, not of a study. The first look is after two
@@ -35,6 +35,8 @@ Floats = NDArray[np.float64]
 
 ALPHA = 0.05
 TRIM = 0.2
+ROUNDING = 1e-20
+"""A smaller variance is of numbers that are the same, and were divided and averaged."""
 LOOKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Numbers of rounds at which a claim is looked at: ever rarer, since each look costs width."""
 
@@ -51,14 +53,16 @@ class Prior(NamedTuple):
 
     inflation: float
     """Variance of a round's location over what its passes explain."""
+    floor: float
+    """Standard deviation between rounds, on the log scale, that no number of passes explains: of the processes."""
     df: float
     least: int = 2
     """Rounds before the first look."""
 
 
-STEADY = Prior(inflation=1.3, df=5.0)
-"""Covers in 97 to 98 % of recorded rounds (tests/unit/data/noise.json), and in 93 to 96 % of simulated ones."""
-RESTLESS = Prior(inflation=2.5, df=3.0, least=3)
+STEADY = Prior(inflation=1.3, floor=0.03, df=5.0)
+"""Covers in 93 to 96 % of recorded rounds of twins (tests/unit/data/noise.json), and in 93 to 98 % of simulated ones."""
+RESTLESS = Prior(inflation=1.3, floor=0.06, df=3.0, least=3)
 """Of compiled and quantised cells, which differ more from process to process."""
 
 
@@ -119,11 +123,11 @@ def contrast(rounds: Sequence[PairedRound], prior: Prior = STEADY, alpha: float 
     look = look_number(count, prior.least)
     between = float((weights * (centres - centre) ** 2).sum() / weights.mean())
     explained = float(np.average([variance for _, variance in found], weights=weights))
-    known_df = _known_df(rounds, prior) if explained else 0.0
+    known, known_df = _known(rounds, explained, prior)
     df = known_df + count - 1
     if df == 0:
         return Contrast(centre, math.inf, math.inf, 0.0, count, look)
-    variance = (known_df * prior.inflation * explained + between) / df
+    variance = (known_df * known + between) / df
     standard_error = math.sqrt(variance * float((weights**2).sum())) / float(weights.sum())
     if count < prior.least:
         return Contrast(centre, math.inf, standard_error, df, count, look)
@@ -131,9 +135,17 @@ def contrast(rounds: Sequence[PairedRound], prior: Prior = STEADY, alpha: float 
     return Contrast(centre, quantile * standard_error, standard_error, df, count, look)
 
 
-def _known_df(rounds: Sequence[PairedRound], prior: Prior) -> float:
-    """Degrees of what the passes explain: no more than there are passes to tell it from, nor than the prior has."""
-    return min(prior.df, float(sum(len(each.logs) - 1 for each in rounds)))
+def _known(rounds: Sequence[PairedRound], explained: float, prior: Prior) -> tuple[float, float]:
+    """The variance of a round's location that is expected before rounds are compared, and its degrees of freedom.
+
+    What the passes explain is known no better than there are passes to tell it from; the sum with the floor has the
+    degrees of Satterthwaite (1946). Of passes that do not vary at all, such as counts, nothing is expected.
+    """
+    told = min(prior.df, float(sum(len(each.logs) - 1 for each in rounds)))
+    if explained < ROUNDING or not told:
+        return 0.0, 0.0
+    within, floor = prior.inflation * explained, prior.floor**2
+    return within + floor, (within + floor) ** 2 / (within**2 / told + floor**2 / prior.df)
 
 
 def looks(rounds: Sequence[PairedRound], prior: Prior = STEADY, alpha: float = ALPHA) -> list[Contrast]:
@@ -177,10 +189,10 @@ def passes_to_settle(rounds: Sequence[PairedRound], prior: Prior, low: float, hi
     count = found.rounds + 1
     if math.isinf(found.standard_error) or count < prior.least:
         return math.inf
-    allowed = (
-        (gap / _quantile(prior, _known_df(rounds, prior) + 1, count)) ** 2 * count / prior.inflation
-    )  # mean of what passes may explain
     each = [location(one.logs)[1] for one in rounds]
+    _, known_df = _known(rounds, float(np.mean(each)), prior)
+    of_a_round = (gap / _quantile(prior, known_df + 1, count)) ** 2 * count
+    allowed = (of_a_round - prior.floor**2) / prior.inflation  # mean of what passes may explain
     of_one_pass = float(np.mean([variance * len(one.logs) for variance, one in zip(each, rounds, strict=True)]))
     left = allowed * count - sum(each)
     return of_one_pass / left if left > 0 else math.inf
@@ -196,35 +208,3 @@ def _quantile(prior: Prior, known_df: float, rounds: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(min(prior.df, known_df) + rounds - 1, 1 - spent_at(look_number(rounds, prior.least)) / 2))
-
-
-def fit_prior(comparisons: Sequence[Sequence[PairedRound]]) -> Prior:
-    """The prior that fits `comparisons` best: moments of the logarithm of (variance seen / variance explained).
-
-    That ratio is `inflation` times an F of (rounds - 1, df) degrees (Smyth 2004, section 6.2). Comparisons of a single
-    round, or whose passes do not vary, say nothing.
-
-    Raises:
-        ValueError: fewer than two comparisons say something.
-    """
-    from scipy.optimize import brentq
-    from scipy.special import digamma, polygamma
-
-    logs, expected = [], []
-    for rounds in comparisons:
-        found = [location(each.logs) for each in rounds]
-        explained = float(np.mean([variance for _, variance in found])) if found else 0.0
-        half = (len(found) - 1) / 2
-        seen = float(np.var([centre for centre, _ in found], ddof=1)) if half else 0.0
-        if not explained or not seen:
-            continue
-        logs.append(math.log(seen / explained) - float(digamma(half)) + math.log(half))
-        expected.append(float(polygamma(1, half)))
-    if len(logs) < 2:
-        raise ValueError("expected at least two comparisons of two rounds or more")
-    left = float(np.var(logs, ddof=1)) - float(np.mean(expected))
-    most = 1e4
-    if left <= float(polygamma(1, most / 2)):
-        return Prior(inflation=math.exp(float(np.mean(logs))), df=most)
-    df = 2 * float(brentq(lambda half: float(polygamma(1, half)) - left, 1e-3, most / 2))
-    return Prior(inflation=math.exp(float(np.mean(logs)) + float(digamma(df / 2)) - math.log(df / 2)), df=df)

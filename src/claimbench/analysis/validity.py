@@ -13,7 +13,7 @@ from statistics import median
 from typing import NamedTuple
 
 from claimbench.analysis import derive
-from claimbench.schema.result import Result
+from claimbench.schema.result import Result, Sample
 from claimbench.schema.round import Arm, Round
 
 
@@ -57,6 +57,7 @@ RULES = (
     Rule("slept_s", 1.0, Effect.VOID, "the machine slept for {:.0f} s"),
     Rule("clock_gap", 0.1, Effect.NOTE, "host and device clock differ by {:.0%} of a generation"),
     Rule("first_pass", 0.25, Effect.NOTE, "the first pass took {:.0%} longer than the later ones"),
+    Rule("resumed", 0.05, Effect.NOTE, "the first steps after a wait made its generations {:.0%} longer"),
     Rule("unsteady_warmup", 0.05, Effect.NOTE, "the last warm-up was {:.0%} faster than the one before it"),
 )
 
@@ -76,19 +77,31 @@ def of_block(record: Result) -> dict[str, float]:
 def of_arm(record: Result) -> dict[str, float]:
     """Of one that sat in a round, beside those of the round."""
     gaps = [derive.wall_event_gap(sample) or 0.0 for sample in record.samples if sample.clock == "device"]
-    return {"clock_gap": max(gaps)} if gaps else {}
+    resumed = [share for sample in record.samples if (share := _resumed_share(sample)) is not None]
+    return ({"clock_gap": max(gaps)} if gaps else {}) | ({"resumed": median(resumed)} if resumed else {})
+
+
+def _resumed_share(sample: Sample) -> float | None:
+    """How much longer a generation took for its steps that came first after a wait; None: most of them did.
+
+    Steps that speculate are left out: they take as long as they accept tokens.
+    """
+    firsts = [sample.step_ns[step] for step in sample.resumed]
+    others = [took for step, took in enumerate(sample.step_ns) if step and step not in sample.resumed]
+    if not firsts or len(others) < len(firsts) or len(set(sample.step_tokens)) > 1:
+        return None
+    return len(firsts) * (median(firsts) - median(others)) / sample.wall_ns
 
 
 def of_round(record: Round) -> dict[str, float]:
     """Of a round, for all of its arms."""
-    timed_s, waited_s = record.timed_s, sum(turn.others_cpu_s for arm in record.arms for turn in arm.turns)
-    found = record.conditions | ({"waiting_cpu": waited_s / timed_s} if timed_s else {})
     excess = list(_first_excess(record.arms))
+    found = record.conditions | {"waiting_cpu": sum(arm.waiting_cpu for arm in record.arms)}
     return found | ({"first_pass": median(excess)} if excess else {})
 
 
 def _first_excess(arms: Iterable[Arm]) -> Iterable[float]:
-    """Of each arm with three turns or more: by how much its first generation took longer than the median one."""
+    """Of each arm with three passes or more: by how much its first generation took longer than the median one."""
     for arm in arms:
         walls = [sample.wall_ns for sample in arm.result.samples]
         if len(arm.turns) > 2:

@@ -23,8 +23,8 @@ and, where they apply:
                                     cell that runs in one. Then every rank calls `load` and makes each call that rank 0
                                     makes; RANK, WORLD_SIZE and LOCAL_RANK are in its environment. `Options.devices` is
                                     the number of ranks
-    TAKES_TURNS: bool               False where its session has processes beside its own, such as a server: it is then
-                                    measured in blocks and not in rounds
+    STANDS_STILL: bool              False where a generation goes on while nobody asks for its next step, as in a
+                                    server: in a round its turns are whole generations then
     presharded(options) -> int | None   for how many ranks the checkpoint is to be cut ahead of time, or None for whole
     spread(options)                 how its devices share the model, and how many there are, as ("tensor_parallel", 2):
                                     forecasts and ceilings count with it; None: not known
@@ -119,6 +119,20 @@ def import_model_classes(name: str, checkpoint: Path | None) -> None:
 def _import(module: str) -> None:
     with suppress(ImportError):
         importlib.import_module(module)
+
+
+def stands_still(cell: Cell) -> bool:
+    """Whether a generation computes nothing between two steps until the next one is asked for.
+
+    Of several ranks, some may wait for the others in a collective call.
+    """
+    return bool(getattr(find(cell.backend), "STANDS_STILL", True)) and launch(cell) is None
+
+
+def launch(cell: Cell) -> list[str] | None:
+    """The command that starts the cell's ranks; None where it runs in one process."""
+    found: list[str] | None = getattr(find(cell.backend), "launch", lambda _: None)(cell)
+    return found
 
 
 @cache

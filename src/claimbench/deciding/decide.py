@@ -6,8 +6,8 @@
 2. What is left of the budget goes to undecided claims, one round at a time: to the group of the one that should be
    settled soonest, and in it only to the cells of undecided claims and their base.
 
-The first rounds have few passes. From then on a cell gets as many as should settle its claims, at least `FEWEST`, as
-far as the budget goes: who is far from every limit makes room for who is near one. How many is fixed before a round.
+The first rounds have few passes. From then on a cell gets as many as should settle its claims, from `FEWEST` to `MOST`,
+as far as the budget goes: who is far from every limit makes room for who is near one. How many is fixed before a round.
 
 A round is a sealed file as soon as it is over, so whoever is killed loses one. A verdict is judged at the first look
 that settles it (analysis/paired.py), so later rounds of other claims do not undo it.
@@ -16,6 +16,7 @@ that settles it (analysis/paired.py), so later rounds of other claims do not und
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,9 +38,10 @@ from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.rounds import RoundServer
 from claimbench.planning.forecast import peak_bytes
 from claimbench.planning.groups import MEMORY_SHARE, cells_named, compared_by, comparisons, that_fit
-from claimbench.planning.paths import CHECKPOINTS, folder_of, labels
+from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, folder_of, labels
 from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
+from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import digest
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import RESULTS, Plan, PlannedGroup
@@ -51,14 +53,16 @@ ROUNDS = RESULTS / "rounds"
 FIRST_SHARE = 0.2
 """Of the budget, for the turns of the first round of every group."""
 FIRST_PASSES = 4
-FEWEST, MOST = 2, 16
-"""Passes of a round. With two, little is known of the spread inside it, and intervals are wide: for clear claims."""
-MOST_EARLY = 6
-"""Of a cell that has sat once: how many it needs is hardly known."""
+FEWEST, MOST = 2, 4
+"""Passes of a round. What no number of them explains is about as large as the spread of a pass (paired.STEADY), and a
+start takes about as long as a pass: whoever needs more is settled sooner by another round."""
 SPARE = 1.5
 """Passes asked for, over those that should settle a claim: that number is an estimate itself."""
 TURNS_S = 60.0
 """For the turns of one round beyond the first ones: another round tells more than another minute of the same."""
+
+RESTLESS_CPU = 0.1
+"""Of a core. A server that polls, say, takes time from whoever has the turn."""
 
 Say = Callable[[str], None]
 
@@ -199,9 +203,9 @@ class Decider:
         """For each cell the passes that should settle its claims."""
         found = dict.fromkeys(ids, FEWEST)
         for check in progress.undecided:
-            passes = most = MOST if self.together(*check.cells) > 1 else MOST_EARLY
+            passes = MOST
             if check.needed and check.needed.passes is not None:
-                passes = min(most, math.ceil(SPARE * check.needed.passes))
+                passes = min(MOST, math.ceil(SPARE * check.needed.passes))
             for id in check.cells:
                 if id in found:
                     found[id] = max(found[id], passes)
@@ -232,11 +236,15 @@ class Decider:
         return [*(that_fit(others, base, self.plan.cells, self.memory) if others else []), *pairs]
 
     def is_crowded(self, id: str, base: str) -> bool:
-        """Whether the two are measured back to back, each with the machine's memory to itself."""
-        arms = (arm for one in self.rounds.values() if one.in_company for arm in one.arms)
-        lacked = {arm.result.cell.id for arm in arms if arm.result.outcome == Outcome.OOM}
+        """Whether the two are measured back to back, each with the machine to itself.
+
+        Who lacked memory in company is, and who computed there while others had their turn.
+        """
+        arms = [arm for one in self.rounds.values() if one.in_company for arm in one.arms]
+        alone = {arm.result.cell.id for arm in arms if arm.result.outcome == Outcome.OOM}
+        alone |= {arm.result.cell.id for arm in arms if arm.waiting_cpu > RESTLESS_CPU}
         together = 2 * peak_bytes(self.plan.cells[base].cell) + peak_bytes(self.plan.cells[id].cell)
-        return bool(lacked & {id, base}) or together > MEMORY_SHARE * (self.memory or math.inf)
+        return bool(alone & {id, base}) or together > MEMORY_SHARE * (self.memory or math.inf)
 
     @cached_property
     def memory(self) -> float:
@@ -255,6 +263,11 @@ class Decider:
     def seat_s(self, id: str) -> float:
         """Until it is ready to generate."""
         return next((arm.ready_s for arm in reversed(self.arms_of(id)) if arm.turns), 0.0)
+
+    def generation_s(self, id: str) -> float | None:
+        """The median of its last round; None: it has not sat yet."""
+        last = next((arm for arm in reversed(self.arms_of(id)) if arm.turns), None)
+        return statistics.median(one.wall_ns for one in last.result.samples) / 1e9 if last else None
 
     def turn_s(self, id: str) -> float:
         last = next((arm for arm in reversed(self.arms_of(id)) if arm.turns), None)
@@ -313,12 +326,14 @@ class Decider:
         planned = self.plan.cells[id]
         proven = any(arm.result.proof for arm in self.arms_of(id))
         reference = self.plan.cells[planned.reference].cell if planned.reference not in (None, id) else None
-        needs = bool(backends.find(planned.cell.backend).LIBRARIES)
+        backend, environment = backends.find(planned.cell.backend), backends.find(planned.cell.backend).ENVIRONMENT
+        is_cut = bool(planned.cell.checkpoint.tensor_parallel)
         block = BlockRequest(
             cell=planned.cell,
-            checkpoint=CHECKPOINTS / folder_of(self.plan, planned.cell.checkpoint) if needs else None,
-            draft=CHECKPOINTS / folder_of(self.plan, planned.cell.draft) if planned.cell.draft else None,
+            checkpoint=self.checkpoint(planned.cell.checkpoint) if backend.LIBRARIES else None,
+            draft=self.checkpoint(planned.cell.draft) if planned.cell.draft else None,
             reference=reference,
+            reference_checkpoint=self.checkpoint(reference.checkpoint) if is_cut and reference else None,
         )
         return ArmRequest(
             name=name,
@@ -327,7 +342,13 @@ class Decider:
             proves=proves and not proven,
             times_first_call=is_base and not proven,
             turns=turns,
+            ready_s=self.seat_s(id) or None,
+            generation_s=self.generation_s(id),
+            python=None if environment == "core" else str(ENVIRONMENTS / environment / "bin" / "python"),
         )
+
+    def checkpoint(self, of: Checkpoint) -> Path:
+        return CHECKPOINTS / folder_of(self.plan, of)
 
     def tell(self, record: Round) -> None:
         ended = [f"{arm.name} {arm.result.outcome}: {arm.result.reason}" for arm in record.arms if is_odd(arm)]

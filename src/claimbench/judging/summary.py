@@ -46,7 +46,11 @@ def ending(rows: pd.DataFrame) -> Ending:
         failed = [name for name in outcomes if name != Outcome.OK]
         flags += [f"{failed.count(name)} of {len(outcomes)} blocks ended {name}" for name in dict.fromkeys(failed)]
     if rows["above_ceiling"].any():
-        flags.append("above its ceiling: the measurement or the ceiling is wrong")
+        flags.append("above its ceiling, the best that this machine was ever seen to do: the number is in doubt")
+    if rows["above_reading"].any():
+        flags.append(
+            "above its ceiling as read in the same round, not above this machine's best: the reading is in doubt"
+        )
     reason = str(reasons.iloc[0]) if outcome != Outcome.OK and len(reasons) else None
     return Ending(outcome, reason, tuple(dict.fromkeys(flags)), len(outcomes), ok)
 

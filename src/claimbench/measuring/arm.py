@@ -8,6 +8,7 @@ file.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import sys
@@ -24,14 +25,15 @@ from claimbench.backends import Column, Session
 from claimbench.checkpoints import manifest
 from claimbench.errors import Unavailable
 from claimbench.measuring.block_request import BlockRequest
-from claimbench.measuring.clock import time_generation
+from claimbench.measuring.clock import Waits, time_generation
+from claimbench.measuring.coordinator import run_ranks
 from claimbench.measuring.messages import Say
-from claimbench.measuring.rank_protocol import Record, receive, send
+from claimbench.measuring.rank_protocol import LeaderSession, RankRequest, Record, receive, send
 from claimbench.measuring.worker import guarded, is_throttled, prove
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema.cell import Device, Frozen
 from claimbench.schema.result import Key
-from claimbench.system import memory
+from claimbench.system import affinity, memory
 from claimbench.system.processes import die_with_parent
 from claimbench.technique import Optimization
 
@@ -50,6 +52,12 @@ class ArmRequest(Frozen):
     """Whether its first call is a whole generation even where nothing is compiled."""
     turns: int | None = Field(default=None, ge=1)
     """Passes in which it has a turn, spread evenly; None: in all. A slow cell whose claims are clear needs few."""
+    ready_s: float | None = None
+    """What its start took in an earlier round."""
+    generation_s: float | None = None
+    """And a generation; None: as the warm-up says."""
+    python: str | None = None
+    """The interpreter of the environment that the backend runs in; None: the round's own, forked from its process."""
     slowdown: float = 0.0
     """Injected after each step, as a share of its time: what a comparison must find."""
 
@@ -75,6 +83,12 @@ class Slowed:
             begun = time.perf_counter_ns()
 
 
+def main(descriptor: str, log: str) -> None:
+    """The life of an arm in an interpreter of its own, which inherits its end of the line."""
+    line: Connection = Connection(int(descriptor))
+    serve(line, receive(line)["request"], log)
+
+
 def serve(line: Connection, request_json: str, log: str) -> None:
     """The whole life of an arm. It ends with its line, and with the process that holds the other end."""
     die_with_parent()
@@ -87,10 +101,17 @@ def serve(line: Connection, request_json: str, log: str) -> None:
         send(line, {"event": event, **content})
 
     def work() -> None:
-        limit = request.block.cell.protocol.memory_limit
-        if limit:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        _answer(line, request, say)
+        cell = request.block.cell
+        reason = missing_requirement(cell)
+        if reason:
+            raise Unavailable(reason)
+        command = backends.launch(cell)
+        if command:
+            run_ranks(RankRequest(block=request.block, arm=request_json), command, say, line)
+            return
+        if cell.protocol.memory_limit:
+            resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
+        answer(line, request, say)
 
     guarded(work, say)
     sys.stdout.flush()
@@ -98,50 +119,73 @@ def serve(line: Connection, request_json: str, log: str) -> None:
     os._exit(0)
 
 
-def _answer(line: Connection, request: ArmRequest, say: Say) -> None:
+def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession | None = None) -> None:
+    """Load, and do what is asked over `line` until it is to end. `lead` is of rank 0 among several."""
     cell, checkpoint = request.block.cell, request.block.checkpoint
-    reason = missing_requirement(cell)
-    if reason:
-        raise Unavailable(reason)
     if request.block.draft:
         manifest.verify(request.block.draft)
     if checkpoint:
         say("checkpoint", sha256=manifest.verify(checkpoint).sha256)
     backends.import_libraries(cell, checkpoint)
     record = Record()
-    session = backends.find(cell.backend).load(cell, checkpoint or Path(), request.block.draft)
+    session: Session = backends.find(cell.backend).load(cell, checkpoint or Path(), request.block.draft)
     try:
         record.note_loaded()
+        session = lead.share(session) if lead else session
+        load_ns = record.since_begun() if lead else record.load_ns  # until the last rank had loaded
+        say("loaded", load_ns=load_ns, prompt_tokens=session.prompt_tokens)
         record.memory |= session.memory()
         timed = Slowed(session, request.slowdown, cell.device) if request.slowdown else session
-        say("loaded", load_ns=record.load_ns, prompt_tokens=session.prompt_tokens)
         say("ready")
         rows: list[list[int]] = []
+        bound, cores = dict[int, int](), os.sched_getaffinity(0)
         while True:
             message = receive(line)
             if message["call"] == "warm up":
                 memory.reset_peak()
+                before = affinity.cpu_ns()
                 _warm_up(request, timed, say)
+                bound = affinity.spread(before) if cell.device == "cpu" else {}
                 gc.collect()
                 gc.freeze()  # a collection in the middle of a turn would go over what only loading made
             elif message["call"] == "turn":
                 for _ in range(message["generations"]):
-                    sample, rows = time_generation(timed.generate(), cell.workload, cell.device)
+                    waits = _waits(line, cell.workload.new_tokens, message["parts"], say)
+                    sample, rows = time_generation(timed.generate(), cell.workload, cell.device, waits)
                     say("sample", sample=sample.model_dump(mode="json"))
                 if is_throttled(cell):
                     say("throttled")
             else:
                 break
             say("ready")
+        affinity.release(bound, cores)
         elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
-        say("memory", memory=record.memory | memory.total([memory.peaks(cell.device), elsewhere]))
+        record.memory |= memory.total([memory.peaks(cell.device), elsewhere])
+        everyone = [record.described(), *lead.records()] if lead else []
+        total = memory.total(each["memory"] for each in everyone) if everyone else record.memory
+        say("memory", memory=total, ranks=everyone)
         if rows:
             say("tokens", tokens=rows[0])
         if request.proves:
             prove(request.block, session, rows[0] if rows else [], say)
-    finally:
-        session.close()
+    except BaseException:
+        if lead is None:  # the other ranks may be inside a collective call: they are ended, not waited for
+            session.close()
+        raise
+    session.close()
     say("done")
+
+
+def _waits(line: Connection, new_tokens: int, parts: int, say: Say) -> Waits | None:
+    """Where a generation in `parts` ends a turn and waits for the next one."""
+
+    def wait() -> None:
+        say("ready")
+        if receive(line)["call"] != "turn":
+            raise RuntimeError("a generation was left in the middle")
+
+    marks = [math.ceil(part * new_tokens / parts) for part in range(1, parts)]
+    return Waits(marks, wait) if marks else None
 
 
 def _warm_up(request: ArmRequest, session: Slowed | Session, say: Say) -> None:
@@ -157,6 +201,7 @@ def _warm_up(request: ArmRequest, session: Slowed | Session, say: Say) -> None:
         not (sets_up or request.times_first_call)
         and protocol.warmup_min < 2
         and cell.workload.new_tokens > 2 * WARM_STEPS
+        and backends.stands_still(cell)
     ):
         say("phase", name="warm-up")
         say("warmed up", generation_s=_some_steps(session, cell.workload.new_tokens))
@@ -186,3 +231,7 @@ def _some_steps(session: Slowed | Session, new_tokens: int) -> float:
 
 def _sets_up(technique: Optimization) -> bool:
     return technique.SEAM == "compile"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -23,6 +23,9 @@ from claimbench.system import page_cache
 if TYPE_CHECKING:
     import torch
 
+Seconds = Callable[[Callable[[], "torch.Tensor"]], float]
+"""How long a kernel takes."""
+
 REPEATS = 7
 ROUNDS = 3
 """Of everything: a shared machine's slow phases last some ten seconds, and a limit must not come from one."""
@@ -58,16 +61,20 @@ def measure_ceilings(device: Device, machine_key: str) -> Ceilings:
 
 def _rates(device: Device) -> dict[str, float]:
     """Per second: bytes read, operations by dtype, and on a GPU bytes copied."""
-    rates = {"read": _read_bandwidth(device), **{name: _matmul_rate(device, name) for name in DTYPES}}
+    seconds = functools.partial(best_seconds, device)
+    rates = {name: max(product_rates(device, name, LONGEST_PRODUCT_S, seconds).values()) for name in DTYPES}
+    rates["read"] = _read_bandwidth(device)
     return rates | ({"copy": _copy_bandwidth()} if device == "cuda" else {})
 
 
-def _best_seconds(device: Device, run: Callable[[], torch.Tensor]) -> float:
+def best_seconds(
+    device: Device, run: Callable[[], torch.Tensor], at_least_s: float = AT_LEAST_S, repeats: int = REPEATS
+) -> float:
     """The fastest of several runs: a limit is what the machine can do, not what it does on average."""
     import torch
 
     times: list[float] = []
-    while len(times) < REPEATS + 2 or sum(times) < AT_LEAST_S:
+    while len(times) < repeats + 2 or sum(times) < at_least_s:
         if device == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -78,15 +85,18 @@ def _best_seconds(device: Device, run: Callable[[], torch.Tensor]) -> float:
     return min(times[2:])
 
 
-def _read_bandwidth(device: Device) -> float:
-    """Bytes per second of reading a tensor far larger than any cache: the best of a sum and a matrix-vector product."""
+def reading_kernels(device: Device) -> list[Callable[[], torch.Tensor]]:
+    """Each reads `READ_BYTES`, far more than any cache holds: a sum, and a matrix-vector product."""
     import torch
 
-    size = READ_BYTES[device]
-    matrix = torch.ones(size // 4 // 4096, 4096, device=device)
+    matrix = torch.ones(READ_BYTES[device] // 4 // 4096, 4096, device=device)
     vector = torch.ones(4096, device=device)
-    best = min(_best_seconds(device, matrix.sum), _best_seconds(device, lambda: matrix @ vector))
-    return float(matrix.nbytes / best)
+    return [matrix.sum, lambda: matrix @ vector]
+
+
+def _read_bandwidth(device: Device) -> float:
+    """Bytes per second: the better of the kernels that read."""
+    return READ_BYTES[device] / min(best_seconds(device, run) for run in reading_kernels(device))
 
 
 def _copy_bandwidth() -> float:
@@ -94,7 +104,7 @@ def _copy_bandwidth() -> float:
 
     source = torch.ones(READ_BYTES["cuda"] // 4, device="cuda")
     target = torch.empty_like(source)
-    return float(2 * source.nbytes / _best_seconds("cuda", lambda: target.copy_(source)))
+    return float(2 * source.nbytes / best_seconds("cuda", lambda: target.copy_(source)))
 
 
 def file_read_rates(folder: Path, size: int) -> dict[str, float | None]:
@@ -125,15 +135,20 @@ def _file_read_rate(path: Path, state: PageCache) -> float | None:
     return best
 
 
-def _matmul_rate(device: Device, dtype: str) -> float:
-    """Operations per second (2 per multiply-add) of the best square product that takes at most `LONGEST_PRODUCT_S`."""
+def product(device: Device, dtype: str, side: int) -> Callable[[], torch.Tensor]:
+    """Multiplies two square matrices: 2 x side^3 operations."""
     import torch
 
-    best = 0.0
-    for n in MATRIX_SIDES:
-        left, right = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
-        seconds = _best_seconds(device, functools.partial(torch.matmul, left, right))
-        best = max(best, 2 * n**3 / seconds)
-        if seconds * 8 > LONGEST_PRODUCT_S:
+    left, right = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    return functools.partial(torch.matmul, left, right)
+
+
+def product_rates(device: Device, dtype: str, longest_s: float, seconds_of: Seconds) -> dict[int, float]:
+    """Operations per second, 2 per multiply-add, by the side of the matrices, up to one that takes `longest_s`."""
+    rates: dict[int, float] = {}
+    for side in MATRIX_SIDES:
+        seconds = seconds_of(product(device, dtype, side))
+        rates[side] = 2 * side**3 / seconds
+        if seconds * 8 > longest_s:
             break
-    return best
+    return rates

@@ -2,6 +2,9 @@
 
 On a CPU a monotonic host time is read as each step is yielded. On a GPU an event is recorded on the stream instead, and
 the device is waited for once, at the end, so that the clock adds no synchronisation of its own.
+
+A generation may stand still between two steps, while others have their turn (`Waits`): no step and no wall time holds
+that. On a GPU the device has done what it was asked before it waits.
 """
 
 from __future__ import annotations
@@ -9,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import Iterator
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from claimbench.backends import Column
@@ -18,17 +21,41 @@ from claimbench.errors import WrongOutput
 from claimbench.schema.cell import Device, Workload
 from claimbench.schema.result import Sample
 
+Clocked = tuple[int, list[int], list[Column], list[int]]
+"""Nanoseconds of the generation and of each step, what the steps made, and before which of them it waited."""
+
 GPU_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # hardware slow-down, thermal (software, hardware), power brake
 
 
-def time_generation(steps: Iterator[Column], workload: Workload, device: Device) -> tuple[Sample, list[list[int]]]:
+class Waits:
+    """Where a generation stands still: after the step with each of `marks`, counted in new tokens of a row."""
+
+    def __init__(self, marks: Iterable[int], wait: Callable[[], None]) -> None:
+        self.marks, self.wait = deque(marks), wait
+        self.tokens = 0
+
+    def is_due(self, column: Column) -> bool:
+        """Whether the step that made `column` [batch, n] has reached a mark."""
+        self.tokens += len(column[0])
+        return bool(self.marks) and self.tokens >= self.marks[0]
+
+    def stand(self) -> None:
+        """Wait, once for each mark that was reached: a step that speculates may reach several."""
+        while self.marks and self.tokens >= self.marks[0]:
+            self.marks.popleft()
+            self.wait()
+
+
+def time_generation(
+    steps: Iterator[Column], workload: Workload, device: Device, waits: Waits | None = None
+) -> tuple[Sample, list[list[int]]]:
     """Run `steps` to their end; the sample and the new token ids, one list a row.
 
     Raises:
         WrongOutput: a row has not exactly `workload.new_tokens` tokens.
     """
     sample_clock = _device_clock if device == "cuda" else _host_clock
-    wall_ns, step_ns, columns = sample_clock(steps)
+    wall_ns, step_ns, columns, resumed = sample_clock(steps, waits)
     rows = rows_of(columns)
     if len(rows) != workload.batch or any(len(row) != workload.new_tokens for row in rows):
         got = f"{len(rows)} rows of {sorted({len(row) for row in rows})} tokens"
@@ -39,6 +66,7 @@ def time_generation(steps: Iterator[Column], workload: Workload, device: Device)
         step_tokens=tuple(len(column[0]) for column in columns),
         tokens_sha256=hash_tokens(rows),
         clock="device" if device == "cuda" else "host",
+        resumed=tuple(step for step in resumed if step < len(step_ns)),
     )
     return sample, rows
 
@@ -57,18 +85,27 @@ def hash_tokens(rows: list[list[int]]) -> str:
     return hasher.hexdigest()
 
 
-def _host_clock(steps: Iterator[Column]) -> tuple[int, list[int], list[Column]]:
+def _host_clock(steps: Iterator[Column], waits: Waits | None) -> Clocked:
     now = time.perf_counter_ns
     stamps, columns = array("q"), []
+    resumed: dict[int, int] = {}
     start = now()
     for column in steps:
         stamps.append(now())
         columns.append(column)
-    wall_ns = now() - start
-    return wall_ns, [after - before for before, after in zip([start, *stamps], stamps, strict=False)], columns
+        if waits and waits.is_due(column):
+            waits.stand()
+            resumed[len(columns)] = now()
+    end = now()
+    begins = [start, *stamps]
+    waited_ns = sum(at - begins[step] for step, at in resumed.items())
+    for step, at in resumed.items():
+        begins[step] = at
+    step_ns = [after - begin for begin, after in zip(begins, stamps, strict=False)]
+    return end - start - waited_ns, step_ns, columns, list(resumed)
 
 
-def _device_clock(steps: Iterator[Column]) -> tuple[int, list[int], list[Column]]:
+def _device_clock(steps: Iterator[Column], waits: Waits | None) -> Clocked:
     import torch
 
     cuda: Any = torch.cuda
@@ -76,15 +113,27 @@ def _device_clock(steps: Iterator[Column]) -> tuple[int, list[int], list[Column]
     def event() -> Any:
         return cuda.Event(enable_timing=True)
 
-    events, columns = [event()], []
+    begins, ends, columns = [event()], [], []
+    resumed: list[int] = []
+    waited_ns = 0
     torch.cuda.synchronize()
     start = time.perf_counter_ns()
-    events[0].record()
+    begins[0].record()
     for column in steps:
         stamp = event()
         stamp.record()
-        events.append(stamp)
+        ends.append(stamp)
         columns.append(column)
+        if waits and waits.is_due(column):
+            torch.cuda.synchronize()
+            stands = time.perf_counter_ns()
+            waits.stand()
+            waited_ns += time.perf_counter_ns() - stands
+            resumed.append(len(columns))
+            stamp = event()
+            stamp.record()
+        begins.append(stamp)
     torch.cuda.synchronize()
-    wall_ns = time.perf_counter_ns() - start
-    return wall_ns, [round(before.elapsed_time(after) * 1e6) for before, after in pairwise(events)], columns
+    wall_ns = time.perf_counter_ns() - start - waited_ns
+    step_ns = [round(begin.elapsed_time(end) * 1e6) for begin, end in zip(begins, ends, strict=False)]
+    return wall_ns, step_ns, columns, resumed

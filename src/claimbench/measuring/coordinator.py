@@ -17,21 +17,20 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import FrameType
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import psutil
 
 from claimbench.errors import Unavailable
 from claimbench.measuring import rank_protocol
-from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.messages import RankMessage, Say
-from claimbench.measuring.rank_protocol import Hello, RankEnded
+from claimbench.measuring.rank_protocol import Hello, RankEnded, RankRequest
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.system import launchers
@@ -68,7 +67,13 @@ class LauncherEnded(NamedTuple):
     status: int
 
 
-RankEvent = Joined | FromRank | FromKeeper | LauncherEnded
+class FromRound(NamedTuple):
+    """What the round asks of an arm, for rank 0; None is the end of its line."""
+
+    call: RankMessage | None
+
+
+RankEvent = Joined | FromRank | FromKeeper | LauncherEnded | FromRound
 
 
 class Failure(NamedTuple):
@@ -102,7 +107,11 @@ class RankConnections:
                 return
             self.events.put(Joined(hello, line))
 
-    def admit(self, hello: Hello, line: Connection, request: BlockRequest) -> None:
+    def pass_on(self, calls: Connection) -> None:
+        """Hear what the round asks of this arm."""
+        threading.Thread(target=self._listen, args=(lambda _, call: FromRound(call), 0, calls), daemon=True).start()
+
+    def admit(self, hello: Hello, line: Connection, request: RankRequest) -> None:
         """Take a line in; with the last one there, every rank gets the request."""
         role, rank = hello["role"], hello["RANK"]
         self.size = hello["WORLD_SIZE"]
@@ -116,7 +125,7 @@ class RankConnections:
             for each in range(self.size):
                 self.send(each, request.model_dump(mode="json"))
 
-    def _listen(self, heard: type[FromKeeper] | type[FromRank], rank: int, line: Connection) -> None:
+    def _listen(self, heard: Callable[[int, Any], RankEvent], rank: int, line: Connection) -> None:
         while True:
             try:
                 message = rank_protocol.receive(line)
@@ -155,18 +164,22 @@ class RankConnections:
         psutil.wait_procs(self.processes, timeout=LEAVE_S)
 
 
-def run_ranks(request: BlockRequest, command: list[str], say: Say) -> None:
+def run_ranks(request: RankRequest, command: list[str], say: Say, calls: Connection | None = None) -> None:
     """Run the cell's ranks and say what rank 0 says; or how the first of them failed.
+
+    `calls` is where the round asks, of an arm.
 
     Raises:
         Unavailable: the launcher is not installed.
     """
-    cell = request.cell
+    cell = request.block.cell
     say("phase", name="launch")
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:  # made 0700
         secret = secrets.token_bytes(32)
         with _listener(cell.nodes, Path(folder), secret) as (listener, address):
             connections = RankConnections(listener)
+            if calls:
+                connections.pass_on(calls)
             with _launched(cell, [*command, address], secret, connections) as last_lines, _ended(connections):
                 failure = RankMonitor(connections, request, say, last_lines).run()
     if failure:
@@ -240,7 +253,7 @@ def _ended(connections: RankConnections) -> Iterator[None]:
 class RankMonitor:
     """What the ranks have said and done so far, and which of them failed."""
 
-    def __init__(self, connections: RankConnections, request: BlockRequest, say: Say, last_lines: deque[str]) -> None:
+    def __init__(self, connections: RankConnections, request: RankRequest, say: Say, last_lines: deque[str]) -> None:
         self.connections = connections
         self.request = request
         self.say = say
@@ -275,6 +288,10 @@ class RankMonitor:
             self.connections.admit(event.hello, event.line, self.request)
         elif isinstance(event, FromKeeper):
             self.handle_keeper(event.rank, event.ending)
+        elif isinstance(event, FromRound):
+            if event.call is None:
+                raise EOFError("the round has ended")
+            self.connections.send(0, event.call)
         else:
             self.handle_message(event.rank, event.message)
 

@@ -16,7 +16,6 @@ import sys
 from multiprocessing.connection import Connection, wait
 
 from claimbench.measuring import rank_protocol
-from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.rank_protocol import RankEnded
 from claimbench.system import launchers
 from claimbench.system.launchers import Place
@@ -81,10 +80,12 @@ def _keep(child: int, reading: int, line: Connection) -> list[str]:
 
 def serve(address: str, place: Place) -> int:
     """Do this rank's part of the request. Exit status 0 when a message says how it ended."""
-    from claimbench.measuring.worker import guarded, run_block  # what a rank runs, and its keeper does not
+    from claimbench.measuring import arm  # what a rank runs, and its keeper does not
+    from claimbench.measuring.worker import guarded, run_block
 
     channel = rank_protocol.connect(address, "rank", place)
-    request = BlockRequest.model_validate(rank_protocol.receive(channel))
+    asked = rank_protocol.RankRequest.model_validate(rank_protocol.receive(channel))
+    request = asked.block
 
     def say(event: str, **content: object) -> None:
         rank_protocol.send(channel, {"event": event, **content})
@@ -93,10 +94,13 @@ def serve(address: str, place: Place) -> int:
         cell = request.cell
         if cell.protocol.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))
-        if place["RANK"] == 0:
-            run_block(request, say, rank_protocol.LeaderSession(channel, place["WORLD_SIZE"]))
-        else:
+        lead = rank_protocol.LeaderSession(channel, place["WORLD_SIZE"])
+        if place["RANK"]:
             rank_protocol.follow(request, channel)
+        elif asked.arm:
+            arm.answer(channel, arm.ArmRequest.model_validate_json(asked.arm), say, lead)
+        else:
+            run_block(request, say, lead)
 
     guarded(work, say)
     sys.stdout.flush()

@@ -26,6 +26,7 @@ from claimbench.errors import WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import hash_tokens, rows_of
 from claimbench.proof import Findings
+from claimbench.schema.cell import Frozen
 from claimbench.schema.result import RankRecord
 from claimbench.system import launchers, machine, memory
 from claimbench.system.launchers import Place
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
     import torch
 
 SECRET = "CLAIMBENCH_RANKS_SECRET"  # noqa: S105 - the name of the variable that holds it
+
+
+class RankRequest(Frozen):
+    """What each rank is asked: rank 0 to measure a block, or to be an arm of a round (an `ArmRequest` as JSON)."""
+
+    block: BlockRequest
+    arm: str | None = None
 
 
 class Hello(Place):

@@ -4,9 +4,12 @@ The arms of a round are loaded one after the other, then generate in turn, pass 
 
 1. It imports what the arms' backends need, once, and starts no thread and touches no device itself. Each arm is forked
    from it, so that a round pays for Python's and the libraries' start once.
-2. Arms are loaded and warmed up one by one, in a random order, while the others wait.
-3. In each pass every arm has one turn. The orders are rows of a Williams design, so that over the passes each arm comes
-   at every place, and after every other arm, equally often: a cache or a clock that the last turn left favours no one.
+2. Arms are loaded and warmed up one by one, or two at a time where nothing about their start is timed.
+3. In each pass every arm generates, once or more. A pass is cut into laps, and in each lap every arm has one turn: a
+   part of a generation, which stands still until its next turn, or a whole one. So what is compared is spread over the
+   same seconds, and a minute in which the machine is slow slows all arms alike. The orders of laps are rows of a
+   Williams design, so that each arm comes at every place, and after every other arm, equally often: a cache or a clock
+   that the last turn left favours no one.
    Two arms that do not fit in memory together (`in_company` false) are alone: the first, the second, and the first
    again, back to back (ABBA), so that a drift that is steady in between favours neither.
 4. How many passes there are is fixed before the first: by whoever asks, or by the time that the turns may take and the
@@ -25,10 +28,12 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import psutil
 from pydantic import Field
@@ -36,11 +41,17 @@ from pydantic import Field
 from claimbench import backends
 from claimbench.measuring import worker
 from claimbench.measuring.arm import ArmRequest
-from claimbench.measuring.seat import Seat, start, times_load
+from claimbench.measuring.gauge import Gauge, Rates
+from claimbench.measuring.seat import Seat, Turn, floor_to_power, start, times_start
 from claimbench.schema.cell import Frozen
-from claimbench.schema.round import Round, Turn
+from claimbench.schema.round import Round
 from claimbench.system import machine
 from claimbench.system.processes import die_with_parent
+
+TURN_S = 0.1
+"""Of a usual arm. A shared machine changes its pace within a second: with turns of 0.1 s ratios varied from pass to
+pass a quarter as much as with turns of 1.5 s, and half as much as with turns of 0.4 s."""
+MOST_LAPS = 256
 
 
 class RoundRequest(Frozen):
@@ -48,7 +59,8 @@ class RoundRequest(Frozen):
     passes: int = Field(ge=1, description="at most")
     fewest: int = Field(default=1, ge=1, description="and at least, where `turns_s` gives fewer")
     spares_slow: bool = False
-    """An arm whose turn takes over twice the median one generates in every second pass only."""
+    """An arm that takes over twice the median time in a pass generates in every second pass only."""
+    most_laps: int = Field(default=MOST_LAPS, ge=1, description="of a pass, a power of two")
     in_company: bool = True
     """False: of three arms, of which the last is the first once more, each is alone."""
     turns_s: float | None = Field(default=None, gt=0, description="for all turns together; None: whatever they take")
@@ -59,8 +71,8 @@ class RoundRequest(Frozen):
     protocol: str = ""
 
 
-def orders(arms: int, passes: int, seed: int) -> list[list[int]]:
-    """For each pass the order of the arms: rows of a Williams design, shuffled, used up before any comes again.
+def orders(arms: int, laps: int, seed: int) -> list[list[int]]:
+    """For each lap the order of the arms: rows of a Williams design, shuffled, used up before any comes again.
 
     With an even number of arms the design has as many rows, with an odd one twice as many (Williams 1949).
     """
@@ -71,9 +83,9 @@ def orders(arms: int, passes: int, seed: int) -> list[list[int]]:
         rows += [row[::-1] for row in rows]
     named = shuffle.sample(range(arms), k=arms)
     found: list[list[int]] = []
-    while len(found) < passes:
+    while len(found) < laps:
         found += [[named[number] for number in row] for row in shuffle.sample(rows, k=len(rows))]
-    return found[:passes]
+    return found[:laps]
 
 
 def run(request: RoundRequest, folder: Path) -> Round:
@@ -81,8 +93,10 @@ def run(request: RoundRequest, folder: Path) -> Round:
     started, begun_ns = datetime.now(UTC), time.perf_counter_ns()
     _import_for(request.arms)
     sit = _sit_together if request.in_company else _sit_alone
-    seats, passes, seen = sit(request, folder, begun_ns)
-    _close([seat for seat in seats if seat.is_here])
+    seats, passes, seen, rates = sit(request, folder, begun_ns)
+    for seat in seats:
+        if seat.is_here:
+            seat.call("close", "end")  # one at a time: with two, each would wait for the other's threads
     return Round(
         started_at=started.isoformat(timespec="seconds"),
         duration_s=round((time.perf_counter_ns() - begun_ns) / 1e9, 3),
@@ -90,87 +104,128 @@ def run(request: RoundRequest, folder: Path) -> Round:
         group=request.group,
         seed=request.seed,
         passes=passes,
+        laps=max((seat.laps for seat in seats), default=1),
         in_company=request.in_company,
         protocol=request.protocol,
         arms=tuple(seat.record(started) for seat in seats),
+        rates=tuple({name: round(rate) for name, rate in each.items()} for each in rates if each),
         conditions={name: round(value, 4) for name, value in seen.items()},
     )
 
 
-def _sit_together(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[list[Seat], int, dict[str, float]]:
-    """All arms, loaded and warmed up, in turn: their seats, the passes, and what the machine was like."""
-    shuffle = random.Random(request.seed)  # noqa: S311 - an order, not a secret
-    seats: list[Seat] = []
-    for some in _loaded_at_once(request.arms):
-        new = [start(one, request.number, folder) for one in some]
-        for seat in new:
-            seat.finish()
-        seats += new
-    for seat in shuffle.sample(seats, k=len(seats)):
-        if seat.is_here:
-            seat.warm_up()
+class Seating(NamedTuple):
+    """A round whose turns are over."""
+
+    seats: list[Seat]
+    passes: int
+    conditions: dict[str, float]
+    """Of the machine meanwhile."""
+    rates: list[Rates] = []
+
+
+def _sit_together(request: RoundRequest, folder: Path, begun_ns: int) -> Seating:
+    """All arms, loaded and warmed up, in turn."""
+    seats = _seated(request, folder)
     ready = [seat for seat in seats if seat.is_here]
+    laps = _laps(request, ready)
+    for seat in seats:
+        seat.laps = laps
     _spare_slow(request, ready)
     passes = _passes(request, ready)
-    around = _Around()
-    for number, order in enumerate(orders(len(seats), passes, request.seed)):
-        for place, which in enumerate(order):
-            if seats[which].is_here and seats[which].has_turn(number, passes):
-                _take_turn(seats, seats[which], number, place, begun_ns)
-    return seats, passes, around.conditions(sum(seat.throttled for seat in seats))
+    rates: list[Rates] = []
+    gauge = _gauge_for(ready)
+    order = iter(orders(len(seats), passes * laps, request.seed))
+    turns = _TurnGiver(seats, begun_ns)
+    for number in range(passes):
+        if gauge:
+            rates.append(gauge.read())
+        sitting = [seat for seat in ready if seat.has_turn(number, passes)]
+        for lap in range(laps):
+            for place, which in enumerate(next(order)):
+                if seats[which] in sitting and seats[which].has_lap(lap):
+                    turns.give(seats[which], number, place, watches=lap == 0)
+        turns.end_pass(number)
+    if gauge:
+        gauge.end()
+    return Seating(seats, passes, turns.conditions(), rates)
 
 
-def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> tuple[list[Seat], int, dict[str, float]]:
+def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> Seating:
     """ABBA: the first arm has the first half of the passes, then the second has all, then the first has the rest.
 
     The second's passes are as far from those that they are paired with on either side, on the whole.
     """
     seats: list[Seat] = []
-    around = _Around()
+    turns = _TurnGiver(seats, begun_ns)
     passes = max(2, request.passes)
     for place, one in enumerate(request.arms):
         seat = start(one, request.number, folder)
         seat.finish()
         seats.append(seat)
         if seat.is_here:
-            seat.warm_up()
+            seat.call("warm up", "warm-up")
+        seat.note_ready(seat.spent_s)
         if seat.is_here and place == 0 and request.turns_s:
-            passes = max(2, request.fewest, min(passes, int(request.turns_s / (len(request.arms) * seat.turn_s))))
+            passes = max(2, request.fewest, min(passes, int(request.turns_s / (len(request.arms) * seat.pass_s))))
         middle = (passes + 1) // 2
         for number in (range(middle), range(passes), range(middle, passes))[place]:
-            if seat.is_here:
-                _take_turn(seats, seat, number, 0, begun_ns)
+            turns.give(seat, number, 0, watches=True)
+            turns.end_pass(number)
         if seat.is_here:
             seat.call("close", "end")
-    return seats, passes, around.conditions(sum(seat.throttled for seat in seats))
+    return Seating(seats, passes, turns.conditions())
 
 
-def _loaded_at_once(arms: Sequence[ArmRequest]) -> list[tuple[ArmRequest, ...]]:
-    """Each alone while its load is timed; two at a time, on a CPU, where an earlier round has timed it."""
-    found: list[tuple[ArmRequest, ...]] = []
-    for one in arms:
-        if found and len(found[-1]) == 1 and not times_load(one) and not times_load(found[-1][0]):
-            found[-1] = (*found[-1], one)
-        else:
-            found.append((one,))
-    return found
-
-
-def _close(seats: Sequence[Seat]) -> None:
-    """Have each prove what ran and end: nothing is timed any more, so two at a time on a CPU."""
-    at_once = 2 if all(seat.request.block.cell.device == "cpu" for seat in seats) else 1
-    for first in range(0, len(seats), at_once):
-        for seat in seats[first : first + at_once]:
-            seat.begin("close", "end")
-        for seat in seats[first : first + at_once]:
+def _seated(request: RoundRequest, folder: Path) -> list[Seat]:
+    """All arms, loaded and warmed up, those that start together at the same time."""
+    seats: dict[int, Seat] = {}
+    for some in _starting_together(request.arms):
+        begun = time.monotonic()
+        new = {number: start(request.arms[number], request.number, folder) for number in some}
+        for seat in new.values():
             seat.finish()
+        for seat in new.values():
+            if seat.is_here:
+                seat.begin("warm up", "warm-up")
+        for seat in new.values():
+            if seat.is_here:
+                seat.finish()
+            seat.note_ready((time.monotonic() - begun) / len(new))
+        seats |= new
+    return [seats[number] for number in range(len(request.arms))]
+
+
+def _starting_together(arms: Sequence[ArmRequest]) -> list[tuple[int, ...]]:
+    """Numbers of arms. Each starts alone where something about its start is timed; the others two at a time, on a CPU.
+
+    Those that take longest are with each other: a start is Python's work for the most part, on one core.
+    """
+    alone = [number for number, one in enumerate(arms) if times_start(one)]
+    others = [number for number in range(len(arms)) if number not in alone]
+    others.sort(key=lambda number: arms[number].ready_s or 0.0, reverse=True)
+    pairs = [tuple(others[first : first + 2]) for first in range(0, len(others), 2)]
+    return [*((number,) for number in alone), *pairs]
+
+
+def _gauge_for(seats: Sequence[Seat]) -> Gauge | None:
+    """None where no arm reads weights."""
+    cells = [seat.request.block.cell for seat in seats if backends.find(seat.request.block.cell.backend).LIBRARIES]
+    return Gauge(cells[0].device, list(dict.fromkeys(cell.dtype for cell in cells))) if cells else None
+
+
+def _laps(request: RoundRequest, seats: Sequence[Seat]) -> int:
+    """Of a pass, a power of two: the turn of a usual arm takes `TURN_S`, as far as generations can be cut."""
+    if not seats:
+        return 1
+    usual_s = statistics.median(seat.generation_s for seat in seats)
+    return min(request.most_laps, floor_to_power(usual_s / TURN_S), max(seat.most_parts for seat in seats))
 
 
 def _spare_slow(request: RoundRequest, seats: Sequence[Seat]) -> None:
     if request.spares_slow and len(seats) > 1:
-        usual_s = statistics.median(seat.turn_s for seat in seats)
+        usual_s = statistics.median(seat.pass_s for seat in seats)
         for seat in seats:
-            seat.is_slow = seat.turn_s > 2 * usual_s
+            seat.is_slow = seat.pass_s > 2 * usual_s
 
 
 def _passes(request: RoundRequest, seats: Sequence[Seat]) -> int:
@@ -179,37 +234,58 @@ def _passes(request: RoundRequest, seats: Sequence[Seat]) -> int:
         return request.passes
 
     def takes_s(passes: int) -> float:
-        return sum(seat.turns_in(passes) * seat.turn_s for seat in seats)
+        return sum(seat.turns_in(passes) * seat.pass_s for seat in seats)
 
     fitting = (passes for passes in range(request.passes, request.fewest, -1) if takes_s(passes) <= request.turns_s)
     return next(fitting, min(request.fewest, request.passes))
 
 
-def _take_turn(seats: list[Seat], seat: Seat, number: int, place: int, begun_ns: int) -> None:
-    others = [one for one in seats if one is not seat and one.is_here]
-    idle_before, before = sum(one.cpu_s() for one in others), seat.samples
-    at_ns = time.perf_counter_ns() - begun_ns
-    seat.call("turn", f"pass {number + 1}", generations=seat.generations)
-    if seat.samples > before:
-        taken = round(max(0.0, sum(one.cpu_s() for one in others) - idle_before), 3)
-        turn = Turn(number=number, place=place, begun_ns=at_ns, samples=seat.samples - before, others_cpu_s=taken)
-        seat.turns.append(turn)
+class _TurnGiver:
+    """Gives turns to seats, and notes what the machine is like meanwhile; analysis/validity.py says what follows."""
 
-
-class _Around:
-    """The machine while the arms take turns: numbers, of which analysis/validity.py says what follows."""
-
-    def __init__(self) -> None:
+    def __init__(self, seats: Sequence[Seat], begun_ns: int) -> None:
+        self.seats, self.begun_ns = seats, begun_ns
+        self.given: dict[int, list[Turn]] = {}
+        """In this pass, by the process."""
         self.ticks, self.begun = machine.cpu_ticks(), time.perf_counter()
         self.asleep_s, self.swapped = _asleep_s(), psutil.swap_memory().sin
 
-    def conditions(self, throttled: int) -> dict[str, float]:
+    def give(self, seat: Seat, number: int, place: int, watches: bool) -> None:
+        """Have it compute until its turn is over, unless it has ended.
+
+        `watches`: whether the others do nothing meanwhile is looked up, which takes milliseconds. A machine that idles
+        for so long may take as long to wake, which would count as the next arm's time.
+        """
+        if not seat.is_here:
+            return
+        before = self._cpu_s(seat) if watches else {}
+        begun_ns = time.perf_counter_ns()
+        seat.turn(number)
+        ended_ns = time.perf_counter_ns()
+        turn = Turn(place, begun_ns - self.begun_ns, ended_ns - self.begun_ns)
+        self.given.setdefault(seat.pid, []).append(turn)
+        if watches:
+            after = self._cpu_s(seat)
+            for other in self.seats:
+                if other.pid in before and other.pid in after:
+                    other.waiting_cpu_s += after[other.pid] - before[other.pid]
+                    other.waited_s += (ended_ns - begun_ns) / 1e9
+
+    def end_pass(self, number: int) -> None:
+        for seat in self.seats:
+            seat.note_pass(number, self.given.pop(seat.pid, []))
+
+    def conditions(self) -> dict[str, float]:
         found = worker.neighbours(self.ticks, machine.cpu_ticks(), time.perf_counter() - self.begun)
         return found | {
             "swapped_mb": (psutil.swap_memory().sin - self.swapped) / 1e6,
-            "throttled": float(throttled),
+            "throttled": float(sum(seat.throttled for seat in self.seats)),
             "slept_s": max(0.0, _asleep_s() - self.asleep_s),
         }
+
+    def _cpu_s(self, computes: Seat) -> dict[int, float]:
+        """CPU time that each of the other arms has taken."""
+        return {seat.pid: seat.cpu_s() for seat in self.seats if seat.is_here and seat is not computes}
 
 
 def _asleep_s() -> float:
@@ -218,12 +294,15 @@ def _asleep_s() -> float:
 
 
 def _import_for(arms: Sequence[ArmRequest]) -> None:
-    """What the arms would import each for itself. Techniques' libraries may touch a GPU when they are imported.
+    """What the arms that are forked would import each for itself.
 
-    What cannot be imported is left to the arm that needs it: it fails alone, and says why.
+    Techniques' libraries may touch a GPU when they are imported. What cannot be imported is left to the arm that needs
+    it: it fails alone, and says why.
     """
     for each in arms:
         cell, checkpoint = each.block.cell, each.block.checkpoint
+        if each.python or backends.launch(cell):
+            continue
         with suppress(Exception):
             if cell.device == "cpu":
                 backends.import_libraries(cell, checkpoint)
@@ -244,7 +323,16 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
-    status = main()
+def leave() -> NoReturn:
+    """Serve, and end with all arms: Python would wait for them, and they wait for their next turn."""
+    status = 1
+    try:
+        status = main()
+    except BaseException:
+        traceback.print_exc()
     sys.stderr.flush()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    leave()

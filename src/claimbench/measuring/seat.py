@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import multiprocessing
 import signal
+import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,10 +15,12 @@ from functools import cached_property
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import psutil
 
+from claimbench import backends
 from claimbench.measuring import arm
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.messages import Message
@@ -24,13 +28,15 @@ from claimbench.measuring.rank_protocol import receive, send
 from claimbench.measuring.supervisor import facts_in, kernel_oom_kills
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Result
-from claimbench.schema.round import Arm, Turn
+from claimbench.schema.round import Arm, Turns
 from claimbench.system import machine
 from claimbench.system.processes import kill_all
 
-SHORTEST_TURN_S = 0.25
-"""A faster cell generates several times when it is its turn: a turn is to be longer than the scheduler's noise."""
+SHORTEST_TURN_S = 0.1
+"""A faster cell takes several steps in its turn, or generates several times. The first step after a wait takes a
+millisecond or two longer, so turns that are about as long cost every cell about the same share of its time."""
 MOST_GENERATIONS = 16
+"""In one turn."""
 GRACE_S = 5.0
 
 
@@ -42,13 +48,39 @@ class Ended(Exception):
         self.outcome = outcome
 
 
+class Turn(NamedTuple):
+    """A stretch in which one arm computes. Nanoseconds since the round began."""
+
+    place: int
+    begun_ns: int
+    ended_ns: int
+
+
+class Spawned:
+    """A process of another interpreter, asked what a forked one is asked."""
+
+    def __init__(self, python: str, line: Connection, log: Path) -> None:
+        descriptor = line.fileno()
+        command = [python, "-m", "claimbench.measuring.arm", str(descriptor), str(log)]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[descriptor])
+        self.pid = self._process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def join(self, timeout: float | None = None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+
 @dataclass
 class Seat:
     """An arm's process, and what was heard of it."""
 
     request: ArmRequest
     number: int
-    process: ForkProcess
+    process: ForkProcess | Spawned
     line: Connection
     log: Path
     oom_kills: int
@@ -56,41 +88,87 @@ class Seat:
     """Of its own time: that of the others does not count."""
     phase: str = "start"
     messages: list[Message] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Turns] = field(default_factory=list)
     outcome: Outcome | None = None
     reason: str | None = None
     spent_s: float = 0.0
     ready_s: float = 0.0
-    """What it had spent when it was warm."""
+    """Of the round, until it was warm."""
     begun: float = 0.0
     is_slow: bool = False
+    laps: int = 1
+    """Of a pass: as many as the round has."""
+    family: list[psutil.Process] = field(default_factory=list)
+    """Its process and, from when it is warm, all that it started: servers and ranks compute elsewhere."""
+    waited_s: float = 0.0
+    """While others had their turn, in the laps that are watched."""
+    waiting_cpu_s: float = 0.0
+    """CPU time that it took meanwhile."""
 
     @property
     def is_here(self) -> bool:
         return self.outcome is None
 
     @property
+    def pid(self) -> int:
+        return self.process.pid or 0
+
+    @property
     def samples(self) -> int:
         return sum(message["event"] == "sample" for message in self.messages)
 
-    def warm_up(self) -> None:
-        self.call("warm up", "warm-up")
-        self.ready_s = self.spent_s
+    def note_pass(self, number: int, turns: Sequence[Turn]) -> None:
+        """What it generated in a pass; the generation in which it ended is not there."""
+        made = self.samples - sum(each.samples for each in self.turns)
+        if made:
+            places = tuple(turn.place for turn in turns)
+            first, last = turns[0].begun_ns, turns[-1].ended_ns
+            self.turns.append(Turns(number=number, places=places, begun_ns=first, ended_ns=last, samples=made))
+
+    def note_ready(self, took_s: float) -> None:
+        """It is warm, or has ended; its start took `took_s` of the round."""
+        self.ready_s = took_s
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.pid)
+            self.family = [own, *own.children(recursive=True)]
 
     @cached_property
     def generation_s(self) -> float:
-        """By the warm-up."""
+        """By an earlier round, or by the warm-up."""
+        if self.request.generation_s:
+            return self.request.generation_s
         last = next(message for message in reversed(self.messages) if message["event"] == "warmed up")
         return max(last["generation_s"], 1e-4)
 
     @property
-    def generations(self) -> int:
-        """In one turn."""
-        return max(1, min(MOST_GENERATIONS, math.ceil(SHORTEST_TURN_S / self.generation_s)))
+    def most_parts(self) -> int:
+        """Of one generation, a power of two."""
+        cell = self.request.block.cell
+        return floor_to_power(cell.workload.new_tokens) if backends.stands_still(cell) else 1
 
     @property
-    def turn_s(self) -> float:
-        return self.generations * self.generation_s
+    def turn_generations(self) -> int:
+        """In one turn, a power of two: one, or a part of one, unless it is over before a turn is."""
+        return min(MOST_GENERATIONS, ceil_to_power(SHORTEST_TURN_S / self.generation_s))
+
+    @property
+    def parts(self) -> int:
+        """That a generation is cut into, each a turn."""
+        return min(self.laps, self.most_parts, floor_to_power(self.generation_s / SHORTEST_TURN_S))
+
+    @property
+    def pass_generations(self) -> int:
+        """In one pass: a fast cell has so many that it has a turn in every second lap."""
+        wanted, fitting = self.laps // 2 // self.parts, floor_to_power(self.laps * SHORTEST_TURN_S / self.generation_s)
+        return self.turn_generations * max(1, min(wanted, fitting if self.turn_generations == 1 else wanted))
+
+    @property
+    def pass_turns(self) -> int:
+        return self.pass_generations // self.turn_generations * self.parts
+
+    @property
+    def pass_s(self) -> float:
+        return self.pass_generations * self.generation_s
 
     @property
     def throttled(self) -> bool:
@@ -105,6 +183,15 @@ class Seat:
         """Whether it generates in this pass of `passes`: its turns are spread evenly, the first in the first pass."""
         turns = self.turns_in(passes)
         return number * turns // passes != (number - 1) * turns // passes
+
+    def has_lap(self, lap: int) -> bool:
+        """Whether it computes in this lap of a pass: its turns are spread evenly."""
+        turns = self.pass_turns
+        return any((2 * turn + 1) * self.laps // (2 * turns) == lap for turn in range(turns))
+
+    def turn(self, number: int) -> None:
+        """Compute, for pass `number`, until the turn is over."""
+        self.call("turn", f"pass {number + 1}", generations=self.turn_generations, parts=self.parts)
 
     def call(self, call: str | None, phase: str, **arguments: object) -> None:
         """Have it do something, and listen until it is ready; what goes wrong becomes its outcome."""
@@ -159,7 +246,7 @@ class Seat:
         """Record how it ended, and see to it that nothing of it is left."""
         self.outcome, self.reason = outcome, reason
         with suppress(psutil.NoSuchProcess):
-            own = psutil.Process(self.process.pid)
+            own = psutil.Process(self.pid)
             started = own.children(recursive=True)
             if outcome != Outcome.OK:
                 own.kill()
@@ -170,17 +257,18 @@ class Seat:
         self.line.close()
 
     def cpu_s(self) -> float:
-        """CPU time that its process has taken."""
-        try:
-            times = psutil.Process(self.process.pid).cpu_times()
-        except psutil.NoSuchProcess:
-            return 0.0
-        return float(times.user + times.system)
+        """CPU time that its processes have taken."""
+        spent = 0.0
+        for process in self.family:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                spent += times.user + times.system
+        return spent
 
     def record(self, started: datetime) -> Arm:
         """What it came to."""
         facts = facts_in(self.messages)
-        if not times_load(self.request) and "load_ns" in facts:
+        if not times_start(self.request) and "load_ns" in facts:
             del facts["load_ns"]  # it may have loaded beside another
         outcome, reason = self.outcome or Outcome.ERROR, self.reason
         hashes = {one["tokens_sha256"] for one in (*facts["warmup"], *facts["samples"])}
@@ -206,13 +294,24 @@ class Seat:
             slowdown=self.request.slowdown,
             result=result,
             ready_s=round(self.ready_s, 3),
+            waiting_cpu=round(self.waiting_cpu_s / self.waited_s, 4) if self.waited_s else 0.0,
             turns=tuple(self.turns),
         )
 
 
-def times_load(one: ArmRequest) -> bool:
-    """Whether it loads alone: where it has not been timed before, and where memory is a device's."""
-    return one.proves or one.block.cell.device != "cpu"
+def floor_to_power(value: float) -> int:
+    """The largest power of two that is not above `value`; 1 below it."""
+    return int(2 ** math.floor(math.log2(max(1.0, value))))
+
+
+def ceil_to_power(value: float) -> int:
+    """The smallest power of two that is not below `value`; 1 below it."""
+    return int(2 ** math.ceil(math.log2(max(1.0, value))))
+
+
+def times_start(one: ArmRequest) -> bool:
+    """Whether it loads and warms up alone: where that has not been timed before, and where memory is a device's."""
+    return one.proves or one.times_first_call or one.block.cell.device != "cpu"
 
 
 def start(one: ArmRequest, number: int, folder: Path) -> Seat:
@@ -220,8 +319,13 @@ def start(one: ArmRequest, number: int, folder: Path) -> Seat:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     log = folder / f"{uuid4().hex}.log"
-    process = context.Process(target=arm.serve, args=(theirs, one.model_dump_json(), str(log)))
-    process.start()
+    process: ForkProcess | Spawned
+    if one.python:
+        process = Spawned(one.python, theirs, log)
+        send(ours, {"request": one.model_dump_json()})
+    else:
+        process = context.Process(target=arm.serve, args=(theirs, one.model_dump_json(), str(log)))
+        process.start()
     theirs.close()
     limit_s = one.block.cell.protocol.timeout_s
     seat = Seat(one, number, process, ours, log, kernel_oom_kills(), limit_s)

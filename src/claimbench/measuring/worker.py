@@ -24,7 +24,7 @@ from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
 from claimbench.measuring.coordinator import run_ranks
 from claimbench.measuring.messages import Say
-from claimbench.measuring.rank_protocol import LeaderSession, Record
+from claimbench.measuring.rank_protocol import LeaderSession, RankRequest, Record
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Fidelity, Sample
@@ -54,10 +54,9 @@ def main() -> int:
 
     def work() -> None:
         cell = request.cell
-        launch = getattr(backends.find(cell.backend), "launch", None)
-        command = launch(cell) if launch else None
+        command = backends.launch(cell)
         if command:
-            run_ranks(request, command, say)
+            run_ranks(RankRequest(block=request), command, say)
             return
         if cell.protocol.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (cell.protocol.memory_limit, cell.protocol.memory_limit))

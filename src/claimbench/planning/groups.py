@@ -1,7 +1,6 @@
 """Which cells sit together in rounds: those of one experiment, and those that one claim compares across experiments.
 
-A cell takes turns where its process waits without computing. Ranks, servers and environments of their own are measured
-in blocks, as is what must be alone, such as a load from a cold page cache.
+What must be alone is measured in blocks, such as a load from a cold page cache.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from claimbench import backends
 from claimbench.planning.forecast import peak_bytes
 from claimbench.schema.cell import Cell
 from claimbench.schema.checks import SIDES, Check, GainCheck, RatioCheck, ShapeCheck
@@ -21,12 +19,7 @@ MEMORY_SHARE = 0.7
 
 
 def takes_turns(cell: Cell) -> bool:
-    backend = backends.find(cell.backend)
-    launch = getattr(backend, "launch", None)
-    is_alone = (
-        backend.ENVIRONMENT != "core" or not getattr(backend, "TAKES_TURNS", True) or bool(launch and launch(cell))
-    )
-    return not is_alone and cell.protocol.page_cache == "as_it_is" and cell.protocol.memory_limit is None
+    return cell.protocol.page_cache == "as_it_is" and cell.protocol.memory_limit is None
 
 
 def groups_of(studies: Mapping[str, PlannedStudy], cells: Mapping[str, PlannedCell]) -> tuple[PlannedGroup, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from claimbench.errors import ResultError
@@ -23,6 +24,34 @@ class Ceilings(Frozen):
     """By state of the page cache; None where it cannot be brought into that state."""
     copy_bytes_per_s: float | None = None
     """Of a GPU's memory; reads and writes both count."""
+
+
+def of_rates(rates: Iterable[Mapping[str, float]]) -> Ceilings:
+    """The best of what was read in turn with the arms of a round."""
+    found: dict[str, float] = {}
+    for each in rates:
+        found |= {name: max(rate, found.get(name, 0.0)) for name, rate in each.items()}
+    return Ceilings(read_bytes_per_s=found.pop("read", None), matmul_flops_per_s=found)
+
+
+def as_read(measured: Ceilings, read: Ceilings) -> Ceilings:
+    """`read` in a round, and for what was not read there what was measured before."""
+    return measured.model_copy(
+        update={
+            "read_bytes_per_s": read.read_bytes_per_s or measured.read_bytes_per_s,
+            "matmul_flops_per_s": {**measured.matmul_flops_per_s, **read.matmul_flops_per_s},
+        }
+    )
+
+
+def best_of(several: Iterable[Ceilings]) -> Ceilings:
+    """The highest rate of each kind."""
+    rates: list[dict[str, float]] = []
+    for each in several:
+        rates.append(dict(each.matmul_flops_per_s))
+        if each.read_bytes_per_s:
+            rates[-1]["read"] = each.read_bytes_per_s
+    return of_rates(rates)
 
 
 def write(path: Path, ceilings: Ceilings) -> None:

@@ -27,6 +27,9 @@ class Sample(Frozen):
     step_tokens: tuple[int, ...] = Field(description="new tokens per row at each step; above 1 where steps speculate")
     tokens_sha256: str = Field(description="of all rows' new token ids")
     clock: Literal["host", "device"] = "host"
+    resumed: tuple[int, ...] = Field(
+        default=(), description="steps before which it waited while other arms had their turns; no time counts that"
+    )
 
 
 class Fidelity(Frozen):

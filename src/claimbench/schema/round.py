@@ -23,16 +23,14 @@ TWIN = "twin"
 """The name of the arm that is the base once more."""
 
 
-class Turn(Frozen):
-    """One arm's part of one pass; what it generated is in its result's samples, in this order."""
+class Turns(Frozen):
+    """One arm's turns in one pass; what it generated in them is in its result's samples, in this order."""
 
     number: int = Field(ge=0, description="of the pass, from 0")
-    place: int = Field(ge=0, description="in the order of this pass, from 0")
-    begun_ns: int = Field(ge=0, description="since the round began, host clock")
+    places: tuple[int, ...] = Field(description="in the order of each lap in which it had a turn, from 0")
+    begun_ns: int = Field(ge=0, description="when the first of them began, since the round did, host clock")
+    ended_ns: int = Field(ge=0, description="when the last of them ended")
     samples: int = Field(ge=1, description="generations")
-    others_cpu_s: float = Field(
-        default=0.0, description="CPU time that the other arms took meanwhile: they are to be idle"
-    )
 
 
 class Arm(Frozen):
@@ -41,12 +39,15 @@ class Arm(Frozen):
     name: str
     slowdown: float = Field(default=0.0, ge=0, description="injected after each step, as a share of its time")
     result: Result
-    ready_s: float = Field(default=0.0, ge=0, description="from its start until it was warm: loading, and warming up")
-    turns: tuple[Turn, ...] = ()
+    ready_s: float = Field(default=0.0, ge=0, description="of the round, until it was warm: loading, and warming up")
+    waiting_cpu: float = Field(
+        default=0.0, description="CPU time that it took while others had their turn, as a share of that time"
+    )
+    turns: tuple[Turns, ...] = ()
 
     def by_pass(self) -> dict[int, tuple[Sample, ...]]:
         """What it generated at each pass."""
-        found, begun = {}, 0
+        found, begun = dict[int, tuple[Sample, ...]](), 0
         for turn in self.turns:
             found[turn.number] = self.result.samples[begun : begun + turn.samples]
             begun += turn.samples
@@ -60,10 +61,14 @@ class Round(Frozen):
     number: int = Field(default=0, ge=0, description="of its group, from 0")
     group: str = Field(default="", description="what was to be compared, for a person")
     seed: int = Field(description="of the orders")
-    passes: int = Field(ge=1, description="fixed before the round began")
+    passes: int = Field(ge=1, description="fixed before the first of them")
+    laps: int = Field(default=1, ge=1, description="of each pass: in each an arm has one turn, or none")
     in_company: bool = Field(default=True, description="false: two that do not fit together, back to back (ABBA)")
     protocol: str = Field(default="", description="hash of the claims and of the rules that judge them, as they were")
     arms: tuple[Arm, ...]
+    rates: tuple[dict[str, float], ...] = Field(
+        default=(), description="read in turn with the arms: bytes of memory (`read`) and operations by dtype, a second"
+    )
     conditions: dict[str, float] = Field(
         default={}, description="of the machine while the arms took turns; analysis/validity.py says what follows"
     )

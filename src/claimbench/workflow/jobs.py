@@ -126,10 +126,11 @@ class Workflow:
 
     @property
     def in_rounds(self) -> list[str]:
-        """Manifests of what the cells load that are measured in rounds."""
+        """What the cells that are measured in rounds load, and the environments that they run in."""
         ids = dict.fromkeys(id for group in self.plan.groups for id in group.everyone)
         needed = [self.needs(id, 0) for id in ids]
-        return sorted({each[name] for each in needed for name in ("checkpoint", "draft") if name in each})
+        names = ("checkpoint", "draft", "reference_checkpoint", "environment")
+        return sorted({each[name] for each in needed for name in names if name in each})
 
     @property
     def frontiers(self) -> list[str]:

@@ -1,0 +1,47 @@
+"""The tables of `benchmarks/deciding.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "deciding.py"
+
+
+@pytest.fixture
+def deciding() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("deciding_benchmark", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_widths_are_compared_at_the_same_minutes(deciding: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as narrow in a quarter of the time is four times as narrow: an interval shrinks with the root of time."""
+    blocks, run = Path("blocks"), Path("run")
+    found = {
+        blocks: {("Q1", 0): deciding.Width("Q1", "a / b", math.log(2), "1"), ("Q2", 0): None},
+        run: {("Q1", 0): deciding.Width("Q1", "a / b", math.log(2) / 2, "1.1")},
+    }
+    monkeypatch.setattr(deciding, "widths_of", found.__getitem__)
+    monkeypatch.setattr(deciding, "minutes_of", {blocks: 40.0, run: 10.0}.__getitem__)
+    *_, row, _, last = deciding.widths(blocks, run)
+    assert row == "| Q1 | a / b | 1 | 1.1 | 2.0x | 4.0x |"
+    assert last == "Narrower at the same minutes, median: 4.0 times"
+
+
+def test_the_committed_run_can_be_read_again(deciding: ModuleType) -> None:
+    (first, *_) = sorted((PROGRAM.parents[1] / "reports").glob("deciding-*/run-*"))
+    *_, row = deciding.table([first])
+    assert row.count("|") == 8
+    noise = deciding.noise([first])
+    assert noise["twins"]
+    assert all(len(logs) > 1 for logs in noise["twins"])
+    assert deciding.minutes_of(first) > 1
+    assert deciding.widths_of(first)
