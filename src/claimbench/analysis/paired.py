@@ -61,7 +61,7 @@ class Prior(NamedTuple):
 
 
 STEADY = Prior(inflation=1.3, floor=0.03, df=5.0)
-"""Covers in 93 to 96 % of recorded rounds of twins (tests/unit/data/noise.json), and in 93 to 98 % of simulated ones."""
+"""Covers in 93 to 96 % of recorded rounds of twins (tests/unit/data/noise.json), in 93 to 98 % of simulated ones."""
 RESTLESS = Prior(inflation=1.3, floor=0.06, df=3.0, least=3)
 """Of compiled and quantised cells, which differ more from process to process."""
 
