@@ -120,7 +120,7 @@ def _rounds(arguments: argparse.Namespace) -> None:
 
     decider = decide.Decider(plan, arguments.folder, say)
     decider.run()
-    say(f"{decider.progress().text} in {len(decider.rounds)} rounds")
+    say(f"{decider.progress(is_over=True).text} in {len(decider.rounds)} rounds")
     round_file.write_all(arguments.output, plan.budget_minutes, decider.rounds)
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
         other.unlink()

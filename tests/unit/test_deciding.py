@@ -578,3 +578,15 @@ def test_a_number_above_its_ceiling_says_whether_it_or_the_ceiling_is_in_doubt(
     assert flags(15_000_000, 1e9, 2e9) == {plain: {reading}, half: set()}
     assert flags(15_000_000, 2e9, 2e9) == {plain: set(), half: set()}
     assert flags(50_000_000, 1e9, 1e9) == {plain: {number}, half: {number}}
+
+
+def test_what_is_said_at_the_end_is_what_the_report_says(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last round may be no planned look: whoever might measure on does not see it, and the report does."""
+    study = STUDY.partition("  other:")[0] + STUDY[STUDY.index("claims:") : STUDY.index("  - id: X2")]
+    plan = lab.plan(study, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    monkeypatch.setattr(comparing.Comparison, "at_planned_looks", lambda self: self._replace(looks=self.looks[:0]))
+    assert [check.claim for check in decider.progress().undecided] == ["X1"]
+    assert decider.progress(is_over=True).text == "1 of 1 claims decided"

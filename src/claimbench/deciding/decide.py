@@ -357,10 +357,10 @@ class Decider:
         for line in [f"{duration(record.duration_s)}, passes: {record.passes}, {timed}", *doubts, *ended]:
             self.say(f"    {line}")
 
-    def progress(self) -> Progress:
-        """How the claims stand that rounds can settle, by the looks that were planned."""
+    def progress(self, is_over: bool = False) -> Progress:
+        """How the claims stand that rounds can settle, by the looks that were planned, and at the end by the last."""
         table = aggregate.aggregate(in_groups(self.plan), Ceilings(), rounds=self.rounds)
-        evidence = Evidence(self.plan, table, self.plan.params.measure.tolerance, only_planned_looks=True)
+        evidence = Evidence(self.plan, table, self.plan.params.measure.tolerance, only_planned_looks=not is_over)
         claims, undecided = set(), []
         for study, planned in self.plan.studies.items():
             for claim in planned.study.claims:
