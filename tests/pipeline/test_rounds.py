@@ -17,16 +17,6 @@ import pytest
 pytestmark = pytest.mark.pipeline
 
 
-@pytest.fixture(autouse=True)
-def other_tests_beside_it_void_no_round(project: Any) -> None:
-    """The rule about neighbours is tested elsewhere; here they are the other tests."""
-    path = project.folder / "src/claimbench/analysis/validity.py"
-    rules = path.read_text(encoding="utf-8")
-    usual = 'Rule("foreign_cpu", 0.50, Effect.VOID'
-    assert usual in rules
-    path.write_text(rules.replace(usual, 'Rule("foreign_cpu", 9.0, Effect.VOID'), encoding="utf-8")
-
-
 def rounds_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "results/rounds").glob("*.json"))}
 
