@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from claimbench.analysis import validity
 from claimbench.backends import null_model
 from claimbench.errors import ClaimbenchError, ResultError
 from claimbench.measuring import round_process, seat, selftest
@@ -237,6 +238,70 @@ def test_a_rank_that_dies_in_a_round_ends_its_arm_alone(tmp_path: Path, mark: st
     base, ranks = (one.result for one in record.arms)
     assert (base.outcome, ranks.outcome) == ("ok", "error")
     assert "rank 1 was killed by SIGKILL" in str(ranks.reason)
+    assert left_of(mark) == []
+
+
+COMPUTES_ELSEWHERE = """
+import subprocess, sys, threading, time
+from pathlib import Path
+from claimbench.backends import null_model
+from claimbench.measuring import ceiling, round_process
+
+def spin(seconds):
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+class Restless(null_model.NullSession):
+    def __init__(self, cell, techniques):
+        super().__init__(cell, techniques)
+        if cell.options.get("token") == 2:
+            subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        self.jobs, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        threading.Thread(target=self._help, daemon=True).start()
+
+    def _help(self):
+        while True:
+            self.jobs.acquire()
+            spin(self.pace.step_ms / 1e3)
+            self.done.release()
+
+    def _pass_time(self, milliseconds):
+        self.jobs.release()
+        super()._pass_time(milliseconds)
+        self.done.acquire()
+
+null_model.NullSession = Restless
+null_model.LIBRARIES = ("torch",)
+ceiling.READ_BYTES["cpu"] = 1 << 26
+request = round_process.RoundRequest.model_validate_json(sys.stdin.read())
+print(round_process.run(request, Path(sys.argv[1])).model_dump_json())
+"""
+
+
+def test_what_an_arm_does_while_it_waits_and_the_limits_of_the_same_minutes_are_in_the_record(
+    tmp_path: Path, mark: str
+) -> None:
+    """Two threads compute in each arm; one arm has started a process that never rests."""
+    arms = [long_arm("quiet", step_ms=30), long_arm("restless", step_ms=30, token=2)]
+    arms = [one.model_copy(update={"times_first_call": True}) for one in arms]
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPUTES_ELSEWHERE, str(tmp_path)],
+        input=request(*arms, passes=2).model_dump_json(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    record = round_file.Round.model_validate_json(ended.stdout)
+    quiet, restless = record.arms
+    assert (quiet.result.outcome, restless.result.outcome) == ("ok", "ok")
+    assert quiet.waiting_cpu < 0.05
+    assert restless.waiting_cpu > 0.2
+    assert validity.of_round(record)["waiting_cpu"] == quiet.waiting_cpu + restless.waiting_cpu
+    cores = min(2, len(os.sched_getaffinity(0)))
+    assert [one.bound_threads for one in record.arms] == [cores if cores > 1 else 0] * 2
+    assert [set(rates) for rates in record.rates] == [{"read", "float32"}] * 2
     assert left_of(mark) == []
 
 

@@ -49,6 +49,36 @@ def test_a_step_that_reaches_several_marks_waits_for_each_of_them() -> None:
     assert (len(waits), sample.resumed) == (6, ())
 
 
+class FakeEvent:
+    """Of a device that is as fast as the host."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return (later.at - self.at) * 1e3
+
+
+def test_no_time_of_a_device_holds_a_wait_and_it_is_idle_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    calls: list[str] = []
+
+    def wait() -> None:
+        calls.append("wait")
+        time.sleep(WAIT_S)
+
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("synchronize"))
+    sample, _ = time_generation(steps(1, 1, 1, 1), work(4), "cuda", Waits([1, 3], wait))
+    assert calls == ["synchronize", "synchronize", "wait", "synchronize", "wait", "synchronize"]
+    assert (sample.clock, sample.resumed, len(sample.step_ns)) == ("device", (1, 3), 4)
+    assert max(sample.step_ns) < WAIT_S * 1e9
+    assert sum(sample.step_ns) <= sample.wall_ns < 2 * WAIT_S * 1e9
+
+
 def test_a_generation_that_is_too_short_is_wrong() -> None:
     with pytest.raises(WrongOutput, match="exactly 4 new tokens"):
         time_generation(steps(1, 1), work(4), "cpu")

@@ -14,6 +14,7 @@ import pytest
 from claimbench import backends
 from claimbench.analysis import aggregate, comparing, paired
 from claimbench.analysis.protocol import protocol_of
+from claimbench.backends import null_model
 from claimbench.deciding import decide
 from claimbench.errors import ResultError
 from claimbench.judging.judge import judge
@@ -26,6 +27,7 @@ from claimbench.schema.plan import Plan, PlannedCell, PlannedGroup
 from claimbench.schema.result import Result
 from claimbench.schema.round import TWIN, Arm, Round, Turns
 from claimbench.schema.verdicts import Needed
+from claimbench.workflow import jobs
 
 STUDY = """
 experiments:
@@ -578,6 +580,27 @@ def test_a_number_above_its_ceiling_says_whether_it_or_the_ceiling_is_in_doubt(
     assert flags(15_000_000, 1e9, 2e9) == {plain: {reading}, half: set()}
     assert flags(15_000_000, 2e9, 2e9) == {plain: set(), half: set()}
     assert flags(50_000_000, 1e9, 1e9) == {plain: {number}, half: {number}}
+
+
+def test_an_arm_is_asked_for_with_what_it_needs_and_with_what_is_known_of_it(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    first, later = machine.asked[0], machine.asked[-1]
+    assert all(arm.generation_s is None and arm.python is None for arm in first.arms)
+    assert all(arm.generation_s is not None and arm.generation_s > 0 for arm in later.arms)
+    half = cell_id(plan, "speed/half")
+    monkeypatch.setattr(null_model, "ENVIRONMENT", "vllm")
+    python = decider.request(half, "half").python
+    assert python == "resources/environments/vllm/bin/python"
+    assert "resources/environments/vllm/stamp.json" in _inputs_of(plan)
+
+
+def _inputs_of(plan: Plan) -> list[str]:
+    flow = jobs.Workflow.__new__(jobs.Workflow)
+    flow.plan = plan
+    return flow.in_rounds
 
 
 def test_what_is_said_at_the_end_is_what_the_report_says(

@@ -138,7 +138,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
         timed = Slowed(session, request.slowdown, cell.device) if request.slowdown else session
         say("ready")
         rows: list[list[int]] = []
-        bound, cores = dict[int, int](), os.sched_getaffinity(0)
+        bound = dict[int, int]()
         while True:
             message = receive(line)
             if message["call"] == "warm up":
@@ -146,6 +146,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
                 before = affinity.cpu_ns()
                 _warm_up(request, timed, say)
                 bound = affinity.spread(before) if cell.device == "cpu" else {}
+                say("bound", count=len(bound))
                 gc.collect()
                 gc.freeze()  # a collection in the middle of a turn would go over what only loading made
             elif message["call"] == "turn":
@@ -158,7 +159,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
             else:
                 break
             say("ready")
-        affinity.release(bound, cores)
+        affinity.release(bound)
         elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
         record.memory |= memory.total([memory.peaks(cell.device), elsewhere])
         everyone = [record.described(), *lead.records()] if lead else []

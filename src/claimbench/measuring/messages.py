@@ -24,6 +24,8 @@ class Message(TypedDict, total=False):
     """Of the checkpoint's manifest."""
     generation_s: float
     """As far as a warm-up can tell."""
+    count: int
+    """Of threads that were bound to a core each."""
     load_ns: int
     prompt_tokens: int
     sample: Dumped

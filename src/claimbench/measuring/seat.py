@@ -33,8 +33,8 @@ from claimbench.system import machine
 from claimbench.system.processes import kill_all
 
 SHORTEST_TURN_S = 0.1
-"""A faster cell takes several steps in its turn, or generates several times. The first step after a wait takes a
-millisecond or two longer, so turns that are about as long cost every cell about the same share of its time."""
+"""A faster cell takes several steps in its turn, or generates several times: turns that are about as long cost every
+cell about the same share of its time, whatever a wait costs."""
 MOST_GENERATIONS = 16
 """In one turn."""
 GRACE_S = 5.0
@@ -253,6 +253,7 @@ class Seat:
             else:
                 self.process.join(GRACE_S)
             kill_all([own, *started])
+        kill_all(self.family)  # whoever outlives an arm that has gone already is nobody's child
         self.process.join()
         self.line.close()
 
@@ -294,6 +295,7 @@ class Seat:
             slowdown=self.request.slowdown,
             result=result,
             ready_s=round(self.ready_s, 3),
+            bound_threads=next((one["count"] for one in self.messages if one["event"] == "bound"), 0),
             waiting_cpu=round(self.waiting_cpu_s / self.waited_s, 4) if self.waited_s else 0.0,
             turns=tuple(self.turns),
         )

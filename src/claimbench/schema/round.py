@@ -40,6 +40,7 @@ class Arm(Frozen):
     slowdown: float = Field(default=0.0, ge=0, description="injected after each step, as a share of its time")
     result: Result
     ready_s: float = Field(default=0.0, ge=0, description="of the round, until it was warm: loading, and warming up")
+    bound_threads: int = Field(default=0, ge=0, description="that were bound to a core each before the first turn")
     waiting_cpu: float = Field(
         default=0.0, description="CPU time that it took while others had their turn, as a share of that time"
     )
