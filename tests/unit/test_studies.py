@@ -342,12 +342,25 @@ def test_every_study_measures_in_rounds_what_can_take_turns(name: str) -> None:
     compared = {
         row.cell
         for planned_study in made.studies.values()
-        for rows in planned_study.rows.values()
+        for experiment, rows in planned_study.rows.items()
         for row in rows.values()
         if row.cell and len({each.cell for each in rows.values() if each.cell}) > 1
+        if not planned_study.study.experiments[experiment].frontier
     }
+    compared |= {
+        id for planned_study in made.studies.values() for sides in groups.comparisons(planned_study) for id in sides
+    }
+    assert not {id for id in compared - seated if groups.takes_turns(made.cells[id].cell)}
+
+
+def test_what_a_search_for_the_largest_batch_measures_alone_sits_in_rounds_where_a_claim_compares_it() -> None:
+    made = planned("cpu", "bloom")
     searched = {id for search in made.frontiers.values() for id in search.cells}
-    assert not {id for id in compared - seated - searched if groups.takes_turns(made.cells[id].cell)}
+    seated = {id for group in made.groups for id in group.everyone}
+    both = searched & seated
+    assert both, "the claims about ZeRO compare batches of the search"
+    assert all(made.cells[id].blocks for id in both), "the search still needs its block"
+    assert searched - seated, "what no claim compares is measured alone"
 
 
 @pytest.mark.parametrize(("experiment", "main"), [("arrivals", "load_ttft_p95_ms"), ("saturation", "load_tok_s")])

@@ -25,19 +25,20 @@ def takes_turns(cell: Cell) -> bool:
 def groups_of(studies: Mapping[str, PlannedStudy], cells: Mapping[str, PlannedCell]) -> tuple[PlannedGroup, ...]:
     """A group for each experiment with two cells or more that take turns, and for each claim beyond experiments.
 
-    `cells` are those that may: the first block of a search for the largest batch that fits is measured alone.
+    An experiment that searches for the largest batch that fits has none: each of its cells is measured alone. What a
+    claim compares of it sits all the same.
     """
     groups: list[PlannedGroup] = []
     for study, planned in studies.items():
         compared = list(comparisons(planned))
         for experiment, rows in planned.rows.items():
             ids = list(dict.fromkeys(row.cell for row in rows.values() if row.cell))
-            members = tuple(id for id in ids if id in cells and takes_turns(cells[id].cell))
-            if len(members) > 1:
+            members = tuple(id for id in ids if takes_turns(cells[id].cell))
+            if len(members) > 1 and not planned.study.experiments[experiment].frontier:
                 base = _base(members, compared)
                 groups.append(PlannedGroup(title=f"{study}: {experiment}", cells=members, base=base))
         for sides in compared:
-            members = tuple(dict.fromkeys(id for id in sides if id in cells and takes_turns(cells[id].cell)))
+            members = tuple(dict.fromkeys(id for id in sides if takes_turns(cells[id].cell)))
             if len(members) == len(set(sides)) > 1 and not any(set(members) <= set(group.cells) for group in groups):
                 groups.append(PlannedGroup(title=f"{study}: across experiments", cells=members, base=members[-1]))
     return tuple(_with_witnesses(groups, cells))
@@ -48,7 +49,7 @@ def _with_witnesses(groups: Sequence[PlannedGroup], cells: Mapping[str, PlannedC
     seated = {id for group in groups for id in group.cells}
     for group in groups:
         references = dict.fromkeys(cells[id].reference for id in group.cells)
-        own = tuple(id for id in references if id and id in cells and id not in seated and takes_turns(cells[id].cell))
+        own = tuple(id for id in references if id and id not in seated and takes_turns(cells[id].cell))
         seated.update(own)
         yield group.model_copy(update={"witnesses": own})
 

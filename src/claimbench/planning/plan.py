@@ -71,8 +71,8 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
     searches, planned = _with_frontiers(planned, cells.by_id)
     in_rounds = {name: each for name, each in planned.items() if _budget_minutes(params, studies[name])}
     searched = {id for search in searches.values() for id in search.cells}
-    groups = groups_of(in_rounds, {id: each for id, each in cells.by_id.items() if id not in searched})
-    for id in _in_rounds_alone(groups, in_rounds.values()):
+    groups = groups_of(in_rounds, cells.by_id)
+    for id in _in_rounds_alone(groups, in_rounds.values()) - searched:
         cells.by_id[id] = cells.by_id[id].model_copy(update={"blocks": 0})
     plan = Plan(
         device=device,
