@@ -428,6 +428,22 @@ def test_rows_times_prompt_above_the_limit_are_left_out() -> None:
     assert rows["plain@batch=64"].unavailable == "capped by params.yaml limits.batch_tokens=800"
 
 
+def test_more_samples_ask_for_the_same_cells() -> None:
+    few, many = planned(put("measure", {"samples": 2})), planned(put("measure", {"samples": 5}))
+    assert list(few.cells) == list(many.cells)
+    assert {cell.cell.protocol.samples for cell in many.cells.values()} == {5}
+
+
+def test_a_cell_that_two_ask_for_gets_the_most_samples_and_blocks() -> None:
+    cell = next(iter(planned(put("measure", {"samples": 2})).cells.values())).cell
+    more = cell.model_copy(update={"protocol": cell.protocol.model_copy(update={"samples": 7})})
+    for first, second in [(cell, more), (more, cell)]:
+        cells = plan.PlannedCells(params.load_params(PARAMS), "here")
+        assert cells.add(first, blocks=3) == cells.add(second, blocks=1)
+        (made,) = cells.by_id.values()
+        assert (made.cell.protocol.samples, made.blocks) == (7, 3)
+
+
 def test_the_limit_of_samples_holds_for_a_study_that_asks_for_more() -> None:
     made = planned(put("limits", {"samples": 2}), put("measure", {"samples": 50}))
     assert {cell.cell.protocol.samples for cell in made.cells.values()} == {2}

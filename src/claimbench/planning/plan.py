@@ -39,15 +39,16 @@ class PlannedCells:
         self.by_id: dict[str, PlannedCell] = {}
 
     def add(self, cell: Cell, blocks: int, reference: str | None = None) -> str:
-        """The cell's id; a cell without a reference is its own."""
+        """The cell's id; a cell without a reference is its own. Who asks for most blocks and samples gets them."""
         id = cell.id
         known = self.by_id.get(id)
         if known is None:
             key = key_of(cell, self.machine_key, self.params.measure.series)
             exact = optimizations.is_exact(cell)
             self.by_id[id] = PlannedCell(cell=cell, key=key, blocks=blocks, reference=reference or id, exact=exact)
-        elif known.blocks < blocks:
-            self.by_id[id] = known.model_copy(update={"blocks": blocks})
+        else:
+            most = max(known.cell, cell, key=lambda one: one.protocol.samples)
+            self.by_id[id] = known.model_copy(update={"cell": most, "blocks": max(known.blocks, blocks)})
         return id
 
 

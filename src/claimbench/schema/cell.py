@@ -1,7 +1,8 @@
 """A cell and what it is made of: frozen values, known before anything runs.
 
 A cell is one point of an experiment: checkpoint x backend x optimizations x workload x device. Its id is a hash of
-its settings alone, so that two studies which ask for the same point share its results.
+its settings alone, so that two studies which ask for the same point share its results. How often it is measured is no
+part of it: more samples add to what is there.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Cell(Frozen):
 
     @property
     def id(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        return digest(self.model_dump(mode="json", exclude={"protocol": {"samples"}}))
 
     @property
     def devices(self) -> int:
