@@ -53,7 +53,8 @@ def _shard(arguments: argparse.Namespace) -> None:
     from claimbench.schema.cell import Checkpoint
 
     checkpoint = Checkpoint.model_validate_json(arguments.checkpoint)
-    shard.shard(checkpoint, arguments.fetched, arguments.output, int(arguments.max_shard_mb * 1e6))
+    most = int(arguments.max_shard_mb * 1e6) if arguments.max_shard_mb else None
+    shard.shard(checkpoint, arguments.fetched, arguments.output, most)
 
 
 def _checkpoints(arguments: argparse.Namespace) -> None:
@@ -242,6 +243,8 @@ def _forecast(arguments: argparse.Namespace) -> None:
     if expected.hungriest:
         print(f"memory: about {expected.peak_bytes / 1e9:.1f} GB, for {labels.get(expected.hungriest, 'a reference')}")
     print(f"disk: about {expected.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
+    for line in forecast.model_lines(plan, limits):
+        print(f"  {line}")
     bounds = forecast.batch_bounds(plan)
     if bounds:
         print("rows that could fit at most, by weights and cache alone:")
@@ -315,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
         checkpoint=text,
         fetched=path,
         output=path,
-        max_shard_mb={"type": float, "required": True},
+        max_shard_mb={"type": float},
     )
     command(
         "checkpoints",

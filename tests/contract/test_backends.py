@@ -12,7 +12,8 @@ from tests.contract.conftest import Load, make_cell, rows_of
 from claimbench import backends
 from claimbench.backends import transformers as backend
 from claimbench.errors import SourceError, WrongOutput
-from claimbench.schema.cell import Frozen, Sampling
+from claimbench.schema.cell import Sampling
+from claimbench.schema.frozen import Frozen
 
 
 @pytest.mark.parametrize("name", backends.names())

@@ -16,7 +16,8 @@ from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.hf import evidence
 from claimbench.hf.setup import GenerationSetup
-from claimbench.schema.cell import DTYPE_BYTES, Frozen
+from claimbench.schema.cell import DTYPE_BYTES
+from claimbench.schema.frozen import Frozen
 
 ALL = optimizations.names()
 NAMES = [name for name in ALL if optimizations.find(name).SEAM in backends.find("transformers").SEAMS]

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from claimbench.backends.null_model import NullEvidence, Pace
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "pace"
 EXACT = True

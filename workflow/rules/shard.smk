@@ -16,12 +16,12 @@ rule shard:
         checkpoint=lambda wildcards: as_json(FLOW.checkpoints[wildcards.name]),
         fetched=lambda wildcards, input: str(Path(input[0]).parent),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
-        max_shard_mb=FLOW.plan.params.shard.max_shard_mb,
+        max_shard=FLOW.max_shard,
     message:
         "Writing {wildcards.name} as safetensors shards with a manifest"
     shell:
         "python -m claimbench shard --checkpoint {params.checkpoint:q} --fetched {params.fetched:q}"
-        " --output {params.folder:q} --max-shard-mb {params.max_shard_mb}"
+        " --output {params.folder:q} {params.max_shard}"
         " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
 
 

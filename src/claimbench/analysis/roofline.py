@@ -18,54 +18,59 @@ from __future__ import annotations
 
 from claimbench import optimizations
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import architecture_of
+from claimbench.cost_model.cost import Decoder, decoder_of
 from claimbench.planning.cell_cost import recomputes, spread_of
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
 
 
 def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
-    """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known."""
-    arch = architecture_of(cell)
-    weights = _step_weight_bytes(cell, arch, memory)
-    if weights is None:
+    """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known.
+
+    The mean of the first step and the last: what a window keeps stops to grow, so that the step in between has more.
+    """
+    model = decoder_of(cell.checkpoint)
+    weights = _step_weight_bytes(cell, model, memory) if model else None
+    if model is None or weights is None:
         return None
     new_tokens = cell.workload.new_tokens
     lengths = [row + new_tokens // 2 for row in row_lengths(cell.workload, prompt_tokens)]
     if recomputes(cell):
-        flops = sum(cost.pass_flops(arch, 1, new=length, past=0, heads_at=1) for length in lengths)
+        flops = sum(cost.pass_flops(model, 1, new=length, past=0, heads_at=1) for length in lengths)
         return _limit_ms(ceilings, cell, weights, 0.0, flops)
-    cached = cost.kv_bytes(arch, 1, sum(lengths), DTYPE_BYTES[cell.dtype])
+    ends = [(row, row + 2 * (new_tokens // 2)) for row in row_lengths(cell.workload, prompt_tokens)]
+    cached = sum(cost.kv_bytes(model, 1, length, DTYPE_BYTES[cell.dtype]) for row in ends for length in row) / 2
     if "kv_cache" in memory:
         held = len(lengths) * (prompt_tokens + new_tokens)  # positions, padding included
         cached = min(cached, memory["kv_cache"] * sum(lengths) / held)
-    flops = sum(cost.pass_flops(arch, 1, new=1, past=length) for length in lengths)
+    flops = sum(cost.pass_flops(model, 1, new=1, past=length) for row in ends for length in row) / 2
     return _limit_ms(ceilings, cell, weights, cached, flops)
 
 
 def prefill_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
     """The limit of the pass over the prompt, with the head at its last position alone."""
-    arch = architecture_of(cell)
-    weights = _step_weight_bytes(cell, arch, memory)
-    if weights is None:
+    model = decoder_of(cell.checkpoint)
+    weights = _step_weight_bytes(cell, model, memory) if model else None
+    if model is None or weights is None:
         return None
     rows = row_lengths(cell.workload, prompt_tokens)
-    read, models = weights, [arch]
-    if cell.draft is not None and cell.workload.new_tokens > 1:
-        models.append(cost.checkpoint_architecture(cell.draft))
-        read += models[-1].step_weights * DTYPE_BYTES[cell.dtype]
+    read, models = weights, [model]
+    draft = decoder_of(cell.draft) if cell.draft is not None else None
+    if draft is not None and cell.workload.new_tokens > 1:
+        models.append(draft)
+        read += draft.step_weights * DTYPE_BYTES[cell.dtype]
     flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
     return _limit_ms(ceilings, cell, read, 0.0, flops)
 
 
-def _step_weight_bytes(cell: Cell, arch: cost.Architecture, memory: dict[str, int]) -> float | None:
+def _step_weight_bytes(cell: Cell, model: Decoder, memory: dict[str, int]) -> float | None:
     """What the session counted; else the cost model's figure, but not for lossy cells, whose weights may be smaller.
 
     A backend that reads no weights at all (the null one) has no ceiling.
     """
     if "step_weights" in memory:
         return memory["step_weights"] or None
-    return arch.step_weights * DTYPE_BYTES[cell.dtype] if optimizations.is_exact(cell) else None
+    return model.step_weights * DTYPE_BYTES[cell.dtype] if optimizations.is_exact(cell) else None
 
 
 def _sharing(cell: Cell) -> tuple[int, int]:

@@ -44,7 +44,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from claimbench import optimizations
 from claimbench.proof import Findings
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 if TYPE_CHECKING:
     import torch

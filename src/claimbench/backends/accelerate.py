@@ -29,7 +29,8 @@ from claimbench.hf import session, weight_memory
 from claimbench.hf.session import TransformersSession
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings
-from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import Layout
 from claimbench.system.scratch import Scratch, refusal
 
@@ -133,7 +134,7 @@ def _placement(cell: Cell, options: Options) -> dict[str, object]:
 def _room(cell: Cell, options: Options) -> Iterator[tuple[Place, int]]:
     """Bytes that each device may hold; what fits on none of them goes to the disk, which has no limit."""
     share = options.device_share
-    weights = cost.architecture_of(cell).weights * DTYPE_BYTES[cell.dtype]
+    weights = _weight_bytes(cell)
     host = _host_bytes()
     if cell.device == "cpu":
         yield "cpu", int(weights * share) if share else host
@@ -147,6 +148,14 @@ def _room(cell: Cell, options: Options) -> Iterator[tuple[Place, int]]:
         yield device, min(free, int(weights * share / options.devices)) if share else free
     if options.offload == "cpu":
         yield "cpu", host
+
+
+def _weight_bytes(cell: Cell) -> float:
+    """Raises Unavailable where the model's size is not known: then no share of it is either."""
+    model = cost.decoder_of(cell.checkpoint)
+    if model is None:
+        raise Unavailable(f"the size of {cell.checkpoint.name} is not known before it is loaded")
+    return model.weights * DTYPE_BYTES[cell.dtype]
 
 
 def _host_bytes() -> int:
@@ -164,7 +173,7 @@ def _check_map(placed: Placement, cell: Cell, options: Options) -> None:
     away = {module: place for module, place in placed.items() if place in _places_beyond(cell.device)}
     unasked = [module for module, place in away.items() if place != options.offload]
     if unasked and not (options.offload == "cpu" and set(away.values()) == {"cpu"}):
-        size = cost.architecture_of(cell).weights * DTYPE_BYTES[cell.dtype] / 1e9
+        size = _weight_bytes(cell) / 1e9
         raise OutOfMemory(
             f"{size:.3g} GB of weights do not fit: {len(unasked)} of {len(placed)} modules had no room "
             f"({', '.join(unasked[:3])}, ...)"

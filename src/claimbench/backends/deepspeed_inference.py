@@ -27,7 +27,8 @@ from claimbench.hf.session import TransformersSession, make_setup, refusals
 from claimbench.hf.setup import GenerationSetup
 from claimbench.hf.stepper import Emit
 from claimbench.proof import Findings
-from claimbench.schema.cell import Cell, Frozen, Workload
+from claimbench.schema.cell import Cell, Workload
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
 
@@ -65,14 +66,14 @@ class Options(Frozen):
 
 def unavailable(cell: Cell) -> str | None:
     options = Options.model_validate(cell.options)
-    architecture = cost.architecture(cell.checkpoint.architecture)
+    architecture = cost.architecture_of(cell.checkpoint)
     if options.injection:
-        reason = _cannot_inject(cell, options, architecture.family)
+        reason = _cannot_inject(cell, options, architecture.family if architecture else "this architecture")
     elif cell.optimizations:
         reason = f"{cell.optimizations[0].name} is part of DeepSpeed's kernels alone: set injection to true"
     elif options.devices == 1:
         reason = "one device has nothing to cut: set devices to 2, or injection on a GPU"
-    elif architecture.kv_heads < options.devices:
+    elif architecture is not None and architecture.kv_heads < options.devices:
         reason = (
             f"DeepSpeed cuts keys and values by heads, and {architecture.kv_heads} cannot be shared by "
             f"{options.devices} ranks: set devices to {architecture.kv_heads} at most"
@@ -294,9 +295,10 @@ class InferenceSession(TransformersSession):
         """
         matrices = [module.weight for module in self.model.modules() if type(module).__name__ in CUT - HEAD]
         here = sum(weight.numel() for weight in matrices)
-        all_of_it = self.architecture.layers * self.architecture.layer_matrices
-        share: float = here / all_of_it
-        heads = -(-self.architecture.kv_heads // self.options.devices) / self.architecture.kv_heads
+        share: float = here / self.decoder.matrices
+        text = self.model.config.get_text_config(decoder=True)
+        kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        heads = -(-kv_heads // self.options.devices) / kv_heads
         proof.expect(
             "AutoTP", share <= heads + 0.01, f"at most {heads:.3f} of the layers' weights here", f"{share:.3f}"
         )

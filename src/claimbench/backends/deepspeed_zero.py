@@ -8,7 +8,6 @@ every device serves rows of its own with what was gathered for all, and n times 
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -16,15 +15,17 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pydantic import Field, model_validator
 
 from claimbench import optimizations, proof
+from claimbench.checkpoints.counting import decoder_in
 from claimbench.backends import transformers
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Architecture
+from claimbench.cost_model.cost import Decoder
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
 from claimbench.hf.session import TransformersSession, make_setup, refusals
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings
-from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
 from claimbench.system.cache import cache_folder
@@ -85,8 +86,8 @@ def unavailable(cell: Cell) -> str | None:
     if options.offload == "cpu" and cell.device == "cpu":
         return "the weights are in the CPU's memory already: offloading them to it moves nothing"
     if options.offload == "nvme":
-        weights = cost.architecture(cell.checkpoint.architecture).weights
-        return refusal(options.folder(), weights * DTYPE_BYTES[cell.dtype])
+        model = cost.decoder_of(cell.checkpoint)
+        return refusal(options.folder(), model.weights * DTYPE_BYTES[cell.dtype]) if model else None
     return None
 
 
@@ -113,7 +114,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ZeroSession:
     swap = Scratch(options.folder()) if options.offload == "nvme" else None
     try:
         with refusals(setup):
-            model, kept = _partitioned(setup, options, checkpoint, swap)
+            model, kept = _partitioned(setup, options, checkpoint, cell.checkpoint, swap)
             return ZeroSession(cell, setup, checkpoint, model, kept, swap)
     except BaseException:
         if swap:
@@ -121,7 +122,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ZeroSession:
         raise
 
 
-def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | None) -> dict[str, object]:
+def settings(options: Options, dtype: str, model: Decoder, swap: Scratch | None) -> dict[str, object]:
     """DeepSpeed's configuration: every weight is partitioned, and none stays whole for its next use.
 
     Buckets are those of the document's script. Its own limits on what may stay whole hold any small model altogether.
@@ -129,9 +130,9 @@ def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | N
     zero: dict[str, object] = {
         "stage": 3,
         "stage3_param_persistence_threshold": 0,
-        "stage3_prefetch_bucket_size": arch.hidden * arch.hidden * 9 // 10,
-        "reduce_bucket_size": arch.hidden * arch.hidden,
-        "stage3_max_live_parameters": min(LIVE_WEIGHTS, 2 * arch.layer_matrices),
+        "stage3_prefetch_bucket_size": model.hidden * model.hidden * 9 // 10,
+        "reduce_bucket_size": model.hidden * model.hidden,
+        "stage3_max_live_parameters": min(LIVE_WEIGHTS, 2 * model.matrices // model.layers),
         "stage3_max_reuse_distance": 0,
     }
     config: dict[str, object] = {
@@ -144,15 +145,14 @@ def settings(options: Options, dtype: str, arch: Architecture, swap: Scratch | N
     if options.offload == "cpu":
         zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     if swap:
-        largest = max(arch.embedding_weights, arch.hidden * arch.intermediate)
-        buffers = {"buffer_size": -(-largest // options.devices) + AIO_BLOCK, "buffer_count": SWAP_BUFFERS}
+        buffers = {"buffer_size": -(-model.largest // options.devices) + AIO_BLOCK, "buffer_count": SWAP_BUFFERS}
         zero["offload_param"] = {"device": "nvme", "nvme_path": str(swap.folder), "pin_memory": False, **buffers}
         config["aio"] = AIO | {"block_size": min(AIO_BLOCK, options.smallest_swap)}
     return config
 
 
 def _partitioned(
-    setup: GenerationSetup, options: Options, folder: Path, swap: Scratch | None
+    setup: GenerationSetup, options: Options, folder: Path, checkpoint: Checkpoint, swap: Scratch | None
 ) -> tuple[PreTrainedModel, object]:
     """The model, and what must live as long as it: Transformers asks it whether ZeRO-3 is on."""
     import deepspeed
@@ -161,8 +161,7 @@ def _partitioned(
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
-    arch = cost.parse(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    config = settings(options, setup.dtype, arch, swap)
+    config = settings(options, setup.dtype, decoder_in(folder, checkpoint), swap)
     partitioned_param_swapper.MIN_AIO_BYTES = options.smallest_swap  # it has no setting
     keeper = HfDeepSpeedConfig(config)
     model = AutoModelForCausalLM.from_pretrained(
@@ -218,9 +217,9 @@ class ZeroSession(TransformersSession):
     def memory(self) -> dict[str, int]:
         """Weights held here in memory, and those that one step of this rank reads: all of them, once gathered."""
         held = sum(_held_numel(weight) for weight in self.model.parameters()) * self.bytes_per_weight
-        looked_up = 0 if self.architecture.tied else self.architecture.embedding_weights
+        looked_up = self.decoder.weights - self.decoder.step_weights
         read = (sum(weight.ds_numel for weight in self.model.parameters()) - looked_up) * self.bytes_per_weight
-        return super().memory() | {"weights": held, "step_weights": read}
+        return super().memory() | {"weights": held, "step_weights": int(read)}
 
     def prove(self) -> Findings:
         """That weights are partitioned between passes, were gathered in them, and lie where they were asked to.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from claimbench import optimizations
 from claimbench.engine.session import EngineSession, checked
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"

@@ -23,7 +23,8 @@ from claimbench.cost_model import cost
 from claimbench.engine import session
 from claimbench.engine.session import EngineSession
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.system import launchers, process_group
 from claimbench.technique import Technique
 
@@ -77,7 +78,7 @@ def unavailable(cell: Cell) -> str | None:
     options = Options.model_validate(cell.options)
     return (
         engine.unavailable(cell)
-        or tp_partition.refusal(cost.architecture(cell.checkpoint.architecture), options.devices)
+        or tp_partition.refusal(cost.architecture_of(cell.checkpoint), options.devices)
         or launchers.too_many(options.devices, cell.device, nodes=options.nodes, oversubscribe=options.oversubscribe)
     )
 

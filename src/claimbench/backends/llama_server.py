@@ -89,7 +89,8 @@ def unavailable(cell: Cell) -> str | None:
         return None
     if cell.device != "cpu":
         return f"started here it runs on the CPU: name a server with a GPU in {ADDRESS_VARIABLE}"
-    if cost.architecture(cell.checkpoint.architecture).family != "llama":
+    architecture = cost.architecture_of(cell.checkpoint)
+    if cost.decoder_of(cell.checkpoint) and (architecture is None or architecture.family != "llama"):
         return "weights are written for it of the Llama family alone"
     return None if binary() else f"not installed: llama-server ({ADVICE})"
 

@@ -20,7 +20,8 @@ from pydantic import Field
 from claimbench import optimizations
 from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
 from claimbench.proof import Findings
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.system import launchers
 from claimbench.technique import Technique
 

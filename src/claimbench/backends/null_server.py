@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.serving.client import Limits, OpenAI, get_json, served
 from claimbench.serving.load import Load
 from claimbench.serving.null_server import MODEL, Failure, Settings

@@ -110,7 +110,8 @@ def _about(cell: Cell, options: Options, checkpoint: Path, connection: Connectio
     limits = {"max_input_tokens": options.max_input_tokens, "max_total_tokens": options.max_total_tokens}
     reported = get_json(connection.address, "/info", os.environ.get(TOKEN_VARIABLE))
     info = tgi.check_info(reported, names, limits if connection.server else {})
-    family = cost.architecture(cell.checkpoint.architecture).family
+    architecture = cost.architecture_of(cell.checkpoint)
+    family = architecture.family if architecture else "this architecture"
     matters = family in READ_THE_SWITCH
     return {
         "name": "text-generation-inference",

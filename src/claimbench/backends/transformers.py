@@ -12,7 +12,8 @@ from pathlib import Path
 from claimbench import optimizations
 from claimbench.errors import Unavailable
 from claimbench.hf.session import TransformersSession, load_model, make_setup, refusals
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 REFERENCE = "transformers"
 ENVIRONMENT = "core"

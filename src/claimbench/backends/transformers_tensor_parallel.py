@@ -22,7 +22,8 @@ from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.session import TransformersSession
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.system import launchers, process_group
 
 if TYPE_CHECKING:
@@ -50,15 +51,15 @@ def unavailable(cell: Cell) -> str | None:
     options = Options.model_validate(cell.options)
     return (
         transformers.unavailable(cell)
-        or _refusal(cost.architecture(cell.checkpoint.architecture), options.devices)
+        or _refusal(cost.architecture_of(cell.checkpoint), options.devices)
         or launchers.too_many(options.devices, cell.device, nodes=options.nodes, oversubscribe=options.oversubscribe)
     )
 
 
-def _refusal(arch: cost.Architecture, devices: int) -> str | None:
+def _refusal(arch: cost.Architecture | None, devices: int) -> str | None:
     """The library cuts keys and values as it cuts queries: their heads must divide as well."""
     why = tp_partition.refusal(arch, devices)
-    if why is None and arch.kv_heads % devices:
+    if why is None and arch is not None and arch.kv_heads % devices:
         fits = [degree for degree in tp_partition.degrees(arch, arch.kv_heads) if arch.kv_heads % degree == 0]
         why = f"Transformers cannot give {devices} devices equal parts of {arch.kv_heads} key-value heads: "
         why += f"{' or '.join(map(str, fits))} would do"
@@ -102,8 +103,10 @@ def _spread() -> dict[str, object]:
 class TensorParallelSession(TransformersSession):
     def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: PreTrainedModel) -> None:
         super().__init__(cell, setup, checkpoint, model, None)
-        self.whole = self.architecture
-        self.architecture = tp_partition.share_of(self.whole, cell.devices)  # of which the key-value cache is counted
+        whole = cost.architecture_of(cell.checkpoint)
+        assert whole is not None, "see `unavailable`"
+        self.whole = whole
+        self.decoder = tp_partition.share_of(whole, cell.devices)  # of which the key-value cache is counted
         self.seen: TransformersEvidence | None = None
 
     def memory(self) -> dict[str, int]:

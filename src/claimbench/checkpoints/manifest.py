@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from claimbench.errors import CorruptCheckpoint
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest, write_json
 
 MANIFEST = "manifest.json"
@@ -56,7 +56,7 @@ class Manifest(Frozen):
     checkpoint: str = Field(description="the checkpoint's name")
     source: str
     revision: str | None = Field(default=None, description="the commit that a hub revision stood for")
-    architecture: str
+    architecture: str | None = None
     keep_layers: int | None = None
     parameters: int = Field(ge=1, description="values in all tensors; a tied head is not stored and counts once")
     layout: Layout = Layout()

@@ -32,12 +32,9 @@ _SYNONYMS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 _DROPPED = ("_name_or_path", "transformers_version", "auto_map", "torch_dtype", "dtype")
-_LAYERS_KEY = {
-    "llama": "num_hidden_layers",
-    "mistral": "num_hidden_layers",
-    "gpt_bigcode": "n_layer",
-    "bloom": "n_layer",
-}
+_LAYERS_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_BY_LAYER = ("layer_types", "layers_block_type", "no_rope_layers", "mlp_layer_types")
+"""Lists that have an entry for each layer."""
 
 
 def normalise(config: ModelConfig, where: str) -> ModelConfig:
@@ -88,6 +85,8 @@ def parse(config: ModelConfig, where: str) -> Architecture:
 
 def require_declared(checkpoint: Checkpoint, arrived: Architecture) -> None:
     """Raises SourceError where the checkpoint is not of the architecture that its entry in params.yaml names."""
+    if checkpoint.architecture is None:
+        return
     try:
         declared = cost.architecture(checkpoint.architecture)
     except KeyError:
@@ -111,6 +110,10 @@ def kept_layers(checkpoint: Checkpoint, arch: Architecture) -> int:
 
 
 def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
-    result = config | {_LAYERS_KEY[config["model_type"]]: layers}
-    result.pop("layer_types", None)
+    """The config of the model's first layers, whose language part may have a config of its own."""
+    if isinstance(config.get("text_config"), dict):
+        return config | {"text_config": with_layers(config["text_config"], layers)}
+    result = dict(config)
+    result |= {key: layers for key in _LAYERS_KEYS if key in config}
+    result |= {key: config[key][:layers] for key in _BY_LAYER if isinstance(config.get(key), list)}
     return result

@@ -19,10 +19,11 @@ from math import prod, sqrt
 import numpy as np
 import numpy.typing as npt
 
+from claimbench.checkpoints import counting
 from claimbench.checkpoints.safetensors_file import DTYPE_OF, StreamedTensor
 from claimbench.checkpoints.sources import RandomSource
 from claimbench.checkpoints.tensors import shapes
-from claimbench.cost_model.cost import Architecture
+from claimbench.cost_model.cost import Architecture, ModelConfig
 
 CHUNK_VALUES = 1 << 24
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "wpe.weight", "word_embeddings.weight")
@@ -41,6 +42,29 @@ def tensors(source: RandomSource, arch: Architecture, initializer_range: float) 
     for name, shape in shapes(arch).items():
         chunks = _chunks(source, name, prod(shape), _spread(arch, name, shape, initializer_range))
         made.append(StreamedTensor(name, DTYPE_OF[source.dtype], shape, chunks))
+    return made
+
+
+def of_any(source: RandomSource, config: ModelConfig) -> list[StreamedTensor]:
+    """Every tensor of the model that `config` describes, by the names that Transformers gives them."""
+    import torch
+
+    model = counting.meta_model(config)
+    text = model.config.get_text_config(decoder=True)
+    tables = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
+    initial = float(getattr(text, "initializer_range", None) or 0.02)
+    made = []
+    for name, parameter in model.named_parameters():  # a shared one comes once
+        shape = tuple(parameter.shape)
+        if id(parameter) in tables:
+            spread: float | None = initial
+        elif len(shape) == 1:
+            spread = None
+        else:
+            spread = 1 / sqrt(shape[-1])
+            if name.endswith(_RESIDUAL):
+                spread /= sqrt(2 * text.num_hidden_layers)
+        made.append(StreamedTensor(name, DTYPE_OF[source.dtype], shape, _chunks(source, name, prod(shape), spread)))
     return made
 
 

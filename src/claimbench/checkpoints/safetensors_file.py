@@ -21,7 +21,12 @@ from claimbench.errors import CorruptCheckpoint
 if TYPE_CHECKING:
     import torch
 
-DTYPE_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+DTYPE_BYTES = {
+    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1},
+    **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1},
+}
+FLOATS = ("F32", "BF16", "F16")
+"""What weights of the documents' architectures may be stored in."""
 DTYPE_OF = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 CHUNK_BYTES = 1 << 26
 HEADER_LIMIT_BYTES = 100_000_000

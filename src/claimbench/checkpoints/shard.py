@@ -1,12 +1,15 @@
 """Fetched files -> one folder that every backend can load: safetensors shards, config, tokenizer and a manifest.
 
-Tensors stream from their source to the disk, so memory stays at one tensor and the model is never held. The manifest
-is written last: without it the folder does not count as a checkpoint.
+Safetensors stay as they arrived: their files are linked, and the manifest is written from their headers. Whatever must
+be written anew (a GGUF, random weights, a part of the layers, parts for several ranks, smaller files) streams from its
+source to the disk, so memory stays at one tensor and the model is never held. The manifest is written last: without it
+the folder does not count as a checkpoint.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,8 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from claimbench.checkpoints import (
+    cards,
     disk,
     fetch,
+    gguf_any,
     manifest,
     model_config,
     random_weights,
@@ -26,7 +31,7 @@ from claimbench.checkpoints import (
     tp_partition,
 )
 from claimbench.checkpoints.gguf import GgufFile
-from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES
+from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES, link
 from claimbench.checkpoints.manifest import File, Layout, Manifest
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.sources import RandomSource, parse
@@ -36,18 +41,26 @@ from claimbench.errors import SourceError
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import write_json
 
+USUAL_SHARD_BYTES = 2_000_000_000
+"""Of a file that is written here, at most, where params.yaml says nothing."""
 DTYPE_NAMES = {code: name for name, code in safetensors_file.DTYPE_OF.items()}
+
+
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+"""The number of a decoder's layer in the name of a tensor."""
+TOWERS = ("vision", "visual", "audio", "image")
 
 
 class Model(NamedTuple):
     """A checkpoint that is still spread over its source: the config, and tensors that are not read yet."""
 
     config: ModelConfig
-    arch: Architecture
+    arch: Architecture | None
+    """None: of no architecture that the project has a table of tensors for."""
     tensors: list[StreamedTensor]
 
 
-def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: int) -> None:
+def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: int | None = None) -> None:
     """Write the checkpoint in `fetched` to `folder`, at most `max_shard_bytes` a file (one tensor at least).
 
     Fetched files are verified first, and fetched again where they have been damaged since.
@@ -58,50 +71,92 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
     fetch.fetch(checkpoint, fetched)
     record = fetch.read(fetched)
     _clear(folder)
+    cut = checkpoint.keep_layers, checkpoint.tensor_parallel, max_shard_bytes
+    if cut == (None, None, None) and any(file.name.endswith(".safetensors") for file in record.files):
+        _link(checkpoint, fetched, record, folder)
+        return
     model = _open(checkpoint, fetched, record)
-    model_config.require_declared(checkpoint, model.arch)
-    layers = model_config.kept_layers(checkpoint, model.arch)
-    arch = model.arch._replace(layers=layers)
+    if model.arch is not None:
+        model_config.require_declared(checkpoint, model.arch)
+    elif checkpoint.architecture is not None:
+        raise SourceError(f"{checkpoint.name}: {checkpoint.source} is not a '{checkpoint.architecture}'")
+    arch = model.arch.kept(checkpoint.keep_layers) if model.arch else None
     why = tp_partition.refusal(arch, checkpoint.tensor_parallel or 1)
     if why:
         raise SourceError(f"{checkpoint.name}: {why}")
-    kept = _select(model, arch, checkpoint)
+    layers = model_config.kept_layers(checkpoint, model.arch) if model.arch else checkpoint.keep_layers
+    kept = _select(model, arch, checkpoint) if model.arch and arch else _first_layers(model, layers, checkpoint)
     disk.require_space(folder, sum(tensor.bytes for tensor in kept) + sum(file.bytes for file in _side_files(record)))
     with disk.explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            special = _write_tokenizer(checkpoint, fetched, record, arch, folder)
+            special = _write_tokenizer(checkpoint, fetched, record, model.config, folder)
             _write_config(model.config, layers, kept, special, folder)
-            if checkpoint.tensor_parallel is None:
+            if checkpoint.tensor_parallel is None or arch is None:
                 layout, weights = Layout(), _write_shards(kept, folder, max_shard_bytes)
             else:
                 layout, weights = _write_ranks(kept, arch, checkpoint.tensor_parallel, folder, max_shard_bytes)
-            _write_manifest(checkpoint, record, kept, layout, weights, folder)
+            _write_manifest(checkpoint, record, sum(one.values for one in kept), layout, weights, folder)
         except BaseException:
             _clear(folder)
             raise
 
 
+def _link(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, folder: Path) -> None:
+    """The fetched files themselves under their own names, with a manifest of what is in them."""
+    config = cards.read_config(fetched / CONFIG)
+    if checkpoint.architecture is not None:
+        normal = model_config.normalise(config, checkpoint.source)
+        model_config.require_declared(checkpoint, model_config.parse(normal, checkpoint.source))
+    with disk.explain_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        weights, parameters = [], 0
+        for file in record.files:
+            link(fetched / file.name, folder / file.name)
+            if file.name.endswith(".safetensors"):
+                found = safetensors_file.read(fetched / file.name)
+                held = {one.name: manifest.Tensor(dtype=one.dtype, shape=one.shape) for one in found}
+                weights.append(file.model_copy(update={"tensors": held}))
+                parameters += sum(one.values for one in found)
+        _write_manifest(checkpoint, record, parameters, Layout(), weights, folder)
+
+
 def _open(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched) -> Model:
     source = parse(checkpoint.source)
     if isinstance(source, RandomSource):
+        if not isinstance(source.architecture, str):
+            config = cards.read_config(fetched / CONFIG)
+            return Model(config, None, random_weights.of_any(source, config))
         config = model_config.normalise(cost.config(source.architecture), checkpoint.source)
         arch = model_config.parse(config, checkpoint.source)
         return Model(config, arch, random_weights.tensors(source, arch, config.get("initializer_range", 0.02)))
     ggufs = [file.name for file in record.files if file.name.endswith(".gguf")]
     if ggufs:
         gguf = GgufFile(fetched / ggufs[0])
+        if gguf.family != "llama":
+            return Model(*gguf_any.read(fetched / ggufs[0]))
         config = model_config.normalise(gguf.config(), checkpoint.source)
         arch = model_config.parse(config, checkpoint.source)
         return Model(config, arch, gguf.tensors(arch))
-    try:
-        raw = json.loads((fetched / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SourceError(f"{checkpoint.source}: {CONFIG} is not JSON ({error})") from error
-    config = model_config.normalise(raw, checkpoint.source)
-    arch = model_config.parse(config, checkpoint.source)
+    raw = cards.read_config(fetched / CONFIG)
     files = [fetched / file.name for file in record.files if file.name.endswith(".safetensors")]
-    return Model(config, arch, [tensor for file in files for tensor in safetensors_file.read(file)])
+    stored = [tensor for file in files for tensor in safetensors_file.read(file)]
+    if raw["model_type"] not in model_config.CLASSES:
+        return Model(raw, None, stored)
+    config = model_config.normalise(raw, checkpoint.source)
+    return Model(config, model_config.parse(config, checkpoint.source), stored)
+
+
+def _first_layers(model: Model, layers: int | None, checkpoint: Checkpoint) -> list[StreamedTensor]:
+    """The tensors of a model of any kind, without those of layers that are not kept."""
+
+    def is_kept(name: str) -> bool:
+        number = LAYER.search(name)
+        return layers is None or number is None or int(number[1]) < layers
+
+    if layers is not None and any(tower in one.name for one in model.tensors for tower in TOWERS):
+        raise SourceError(f"{checkpoint.name}: keep_layers: {checkpoint.source} reads more than text: use all of it")
+    return [one for one in model.tensors if is_kept(one.name)]
 
 
 def _select(model: Model, arch: Architecture, checkpoint: Checkpoint) -> list[StreamedTensor]:
@@ -117,8 +172,8 @@ def _select(model: Model, arch: Architecture, checkpoint: Checkpoint) -> list[St
             raise SourceError(f"{checkpoint.source}: '{checkpoint.architecture}' has no tensor {tensor.name}")
         if tensor.shape != whole[name]:
             raise SourceError(f"{checkpoint.source}: {name}: expected shape {whole[name]}, arrived {tensor.shape}")
-        if tensor.dtype not in safetensors_file.DTYPE_BYTES:
-            known = ", ".join(safetensors_file.DTYPE_BYTES)
+        if tensor.dtype not in safetensors_file.FLOATS:
+            known = ", ".join(safetensors_file.FLOATS)
             raise SourceError(f"{checkpoint.source}: {name}: expected one of {known}, arrived {tensor.dtype}")
         found[name] = tensor._replace(name=name)
     missing = [name for name in whole if name not in found]
@@ -128,11 +183,13 @@ def _select(model: Model, arch: Architecture, checkpoint: Checkpoint) -> list[St
 
 
 def _write_tokenizer(
-    checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, arch: Architecture, folder: Path
+    checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, config: ModelConfig, folder: Path
 ) -> dict[str, int]:
     """Write or copy the tokenizer; returns special token ids that the config must take over."""
     if isinstance(parse(checkpoint.source), RandomSource):
-        return tokenizer.write_byte_tokenizer(folder, arch.vocabulary, arch.context)
+        text = config.get("text_config") or config
+        context = text.get("max_position_embeddings") or text.get("n_positions") or text.get("seq_length") or 2048
+        return tokenizer.write_byte_tokenizer(folder, text["vocab_size"], context)
     ggufs = [file.name for file in record.files if file.name.endswith(".gguf")]
     if ggufs:
         tokenizer.write_from_gguf(fetched / ggufs[0], folder)
@@ -146,14 +203,14 @@ def _side_files(record: fetch.Fetched) -> list[File]:
 
 
 def _write_config(
-    config: ModelConfig, layers: int, kept: Sequence[StreamedTensor], special: dict[str, int], folder: Path
+    config: ModelConfig, layers: int | None, kept: Sequence[StreamedTensor], special: dict[str, int], folder: Path
 ) -> None:
     """`dtype` is the one that most values are stored in."""
     sizes: dict[str, int] = {}
     for tensor in kept:
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.values
     dtype = DTYPE_NAMES[max(sizes, key=lambda code: sizes[code])]
-    written = model_config.with_layers(config, layers) | special | {"dtype": dtype}
+    written = (model_config.with_layers(config, layers) if layers else config) | special | {"dtype": dtype}
     text = json.dumps(written, indent=2, sort_keys=True) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
@@ -175,8 +232,8 @@ def split(
     return groups
 
 
-def _write_shards(kept: Sequence[StreamedTensor], folder: Path, max_shard_bytes: int) -> list[File]:
-    groups = split(kept, max_shard_bytes)
+def _write_shards(kept: Sequence[StreamedTensor], folder: Path, max_shard_bytes: int | None) -> list[File]:
+    groups = split(kept, max_shard_bytes or USUAL_SHARD_BYTES)
     files = []
     for number, group in enumerate(groups, start=1):
         files.append(safetensors_file.write(folder / f"model-{number:05d}-of-{len(groups):05d}.safetensors", group))
@@ -199,11 +256,11 @@ class _Part(NamedTuple):
 
 
 def _write_ranks(
-    kept: Sequence[StreamedTensor], arch: Architecture, ranks: int, folder: Path, max_shard_bytes: int
+    kept: Sequence[StreamedTensor], arch: Architecture, ranks: int, folder: Path, max_shard_bytes: int | None
 ) -> tuple[Layout, list[File]]:
     """Each tensor streams by once and falls into the files of all ranks; no rank's file is above the limit."""
     found = tp_partition.partitions(arch, ranks)
-    groups = split(kept, max_shard_bytes, lambda tensor: _part(tensor, found[tensor.name], 0).bytes)
+    groups = split(kept, max_shard_bytes or USUAL_SHARD_BYTES, lambda tensor: _part(tensor, found[tensor.name], 0).bytes)
     files: list[File] = []
     for number, group in enumerate(groups, start=1):
         with ExitStack() as stack:
@@ -229,7 +286,7 @@ def _part(tensor: StreamedTensor, cut: tp_partition.Partition, rank: int) -> _Pa
 def _write_manifest(
     checkpoint: Checkpoint,
     record: fetch.Fetched,
-    kept: Sequence[StreamedTensor],
+    parameters: int,
     layout: Layout,
     weights: list[File],
     folder: Path,
@@ -245,7 +302,7 @@ def _write_manifest(
             architecture=checkpoint.architecture,
             keep_layers=checkpoint.keep_layers,
             layout=layout,
-            parameters=sum(tensor.values for tensor in kept),
+            parameters=parameters,
             files=(*(manifest.describe(path) for path in others), *weights),
         ),
     )

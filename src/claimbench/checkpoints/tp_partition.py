@@ -57,8 +57,10 @@ def degrees(arch: Architecture, most: int) -> list[int]:
     return [ranks for ranks in range(1, most + 1) if _refusal(arch, ranks) is None]
 
 
-def refusal(arch: Architecture, ranks: int) -> str | None:
-    """Why the architecture cannot be cut for so many ranks, and which numbers near it work; None where it can."""
+def refusal(arch: Architecture | None, ranks: int) -> str | None:
+    """Why a model cannot be cut for so many ranks, and which numbers near it work; None where it can."""
+    if arch is None:
+        return "tensor parallelism: how its matrices are cut is not known" if ranks > 1 else None
     why = _refusal(arch, ranks)
     if why is None:
         return None

@@ -1,7 +1,9 @@
-"""What one pass of an architecture costs: parameters, bytes that must move, operations. Pure arithmetic.
+"""What one pass of a decoder costs: parameters, bytes that must move, operations. Pure arithmetic.
 
-An architecture is a Transformers `config.json` under `architectures/`, read as data. Sources of the formulas: counting
-the tensors of Transformers' own Llama, Mistral, GPT-BigCode and BLOOM modules, which the tests do.
+A decoder is either an `Architecture`, whose numbers follow from a formula, or a `Card`, whose numbers were counted from
+the model. An architecture is a Transformers `config.json` under `architectures/`, read as data: the documents' own
+models, which may be asked about before anything is fetched. Sources of its formulas: counting the tensors of
+Transformers' own Llama, Mistral, GPT-BigCode and BLOOM modules, which the tests do.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import json
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from claimbench.schema.card import Card, attended
 from claimbench.schema.cell import Cell, Checkpoint
 
 ModelConfig = dict[str, Any]
@@ -20,8 +23,61 @@ ModelConfig = dict[str, Any]
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
 
+class Decoder(Protocol):
+    """The numbers that a decoder's cost depends on."""
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def hidden(self) -> int: ...
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    @property
+    def context(self) -> int | None: ...
+
+    @property
+    def weights(self) -> int:
+        """Parameters, a shared one once."""
+
+    @property
+    def step_weights(self) -> float:
+        """Parameters that one decode step must read at least."""
+
+    @property
+    def in_layers(self) -> int:
+        """Parameters of the layers."""
+
+    @property
+    def matrices(self) -> int:
+        """Of these, those in matrices: what is multiplied, and what quantization makes smaller."""
+
+    @property
+    def read_matrices(self) -> float:
+        """And of these, what one token passes through."""
+
+    @property
+    def embedding_weights(self) -> int: ...
+
+    @property
+    def largest(self) -> int:
+        """Values of the largest tensor."""
+
+    @property
+    def widest(self) -> int:
+        """Values that a token needs beside the residual stream, at the widest point of a layer."""
+
+    def kept_values(self, length: int) -> float:
+        """Values that are kept between steps for one row of `length` tokens."""
+
+    def attention_products(self, new: int, past: int) -> float:
+        """Multiply-adds of attention in one row of a pass over `new` tokens behind `past` cached ones."""
+
+
 class Architecture(NamedTuple):
-    """The numbers of a decoder that its cost depends on."""
+    """A dense decoder all of whose layers are alike and attend to everything."""
 
     family: str
     """`llama` (Llama, Mistral), `gpt_bigcode` or `bloom`."""
@@ -80,6 +136,35 @@ class Architecture(NamedTuple):
     def step_weights(self) -> int:
         """Parameters that one decode step must read: all but what is looked up by row, unless it is also the head."""
         return self.weights - self.position_weights - (0 if self.tied else self.embedding_weights)
+
+    @property
+    def in_layers(self) -> int:
+        return self.layers * self.layer_weights
+
+    @property
+    def matrices(self) -> int:
+        return self.layers * self.layer_matrices
+
+    @property
+    def read_matrices(self) -> int:
+        return self.matrices
+
+    @property
+    def largest(self) -> int:
+        """Values of the largest tensor."""
+        return max(self.embedding_weights, self.hidden * self.intermediate)
+
+    @property
+    def widest(self) -> int:
+        """Projections of attention (scores are not kept: a fused kernel is assumed), or the feed-forward's own."""
+        attention = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
+        return max(attention, (3 if self.family == "llama" else 2) * self.intermediate)
+
+    def kept_values(self, length: int) -> int:
+        return 2 * self.layers * length * self.kv_heads * self.head_dim
+
+    def attention_products(self, new: int, past: int) -> float:
+        return self.layers * 2 * attended(new, past) * self.heads * self.head_dim
 
 
 def parse(config: ModelConfig) -> Architecture:
@@ -157,43 +242,38 @@ def architecture(name: str) -> Architecture:
     return parse(config(name))
 
 
-def kv_bytes(arch: Architecture, batch: int, length: int, bytes_per_value: float) -> float:
-    """Bytes of keys and values of `batch` rows of `length` tokens."""
-    return 2 * arch.layers * batch * length * arch.kv_heads * arch.head_dim * bytes_per_value
+def kv_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
+    """Bytes that are kept between steps of `batch` rows of `length` tokens: keys and values, or a state."""
+    return batch * model.kept_values(length) * bytes_per_value
 
 
-def step_bytes(arch: Architecture, batch: int, length: int, bytes_per_value: float) -> float:
+def step_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes that one decode step must read at least: weights once for the batch, and every row's keys and values."""
-    return arch.step_weights * bytes_per_value + kv_bytes(arch, batch, length, bytes_per_value)
+    return model.step_weights * bytes_per_value + kv_bytes(model, batch, length, bytes_per_value)
 
 
-def activation_bytes(arch: Architecture, batch: int, new: int, bytes_per_value: float) -> float:
+def activation_bytes(model: Decoder, batch: int, new: int, bytes_per_value: float) -> float:
     """Bytes that one pass over `new` tokens a row needs beside weights and cache, at its widest point.
 
-    That is the residual stream and its norm with either the projections of attention (scores are not kept: a fused
-    kernel is assumed) or the feed-forward's intermediates, and float32 logits of the last position.
+    That is the residual stream and its norm with either the projections of attention or the feed-forward's
+    intermediates, and float32 logits of the last position.
     """
-    attention = (2 * arch.heads + 2 * arch.kv_heads) * arch.head_dim
-    widest = max(attention, (3 if arch.family == "llama" else 2) * arch.intermediate)
-    return batch * (new * (2 * arch.hidden + widest) * bytes_per_value + 4 * arch.vocabulary)
+    return batch * (new * (2 * model.hidden + model.widest) * bytes_per_value + 4 * model.vocabulary)
 
 
-def peak_bytes(arch: Architecture, batch: int, length: int, bytes_per_value: float) -> float:
+def peak_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes to hold at the worst moment of a generation to `length` tokens, were all of it a prompt."""
-    held = arch.weights * bytes_per_value + kv_bytes(arch, batch, length, bytes_per_value)
-    return held + activation_bytes(arch, batch, length, bytes_per_value)
+    held = model.weights * bytes_per_value + kv_bytes(model, batch, length, bytes_per_value)
+    return held + activation_bytes(model, batch, length, bytes_per_value)
 
 
-def pass_flops(arch: Architecture, batch: int, new: int, past: int, heads_at: int | None = None) -> float:
+def pass_flops(model: Decoder, batch: int, new: int, past: int, heads_at: int | None = None) -> float:
     """Operations (2 per multiply-add) of one pass over `new` tokens a row behind `past` cached ones.
 
     `heads_at` is the number of positions a row at which the output head is computed; all of them by default.
     """
-    matrices = arch.layers * arch.layer_matrices
-    head = arch.embedding_weights * (new if heads_at is None else heads_at) / new
-    attended = new * past + new * (new + 1) / 2
-    attention = arch.layers * 2 * attended * arch.heads * arch.head_dim
-    return 2 * batch * (new * (matrices + head) + attention)
+    head = model.embedding_weights * (new if heads_at is None else heads_at) / new
+    return 2 * batch * (new * (model.read_matrices + head) + model.attention_products(new, past))
 
 
 class Precision(NamedTuple):
@@ -230,24 +310,36 @@ def device_share(arch: Architecture, devices: int) -> Architecture:
     )
 
 
-def held_weight_bytes(arch: Architecture, precision: Precision) -> float:
+def held_weight_bytes(model: Decoder, precision: Precision) -> float:
     """Bytes of all weights."""
-    looked_up = arch.weights - arch.step_weights
-    return read_weight_bytes(arch, precision) + looked_up * precision.value_bytes
+    return _weight_bytes(model.matrices, model.weights - model.matrices, precision)
 
 
-def read_weight_bytes(arch: Architecture, precision: Precision) -> float:
-    """Bytes of weights that one pass must read: all but what is looked up by row."""
-    wide = 8 * precision.value_bytes
-    matrices = arch.layers * arch.layer_matrices
-    layer_bits = wide if precision.layer_bits is None else precision.layer_bits
-    return (matrices * layer_bits + (arch.step_weights - matrices) * wide) / 8
+def read_weight_bytes(model: Decoder, precision: Precision) -> float:
+    """Bytes of weights that one pass must read at least."""
+    return _weight_bytes(model.read_matrices, model.step_weights - model.read_matrices, precision)
 
 
-def checkpoint_architecture(checkpoint: Checkpoint) -> Architecture:
-    """The architecture that a checkpoint declares, with the layers that it keeps."""
-    return architecture(checkpoint.architecture).kept(checkpoint.keep_layers)
+def _weight_bytes(matrices: float, others: float, precision: Precision) -> float:
+    layer_bits = 8 * precision.value_bytes if precision.layer_bits is None else precision.layer_bits
+    return matrices * layer_bits / 8 + others * precision.value_bytes
 
 
-def architecture_of(cell: Cell) -> Architecture:
-    return checkpoint_architecture(cell.checkpoint)
+def decoder_of(checkpoint: Checkpoint) -> Decoder | None:
+    """What a checkpoint's cost is computed from; None: nothing is known of it before it is fetched."""
+    return architecture_of(checkpoint) or checkpoint.card
+
+
+def architecture_of(checkpoint: Checkpoint) -> Architecture | None:
+    """The architecture that a checkpoint declares or turned out to be, with the layers that it keeps.
+
+    None where nothing is known of it, and where its layers are not alike or it is of another family.
+
+    Raises:
+        KeyError: there is none of the name that it declares.
+    """
+    if checkpoint.architecture is not None:
+        return architecture(checkpoint.architecture).kept(checkpoint.keep_layers)
+    if checkpoint.card is None or checkpoint.card.shape is None:
+        return None
+    return Architecture(**checkpoint.card.shape)  # type: ignore[arg-type]

@@ -20,14 +20,33 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Architecture, Precision
+from claimbench.cost_model.cost import Architecture, Decoder, Precision
 from claimbench.cost_model.hardware import Hardware
 from claimbench.schema.load import InferenceLoad
 
 
-def model_of(load: InferenceLoad) -> Architecture:
-    """The architecture of its model, cut to the layers that it keeps."""
-    return cost.architecture(load.architecture).kept(load.layers)
+def model_of(load: InferenceLoad) -> Decoder:
+    """Its model, cut to the layers that it keeps.
+
+    Raises:
+        ValueError: the load names none.
+    """
+    if load.architecture is not None:
+        return cost.architecture(load.architecture).kept(load.layers)
+    if load.card is None:
+        raise ValueError("a load without a model")
+    return load.card
+
+
+def share_of(model: Decoder, devices: int) -> Architecture:
+    """What the fullest of `devices` tensor-parallel devices has of `model`.
+
+    Raises:
+        ValueError: it cannot be cut into so many equal parts, or how it is cut is not known.
+    """
+    if not isinstance(model, Architecture):
+        raise ValueError("how its matrices are cut is not known")
+    return cost.device_share(model, devices)
 
 
 def precision_of(load: InferenceLoad) -> Precision:
@@ -54,23 +73,22 @@ def device_bytes(load: InferenceLoad) -> DeviceBytes:
     Raises:
         ValueError: the model cannot be cut into so many equal parts.
     """
-    arch, precision, size = model_of(load), precision_of(load), load.value_bytes
-    kv = cost.kv_bytes(arch, load.batch, load.length, size)
-    activations = cost.activation_bytes(arch, load.batch, 1, size)
+    model, precision, size = model_of(load), precision_of(load), load.value_bytes
+    kv = cost.kv_bytes(model, load.batch, load.length, size)
+    activations = cost.activation_bytes(model, load.batch, 1, size)
     if load.layout == "tensor_parallel":
-        share = cost.device_share(arch, load.devices)
+        share = share_of(model, load.devices)
         kv = cost.kv_bytes(share, load.batch, load.length, size)
         activations = cost.activation_bytes(share, load.batch, 1, size)
         return DeviceBytes(cost.held_weight_bytes(share, precision), 0, kv, activations)
-    weights = cost.held_weight_bytes(arch, precision)
+    weights = cost.held_weight_bytes(model, precision)
     if load.layout == "zero":
-        largest = max(arch.embedding_weights, arch.hidden * arch.intermediate) * size
-        gathered = largest * (1 - 1 / load.devices)
+        gathered = model.largest * size * (1 - 1 / load.devices)
         return DeviceBytes(weights / load.devices, gathered, kv, activations)
-    ends = cost.held_weight_bytes(arch._replace(layers=0), precision)
-    layer = (weights - ends) / arch.layers
-    layers, has_ends = _fullest_stage(arch.layers, load.devices, ends, layer + kv / arch.layers)
-    return DeviceBytes(layers * layer + has_ends * ends, 0, layers * kv / arch.layers, activations)
+    ends = (model.weights - model.in_layers) * size
+    layer = (weights - ends) / model.layers
+    layers, has_ends = _fullest_stage(model.layers, load.devices, ends, layer + kv / model.layers)
+    return DeviceBytes(layers * layer + has_ends * ends, 0, layers * kv / model.layers, activations)
 
 
 def _fullest_stage(layers: int, devices: int, ends: float, layer: float) -> tuple[int, int]:
@@ -107,23 +125,23 @@ def largest_batch(load: InferenceLoad, memory_bytes: float) -> int:
 
 def pass_seconds(load: InferenceLoad, new: int, past: int, hardware: Hardware) -> float:
     """The least time of one pass over `new` tokens a row behind `past` cached ones."""
-    arch, precision = model_of(load), precision_of(load)
+    model, precision = model_of(load), precision_of(load)
     rate = hardware.flops_per_s * (2 if load.layer_bits == 8 else 1)
-    stream = load.batch * new * arch.hidden * load.value_bytes  # the residual stream of all rows
+    stream = load.batch * new * model.hidden * load.value_bytes  # the residual stream of all rows
 
-    def working(part: Architecture) -> float:
+    def working(part: Decoder) -> float:
         read = cost.read_weight_bytes(part, precision)
         read += cost.kv_bytes(part, load.batch, past + new, load.value_bytes)
         flops = cost.pass_flops(part, load.batch, new, past, heads_at=1)
         return max(read / hardware.read_bytes_per_s, flops / rate)
 
     if load.layout == "tensor_parallel":
-        share = cost.device_share(arch, load.devices)
-        return working(share) + 2 * arch.layers * all_reduce_seconds(stream, load.devices, hardware)
+        share = share_of(model, load.devices)
+        return working(share) + 2 * model.layers * all_reduce_seconds(stream, load.devices, hardware)
     if load.layout == "pipeline":
-        return working(arch) + (load.devices - 1) * stream / hardware.link_bytes_per_s
-    received = cost.held_weight_bytes(arch, precision) * (1 - 1 / load.devices)
-    return max(working(arch), received / hardware.link_bytes_per_s)
+        return working(model) + (load.devices - 1) * stream / hardware.link_bytes_per_s
+    received = cost.held_weight_bytes(model, precision) * (1 - 1 / load.devices)
+    return max(working(model), received / hardware.link_bytes_per_s)
 
 
 def all_reduce_seconds(size: float, devices: int, hardware: Hardware) -> float:

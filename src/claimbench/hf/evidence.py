@@ -131,8 +131,8 @@ def watch(
         modules=dict(Counter(type(module).__name__ for module in model.modules())),
         quant_types=dict(Counter(_quant_types(model))),
         weights=dict(Counter(_storage_type(parameter) for parameter in model.parameters())),
-        layers=int(model.config.num_hidden_layers),
-        attention=str(model.config._attn_implementation),
+        layers=int(model.config.get_text_config(decoder=True).num_hidden_layers),
+        attention=str(model.config.get_text_config(decoder=True)._attn_implementation),
         wrapper=type(driven).__name__,
         functions=functions,
         grad_around=run.grad_around,
@@ -157,12 +157,14 @@ def _live_objects() -> tuple[dict[str, list[str]], list[str]]:
 
     caches: dict[str, set[str]] = {}
     generators: set[str] = set()
+    gc.unfreeze()  # the collector does not list frozen objects: a cache that is kept between generations may be one
     for thing in gc.get_objects():
         kind = type(thing)
         if issubclass(kind, Cache):
             caches.setdefault(kind.__name__, set()).update(type(layer).__name__ for layer in thing.layers)
         elif issubclass(kind, CandidateGenerator):
             generators.add(kind.__name__)
+    gc.freeze()
     return {name: sorted(layers) for name, layers in sorted(caches.items())}, sorted(generators)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claimbench import proof
+from claimbench.checkpoints.counting import decoder_in
 from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
-from claimbench.errors import OutOfMemory, Unavailable
+from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
 from claimbench.hf import evidence, weight_memory
 from claimbench.hf.setup import Choose, Generation, GenerationSetup
 from claimbench.hf.stepper import Emit, Stepper, StepTap
@@ -45,18 +45,36 @@ def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup
 
 
 def load_model(setup: GenerationSetup, folder: Path, **arguments: object) -> PreTrainedModel:
-    """The model in `folder` on the setup's device, unless `arguments` of `from_pretrained` place it elsewhere."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    """The model in `folder` on the setup's device, unless `arguments` of `from_pretrained` place it elsewhere.
 
-    return AutoModelForCausalLM.from_pretrained(
+    Raises:
+        WrongOutput: the folder lacks weights that the model has: the library would draw them at random.
+    """
+    import torch
+
+    model, info = class_for(folder).from_pretrained(
         folder,
         dtype=getattr(torch, setup.dtype),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
+        output_loading_info=True,
         **{"device_map": setup.device, **arguments},
-    ).eval()
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise WrongOutput(f"{folder} lacks {missing[0]} ({len(missing)} in all): it would be drawn at random")
+    return model.eval()
+
+
+def class_for(folder: Path) -> type[PreTrainedModel]:
+    """The class that generates text from the model in `folder`: one of those that read images too has it as a part."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    chosen: type[PreTrainedModel] = AutoModelForCausalLM if causal else AutoModelForImageTextToText
+    return chosen
 
 
 @contextmanager
@@ -89,9 +107,8 @@ class TransformersSession:
         import torch
 
         self.cell, self.setup, self.model, self.assistant = cell, setup, model, assistant
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        self.architecture = cost.parse(config)
-        row = prompt_ids(cell, checkpoint, self.architecture.vocabulary)
+        self.decoder = decoder_in(checkpoint, cell.checkpoint)
+        row = prompt_ids(cell, checkpoint, model.config.get_text_config(decoder=True).vocab_size)
         lengths = row_lengths(cell.workload, len(row))
         rows = [_padded(row, length) for length in lengths]
         self.prompt = torch.tensor(rows, device=setup.device)  # [batch, prompt tokens]
@@ -198,7 +215,7 @@ class TransformersSession:
         memory = {
             "weights": weights,
             "step_weights": read,
-            "kv_cache": int(cost.kv_bytes(self.architecture, self.cell.workload.batch, length, held)),
+            "kv_cache": int(cost.kv_bytes(self.decoder, self.cell.workload.batch, length, held)),
         }
         if self.assistant is not None:
             memory["draft_weights"] = weight_memory.weight_bytes(self.assistant)[0]

@@ -57,6 +57,9 @@ class Generation:
     emit: Emit
 
 
+NO_DRAFTS = ("assisted generate is", "assisted generation is not supported")
+"""Texts of the library's errors by which it says that it does not draft for this model or cache."""
+
 Loop = Callable[[Generation], None]
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from claimbench.checkpoints.counting import expert_modules, experts_of, layers_of
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 def _storage_type(parameter: Tensor) -> str:
@@ -47,19 +50,37 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
-def weight_bytes(model: nn.Module) -> tuple[int, int]:
-    """Bytes that the model holds, buffers included, and bytes of weights that one decode step reads.
+def weight_bytes(model: PreTrainedModel) -> tuple[int, int]:
+    """Bytes that the model holds, buffers included, and bytes of weights that one decode step reads at least.
 
     A step looks up one row of an embedding and reads all of everything else; an embedding that is also the output head
-    is read.
+    is read. Of a mixture's experts it reads those of one token, and of a model that sees or hears, the language's part.
     """
     import torch
 
     held: dict[int, int] = {}
     read: dict[int, int] = {}
     for module in model.modules():
-        weights = _storages(part for weight in module.parameters(recurse=False) for part in inner_tensors(weight))
+        weights = _storages_of(module)
         held |= weights | _storages(module.buffers(recurse=False))
         if not isinstance(module, torch.nn.Embedding):
             read |= weights | _storages(_tensors_in(getattr(module, "state", None)))
-    return sum((held | read).values()), sum(read.values())
+    return sum((held | read).values()), int(sum(read.values()) - _unread_bytes(model, read))
+
+
+def _storages_of(module: nn.Module, recurse: bool = False) -> dict[int, int]:
+    return _storages(part for weight in module.parameters(recurse=recurse) for part in inner_tensors(weight))
+
+
+def _unread_bytes(model: PreTrainedModel, read: dict[int, int]) -> float:
+    """Of what lies in other modules than embeddings, what a step over one token of text leaves out."""
+    text = model.config.get_text_config(decoder=True)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    language = _storages_of(decoder, recurse=True) | (_storages_of(head, recurse=True) if head is not None else {})
+    towers = sum(size for address, size in read.items() if address not in language)
+    layers = layers_of(decoder, text)
+    mixture = experts_of(layers, text)
+    if mixture is None:
+        return towers
+    experts = sum(sum(_storages_of(module, recurse=True).values()) for module in expert_modules(layers))
+    return towers + experts * mixture.idle / mixture.weights

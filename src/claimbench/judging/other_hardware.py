@@ -7,7 +7,7 @@ import re
 import pandas as pd
 
 from claimbench.cost_model import cost, parallelism
-from claimbench.cost_model.cost import architecture_of
+from claimbench.cost_model.cost import decoder_of
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.formatting import quantity
 from claimbench.schema.cell import DTYPE_BYTES, Device
@@ -63,8 +63,11 @@ def roofline(check: AbsoluteCheck, study: str, plan: Plan, frames: dict[str, pd.
     limits = frames[row.cell]["ceiling_ms"].dropna()
     if there is None:
         return ""
+    model = decoder_of(cell.checkpoint)
+    if model is None:
+        return ""
     step_bytes = cost.step_bytes(
-        architecture_of(cell),
+        model,
         cell.workload.batch,
         (cell.workload.prompt_tokens or 1) + cell.workload.new_tokens // 2,
         DTYPE_BYTES[cell.dtype],

@@ -31,7 +31,8 @@ from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import LeaderSession, RankRequest, Record, receive, send
 from claimbench.measuring.worker import guarded, is_throttled, prove
 from claimbench.planning.availability import missing_requirement
-from claimbench.schema.cell import Device, Frozen
+from claimbench.schema.cell import Device
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.result import Key
 from claimbench.system import affinity, memory
 from claimbench.system.processes import die_with_parent

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 
 class BlockRequest(Frozen):

@@ -26,7 +26,7 @@ from claimbench.errors import WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import hash_tokens, rows_of
 from claimbench.proof import Findings
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.result import RankRecord
 from claimbench.system import launchers, machine, memory
 from claimbench.system.launchers import Place

@@ -43,7 +43,7 @@ from claimbench.measuring import worker
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.gauge import Gauge, Rates
 from claimbench.measuring.seat import Seat, Turn, floor_to_power, start, times_start
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.round import Round
 from claimbench.system import machine
 from claimbench.system.processes import die_with_parent

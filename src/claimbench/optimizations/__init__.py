@@ -35,7 +35,8 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.technique import Optimization, Technique
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from claimbench import backends, optimizations
+from claimbench.cost_model import cost
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.load import InferenceLoad, Layout
 
@@ -26,13 +27,14 @@ def load_of(cell: Cell) -> InferenceLoad | None:
     spread = spread_of(cell)
     modules = [optimizations.find(use.name) for use in cell.optimizations]
     bits = [getattr(module, "LAYER_BITS", None) for module in modules if not module.EXACT]
-    if spread is None or None in bits or len(bits) > 1:
+    if spread is None or None in bits or len(bits) > 1 or cost.decoder_of(cell.checkpoint) is None:
         return None
     layout, devices = spread
     workload = cell.workload
     return InferenceLoad(
         architecture=cell.checkpoint.architecture,
         layers=cell.checkpoint.keep_layers,
+        card=cell.checkpoint.card,
         layout=layout,
         devices=devices,
         value_bytes=DTYPE_BYTES[cell.dtype],

@@ -87,8 +87,8 @@ class ExpandedCell:
             raise ConfigError(f"{self.path}: no checkpoint: set one here, in `hold`, or in the study's `defaults`")
         checkpoint = checkpoint_of(self.params, asked, self.path)
         meant = self.params.checkpoints[asked].architecture
-        if checkpoint.architecture != meant:
-            deviations.append(f"{asked} ({meant}) swapped for {checkpoint.name} ({checkpoint.architecture})")
+        if checkpoint.name != asked and (meant is None or checkpoint.architecture != meant):
+            deviations.append(f"{_named(asked, meant)} swapped for {_named(checkpoint.name, checkpoint.architecture)}")
         backend_name = self._backend()
         if backend_name is None:
             return Resolved(None, f"this version has no backend '{self.settings.backend}' yet")
@@ -105,7 +105,7 @@ class ExpandedCell:
         presharded = getattr(backend, "presharded", None)
         ranks = presharded(options) if presharded else None
         if ranks is not None:
-            why = tp_partition.refusal(cost.architecture(checkpoint.architecture), ranks)
+            why = tp_partition.refusal(cost.architecture_of(checkpoint), ranks)
             if why:
                 return Resolved(None, why)
             checkpoint = checkpoint.model_copy(update={"tensor_parallel": ranks})
@@ -209,12 +209,13 @@ class ExpandedCell:
         return None
 
     def _check_context(self, checkpoint: Checkpoint, workload: Workload) -> None:
-        context = cost.architecture(checkpoint.architecture).context
+        model = cost.decoder_of(checkpoint)
+        context = model.context if model else None
         length = (workload.prompt_tokens or 1) + workload.new_tokens
-        if length > context:
+        if context is not None and length > context:
             raise ConfigError(
-                f"{self.path}: prompt and new tokens make {length}, but '{checkpoint.name}' "
-                f"({checkpoint.architecture}) has a context of {context}: ask for fewer"
+                f"{self.path}: prompt and new tokens make {length}, but "
+                f"{_named(checkpoint.name, checkpoint.architecture)} has a context of {context}: ask for fewer"
             )
 
     def _protocol(self) -> Protocol:
@@ -243,15 +244,17 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
     if name not in params.checkpoints:
         raise ConfigError(f"{path}: unknown checkpoint '{name}'.{did_you_mean(name, params.checkpoints)}")
     used = params.swap.get(name, name)
-    try:
-        cost.architecture(params.checkpoints[used].architecture)
-    except KeyError:
-        asked = params.checkpoints[used].architecture
+    asked = params.checkpoints[used].architecture
+    if asked is not None and asked not in cost.architecture_names():
         hint = did_you_mean(asked, cost.architecture_names())
         raise ConfigError(
             f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}"
-        ) from None
+        )
     return Checkpoint(name=used, **params.checkpoints[used].model_dump())
+
+
+def _named(checkpoint: str, architecture: str | None) -> str:
+    return f"{checkpoint} ({architecture})" if architecture else checkpoint
 
 
 def reference_of(cell: Cell) -> Cell:

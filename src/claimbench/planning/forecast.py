@@ -22,7 +22,7 @@ from claimbench.planning.cell_cost import load_of
 from claimbench.planning.paths import CHECKPOINTS, folder_of
 from claimbench.schema import result
 from claimbench.schema.ceilings import Ceilings
-from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Checkpoint
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell, Row
@@ -42,6 +42,8 @@ LEAST_ROUNDS = 2
 USUAL_SPREAD = 0.15
 """Of the logarithm of a ratio from pass to pass on two shared cores, the spread between rounds included."""
 QUANTILE = 3.0
+UNKNOWN_S = 5.0
+"""For a generation of a model of which nothing is known before it is fetched."""
 BELOW_CEILING = 2.0
 """Plain implementations take about twice their ceiling's time."""
 
@@ -98,18 +100,21 @@ def estimate_seconds(cell: Cell, ceilings: Ceilings) -> float:
 
 
 def generation_seconds(cell: Cell, ceilings: Ceilings) -> float:
-    arch = cost.architecture(cell.checkpoint.architecture)
+    """A guess where nothing is known of the model."""
+    model = cost.decoder_of(cell.checkpoint)
+    if model is None:
+        return UNKNOWN_S
     guess = CAUTIOUS[cell.device]
     bandwidth = ceilings.read_bytes_per_s or guess["read_bytes_per_s"]
     rate = ceilings.matmul_flops_per_s.get(cell.dtype) or guess["flops_per_s"]
     load = cell.workload
     prompt, size = load.prompt_tokens or 64, DTYPE_BYTES[cell.dtype]
     length = prompt + load.new_tokens // 2
-    prefill = cost.pass_flops(arch, load.batch, prompt, 0) / rate
+    prefill = cost.pass_flops(model, load.batch, prompt, 0) / rate
     recomputed = length if cell_cost.recomputes(cell) else 1
     step = max(
-        cost.step_bytes(arch, load.batch, length, size) / bandwidth,
-        cost.pass_flops(arch, load.batch, recomputed, length - recomputed) / rate,
+        cost.step_bytes(model, load.batch, length, size) / bandwidth,
+        cost.pass_flops(model, load.batch, recomputed, length - recomputed) / rate,
     )
     return BELOW_CEILING * (prefill + (load.new_tokens - 1) * step)
 
@@ -118,8 +123,9 @@ def peak_bytes(cell: Cell) -> float:
     """What a plain run of the cell holds at its worst moment."""
     load = cell.workload
     length = (load.prompt_tokens or 64) + load.new_tokens
-    arch = cost.architecture(cell.checkpoint.architecture)
-    return LIBRARIES_BYTES * cell.devices + cost.peak_bytes(arch, load.batch, length, DTYPE_BYTES[cell.dtype])
+    model = cost.decoder_of(cell.checkpoint)
+    needed = cost.peak_bytes(model, load.batch, length, DTYPE_BYTES[cell.dtype]) if model else 0.0
+    return LIBRARIES_BYTES * cell.devices + needed
 
 
 def forecast(plan: Plan, ceilings: Ceilings) -> Forecast:
@@ -246,6 +252,28 @@ def _published_frontier(line: list[Row]) -> str | None:
     return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")
 
 
+def model_lines(plan: Plan, ceilings: Ceilings) -> list[str]:
+    """What is known of each model before it is fetched: size, whether it fits, and the least time of a step here."""
+    found: dict[tuple[str, str], Cell] = {}
+    for planned in plan.cells.values():
+        found.setdefault((planned.cell.checkpoint.name, planned.cell.dtype), planned.cell)
+    return [_model_line(plan, cell, ceilings) for cell in found.values()]
+
+
+def _model_line(plan: Plan, cell: Cell, ceilings: Ceilings) -> str:
+    """`mine: 8.19G parameters, 16.4 GB in bfloat16, fits in 80 GB; a step reads 15.1 GB: at least 7.6 ms`."""
+    model = cost.decoder_of(cell.checkpoint)
+    if model is None:
+        return f"{cell.checkpoint.name}: nothing is known of it before it is fetched"
+    size, memory = DTYPE_BYTES[cell.dtype], device_memory(plan, cell)
+    held, read = model.weights * size, cost.step_bytes(model, 1, 1, size)
+    fits = f", {'fits' if peak_bytes(cell) < memory else 'does not fit'} in {quantity(memory, 'B')}" if memory else ""
+    line = f"{cell.checkpoint.name}: {quantity(model.weights)} parameters, {quantity(held, 'B')} in {cell.dtype}{fits}; "
+    line += f"a step reads {quantity(read, 'B')}"
+    rate = ceilings.read_bytes_per_s
+    return f"{line}: at least {quantity(read / rate * 1e3, 'ms')}" if rate else line
+
+
 def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
     wanted = {}
     for id in missing:
@@ -253,8 +281,10 @@ def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
         for checkpoint in filter(None, (cell.checkpoint, cell.draft)):
             if not (CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
                 wanted[checkpoint.name] = checkpoint
-    # A download is kept beside its shards, so twice; random weights are only written once, as 16-bit numbers.
-    return sum(
-        cost.architecture(c.architecture).weights * (2 if c.source.startswith("random://") else 8)
-        for c in wanted.values()
-    )
+    known = ((one, cost.decoder_of(one)) for one in wanted.values())
+    return sum(model.weights * _stored_bytes(one) for one, model in known if model)
+
+
+def _stored_bytes(checkpoint: Checkpoint) -> int:
+    """Of a value on disk. A GGUF is kept beside its shards; safetensors are linked, random values are 16-bit numbers."""
+    return 8 if checkpoint.source.endswith(".gguf") else 2

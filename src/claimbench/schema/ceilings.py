@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from claimbench.errors import ResultError
-from claimbench.schema.cell import Device, Frozen
+from claimbench.schema.cell import Device
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import write_json
 
 

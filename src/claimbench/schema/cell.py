@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
+from pydantic import Field, StrictFloat, StrictInt, model_validator
 
 from claimbench.errors import SourceError
+from claimbench.schema.card import Card
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest
 
 Device = Literal["cpu", "cuda"]
@@ -21,12 +23,6 @@ PageCache = Literal["as_it_is", "cold", "warm"]
 
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
-
-
-class Frozen(BaseModel):
-    """A validated value that cannot change; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Sampling(Frozen):
@@ -87,17 +83,23 @@ class Protocol(Frozen):
 
 
 class Checkpoint(Frozen):
-    """Weights by name. `source` pins what they are; `architecture` names a file in `architectures/`."""
+    """Weights by name. `source` pins what they are.
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    What is known of them before they are fetched: `architecture` names a file in `architectures/`, or `card` has the
+    numbers, counted from the source's own config. Neither is needed.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="also of its folder")
     source: str
-    architecture: str
+    architecture: str | None = None
+    card: Card | None = Field(default=None, description="found when planning")
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, where it is one"
     )
     content: str | None = Field(
         default=None,
-        description="of a local source's files or a random source's architecture: a hash, taken when planning",
+        description="what the source does not pin: the commit of a hub's branch, or a hash of a local source's files or "
+        "a random source's architecture. Found when planning",
     )
     keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
     tensor_parallel: int | None = Field(
@@ -114,6 +116,10 @@ class OptimizationUse(Frozen):
     settings: dict[str, Any] = {}
 
 
+_NO_SETTINGS = {"protocol": {"samples"}, "checkpoint": {"card"}, "draft": {"card"}}
+"""Fields of a cell that say how often it is measured, or what follows from others."""
+
+
 class Cell(Frozen):
     checkpoint: Checkpoint
     draft: Checkpoint | None = Field(default=None, description="the assistant of speculative decoding")
@@ -127,7 +133,7 @@ class Cell(Frozen):
 
     @property
     def id(self) -> str:
-        return digest(self.model_dump(mode="json", exclude={"protocol": {"samples"}}))
+        return digest(self.model_dump(mode="json", exclude=_NO_SETTINGS))
 
     @property
     def devices(self) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictFloat, StrictInt, model_validator
 
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 
 
 class Region(Frozen):

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from claimbench.errors import ResultError
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.outcome import Outcome
 
 

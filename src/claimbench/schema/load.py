@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from claimbench.schema.cell import Frozen
+from claimbench.schema.card import Card
+from claimbench.schema.frozen import Frozen
 
 Layout = Literal["pipeline", "tensor_parallel", "zero"]
 
@@ -12,9 +13,11 @@ Layout = Literal["pipeline", "tensor_parallel", "zero"]
 class InferenceLoad(Frozen):
     """A workload on a model that is spread over devices, in the numbers that its cost depends on."""
 
-    architecture: str
+    architecture: str | None = None
     layers: int | None = None
     """The first so many alone, where the model was cut."""
+    card: Card | None = None
+    """The model's numbers, where it is none of the architectures with a name."""
     layout: Layout
     devices: int
     value_bytes: float

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import Field, StrictFloat, StrictInt, model_validator
 
 from claimbench.errors import ConfigError, did_you_mean
-from claimbench.schema.cell import Frozen
+from claimbench.schema.card import Card
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.study import Study
 from claimbench.schema.validation import read_yaml, validate
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 SOURCE_KINDS = ("hf://", "pypi://", "random://", "file://")
 
 
@@ -19,10 +22,23 @@ class CheckpointParams(Frozen):
     """Where a checkpoint comes from and what it is; `Checkpoint` without its name."""
 
     source: str = Field(description=f"one of {', '.join(SOURCE_KINDS)}")
-    architecture: str
+    architecture: str | None = Field(
+        default=None, description="what it is expected to be, a file of cost_model/architectures; absent: found out"
+    )
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     keep_layers: StrictInt | None = Field(default=None, ge=1)
     content: str | None = Field(default=None, description="what the source does not pin; found when planning")
+    card: Card | None = Field(default=None, description="the model's numbers; found when planning")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_alone(cls, value: object) -> object:
+        """`name: hf://org/name` is enough. Random weights are of the architecture that they are drawn for."""
+        settings = {"source": value} if isinstance(value, str) else value
+        source = settings.get("source") if isinstance(settings, dict) else None
+        if isinstance(source, str) and (match := re.fullmatch(r"random://([^:?]+)(\?.*)?", source)):
+            return {"architecture": match[1], **settings}
+        return settings
 
 
 class Measure(Frozen):
@@ -44,7 +60,9 @@ class Measure(Frozen):
 
 
 class Shard(Frozen):
-    max_shard_mb: StrictFloat = Field(default=2000, gt=0, description="1e6 bytes per safetensors file, at most")
+    max_shard_mb: StrictFloat | None = Field(
+        default=None, gt=0, description="1e6 bytes per safetensors file, at most; absent: files stay as they arrived"
+    )
 
 
 class Limits(Frozen):
@@ -71,6 +89,12 @@ class Params(Frozen):
 def load_params(value: object, where: str = "params.yaml") -> Params:
     params = validate(Params, value, where)
     for name, checkpoint in params.checkpoints.items():
+        if not re.fullmatch(NAME, name):
+            proper = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "mine"
+            raise ConfigError(
+                f"{where}: checkpoints.{name}: a name has letters, digits, dots, dashes and underscores: "
+                f"write '{proper}'"
+            )
         if not checkpoint.source.startswith(SOURCE_KINDS):
             raise ConfigError(
                 f"{where}: checkpoints.{name}.source: expected one of {', '.join(SOURCE_KINDS)} "

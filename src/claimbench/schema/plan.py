@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from claimbench.errors import ResultError
-from claimbench.schema.cell import Cell, Device, Frozen
+from claimbench.schema.cell import Cell, Device
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.params import Params

@@ -13,7 +13,8 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from claimbench.schema import sealed
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest
 from claimbench.schema.machine import KEEPS_OTHERS, MachineIdentity, Telemetry
 from claimbench.schema.outcome import Outcome

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from claimbench.errors import ResultError
 from claimbench.schema import sealed
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.result import Result, Sample
 
 ADVICE = "Delete it and run again: the rounds that are there are kept"

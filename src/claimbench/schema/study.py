@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictFloat, StrictInt, ValidationError, model_validator
 
-from claimbench.schema.cell import Device, Dtype, Frozen, PageCache, Sampling
+from claimbench.schema.cell import Device, Dtype, PageCache, Sampling
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.checks import Check
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

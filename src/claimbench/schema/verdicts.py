@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from claimbench.errors import ResultError
-from claimbench.schema.cell import Device, Dtype, Frozen
+from claimbench.schema.cell import Device, Dtype
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.interval import Interval
 from claimbench.schema.json_file import write_json

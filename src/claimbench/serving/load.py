@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, StrictFloat, StrictInt
 
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 from claimbench.serving.client import Chunk, CompletionRequest, Dialect, JsonObject, Limits, RequestFailed, ask
 
 if TYPE_CHECKING:

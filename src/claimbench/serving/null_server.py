@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from claimbench.schema.cell import Frozen
+from claimbench.schema.frozen import Frozen
 from claimbench.serving.client import JsonObject
 
 MODEL = "null"

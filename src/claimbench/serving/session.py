@@ -15,10 +15,12 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.proof import Findings
-from claimbench.schema.cell import DTYPE_BYTES, Cell, Frozen
+from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.serving import request_metrics
 from claimbench.serving.client import (
     Chunk,
@@ -33,7 +35,7 @@ from claimbench.serving.client import (
 )
 from claimbench.serving.load import Load, LoadRecord, Target, run, sweep
 from claimbench.serving.process import Server, record_of
-from claimbench.serving.tokens import UNKNOWN, Tokenizer, architecture_of
+from claimbench.serving.tokens import UNKNOWN, Tokenizer
 
 TOKEN_VARIABLE = "CLAIMBENCH_SERVER_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 SERVER_DIED_S = 1.0
@@ -187,13 +189,13 @@ class ServerSession:
 
         `server_rss` is the resident memory of the server's processes, where they are on this machine.
         """
-        architecture, workload = architecture_of(self._checkpoint), self.cell.workload
+        model, workload = decoder_in(self._checkpoint, self.cell.checkpoint), self.cell.workload
         size = DTYPE_BYTES[self.cell.dtype]
         length = self.prompt_tokens + workload.new_tokens
         memory = {
-            "weights": architecture.weights * size,
-            "step_weights": architecture.step_weights * size,
-            "kv_cache": int(cost.kv_bytes(architecture, workload.batch, length, size)),
+            "weights": model.weights * size,
+            "step_weights": int(model.step_weights * size),
+            "kv_cache": int(cost.kv_bytes(model, workload.batch, length, size)),
         }
         if self.service.server:
             memory["server_rss"] = self.service.server.resident_bytes()

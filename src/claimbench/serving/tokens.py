@@ -8,15 +8,14 @@ text, such as an end of sequence that was ignored, are counted by the server alo
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from claimbench.checkpoints.counting import decoder_in
 from claimbench.checkpoints.local_files import has_tokenizer
 from claimbench.checkpoints.prompt import prompt_ids
-from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell, row_lengths
 
@@ -27,13 +26,9 @@ UNKNOWN = -1
 """The id of a token that the server counted and did not show."""
 
 
-def architecture_of(checkpoint: Path) -> cost.Architecture:
-    return cost.parse(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
-
-
 def prompt_rows(cell: Cell, checkpoint: Path) -> list[list[int]]:
     """Token ids of each row of the workload: row 0 the whole prompt, the others its ends where they are shorter."""
-    row = prompt_ids(cell, checkpoint, architecture_of(checkpoint).vocabulary)
+    row = prompt_ids(cell, checkpoint, decoder_in(checkpoint, cell.checkpoint).vocabulary)
     return [row[len(row) - length :] for length in row_lengths(cell.workload, len(row))]
 
 

@@ -46,27 +46,28 @@ def refusal(cell: Cell, started: bool) -> str | None:
         return None
     if cell.device != "cpu":
         return "envs/vllm.lock has vLLM's CPU build"
-    head_dim = cost.architecture(cell.checkpoint.architecture).head_dim
-    if head_dim not in HEAD_DIMS:
-        return f"vLLM's attention on a CPU has no kernel for heads of {head_dim}"
+    architecture = cost.architecture_of(cell.checkpoint)
+    if architecture is not None and architecture.head_dim not in HEAD_DIMS:
+        return f"vLLM's attention on a CPU has no kernel for heads of {architecture.head_dim}"
     return None
 
 
-def environment(cell: Cell, architecture: cost.Architecture) -> dict[str, str]:
+def environment(cell: Cell, model: cost.Decoder, prompt_tokens: int) -> dict[str, str]:
     cores = sorted(os.sched_getaffinity(0))
     return {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[: cell.protocol.threads or len(cores)])),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(cache_gib(cell, architecture)),
+        "VLLM_CPU_KVCACHE_SPACE": str(cache_gib(cell, model, prompt_tokens)),
         "VLLM_CACHE_ROOT": str(cache_folder("vllm")),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
 
 
-def cache_gib(cell: Cell, architecture: cost.Architecture) -> int:
+def cache_gib(cell: Cell, model: cost.Decoder, prompt_tokens: int) -> int:
     """Room for every row at full length and some blocks to spare, in whole GiB."""
-    needed = cost.kv_bytes(architecture, cell.workload.batch + 1, architecture.context, DTYPE_BYTES[cell.dtype])
+    length = prompt_tokens + cell.workload.new_tokens
+    needed = cost.kv_bytes(model, cell.workload.batch + 1, length, DTYPE_BYTES[cell.dtype])
     return max(1, math.ceil(needed / (1 << 30)))
 
 

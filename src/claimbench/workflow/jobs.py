@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from claimbench import backends
+from claimbench.checkpoints import cards
+from claimbench.checkpoints.cards import Known
 from claimbench.checkpoints.fetch import local_identity
 from claimbench.cost_model import cost
 from claimbench.errors import ClaimbenchError, SourceError
@@ -44,20 +46,21 @@ def plan_for(config: Mapping[str, object], studies: Path) -> Plan:
 
 
 def with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
-    """What no source pins by itself: a local folder's files, and the architecture that random weights are drawn for.
+    """What no source pins by itself, and the numbers of models that are not declared.
 
-    A folder that is missing is told of when it is fetched, an unknown architecture when it is used.
+    That is a hub's commit, a local folder's files, and the architecture that random weights are drawn for. A folder
+    that is missing is told of when it is fetched, an unknown architecture when it is used.
     """
     known = dict(checkpoints)
     for name, checkpoint in checkpoints.items():
-        content = None
+        found = cards.find(checkpoint.source, checkpoint.keep_layers) if checkpoint.architecture is None else Known()
+        content = found.content
         if checkpoint.source.startswith("file://"):
             with suppress(SourceError):
                 content = local_identity(checkpoint.source)
-        elif checkpoint.source.startswith("random://") and checkpoint.architecture in cost.architecture_names():
-            content = digest(cost.config(checkpoint.architecture))
-        if content:
-            known[name] = checkpoint.model_copy(update={"content": content})
+        elif checkpoint.architecture in cost.architecture_names() and checkpoint.source.startswith("random://"):
+            content = digest(cost.config(str(checkpoint.architecture)))
+        known[name] = checkpoint.model_copy(update={"content": content, "card": found.card})
     return known
 
 
@@ -100,6 +103,12 @@ class Workflow:
     def fetched_checkpoints(self) -> dict[str, Checkpoint]:
         """By the folder that they are fetched to."""
         return {Path(self.fetched(folder)).parent.name: found for folder, found in self.checkpoints.items()}
+
+    @property
+    def max_shard(self) -> str:
+        """The flag of `claimbench shard`, where params.yaml sets a size."""
+        most = self.plan.params.shard.max_shard_mb
+        return f"--max-shard-mb {most}" if most else ""
 
     @property
     def manifests(self) -> list[str]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
@@ -50,7 +51,8 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
         return f"{other} needs matrices of the modules' own: leave out `shared`"
     if cell.dtype == "float16":
         return "the native step knows float32 and bfloat16, not float16"
-    return decoder.unavailable(read_spec(cost.config(cell.checkpoint.architecture)))
+    name = cell.checkpoint.architecture
+    return decoder.unavailable(read_spec(cost.config(name))) if name else None  # else known when it is loaded
 
 
 def apply(engine: Engine, settings: Settings) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 from claimbench.cost_model import cost
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.system.compilers import no_compiler
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Settings(Frozen):
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
-    if cost.architecture(cell.checkpoint.architecture).family == "llama":
+    architecture = cost.architecture_of(cell.checkpoint)
+    if architecture is not None and architecture.family == "llama":
         return "a model of the Llama family gates with SiLU: it has no GELU"
     if settings.how == "epilogue" and cell.device != "cuda":
         return "only cuBLASLt ends a product with the tanh form of GELU: needs a CUDA device"

@@ -21,7 +21,8 @@ from pydantic import Field, model_validator
 
 from claimbench.cost_model import cost
 from claimbench.proof import COMPILED_REGION, Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 from claimbench.system.compilers import no_compiler
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _no_megatron(cell: Cell) -> str | None:
         return "apex is not installed: build github.com/NVIDIA/apex with its CUDA extensions"
     if cell.dtype == "float32":
         return "Megatron's kernel computes in 16 bits, and the cell is in float32"
-    if cost.architecture(cell.checkpoint.architecture).family == "bloom":
+    architecture = cost.architecture_of(cell.checkpoint)
+    if architecture is not None and architecture.family == "bloom":
         return "Megatron's kernel masks by booleans, and ALiBi adds numbers"
     compiling = [name for name in COMPILING if cell.uses(name)]
     return f"Megatron's kernel is opaque to torch.compile: leave out {compiling[0]}" if compiling else None

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from claimbench.cost_model import cost
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
@@ -38,12 +39,12 @@ def no_kernel(cell: Cell) -> str | None:
     """Why FlashAttention has no kernel for the prompts of the cell."""
     if cell.device != "cuda":
         return None
-    arch = cost.architecture(cell.checkpoint.architecture)
-    if arch.family == "bloom":
+    arch = cost.architecture_of(cell.checkpoint)
+    if arch is not None and arch.family == "bloom":
         return "FlashAttention takes no ALiBi on CUDA"
     if cell.dtype == "float32":
         return "FlashAttention computes in 16 bits on CUDA, and the cell is in float32"
-    if arch.head_dim % 8 or arch.head_dim > 256:
+    if arch is not None and (arch.head_dim % 8 or arch.head_dim > 256):
         return f"FlashAttention needs a head of a multiple of 8, up to 256, on CUDA, and this one has {arch.head_dim}"
     if cell.workload.shortest is not None and not cell.uses("packed_rows"):
         return "FlashAttention takes no mask on CUDA, which padded rows need: add packed_rows"

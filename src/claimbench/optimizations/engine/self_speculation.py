@@ -18,7 +18,8 @@ from pydantic import Field
 
 from claimbench.cost_model import cost
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
@@ -36,9 +37,9 @@ class Settings(Frozen):
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
-    whole = cost.architecture(cell.checkpoint.architecture).layers
-    if (settings.layers or 1) >= whole:
-        return f"the model has {whole} layers, and fewer must draft than judge"
+    model = cost.decoder_of(cell.checkpoint)
+    if model is not None and (settings.layers or 1) >= model.layers:
+        return f"the model has {model.layers} layers, and fewer must draft than judge"
     if cell.workload.new_tokens < 3:
         return f"a workload of {cell.workload.new_tokens} new tokens leaves nothing to draft: ask for 3 or more"
     return None

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from claimbench.optimizations.engine import weight_int8
 from claimbench.proof import Findings
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine

@@ -15,9 +15,10 @@ from typing import Literal
 from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
-from claimbench.hf.setup import GenerationSetup
+from claimbench.hf.setup import NO_DRAFTS, GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "draft"
 EXACT = True
@@ -46,7 +47,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
         "num_assistant_tokens_schedule": settings.schedule,
         "assistant_confidence_threshold": settings.confidence_threshold,
     }
-    setup.unsupported.append("assisted generate is")
+    setup.unsupported += NO_DRAFTS
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:

@@ -15,7 +15,8 @@ from pydantic import Field
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Dtype, Frozen
+from claimbench.schema.cell import Cell, Dtype
+from claimbench.schema.frozen import Frozen
 
 SEAM = "weights"
 EXACT = False

@@ -12,10 +12,12 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from claimbench.checkpoints.counting import layers_of
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup, Phase
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,11 +61,7 @@ def compile_layers(model: PreTrainedModel, phase: Phase, settings: Settings) -> 
         return output
 
     model.forward = forward
-    layers = next(
-        module
-        for module in model.modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers
-    )
+    layers = layers_of(model.get_decoder(), model.config.get_text_config(decoder=True))
     for index, layer in enumerate(layers):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):

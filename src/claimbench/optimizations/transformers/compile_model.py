@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup, Phase
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from claimbench.cost_model import cost
 from claimbench.hf.evidence import TransformersEvidence
-from claimbench.hf.setup import GenerationSetup
+from claimbench.hf.setup import NO_DRAFTS, GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "draft"
 EXACT = True
@@ -27,12 +28,9 @@ class Settings(Frozen):
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
-    architecture = cost.architecture(cell.checkpoint.architecture)
-    layers = cell.checkpoint.keep_layers or architecture.layers
-    if settings.layers >= layers:
-        return f"asks for an exit after {settings.layers} layers of a model of {layers}"
-    if architecture.family != "llama":
-        return "Transformers exits early in the Llama family only"
+    model = cost.decoder_of(cell.checkpoint)
+    if model is not None and settings.layers >= model.layers:
+        return f"asks for an exit after {settings.layers} layers of a model of {model.layers}"
     return None
 
 
@@ -44,7 +42,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
         "num_assistant_tokens_schedule": "constant",
         "assistant_confidence_threshold": settings.confidence_threshold,
     }
-    setup.unsupported.append("assisted generate is")
+    setup.unsupported += NO_DRAFTS
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:

@@ -12,7 +12,8 @@ from claimbench.cost_model import cost
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "attention"
 EXACT = True
@@ -30,7 +31,8 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
         return "the flash-attn package is not installed"
     if cell.dtype == "float32":
         return "FlashAttention-2 takes float16 and bfloat16 only"
-    if cost.architecture(cell.checkpoint.architecture).family == "bloom":
+    architecture = cost.architecture_of(cell.checkpoint)
+    if architecture is not None and architecture.family == "bloom":
         return "Transformers has eager attention only for BLOOM"
     return None
 

@@ -14,7 +14,8 @@ import inspect
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import Generation, GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "loop"
 EXACT = True

@@ -16,7 +16,8 @@ from pydantic import Field
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen, Workload
+from claimbench.schema.cell import Cell, Workload
+from claimbench.schema.frozen import Frozen
 
 SEAM = "history"
 EXACT = True

@@ -8,7 +8,8 @@ from __future__ import annotations
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "cache"
 EXACT = True

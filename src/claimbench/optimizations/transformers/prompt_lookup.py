@@ -9,9 +9,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
-from claimbench.hf.setup import GenerationSetup
+from claimbench.hf.setup import NO_DRAFTS, GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "draft"
 EXACT = True
@@ -31,7 +32,7 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.drafts = True
     setup.generate |= {"prompt_lookup_num_tokens": settings.tokens, "max_matching_ngram_size": settings.ngram}
-    setup.unsupported.append("assisted generate is")
+    setup.unsupported += NO_DRAFTS
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:

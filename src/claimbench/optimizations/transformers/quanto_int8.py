@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "weights"
 EXACT = False

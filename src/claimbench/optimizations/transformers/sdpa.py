@@ -12,11 +12,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Literal
 
-from claimbench.cost_model import cost
 from claimbench.hf.evidence import SDPA, TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "attention"
 EXACT = True
@@ -30,8 +30,6 @@ class Settings(Frozen):
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
-    if cost.architecture(cell.checkpoint.architecture).family == "bloom":
-        return "Transformers has eager attention only for BLOOM"
     if cell.device == "cpu" and settings.kernel in ("efficient", "cudnn"):
         return f"PyTorch has no {settings.kernel} attention kernel for the CPU"
     return None
@@ -39,6 +37,7 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 
 def apply(setup: GenerationSetup, settings: Settings) -> None:
     setup.load["attn_implementation"] = "sdpa"
+    setup.unsupported.append("does not support an attention implementation")
     if settings.kernel != "any":
         setup.around.append(lambda: only(settings.kernel))
         setup.unsupported += ["No available kernel", "No viable backend"]

@@ -13,7 +13,8 @@ from __future__ import annotations
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "cache"
 EXACT = True
@@ -33,6 +34,8 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
-    held = evidence.caches == {"StaticCache": ["StaticLayer"]}
-    expect("static_cache", held, "a StaticCache of StaticLayers, and no other cache", evidence.caches)
+    layers = evidence.caches.get("StaticCache", [])
+    growing = [name for name in layers if name.startswith("Dynamic") or name.endswith("AndFullAttentionLayer")]
+    held = list(evidence.caches) == ["StaticCache"] and bool(layers) and not growing
+    expect("static_cache", held, "a StaticCache whose layers do not grow, and no other cache", evidence.caches)
     return {"caches": evidence.caches}

@@ -13,7 +13,8 @@ from claimbench.cost_model import cost
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings, expect
-from claimbench.schema.cell import Cell, Frozen
+from claimbench.schema.cell import Cell
+from claimbench.schema.frozen import Frozen
 
 SEAM = "weights"
 EXACT = False
@@ -32,8 +33,8 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
         return "torchao's int4 weight-only kernel needs CUDA"
     if cell.dtype != "bfloat16":
         return f"torchao's int4 weight-only kernel takes bfloat16 activations, not {cell.dtype}"
-    architecture = cost.architecture(cell.checkpoint.architecture)
-    for width in (architecture.hidden, architecture.intermediate):
+    architecture = cost.architecture_of(cell.checkpoint)
+    for width in (architecture.hidden, architecture.intermediate) if architecture else ():
         if width % settings.group_size:
             return f"groups of {settings.group_size} do not divide rows of {width}: torchao would skip those layers"
     return None if find_spec("torchao") else "the torchao package is not installed"

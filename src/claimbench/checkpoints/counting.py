@@ -1,0 +1,277 @@
+"""A `config.json` -> the numbers of its model, counted from Transformers' own modules without a single value of them.
+
+The model is built on torch's meta device, where tensors have shapes and no memory. Two passes over shapes alone tell
+what each layer keeps: what grows from one to the other is kept for each token, the rest is a state. Experts are left
+out of these passes, since which of them a token takes is a value.
+
+    python -m claimbench.checkpoints.counting [LAYERS] < config.json    prints a card, or says why there is none
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from claimbench.checkpoints.model_config import with_layers
+from claimbench.cost_model import cost
+from claimbench.cost_model.cost import Decoder, ModelConfig
+from claimbench.errors import SourceError
+from claimbench.schema.card import Card, Experts, KeptLayers
+from claimbench.schema.cell import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+VERSION = 1
+"""Raise it when what is counted changes: cards are remembered."""
+SHORT, LONG = 8, 16
+"""Tokens of the two passes."""
+NOT_COUNTED = ("quantization_config", "auto_map", "_name_or_path", "transformers_version", "dtype", "torch_dtype")
+ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "num_selected_experts")
+"""What configs call the number of experts that a token passes through."""
+
+
+def decoder_in(folder: Path, checkpoint: Checkpoint) -> Decoder:
+    """What the cost of the checkpoint in `folder` is computed from: as planned, or counted now."""
+    return cost.decoder_of(checkpoint) or count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
+    """The card of the model that `config` describes, or of its first layers.
+
+    Raises:
+        SourceError: Transformers knows no such model, or not with these numbers.
+    """
+    model = meta_model(with_layers(config, keep_layers) if keep_layers else config)
+    text = model.config.get_text_config(decoder=True)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    language = _parameters(decoder) | (_parameters(head) if head is not None else {})
+    everything = _parameters(model)
+    layers = layers_of(decoder, text)
+    in_layers = {id: one for layer in layers for id, one in _parameters(layer).items()}
+    experts = experts_of(layers, text)
+    return Card(
+        model_type=str(config["model_type"]),
+        layers=len(layers),
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+        context=getattr(text, "max_position_embeddings", None),
+        weights=_values(everything),
+        looked_up=_values(_looked_up(decoder, head)),
+        towers=_values({id: one for id, one in everything.items() if id not in language}),
+        in_layers=_values(in_layers),
+        matrices=_values({id: one for id, one in in_layers.items() if one.dim() > 1}),
+        largest=max(one.numel() for one in everything.values()),
+        widest=max((_widest(layer) for layer in layers), default=0),
+        experts=experts,
+        shape=_shape(config, _values(everything)),
+        kept=tuple(_kept(model, text)),
+    )
+
+
+def meta_model(config: ModelConfig) -> PreTrainedModel:
+    """The model of `config` on the meta device.
+
+    Raises:
+        SourceError: Transformers knows no such model, or not with these numbers.
+    """
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise SourceError("config.json: expected a mapping with a model_type")
+    settings = {key: value for key, value in config.items() if key not in (*NOT_COUNTED, "model_type")}
+    try:
+        made: PreTrainedConfig = AutoConfig.for_model(kind, **settings)
+    except Exception as error:  # a library's own checks: whatever it raises means that it cannot
+        version = transformers.__version__
+        raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
+    families = (AutoModelForCausalLM, AutoModelForImageTextToText)
+    known = next((each for each in families if type(made) in each._model_mapping), None)
+    if known is None:
+        raise SourceError(f"config.json: model_type {kind!r} generates no text in Transformers {transformers.__version__}")
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = known.from_config(made, attn_implementation="eager").eval()
+    except Exception as error:  # as above
+        raise SourceError(f"config.json: no model can be made of it: {_first_line(error)}") from error
+    return model
+
+
+def layers_of(decoder: nn.Module, text: PreTrainedConfig) -> list[nn.Module]:
+    """The decoder's layers: the first list of as many modules as the config has layers.
+
+    Raises:
+        SourceError: there is none.
+    """
+    import torch
+
+    for module in decoder.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == text.num_hidden_layers:
+            return list(module)
+    raise SourceError(f"config.json: found no list of {text.num_hidden_layers} layers in {type(decoder).__name__}")
+
+
+def _parameters(module: nn.Module) -> dict[int, Tensor]:
+    """By identity: a shared one comes once."""
+    return {id(one): one for one in module.parameters()}
+
+
+def _values(tensors: dict[int, Tensor]) -> int:
+    return sum(one.numel() for one in tensors.values())
+
+
+def _looked_up(decoder: nn.Module, head: nn.Module | None) -> dict[int, Tensor]:
+    """Embeddings that are not the head as well: of tokens, of positions, of layers."""
+    import torch
+
+    read = _parameters(head) if head is not None else {}
+    tables = [module for module in decoder.modules() if isinstance(module, torch.nn.Embedding)]
+    return {id: one for table in tables for id, one in _parameters(table).items() if id not in read}
+
+
+def expert_modules(layers: list[nn.Module]) -> list[nn.Module]:
+    """What holds the experts of each layer that has some: one module with all of them, or a list."""
+    return [
+        module
+        for layer in layers
+        for name, module in layer.named_modules()
+        if name.rpartition(".")[2] == "experts" and any(True for _ in module.parameters())
+    ]
+
+
+def experts_of(layers: list[nn.Module], text: PreTrainedConfig) -> Experts | None:
+    """The mixture of a decoder's layers; None where it has none, or its config does not say how many are active."""
+    found = expert_modules(layers)
+    active = next((value for name in ACTIVE if isinstance(value := getattr(text, name, None), int)), None)
+    if not found or active is None:
+        return None
+    first = next(found[0].parameters())
+    count = len(found[0]) if hasattr(found[0], "__len__") else first.shape[0]
+    weights = sum(_values(_parameters(module)) for module in found)
+    return Experts(weights=weights, count=max(count, active), active=active)
+
+
+def _widest(layer: nn.Module) -> int:
+    """Outputs of the widest matrix of a layer: an activation that is held while the next product runs, at least."""
+    import torch
+
+    return max((one.out_features for one in layer.modules() if isinstance(one, torch.nn.Linear)), default=0)
+
+
+def _shape(config: ModelConfig, weights: int) -> dict[str, int | bool | str] | None:
+    """The architecture of a dense decoder of one of the engine's families, where its formula counts the same weights."""
+    try:
+        found = cost.parse(config)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+    return found._asdict() if found.weights == weights and not config.get("sliding_window") else None
+
+
+def _kept(model: PreTrainedModel, text: PreTrainedConfig) -> Iterator[KeptLayers]:
+    """What the layers keep, equal neighbours as one. Raises SourceError where a pass over shapes cannot be made."""
+    try:
+        with _without_experts(model):
+            short, long = (_cache_after(model, text, tokens) for tokens in (SHORT, LONG))
+    except Exception as error:  # a model whose code asks for a value that is not there
+        raise SourceError(f"config.json: what it keeps between steps cannot be counted: {_first_line(error)}") from error
+    products = _query_values(text)
+    before: KeptLayers | None = None
+    for least, most in zip(short, long, strict=True):
+        each = (_held(most) - _held(least)) // (LONG - SHORT)
+        window = getattr(most, "sliding_window", None)
+        now = KeptLayers(
+            layers=1,
+            token_values=each,
+            fixed_values=max(0, _held(least) - each * SHORT) if window is None else 0,
+            window=window if isinstance(window, int) and window > 0 else None,
+            query_values=products if each else 0,
+        )
+        if before is not None and now == before.model_copy(update={"layers": 1}):
+            before = before.model_copy(update={"layers": before.layers + 1})
+            continue
+        if before is not None:
+            yield before
+        before = now
+    if before is not None:
+        yield before
+
+
+def _query_values(text: PreTrainedConfig) -> int:
+    """Multiply-adds for each pair of a query and a key in a layer: of the keys' width and of the values'."""
+    heads = text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    of_keys = (getattr(text, "qk_nope_head_dim", 0) or 0) + (getattr(text, "qk_rope_head_dim", 0) or 0)
+    of_values = getattr(text, "v_head_dim", 0) or 0
+    return int(heads * ((of_keys or width) + (of_values or width)))
+
+
+def _cache_after(model: PreTrainedModel, text: PreTrainedConfig, tokens: int) -> list[Any]:
+    """Layers of the cache behind a pass over `tokens` tokens."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=text)
+    ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
+    with torch.no_grad():
+        model(input_ids=ids, past_key_values=cache, use_cache=True)
+    return list(cache.layers)
+
+
+def _held(layer: object) -> int:
+    """Values that a layer of a cache holds for one row."""
+    import torch
+
+    found = 0
+    for thing in vars(layer).values():
+        parts = thing.values() if isinstance(thing, dict) else [thing]
+        found += sum(one.numel() for one in parts if isinstance(one, torch.Tensor) and one.is_floating_point())
+    return found
+
+
+@contextmanager
+def _without_experts(model: PreTrainedModel) -> Iterator[None]:
+    """Which experts a token takes is a value, and there are none: hidden states pass them by."""
+    import torch
+
+    def pass_by(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+        return hidden_states
+
+    stubbed: list[nn.Module] = []
+    for module in model.modules():
+        experts = getattr(module, "experts", None)
+        if isinstance(experts, torch.nn.Module):
+            stubbed.append(module if isinstance(experts, torch.nn.ModuleList) else experts)
+    for module in stubbed:
+        module.forward = pass_by
+    try:
+        yield
+    finally:
+        for module in stubbed:
+            module.__dict__.pop("forward", None)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def main(keep_layers: int | None = None) -> int:
+    try:
+        card = count(json.load(sys.stdin), keep_layers)
+    except (SourceError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(card.model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -1,0 +1,89 @@
+"""The numbers of a decoder that its cost depends on, counted from the model itself, whatever its architecture is.
+
+A uniform dense decoder (cost_model/cost.py: `Architecture`) has the same properties from a formula.
+"""
+
+from __future__ import annotations
+
+
+from pydantic import Field
+
+from claimbench.schema.frozen import Frozen
+
+
+def attended(new: int, past: int, window: int | None = None) -> float:
+    """Pairs of a query and a key in one row of a pass: each token sees itself and what came before, or a window of it."""
+    whole = new * past + new * (new + 1) / 2
+    if window is None or past + new <= window:
+        return whole
+    full = max(0, min(new, window - past))  # queries that see all there is
+    return full * past + full * (full + 1) / 2 + (new - full) * window
+
+
+class KeptLayers(Frozen):
+    """What some layers of one kind keep between steps, and what their attention costs. Numbers are of one layer."""
+
+    layers: int = Field(ge=1)
+    token_values: int = Field(default=0, ge=0, description="kept for each token")
+    fixed_values: int = Field(default=0, ge=0, description="kept whatever the length: a state, a convolution's tail")
+    window: int | None = Field(default=None, ge=1, description="tokens that are kept at most; absent: all")
+    query_values: int = Field(default=0, ge=0, description="products for each pair of a query and a key")
+
+    def values(self, length: int) -> float:
+        """Kept for one row of `length` tokens by all of these layers."""
+        return self.layers * (self.fixed_values + self.token_values * min(length, self.window or length))
+
+
+class Experts(Frozen):
+    """Of a mixture: every token passes through `active` of `count` experts of a layer."""
+
+    weights: int = Field(ge=0, description="of all experts of all layers")
+    count: int = Field(ge=1)
+    active: int = Field(ge=1)
+
+    @property
+    def idle(self) -> float:
+        """Weights that a pass need not read, at most."""
+        return self.weights * (1 - min(1.0, self.active / self.count))
+
+
+class Card(Frozen):
+    model_type: str
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    context: int | None = Field(default=None, ge=1, description="longest sequence, in tokens; absent: not limited")
+    weights: int = Field(ge=1, description="parameters, a shared one once")
+    looked_up: int = Field(default=0, ge=0, description="of them, those read by row: an embedding that is not the head")
+    towers: int = Field(default=0, ge=0, description="and those that a pass over text never reads: vision, audio")
+    in_layers: int = Field(ge=0, description="those of the decoder's layers")
+    matrices: int = Field(ge=0, description="and of these, those in matrices, experts among them")
+    largest: int = Field(ge=1, description="values of the largest tensor")
+    widest: int = Field(ge=0, description="values that a token needs beside the residual stream, at the widest point")
+    experts: Experts | None = None
+    shape: dict[str, int | bool | str] | None = Field(
+        default=None, description="fields of cost_model's Architecture, where the model is one"
+    )
+    kept: tuple[KeptLayers, ...] = ()
+
+    @property
+    def step_weights(self) -> float:
+        """Parameters that one decode step must read at least: of a mixture's experts those of one token."""
+        return self.weights - self.looked_up - self.towers - (self.experts.idle if self.experts else 0)
+
+    @property
+    def read_matrices(self) -> float:
+        """Of the layers' matrices, what one token passes through."""
+        return self.matrices - (self.experts.idle if self.experts else 0)
+
+    @property
+    def embedding_weights(self) -> int:
+        return self.vocabulary * self.hidden
+
+    def kept_values(self, length: int) -> float:
+        """Of one row of `length` tokens, by all layers."""
+        return sum(each.values(length) for each in self.kept)
+
+    def attention_products(self, new: int, past: int) -> float:
+        """Multiply-adds of queries with keys and of scores with values, in one row of a pass."""
+        return sum(each.layers * each.query_values * attended(new, past, each.window) for each in self.kept)

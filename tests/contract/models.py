@@ -1,0 +1,124 @@
+"""Tiny random checkpoints of every kind of model that people serve, as Transformers itself makes and saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+VOCABULARY = 300
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "ffn_dim": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "sliding_window": 32,
+    "moe_intermediate_size": 32,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+}
+"""Where a config has such a number."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    "apertus": {},
+    "arcee": {},
+    "bloom": {"n_head": 4},
+    "codegen": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256, "n_ctx": 256, "rotary_dim": 8},
+    "cohere": {},
+    "cohere2": {},
+    "deepseek_v2": {
+        **{"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16},
+        **{"num_key_value_heads": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    },
+    "deepseek_v3": {
+        **{"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16},
+        **{"num_key_value_heads": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    },
+    "ernie4_5": {},
+    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1},
+    "exaone4": {},
+    "falcon": {"num_kv_heads": 1, "multi_query": True},
+    "gemma": {},
+    "gemma2": {"query_pre_attn_scalar": 16},
+    "gemma3_text": {"query_pre_attn_scalar": 16},
+    "glm": {},
+    "glm4": {},
+    "glm4_moe": {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    "gpt2": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256},
+    "gpt_bigcode": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256},
+    "gpt_neo": {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 32},
+    "gpt_neox": {},
+    "gpt_oss": {},
+    "gptj": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256, "rotary_dim": 8},
+    "granite": {},
+    "granitemoe": {},
+    "hunyuan_v1_dense": {},
+    "lfm2": {},
+    "llama": {},
+    "mamba": {"state_size": 8, "time_step_rank": 4},
+    "mamba2": {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "ministral3": {},
+    "mistral": {},
+    "mixtral": {},
+    "nemotron": {},
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": {},
+    "olmoe": {},
+    "opt": {"word_embed_proj_dim": 64},
+    "phi": {},
+    "phi3": {},
+    "phimoe": {},
+    "qwen2": {},
+    "qwen2_moe": {"shared_expert_intermediate_size": 32},
+    "qwen3": {},
+    "qwen3_moe": {"num_experts": 8},
+    "qwen3_next": {
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16},
+        **{"linear_value_head_dim": 16, "shared_expert_intermediate_size": 32},
+    },
+    "seed_oss": {},
+    "smollm3": {},
+    "stablelm": {},
+    "starcoder2": {},
+}
+"""model_type -> what its config has beside `SMALL`."""
+
+
+def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    make = CONFIG_MAPPING[kind]
+    usual = make()
+    return make(**{key: value for key, value in SMALL.items() if hasattr(usual, key)} | KINDS[kind] | changes)
+
+
+def tiny_model(kind: str, **changes: Any) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(tiny_config(kind, **changes)).eval()
+
+
+def save(kind: str, folder: Path, **changes: Any) -> PreTrainedModel:
+    """Write a tiny random checkpoint to `folder`, as its makers would publish it."""
+    model = tiny_model(kind, **changes)
+    model.save_pretrained(folder)
+    return model

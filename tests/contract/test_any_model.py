@@ -1,0 +1,109 @@
+"""Models of every kind that people serve: what is counted before a download, and what runs on them."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claimbench import optimizations
+from claimbench.backends import transformers as backend
+from claimbench.checkpoints import counting
+from claimbench.errors import Unavailable
+from claimbench.schema.card import Card
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
+from tests.contract.conftest import rows_of, save_tokenizer
+from tests.contract.models import KINDS, save
+
+TECHNIQUES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "plain": [],
+    "sdpa": [("sdpa", {})],
+    "static_cache": [("static_cache", {})],
+    "static_cache in a loop": [("forward_loop", {}), ("static_cache", {})],
+    "no_cache": [("no_cache", {})],
+    "prompt_lookup": [("prompt_lookup", {})],
+    "early_exit": [("early_exit", {"layers": 2, "confidence_threshold": 0})],
+}
+PROMPT = "hello hello hello hello hello hello hello hello hello hello"
+"""Longer than the windows of the tiny models, once ten tokens are behind it."""
+
+
+class Made:
+    """A tiny checkpoint on disk, and the numbers of the model that it was saved from."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        model = save(kind, folder)
+        save_tokenizer(folder)
+        self.folder = folder
+        self.parameters = sum(one.numel() for one in model.parameters())
+        self.kept = kept_by(model, tokens=48)
+        self.card = counting.count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def kept_by(model: Any, tokens: int) -> int:
+    """Values that the model's own cache holds behind a prompt."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    with torch.no_grad():
+        model(input_ids=torch.arange(tokens)[None] % 250, past_key_values=cache, use_cache=True)
+    return sum(counting._held(layer) for layer in cache.layers)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    yield Made(request.param, tmp_path_factory.mktemp(request.param))
+    gc.collect()
+
+
+def cell_of(card: Card, uses: list[tuple[str, dict[str, Any]]], **workload: Any) -> Cell:
+    return Cell(
+        checkpoint=Checkpoint(name="tiny", source="file://tiny", card=card),
+        backend="transformers",
+        optimizations=tuple(
+            OptimizationUse(name=name, settings=optimizations.settings_of(name, raw).model_dump(mode="json"))
+            for name, raw in uses
+        ),
+        workload=Workload(prompt=PROMPT, new_tokens=8, **workload),
+        device="cpu",
+    )
+
+
+def rows(made: Made, uses: list[tuple[str, dict[str, Any]]], **workload: Any) -> list[list[int]]:
+    session = backend.load(cell_of(made.card, uses, **workload), made.folder, None)
+    try:
+        found = rows_of(session)
+        gc.freeze()  # as a block does before its proof
+        session.prove()
+        return found
+    finally:
+        gc.unfreeze()
+        session.close()
+
+
+def test_its_weights_are_counted_without_them(made: Made) -> None:
+    assert made.card.weights == made.parameters
+
+
+def test_what_it_keeps_is_counted_without_running_it(made: Made) -> None:
+    assert made.card.kept_values(48) == pytest.approx(made.kept, rel=0.03), "a window keeps one token less than it sees"
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_technique_gives_the_plain_tokens_or_says_why_not(made: Made, name: str) -> None:
+    plain = rows(made, [])
+    try:
+        found = rows(made, TECHNIQUES[name])
+    except Unavailable as refused:
+        assert str(refused).strip()
+        pytest.skip(str(refused))
+    assert found == plain
+
+
+def test_rows_of_several_lengths_are_padded_and_masked(made: Made) -> None:
+    assert len(rows(made, [], batch=3, shortest=20)) == 3
