@@ -166,13 +166,14 @@ def _widest(layer: nn.Module) -> int:
     return max((one.out_features for one in layer.modules() if isinstance(one, torch.nn.Linear)), default=0)
 
 
-def _shape(config: ModelConfig, weights: int) -> dict[str, int | bool | str] | None:
+def _shape(config: ModelConfig, weights: int) -> dict[str, int | bool | str | tuple[str, ...]] | None:
     """The architecture of a dense decoder of one of the engine's families, where its formula counts the same weights."""
     try:
         found = cost.parse(config)
     except (KeyError, TypeError, ZeroDivisionError):
         return None
-    return found._asdict() if found.weights == weights and not config.get("sliding_window") else None
+    windowed = config.get("sliding_window") and config.get("use_sliding_window", True)
+    return found._asdict() if found.weights == weights and not windowed else None
 
 
 def _kept(model: PreTrainedModel, text: PreTrainedConfig) -> Iterator[KeptLayers]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from claimbench.checkpoints.local_files import VOCABULARY_FILES, has_tokenizer
 from claimbench.errors import SourceError
-from claimbench.schema.cell import Cell
+from claimbench.schema.cell import Cell, Workload
 
 SETTINGS_BESIDE = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space"})
 """Keys of tokenizer_config.json by which Transformers changes what tokenizer.json does."""
@@ -23,7 +23,7 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
     """
     workload = cell.workload
     if has_tokenizer(checkpoint):
-        ids = _encode(checkpoint, workload.prompt)
+        ids = (workload.chat and _chat(checkpoint, workload)) or _encode(checkpoint, workload.prompt)
     elif cell.checkpoint.source.startswith("random://"):
         ids = [byte % vocabulary for byte in workload.prompt.encode()]
     else:
@@ -39,6 +39,29 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
         )
     length = workload.prompt_tokens or len(ids)
     return (ids * -(-length // len(ids)))[:length]
+
+
+def _chat(checkpoint: Path, workload: Workload) -> list[int] | None:
+    """The prompt that the checkpoint's own template makes of a message; None where it is no chat model.
+
+    Transformers renders the template in a sandbox: it comes with the weights, and is code.
+
+    Raises:
+        SourceError: the template refuses it.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        return None
+    system = [] if workload.system is None else [{"role": "system", "content": workload.system}]
+    messages = [*system, {"role": "user", "content": workload.prompt}]
+    try:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # whatever a template raises, of jinja's kinds or its own
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(f"the chat template in {checkpoint} makes no prompt of the message: {first}") from error
+    return [int(token) for token in tokenizer(text, add_special_tokens=False).input_ids]
 
 
 def _encode(checkpoint: Path, text: str) -> list[int]:

@@ -141,7 +141,7 @@ def _open(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched) -> Model
     raw = cards.read_config(fetched / CONFIG)
     files = [fetched / file.name for file in record.files if file.name.endswith(".safetensors")]
     stored = [tensor for file in files for tensor in safetensors_file.read(file)]
-    if raw["model_type"] not in model_config.CLASSES:
+    if raw["model_type"] not in model_config.CLASSES or raw.get("attention_bias") or raw.get("mlp_bias"):
         return Model(raw, None, stored)
     config = model_config.normalise(raw, checkpoint.source)
     return Model(config, model_config.parse(config, checkpoint.source), stored)

@@ -59,7 +59,7 @@ def degrees(arch: Architecture, most: int) -> list[int]:
 
 def refusal(arch: Architecture | None, ranks: int) -> str | None:
     """Why a model cannot be cut for so many ranks, and which numbers near it work; None where it can."""
-    if arch is None:
+    if arch is None or arch.biases or arch.qk_norm:
         return "tensor parallelism: how its matrices are cut is not known" if ranks > 1 else None
     why = _refusal(arch, ranks)
     if why is None:

@@ -20,6 +20,9 @@ from claimbench.schema.cell import Cell, Checkpoint
 ModelConfig = dict[str, Any]
 """A Transformers `config.json`, whose keys depend on the family of the model."""
 
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose layers are Llama's, biases and norms of queries and keys aside."""
+
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
 
@@ -80,7 +83,7 @@ class Architecture(NamedTuple):
     """A dense decoder all of whose layers are alike and attend to everything."""
 
     family: str
-    """`llama` (Llama, Mistral), `gpt_bigcode` or `bloom`."""
+    """`llama` (`LLAMA_LIKE`), `gpt_bigcode` or `bloom`."""
     layers: int
     hidden: int
     heads: int
@@ -92,6 +95,10 @@ class Architecture(NamedTuple):
     """Longest sequence, in tokens."""
     tied: bool
     """The output head is the embedding."""
+    biases: tuple[str, ...] = ()
+    """Of the Llama family's matrices, those with biases: `qkv`, `out`, `mlp`."""
+    qk_norm: bool = False
+    """Each query and key is normalised, by a norm of one head's width."""
 
     def kept(self, layers: int | None) -> Architecture:
         """With its first `layers` layers alone; whole where it has no more, or without a number."""
@@ -113,7 +120,13 @@ class Architecture(NamedTuple):
     def layer_weights(self) -> int:
         """Parameters of one layer, norms and biases included."""
         if self.family == "llama":
-            return self.layer_matrices + 2 * self.hidden
+            widths = {
+                "qkv": (self.heads + 2 * self.kv_heads) * self.head_dim,
+                "out": self.hidden,
+                "mlp": 2 * self.intermediate + self.hidden,
+            }
+            norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+            return self.layer_matrices + norms + sum(widths[name] for name in self.biases)
         biases = (self.heads + 2 * self.kv_heads) * self.head_dim + self.hidden + self.intermediate + self.hidden
         return self.layer_matrices + biases + 4 * self.hidden
 
@@ -174,7 +187,7 @@ def parse(config: ModelConfig) -> Architecture:
         KeyError: the model type is none of the families, or a key is missing.
     """
     kind = config["model_type"]
-    if kind in ("llama", "mistral"):
+    if kind in LLAMA_LIKE:
         heads = config["num_attention_heads"]
         return Architecture(
             family="llama",
@@ -187,6 +200,8 @@ def parse(config: ModelConfig) -> Architecture:
             vocabulary=config["vocab_size"],
             context=config["max_position_embeddings"],
             tied=bool(config.get("tie_word_embeddings", False)),
+            biases=_biases(config),
+            qk_norm=kind == "qwen3",
         )
     if kind == "gpt_bigcode":
         heads = config["n_head"]
@@ -216,7 +231,14 @@ def parse(config: ModelConfig) -> Architecture:
             context=config.get("seq_length", 2048),
             tied=bool(config.get("tie_word_embeddings", True)),
         )
-    raise KeyError(f"model_type {kind!r}: expected llama, mistral, gpt_bigcode or bloom")
+    raise KeyError(f"model_type {kind!r}: expected one of {', '.join((*LLAMA_LIKE, 'gpt_bigcode', 'bloom'))}")
+
+
+def _biases(config: ModelConfig) -> tuple[str, ...]:
+    if config["model_type"] == "qwen2":
+        return ("qkv",)
+    of_attention = ("qkv", "out") if config.get("attention_bias") else ()
+    return (*of_attention, *(("mlp",) if config.get("mlp_bias") else ()))
 
 
 @cache

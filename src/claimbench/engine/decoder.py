@@ -62,6 +62,10 @@ Draw = Callable[[Tensor], Tensor]
 """Logits of every row [batch, vocabulary] -> tokens [batch]."""
 
 
+BEYOND = 256
+"""Positions behind the last token that tables reach to: drafts may be longer than what is kept of them."""
+
+
 @dataclass
 class Details:
     """Log-probabilities of the prompt and of the new tokens: for every request, or for none."""
@@ -179,11 +183,12 @@ class Decoder:
             raise Unavailable(f"draft and model must share a vocabulary, and these have {sizes}")
         matrices = engine.matrices(spec, weights, engine.storage)
         parts = engine.parts if matrices is None else matrices.parts(engine.parts, weights)
-        model = Transformer(spec, weights, parts)
+        length = max(map(len, rows)) + wanted - 1  # the last token is never read again
+        model = Transformer(spec, weights, parts, longest=length + BEYOND)
         cache_shape = CacheShape(
             arch=spec.arch,
             batch=len(rows),
-            length=max(map(len, rows)) + wanted - 1,  # the last token is never read again
+            length=length,
             dtype=engine.dtype,
             device=engine.device,
             key_multiple=engine.key_multiple,

@@ -61,7 +61,7 @@ class Card(Frozen):
     largest: int = Field(ge=1, description="values of the largest tensor")
     widest: int = Field(ge=0, description="values that a token needs beside the residual stream, at the widest point")
     experts: Experts | None = None
-    shape: dict[str, int | bool | str] | None = Field(
+    shape: dict[str, int | bool | str | tuple[str, ...]] | None = Field(
         default=None, description="fields of cost_model's Architecture, where the model is one"
     )
     kept: tuple[KeptLayers, ...] = ()

@@ -45,7 +45,9 @@ class Workload(Frozen):
     the whole prompt and the others are its ends, so that all rows end alike; see `row_lengths` below.
     """
 
-    prompt: str = Field(min_length=1, description="the prompt's text")
+    prompt: str = Field(min_length=1, description="the prompt's text, or what the user says in a chat")
+    chat: bool = Field(default=False, description="the checkpoint's chat template makes the prompt of it")
+    system: str | None = Field(default=None, description="what comes before it in a chat")
     prompt_tokens: int | None = Field(default=None, ge=1, description="repeat or cut the prompt to exactly this length")
     shortest: int | None = Field(
         default=None,

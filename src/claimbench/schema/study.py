@@ -136,10 +136,19 @@ class MeasureOverrides(Frozen):
     timeout_s: StrictFloat | None = Field(default=None, gt=0)
 
 
+class Message(Frozen):
+    """What a person says to a chat model: its own template makes a prompt of it. A base model gets the words alone."""
+
+    user: str = Field(min_length=1)
+    system: str | None = Field(default=None, description="absent: what the template says by itself, if anything")
+
+
 class Study(Frozen):
     title: str
     document: Document
-    prompts: dict[Name, str] = Field(min_length=1)
+    prompts: dict[Name, str | Message] = Field(
+        min_length=1, description="text as it is, or a message to a chat model: {user: ...}"
+    )
     defaults: Hold
     measure: MeasureOverrides = MeasureOverrides()
     presets: dict[Name, tuple[str | dict[str, dict[str, Any]], ...]] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from claimbench.cost_model import cost
@@ -11,11 +11,13 @@ from claimbench.errors import Unavailable
 NormKind = Literal["rms", "layer"]
 PositionKind = Literal["rotary", "learned", "alibi"]
 Activation = Literal["silu", "tanh_gelu", "gelu"]
+SCALED = ("linear", "llama3", "yarn")
+"""Ways to stretch rotary positions that do not depend on the length of a sequence."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """The maths of one decoder of the Llama, GPT-BigCode or BLOOM family."""
+    """The maths of one decoder of the Llama, Qwen, GPT-BigCode or BLOOM family."""
 
     arch: cost.Architecture
     norm: NormKind
@@ -24,6 +26,10 @@ class Spec:
     """With SiLU the feed-forward is gated, down(silu(gate(x)) * up(x)); else it is down(activation(up(x)))."""
     eps: float
     rope_theta: float = 0.0
+    frequencies: tuple[float, ...] | None = None
+    """Of rotary positions, for each pair of a head, where they are not the powers of `rope_theta`."""
+    rope_scale: float = 1.0
+    """What turned queries and keys are multiplied with."""
     window: int | None = None
     """A token attends to at most this many before it; the engine serves only sequences that are not longer."""
 
@@ -62,11 +68,28 @@ def _llama(config: cost.ModelConfig, arch: cost.Architecture) -> Spec:
     # transformers 5 writes rope_parameters, 4 wrote rope_theta and rope_scaling
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise Unavailable(f"the engine knows plain rotary positions only, and this model scales them: {kind}")
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
-    eps, window = float(config.get("rms_norm_eps", 1e-6)), config.get("sliding_window")
-    return Spec(arch, "rms", "rotary", "silu", eps=eps, rope_theta=float(theta), window=window)
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    spec = Spec(
+        arch, "rms", "rotary", "silu", eps=float(config.get("rms_norm_eps", 1e-6)), rope_theta=float(theta), window=window
+    )
+    if kind == "default":
+        return spec
+    if kind not in SCALED:
+        known = ", ".join(SCALED)
+        raise Unavailable(f"the engine scales rotary positions by {known}, and this model does by {kind}")
+    frequencies, scale = _scaled(config, kind)
+    return replace(spec, frequencies=frequencies, rope_scale=scale)
+
+
+def _scaled(config: cost.ModelConfig, kind: str) -> tuple[tuple[float, ...], float]:
+    """Frequencies of rotary positions and their factor, by Transformers' own functions."""
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    settings = {key: value for key, value in config.items() if key != "model_type"}
+    found, scale = ROPE_INIT_FUNCTIONS[kind](AutoConfig.for_model(config["model_type"], **settings), "cpu")
+    return tuple(found.tolist()), float(scale)
 
 
 def _expect(config: cost.ModelConfig, key: str, *known: object) -> None:

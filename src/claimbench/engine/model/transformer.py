@@ -174,18 +174,26 @@ class Parts:
         return self.attend_prompt if context.past == 0 else self.attend_step
 
 
+def rotary_frequencies(spec: Spec) -> Tensor:
+    """By how much each pair of a head turns from one position to the next, float32 [head_dim / 2]."""
+    if spec.frequencies is not None:
+        return torch.tensor(spec.frequencies, dtype=torch.float32)
+    half = torch.arange(0, spec.arch.head_dim, 2, dtype=torch.float32) / spec.arch.head_dim
+    return 1.0 / (spec.rope_theta or 1.0) ** half
+
+
 class Rotary(nn.Module):
-    """Rotary positions: pairs (i, i + head_dim / 2) of a head turn by position x theta^(-2i / head_dim)."""
+    """Rotary positions: pairs (i, i + head_dim / 2) of a head turn by position x frequency, in tables of `longest`."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, spec: Spec, device: torch.device) -> None:
+    def __init__(self, spec: Spec, longest: int, device: torch.device) -> None:
         super().__init__()
-        half = torch.arange(0, spec.arch.head_dim, 2, dtype=torch.float32, device=device) / spec.arch.head_dim
-        angles = torch.outer(torch.arange(spec.arch.context, device=device).float(), 1.0 / spec.rope_theta**half)
-        self.register_buffer("cos", torch.cat((angles, angles), -1).cos(), persistent=False)  # [context, head_dim]
-        self.register_buffer("sin", torch.cat((angles, angles), -1).sin(), persistent=False)
+        angles = torch.outer(torch.arange(longest, device=device).float(), rotary_frequencies(spec).to(device))
+        twice, scale = torch.cat((angles, angles), -1), spec.rope_scale
+        self.register_buffer("cos", twice.cos() * scale, persistent=False)  # [longest, head_dim]
+        self.register_buffer("sin", twice.sin() * scale, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """Turn x, [batch, heads, new, head_dim]."""
@@ -205,6 +213,8 @@ class Layer(nn.Module):
         up = parts.linear(weights.up)
         self.up = up if spec.gated else parts.gelu(up, spec)
         self.down = parts.linear(weights.down)
+        self.q_norm = None if weights.q_norm is None else parts.norm(weights.q_norm, spec)
+        self.k_norm = None if weights.k_norm is None else parts.norm(weights.k_norm, spec)
         self.scale = spec.arch.head_dim**-0.5
 
     def forward(self, x: Tensor, context: PassContext, slot: LayerCache) -> Tensor:
@@ -216,6 +226,8 @@ class Layer(nn.Module):
         batch, new, _ = x.shape
         heads = self.qkv(x).view(batch, new, arch.heads + 2 * arch.kv_heads, arch.head_dim).transpose(1, 2)
         q, k, v = torch.split(heads, [arch.heads, arch.kv_heads, arch.kv_heads], dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
             q, k = self.rotary(q, context.positions), self.rotary(k, context.positions)
         keys, values = slot.write(k, v, context)
@@ -232,7 +244,8 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Token ids to hidden states, and hidden states to logits."""
 
-    def __init__(self, spec: Spec, weights: Weights, parts: Parts) -> None:
+    def __init__(self, spec: Spec, weights: Weights, parts: Parts, longest: int | None = None) -> None:
+        """`longest`: tokens of a sequence that positions are needed for; by default the whole context."""
         super().__init__()
         self.spec, self.parts = spec, parts
         device = weights.embedding.device
@@ -240,7 +253,8 @@ class Transformer(nn.Module):
         self.positions = None if weights.positions is None else nn.Parameter(weights.positions, requires_grad=False)
         plain = weights.embedding_norm
         self.embedding_norm = None if plain is None else parts.norm(plain, spec)
-        rotary = Rotary(spec, device) if spec.positions == "rotary" else None
+        rows = min(spec.arch.context, longest or spec.arch.context)
+        rotary = Rotary(spec, rows, device) if spec.positions == "rotary" else None
         self.layers = nn.ModuleList(Layer(spec, layer, parts, rotary) for layer in weights.layers)
         self.norm = parts.norm(weights.norm, spec)
         self.head = (parts.head or parts.linear)(Affine(weights.head))

@@ -34,6 +34,9 @@ class LayerWeights:
     up: Affine
     """[intermediate, hidden]; with a gate, the gate's rows come first: [2 * intermediate, hidden]."""
     down: Affine
+    q_norm: Affine | None = None
+    """[head_dim], of every query where there is one; and of keys."""
+    k_norm: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ def _llama(shards: Shards, spec: Spec) -> Weights:
                 norm2=shards.affine(f"{layer}.post_attention_layernorm"),
                 up=shards.joined([f"{layer}.mlp.{part}_proj" for part in ("gate", "up")]),
                 down=shards.affine(f"{layer}.mlp.down_proj"),
+                q_norm=shards.affine(f"{layer}.self_attn.q_norm") if spec.arch.qk_norm else None,
+                k_norm=shards.affine(f"{layer}.self_attn.k_norm") if spec.arch.qk_norm else None,
             )
             for layer in _names("model.layers", spec)
         ],

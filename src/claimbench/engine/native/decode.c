@@ -80,6 +80,7 @@ typedef struct {
     Matrix qkv, out;
     Norm before_mlp;
     Matrix up, down;  /* up: panels of gate and up take turns where the MLP is gated */
+    const float *query_norm, *key_norm;  /* [head_dim], of every query and key; or null */
 } Layer;
 
 typedef struct {
@@ -654,6 +655,14 @@ static void expand(Worker *w, const Matrix *m) {
         }
 }
 
+/* RMS norm of one head. */
+static void normalise_head(const Model *m, const float *weight, const float *x, float *y) {
+    float sum = 0;
+    for (int64_t i = 0; i < m->head_dim; i++) sum += x[i] * x[i];
+    float factor = 1.0f / sqrtf(sum / (float)m->head_dim + m->norm_epsilon);
+    for (int64_t i = 0; i < m->head_dim; i++) y[i] = x[i] * factor * weight[i];
+}
+
 static void rotate(float *to, const float *from, const float *angles, int64_t head_dim, float scale) {
     int64_t half = head_dim / 2;
     for (int64_t i = 0; i < half; i++) {
@@ -755,7 +764,11 @@ static void keep(const Decoder *d, int64_t layer, int64_t line, int64_t head) {
     int64_t head_dim = m->head_dim, slot = s->length + line % s->new;
     int64_t first = ((line / s->new * m->kv_heads + head) * s->capacity + slot) * head_dim;
     const float *key = d->qkv + line * d->qkv_stride + (m->heads + head) * head_dim, *value = key + m->kv_heads * head_dim;
-    float rotated[LANES * MOST_VECTORS];
+    float rotated[LANES * MOST_VECTORS], normal[LANES * MOST_VECTORS];
+    if (m->layer[layer].key_norm) {
+        normalise_head(m, m->layer[layer].key_norm, key, normal);
+        key = normal;
+    }
     if (m->positions == ROPE) {
         rotate(rotated, key, d->angles + line * head_dim, head_dim, 1.0f);
         key = rotated;
@@ -803,6 +816,11 @@ static void attend_share(Worker *w, int64_t layer) {
         char *keys = (char *)s->keys[layer] + plane * size, *values = (char *)s->values[layer] + plane * size;
         for (int64_t q = 0; q < queries; q++) {
             const float *query = qkv + (head * queries + q) * head_dim;
+            float normal[LANES * MOST_VECTORS];
+            if (m->layer[layer].query_norm) {
+                normalise_head(m, m->layer[layer].query_norm, query, normal);
+                query = normal;
+            }
             if (m->positions == ROPE)
                 rotate(w->queries + q * head_dim, query, angles, head_dim, m->attention_scale);
             else

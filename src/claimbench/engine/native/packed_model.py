@@ -62,7 +62,7 @@ class PackedModel:
         kept = weights.embedding if _is_bfloat16(weights.embedding) else weights.embedding.float()
         self._embedding = kept.contiguous()
         self._positions = None if weights.positions is None else weights.positions.float().contiguous()
-        self._frequencies = self._floats(_inverse_frequencies(spec))
+        self._frequencies = self._floats(_frequencies(spec))
         self._slopes = self._floats(_slopes(spec)) if spec.positions == "alibi" else None
 
     def described(self, threads: int, idle_spin_ns: int) -> structs.Model:
@@ -83,7 +83,7 @@ class PackedModel:
             threads=threads,
             idle_spin_ns=idle_spin_ns,
             norm_epsilon=spec.eps,
-            attention_scale=arch.head_dim**-0.5,
+            attention_scale=arch.head_dim**-0.5 * spec.rope_scale**2,  # of queries and keys, which it turns unscaled
             inverse_frequencies=self._frequencies,
             slopes=self._slopes,
             embedding=self._embedding.data_ptr(),
@@ -148,7 +148,10 @@ class PackedModel:
         layers = (structs.Layer * len(weights.layers))()
         for number, layer in enumerate(weights.layers):
             qkv, out, up, down = self._matrices[4 * number : 4 * number + 4]
-            layers[number] = structs.Layer(self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down)
+            norms = [None if norm is None else self._floats(norm.weight) for norm in (layer.q_norm, layer.k_norm)]
+            layers[number] = structs.Layer(
+                self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down, *norms
+            )
         return layers
 
     def _norm(self, norm: Affine | None) -> structs.Norm:
@@ -173,12 +176,11 @@ def _is_bfloat16(tensor: torch.Tensor) -> bool:
     return tensor.dtype == torch.bfloat16
 
 
-def _inverse_frequencies(spec: Spec) -> torch.Tensor:
+def _frequencies(spec: Spec) -> torch.Tensor:
     """[head_dim / 2], float32."""
-    import torch
+    from claimbench.engine.model.transformer import rotary_frequencies
 
-    half = torch.arange(0, spec.arch.head_dim, 2, dtype=torch.float32) / spec.arch.head_dim
-    return 1.0 / (spec.rope_theta or 1.0) ** half
+    return rotary_frequencies(spec)
 
 
 def _slopes(spec: Spec) -> torch.Tensor:

@@ -27,6 +27,8 @@ class Layer(ctypes.Structure):
         ("before_mlp", Norm),
         ("up", Matrix),
         ("down", Matrix),
+        ("query_norm", ctypes.c_void_p),
+        ("key_norm", ctypes.c_void_p),
     ]
 
 

@@ -141,6 +141,8 @@ def layer_trimmed(layer: nn.Module) -> RunLayer:
     norm1, qkv, out = call_of(layer.norm1), call_of(layer.qkv), call_of(layer.out)
     norm2, up, down = call_of(layer.norm2), call_of(layer.up), call_of(layer.down)
     attend, softmax, add, scale = parts.attend_step, parts.softmax, parts.add, arch.head_dim**-0.5
+    q_norm = None if layer.q_norm is None else call_of(layer.q_norm)
+    k_norm = None if layer.k_norm is None else call_of(layer.k_norm)
     heads, turning, head_dim = arch.heads, arch.heads + arch.kv_heads, arch.head_dim
     every_head, width = turning + arch.kv_heads, heads * head_dim
 
@@ -148,6 +150,8 @@ def layer_trimmed(layer: nn.Module) -> RunLayer:
         batch, new, _ = x.shape
         mixed = qkv(norm1(x)).view(batch, new, every_head, head_dim).transpose(1, 2)
         turned = mixed[:, :turning]
+        if q_norm is not None and k_norm is not None:
+            turned = cat((q_norm(mixed[:, :heads]), k_norm(mixed[:, heads:turning])), 1)
         if turn is not None:
             first, second = turned.chunk(2, -1)
             turned = turned * turn[0] + cat((second, first), -1) * turn[1]
