@@ -1,15 +1,16 @@
-"""The reference transformer: one readable decoder for the Llama, GPT-BigCode and BLOOM families.
+"""The reference transformer: one readable decoder for Llama, Qwen, Gemma, GPT-NeoX, OPT, BLOOM and their like.
 
 It is plain PyTorch, a module per part. What document B takes apart is handed in as `Parts`: how a matrix is multiplied,
 how a norm, a softmax and a GELU are computed, how attention goes over a prompt and over one new token. Tensors are
 [batch, new, hidden] between layers and [batch, heads, new, head_dim] inside attention; a key-value cache holds
 [batch, kv_heads, keys, head_dim] per layer.
 
-Sources of the maths: Transformers' own Llama, Mistral, GPT-BigCode and BLOOM, which the tests compare with.
+Sources of the maths: Transformers' own modules, which the tests compare with.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -174,71 +175,131 @@ class Parts:
         return self.attend_prompt if context.past == 0 else self.attend_step
 
 
-def rotary_frequencies(spec: Spec) -> Tensor:
-    """By how much each pair of a head turns from one position to the next, float32 [head_dim / 2]."""
-    if spec.frequencies is not None:
-        return torch.tensor(spec.frequencies, dtype=torch.float32)
+def rotary_frequencies(spec: Spec, layer: int = 0) -> Tensor:
+    """By how much each pair of a head turns from one position to the next, float32 [pairs], in a layer."""
+    given = spec.local_frequencies if layer in spec.local_layers else spec.frequencies
+    if given is not None:
+        return torch.tensor(given, dtype=torch.float32)
     half = torch.arange(0, spec.arch.head_dim, 2, dtype=torch.float32) / spec.arch.head_dim
     return 1.0 / (spec.rope_theta or 1.0) ** half
 
 
 class Rotary(nn.Module):
-    """Rotary positions: pairs (i, i + head_dim / 2) of a head turn by position x frequency, in tables of `longest`."""
+    """Rotary positions: pairs (i, i + width / 2) of a head turn by position x frequency, from tables of `longest` rows.
+
+    What lies beyond `width`, twice the number of frequencies, does not turn.
+    """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, spec: Spec, longest: int, device: torch.device) -> None:
+    def __init__(self, spec: Spec, longest: int, device: torch.device, layer: int = 0) -> None:
         super().__init__()
-        angles = torch.outer(torch.arange(longest, device=device).float(), rotary_frequencies(spec).to(device))
+        frequencies = rotary_frequencies(spec, layer).to(device)
+        self.width = 2 * len(frequencies)
+        angles = torch.outer(torch.arange(longest, device=device).float(), frequencies)
         twice, scale = torch.cat((angles, angles), -1), spec.rope_scale
-        self.register_buffer("cos", twice.cos() * scale, persistent=False)  # [longest, head_dim]
+        self.register_buffer("cos", twice.cos() * scale, persistent=False)  # [longest, width]
         self.register_buffer("sin", twice.sin() * scale, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """Turn x, [batch, heads, new, head_dim]."""
         cos, sin = self.cos[positions].unsqueeze(1).to(x.dtype), self.sin[positions].unsqueeze(1).to(x.dtype)
-        first, second = x.chunk(2, dim=-1)
-        return x * cos + torch.cat((-second, first), -1) * sin
+        turning = x[..., : self.width]
+        first, second = turning.chunk(2, dim=-1)
+        turned = turning * cos + torch.cat((-second, first), -1) * sin
+        return turned if self.width == x.shape[-1] else torch.cat((turned, x[..., self.width :]), -1)
+
+
+def activation_of(spec: Spec) -> Linear:
+    """What a gate is put through."""
+    known: dict[str, Linear] = {
+        "silu": functional.silu,
+        "gelu": functional.gelu,
+        "tanh_gelu": functools.partial(functional.gelu, approximate="tanh"),
+        "relu": functional.relu,
+    }
+    return known[spec.activation]
+
+
+class PlainRelu(nn.Module):
+    """ReLU after a matrix."""
+
+    def __init__(self, dense: Linear) -> None:
+        super().__init__()
+        self.dense = dense
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.dense(x))
 
 
 class Layer(nn.Module):
-    """Attention, then feed-forward; each reads a norm of the residual stream and adds to it."""
+    """Attention, then feed-forward; each reads a norm of the residual stream and adds to it.
+
+    In some families both read the stream as it was, a norm comes behind each half as well, or only there.
+    """
 
     def __init__(self, spec: Spec, weights: LayerWeights, parts: Parts, rotary: Rotary | None) -> None:
         super().__init__()
+
+        def norm(affine: Affine | None) -> Norm | None:
+            return None if affine is None else parts.norm(affine, spec)
+
         self.spec, self.parts, self.rotary = spec, parts, rotary
-        self.norm1, self.norm2 = parts.norm(weights.norm1, spec), parts.norm(weights.norm2, spec)
+        self.norm1, self.norm2 = norm(weights.norm1), norm(weights.norm2)
+        self.after_attention, self.after_mlp = norm(weights.after_attention), norm(weights.after_mlp)
         self.qkv, self.out = parts.linear(weights.qkv), parts.linear(weights.out)
         up = parts.linear(weights.up)
-        self.up = up if spec.gated else parts.gelu(up, spec)
+        if spec.gated:
+            self.up = up
+        else:
+            self.up = PlainRelu(up) if spec.activation == "relu" else parts.gelu(up, spec)
+        self.activation = activation_of(spec)
         self.down = parts.linear(weights.down)
-        self.q_norm = None if weights.q_norm is None else parts.norm(weights.q_norm, spec)
-        self.k_norm = None if weights.k_norm is None else parts.norm(weights.k_norm, spec)
-        self.scale = spec.arch.head_dim**-0.5
+        self.q_norm, self.k_norm = norm(weights.q_norm), norm(weights.k_norm)
+        self.scale = spec.scale
 
     def forward(self, x: Tensor, context: PassContext, slot: LayerCache) -> Tensor:
-        x = self.parts.add(x, self.attention(self.norm1(x), context, slot))
-        return self.parts.add(x, self.feed_forward(self.norm2(x)))
+        add, read = self.parts.add, x if self.norm1 is None else self.norm1(x)
+        attended = self.attention(read, context, slot)
+        if self.after_attention is not None:
+            attended = self.after_attention(attended)
+        if self.spec.parallel:
+            thought = self.feed_forward(read if self.norm2 is None else self.norm2(x))
+            return add(add(x, attended), thought)
+        x = add(x, attended)
+        thought = self.feed_forward(x if self.norm2 is None else self.norm2(x))
+        return add(x, thought if self.after_mlp is None else self.after_mlp(thought))
 
     def attention(self, x: Tensor, context: PassContext, slot: LayerCache) -> Tensor:
         arch = self.spec.arch
         batch, new, _ = x.shape
-        heads = self.qkv(x).view(batch, new, arch.heads + 2 * arch.kv_heads, arch.head_dim).transpose(1, 2)
+        mixed = self.qkv(x)
+        if self.spec.whole_qk_norm:
+            mixed = self.normalised(mixed, 2, arch.head_dim)
+        heads = mixed.view(batch, new, arch.heads + 2 * arch.kv_heads, arch.head_dim).transpose(1, 2)
+        if not self.spec.whole_qk_norm:
+            heads = self.normalised(heads, 1)
         q, k, v = torch.split(heads, [arch.heads, arch.kv_heads, arch.kv_heads], dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
             q, k = self.rotary(q, context.positions), self.rotary(k, context.positions)
         keys, values = slot.write(k, v, context)
         mixed = self.parts.attend(context)(q, keys, values, context, self.scale, self.parts.softmax)
         return self.out(mixed.transpose(1, 2).reshape(batch, new, arch.heads * arch.head_dim))
 
+    def normalised(self, mixed: Tensor, axis: int, width: int = 1) -> Tensor:
+        """Queries, keys and values, one after the other along `axis`, with the norms of queries and keys."""
+        if self.q_norm is None or self.k_norm is None:
+            return mixed
+        arch = self.spec.arch
+        q, k, v = torch.split(mixed, [each * width for each in (arch.heads, arch.kv_heads, arch.kv_heads)], dim=axis)
+        return torch.cat((self.q_norm(q), self.k_norm(k), v), axis)
+
     def feed_forward(self, x: Tensor) -> Tensor:
         if not self.spec.gated:
             return self.down(self.up(x))
         gate, up = self.up(x).chunk(2, dim=-1)
-        return self.down(functional.silu(gate) * up)
+        return self.down(self.activation(gate) * up)
 
 
 class Transformer(nn.Module):
@@ -254,10 +315,17 @@ class Transformer(nn.Module):
         plain = weights.embedding_norm
         self.embedding_norm = None if plain is None else parts.norm(plain, spec)
         rows = min(spec.arch.context, longest or spec.arch.context)
-        rotary = Rotary(spec, rows, device) if spec.positions == "rotary" else None
-        self.layers = nn.ModuleList(Layer(spec, layer, parts, rotary) for layer in weights.layers)
+        usual = Rotary(spec, rows, device) if spec.positions == "rotary" else None
+        local = Rotary(spec, rows, device, min(spec.local_layers)) if spec.local_layers else None
+
+        def rotary(number: int) -> Rotary | None:
+            return None if number in spec.unturned else local if number in spec.local_layers else usual
+
+        self.layers = nn.ModuleList(
+            Layer(spec, layer, parts, rotary(number)) for number, layer in enumerate(weights.layers)
+        )
         self.norm = parts.norm(weights.norm, spec)
-        self.head = (parts.head or parts.linear)(Affine(weights.head))
+        self.head = (parts.head or parts.linear)(Affine(weights.head, weights.head_bias))
         slopes = alibi_slopes(spec.arch.heads * spec.ranks).chunk(spec.ranks)[spec.rank]
         self.slopes = slopes.to(device) if spec.positions == "alibi" else None  # [heads]
 
@@ -270,6 +338,8 @@ class Transformer(nn.Module):
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.parts.look_up(tokens, self.embedding)
+        if self.spec.embedding_scale != 1:
+            x = x * torch.tensor(self.spec.embedding_scale, dtype=x.dtype)
         if self.positions is not None:
             x = x + functional.embedding(positions, self.positions)
         return x if self.embedding_norm is None else self.embedding_norm(x)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from claimbench.checkpoints.safetensors_file import TensorFile
-from claimbench.engine.model.spec import Spec
+from claimbench.engine.model.spec import Names, Spec
 from claimbench.errors import CorruptCheckpoint
 
 if TYPE_CHECKING:
@@ -26,17 +26,20 @@ class Affine:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    norm1: Affine
+    norm1: Affine | None
     qkv: Affine
     """Queries of all heads, then keys, then values: [(heads + 2 kv_heads) * head_dim, hidden]."""
     out: Affine
-    norm2: Affine
+    norm2: Affine | None
     up: Affine
     """[intermediate, hidden]; with a gate, the gate's rows come first: [2 * intermediate, hidden]."""
     down: Affine
     q_norm: Affine | None = None
     """[head_dim], of every query where there is one; and of keys."""
     k_norm: Affine | None = None
+    after_attention: Affine | None = None
+    """A norm of what attention adds; and the feed-forward."""
+    after_mlp: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Weights:
     norm: Affine
     head: torch.Tensor
     """[vocabulary, hidden]; the embedding itself where they are tied."""
+    head_bias: torch.Tensor | None = None
 
 
 def read_weights(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> Weights:
@@ -63,6 +67,8 @@ def read_weights(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> W
 
 
 def weights_in(shards: Shards, spec: Spec) -> Weights:
+    if spec.names is not None:
+        return _named(shards, spec, spec.names)
     return {"llama": _llama, "gpt_bigcode": _gpt_bigcode, "bloom": _bloom}[spec.arch.family](shards, spec)
 
 
@@ -186,6 +192,73 @@ def _bloom(shards: Shards, spec: Spec) -> Weights:
         norm=shards.affine("transformer.ln_f"),
         head=embedding if spec.arch.tied else shards.get("lm_head.weight"),
     )
+
+
+def _named(shards: Shards, spec: Spec, names: Names) -> Weights:
+    """Weights under the names of a family, with what only changes numbers folded in."""
+
+    def norm(name: str | None, factor: float = 1.0) -> Affine | None:
+        if name is None:
+            return None
+        found = shards.affine(name)
+        bias = None if found.bias is None else found.bias * factor
+        return Affine((found.weight + names.norm_offset) * factor, bias)
+
+    def scaled(affine: Affine) -> Affine:
+        factor = names.residual_scale
+        return Affine(affine.weight * factor, None if affine.bias is None else affine.bias * factor)
+
+    def layer(at: str) -> LayerWeights:
+        qkv = shards.joined([f"{at}.{name}" for name in names.qkv])
+        qkv = _by_kind(qkv, spec) if names.joined_by_head else qkv
+        parts = {
+            key: norm(name and f"{at}.{name}")
+            for key, name in (
+                ("norm1", names.norm1),
+                ("norm2", names.norm2),
+                ("q_norm", names.q_norm),
+                ("k_norm", names.k_norm),
+                ("after_attention", names.after_attention),
+                ("after_mlp", names.after_mlp),
+            )
+        }
+        return LayerWeights(
+            qkv=_in_halves(qkv, spec) if names.neighbours_turn else qkv,
+            out=scaled(shards.affine(f"{at}.{names.out}")),
+            up=shards.joined([f"{at}.{name}" for name in names.up]),
+            down=scaled(shards.affine(f"{at}.{names.down}")),
+            **parts,
+        )
+
+    embedding = shards.get(f"{names.embedding}.weight")
+    head = next((name for name in names.head if shards.find(f"{name}.weight") is not None), names.head[0])
+    last = norm(names.norm, names.logits_scale)
+    assert last is not None
+    return Weights(
+        embedding=embedding,
+        positions=shards.get(f"{names.positions}.weight")[names.first_position :] if names.positions else None,
+        embedding_norm=None,
+        layers=[layer(at) for at in _names(names.layers, spec)],
+        norm=last,
+        head=embedding if spec.arch.tied else shards.get(f"{head}.weight"),
+        head_bias=shards.find(f"{head}.bias") if names.head_bias else None,
+    )
+
+
+def _in_halves(qkv: Affine, spec: Spec) -> Affine:
+    """Rows of queries and keys whose neighbouring pairs turn, in the order in which halves do."""
+    assert spec.frequencies is not None
+    arch, width = spec.arch, 2 * len(spec.frequencies)
+    turning = (arch.heads + arch.kv_heads) * arch.head_dim
+
+    def regroup(rows: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        heads = rows[:turning].view(arch.heads + arch.kv_heads, arch.head_dim, *rows.shape[1:])
+        turned = torch.cat((heads[:, 0:width:2], heads[:, 1:width:2], heads[:, width:]), 1)
+        return torch.cat((turned.reshape(turning, *rows.shape[1:]), rows[turning:]))
+
+    return Affine(regroup(qkv.weight), None if qkv.bias is None else regroup(qkv.bias))
 
 
 def _names(prefix: str, spec: Spec) -> Iterator[str]:

@@ -33,6 +33,8 @@ def unavailable(spec: Spec | None = None) -> str | None:
     reason = build.unavailable()
     if reason or spec is None:
         return reason
+    if spec.odd:
+        return f"the native step has no {spec.odd[0]}"
     head_dim = spec.arch.head_dim
     if head_dim % LANES or head_dim > LONGEST_HEAD:
         return f"heads of {head_dim}: the native step knows multiples of {LANES} up to {LONGEST_HEAD}"

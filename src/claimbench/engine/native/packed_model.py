@@ -83,7 +83,7 @@ class PackedModel:
             threads=threads,
             idle_spin_ns=idle_spin_ns,
             norm_epsilon=spec.eps,
-            attention_scale=arch.head_dim**-0.5 * spec.rope_scale**2,  # of queries and keys, which it turns unscaled
+            attention_scale=spec.scale * spec.rope_scale**2,  # of queries and keys, which it turns unscaled
             inverse_frequencies=self._frequencies,
             slopes=self._slopes,
             embedding=self._embedding.data_ptr(),

@@ -17,6 +17,7 @@ from claimbench.engine.batch import Batch
 from claimbench.engine.kv_cache import Cache
 from claimbench.engine.model.transformer import Layer, LayerCache, Linear, PassContext, Rotary, Transformer
 from claimbench.engine.pass_setup import PassSetup, Step
+from claimbench.errors import Unavailable
 
 silu = torch._C._nn.silu  # what functional.silu calls, after asking whether to override it
 
@@ -51,7 +52,13 @@ def call_of(part: Linear) -> Linear:
 
 
 def rotary_of(model: Transformer) -> Rotary | None:
-    """The rotary positions that all layers share."""
+    """The rotary positions that all layers share.
+
+    Raises:
+        Unavailable: they share none, or do something else that the flat loop does not know.
+    """
+    if model.spec.odd:
+        raise Unavailable(f"the flat step has no {model.spec.odd[0]}")
     layer = model.layers[0]
     assert isinstance(layer, Layer)
     return layer.rotary
@@ -138,9 +145,10 @@ def layer_trimmed(layer: nn.Module) -> RunLayer:
     """One layer; rotary positions are turned for queries and keys in one go."""
     assert isinstance(layer, Layer)
     parts, arch, gated, cat = layer.parts, layer.spec.arch, layer.spec.gated, torch.cat
+    assert layer.norm1 is not None and layer.norm2 is not None, "see `rotary_of`"
     norm1, qkv, out = call_of(layer.norm1), call_of(layer.qkv), call_of(layer.out)
     norm2, up, down = call_of(layer.norm2), call_of(layer.up), call_of(layer.down)
-    attend, softmax, add, scale = parts.attend_step, parts.softmax, parts.add, arch.head_dim**-0.5
+    attend, softmax, add, scale = parts.attend_step, parts.softmax, parts.add, layer.spec.scale
     q_norm = None if layer.q_norm is None else call_of(layer.q_norm)
     k_norm = None if layer.k_norm is None else call_of(layer.k_norm)
     heads, turning, head_dim = arch.heads, arch.heads + arch.kv_heads, arch.head_dim
