@@ -41,6 +41,12 @@ class Technique:
         reason = self.optimization.unavailable(cell, self.settings)
         return f"{self.name}: {reason}" if reason else None
 
+    def lacks(self, model: Any) -> str | None:
+        """What the loaded model, an engine's `Spec`, lacks for it, by name; None: nothing that it looks at."""
+        look = getattr(self.optimization, "lacks", None)
+        reason = look(model, self.settings) if look else None
+        return f"{self.name}: {reason}" if reason else None
+
     def apply(self, target: Any) -> None:
         """Change `target`, an `Engine` or a `GenerationSetup`, at the technique's seam."""
         self.optimization.apply(target, self.settings)

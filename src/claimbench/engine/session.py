@@ -62,6 +62,9 @@ class EngineSession:
 
         self.cell, self.techniques = cell, techniques
         spec = spec_in(checkpoint)
+        reason = next(filter(None, (technique.lacks(spec) for technique in techniques)), None)
+        if reason:
+            raise Unavailable(reason)
         longest = prompt_ids(cell, checkpoint, spec.arch.vocabulary)
         rows = [longest[len(longest) - length :] for length in row_lengths(cell.workload, len(longest))]
         if spec.window and len(longest) + cell.workload.new_tokens > spec.window:

@@ -102,7 +102,7 @@ class Spec:
 
     @property
     def odd(self) -> list[str]:
-        """Traits, by name, that only the plain step has."""
+        """Traits, by name, that only the plain step of modules has."""
         names = self.names
         found = {
             "a parallel layer": self.parallel,
@@ -110,14 +110,21 @@ class Spec:
             "layers without a norm before attention": names is not None and names.norm1 is None,
             "a norm over all queries": self.whole_qk_norm,
             "layers that turn by another base, or not at all": bool(self.unturned or self.local_layers),
+            "a bias of the head": names is not None and names.head_bias,
+        }
+        return [name for name, is_so in found.items() if is_so]
+
+    @property
+    def unlike_llama(self) -> list[str]:
+        """`odd`, and what only the plain step and the one in C have."""
+        found = {
             "a gate of another activation than SiLU": self.gated and self.activation != "silu",
             "ReLU": self.activation == "relu",
             "scaled embeddings": self.embedding_scale != 1,
             "rotary positions on a part of a head": self.frequencies is not None
             and 2 * len(self.frequencies) != self.arch.head_dim,
-            "a bias of the head": names is not None and names.head_bias,
         }
-        return [name for name, is_so in found.items() if is_so]
+        return self.odd + [name for name, is_so in found.items() if is_so]
 
 
 def read_spec(config: cost.ModelConfig) -> Spec:

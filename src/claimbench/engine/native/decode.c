@@ -63,7 +63,7 @@ typedef int8_t v16b __attribute__((vector_size(16)));
 enum { FLOAT32, BFLOAT16, INT8, INT4 };
 enum { RMS_NORM, LAYER_NORM };
 enum { ROPE, LEARNED, ALIBI };
-enum { SWIGLU, GELU_BY_TANH, GELU_BY_ERF };
+enum { SWIGLU, GELU_BY_TANH, GELU_BY_ERF, RELU, GATED_GELU_BY_TANH, GATED_GELU_BY_ERF };
 
 typedef struct {
     const char *data;    /* panels */
@@ -86,8 +86,9 @@ typedef struct {
 typedef struct {
     int64_t vocabulary, hidden, heads, kv_heads, head_dim, intermediate, layers;
     int64_t norm, positions, mlp, window, threads, idle_spin_ns;
-    float norm_epsilon, attention_scale;
-    const float *inverse_frequencies;  /* [head_dim / 2] */
+    int64_t rotary;  /* values of a head that turn, from the first */
+    float norm_epsilon, attention_scale, embedding_scale;
+    const float *inverse_frequencies;  /* [rotary / 2] */
     const float *slopes;               /* [heads] of ALiBi */
     const void *embedding;             /* [vocabulary, hidden] */
     const float *position_embedding;   /* [position_rows, hidden] */
@@ -275,8 +276,13 @@ ALWAYS v16 exponential(v16 x) {
 }
 
 ALWAYS v16 silu(v16 x) { return x / (1.0f + exponential(-x)); }
-ALWAYS v16 gelu(v16 x, int64_t kind) {
-    if (kind == GELU_BY_ERF) {
+static int is_gated(const Model *m) {
+    return m->mlp == SWIGLU || m->mlp == GATED_GELU_BY_TANH || m->mlp == GATED_GELU_BY_ERF;
+}
+ALWAYS v16 activate(v16 x, int64_t kind) {
+    if (kind == SWIGLU) return silu(x);
+    if (kind == RELU) return larger(x, spread(0));
+    if (kind == GELU_BY_ERF || kind == GATED_GELU_BY_ERF) {
         float f[LANES];
         store(f, x);
         for (int i = 0; i < LANES; i++) f[i] = 0.5f * f[i] * (1.0f + erff(f[i] * 0.7071067812f));
@@ -637,7 +643,7 @@ static void add_to_residual(Worker *w, const Matrix *m) {
 
 static void expand(Worker *w, const Matrix *m) {
     Decoder *d = w->decoder;
-    int gated = d->model.mlp == SWIGLU;
+    int gated = is_gated(&d->model);
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(d->model.intermediate, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
@@ -651,7 +657,7 @@ static void expand(Worker *w, const Matrix *m) {
                 panel(m, p, bytes, &w->input, b, y, lines);
             }
             for (int i = 0; i < lines; i++)
-                store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? silu(y[i]) * up[i] : gelu(y[i], d->model.mlp));
+                store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? activate(y[i], d->model.mlp) * up[i] : activate(y[i], d->model.mlp));
         }
 }
 
@@ -663,8 +669,9 @@ static void normalise_head(const Model *m, const float *weight, const float *x, 
     for (int64_t i = 0; i < m->head_dim; i++) y[i] = x[i] * factor * weight[i];
 }
 
-static void rotate(float *to, const float *from, const float *angles, int64_t head_dim, float scale) {
-    int64_t half = head_dim / 2;
+static void rotate(const Model *m, float *to, const float *from, const float *angles, float scale) {
+    int64_t half = m->rotary / 2;
+    for (int64_t i = m->rotary; i < m->head_dim; i++) to[i] = from[i] * scale;
     for (int64_t i = 0; i < half; i++) {
         float c = angles[i], s = angles[half + i], a = from[i], b = from[half + i];
         to[i] = (a * c - b * s) * scale;
@@ -770,7 +777,7 @@ static void keep(const Decoder *d, int64_t layer, int64_t line, int64_t head) {
         key = normal;
     }
     if (m->positions == ROPE) {
-        rotate(rotated, key, d->angles + line * head_dim, head_dim, 1.0f);
+        rotate(m, rotated, key, d->angles + line * head_dim, 1.0f);
         key = rotated;
     }
     for (int64_t i = 0; i < head_dim; i += LANES)
@@ -822,7 +829,7 @@ static void attend_share(Worker *w, int64_t layer) {
                 query = normal;
             }
             if (m->positions == ROPE)
-                rotate(w->queries + q * head_dim, query, angles, head_dim, m->attention_scale);
+                rotate(m, w->queries + q * head_dim, query, angles, m->attention_scale);
             else
                 for (int64_t i = 0; i < head_dim; i++) w->queries[q * head_dim + i] = query[i] * m->attention_scale;
         }
@@ -924,7 +931,7 @@ static void barrier(Worker *w) {
 static void work(Worker *w) {
     Decoder *d = w->decoder;
     const Model *m = &d->model;
-    int64_t gate = m->mlp == SWIGLU ? 2 : 1;
+    int64_t gate = is_gated(m) ? 2 : 1;
     for (int64_t i = 0; i < d->step.layers; i++) {
         const Layer *layer = &m->layer[i];
         read_normalised(w, layer->before_attention, layer->qkv.format, d->step.new);
@@ -986,7 +993,7 @@ static void multiply(Worker *w) {
     const Matrix *m = matrix_of(d, p->matrix);
     Input *in = &d->shared;
     int64_t begin, end, width = padded(p->columns, PAD), bytes = panel_bytes(m);
-    int halves = d->model.mlp == SWIGLU && p->matrix % 4 == 2;
+    int halves = is_gated(&d->model) && p->matrix % 4 == 2;
     share(w, p->lines, &begin, &end);
     for (int64_t b = begin; b < end; b++) {
         memcpy(in->x + b * in->stride, p->x + b * p->columns, sizeof(float) * (size_t)p->columns);
@@ -1182,15 +1189,17 @@ static void embed(Decoder *d) {
                 h[c] = ((const float *)m->embedding)[token + c];
             }
         }
+        if (m->embedding_scale != 1)
+            for (int64_t c = 0; c < m->hidden; c++) h[c] *= m->embedding_scale;
         if (m->positions == LEARNED)
             for (int64_t c = 0; c < m->hidden; c++)
                 h[c] += m->position_embedding[place * m->hidden + c];
         if (m->embedding_norm.weight) normalise(m, m->embedding_norm, h, h);
         if (m->positions == ROPE)
-            for (int64_t i = 0; i < m->head_dim / 2; i++) {
+            for (int64_t i = 0; i < m->rotary / 2; i++) {
                 float angle = (float)place * m->inverse_frequencies[i];
                 d->angles[b * m->head_dim + i] = cosf(angle);
-                d->angles[b * m->head_dim + m->head_dim / 2 + i] = sinf(angle);
+                d->angles[b * m->head_dim + m->rotary / 2 + i] = sinf(angle);
             }
     }
 }

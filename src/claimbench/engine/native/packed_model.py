@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 FORMAT_CODES: dict[Format, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 NORM_CODES = {"rms": 0, "layer": 1}
 POSITION_CODES = {"rotary": 0, "learned": 1, "alibi": 2}
-ACTIVATION_CODES = {"silu": 0, "tanh_gelu": 1, "gelu": 2}
+ACTIVATION_CODES = {"tanh_gelu": 1, "gelu": 2, "relu": 3}
+GATED_CODES = {"silu": 0, "tanh_gelu": 4, "gelu": 5}
 LARGE_PAGE_BYTES = 1 << 21
 
 
@@ -62,7 +63,8 @@ class PackedModel:
         kept = weights.embedding if _is_bfloat16(weights.embedding) else weights.embedding.float()
         self._embedding = kept.contiguous()
         self._positions = None if weights.positions is None else weights.positions.float().contiguous()
-        self._frequencies = self._floats(_frequencies(spec))
+        self._kept_frequencies = _frequencies(spec)
+        self._frequencies = self._floats(self._kept_frequencies)
         self._slopes = self._floats(_slopes(spec)) if spec.positions == "alibi" else None
 
     def described(self, threads: int, idle_spin_ns: int) -> structs.Model:
@@ -78,11 +80,13 @@ class PackedModel:
             layers=arch.layers,
             norm=NORM_CODES[spec.norm],
             positions=POSITION_CODES[spec.positions],
-            mlp=ACTIVATION_CODES[spec.activation],
+            mlp=(GATED_CODES if spec.gated else ACTIVATION_CODES)[spec.activation],
             window=spec.window or 0,
             threads=threads,
             idle_spin_ns=idle_spin_ns,
+            rotary=2 * len(self._kept_frequencies) if spec.positions == "rotary" else 0,
             norm_epsilon=spec.eps,
+            embedding_scale=spec.embedding_scale,
             attention_scale=spec.scale * spec.rope_scale**2,  # of queries and keys, which it turns unscaled
             inverse_frequencies=self._frequencies,
             slopes=self._slopes,

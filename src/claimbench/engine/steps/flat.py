@@ -57,8 +57,8 @@ def rotary_of(model: Transformer) -> Rotary | None:
     Raises:
         Unavailable: they share none, or do something else that the flat loop does not know.
     """
-    if model.spec.odd:
-        raise Unavailable(f"the flat step has no {model.spec.odd[0]}")
+    if model.spec.unlike_llama:
+        raise Unavailable(f"the flat step has no {model.spec.unlike_llama[0]}")
     layer = model.layers[0]
     assert isinstance(layer, Layer)
     return layer.rotary

@@ -51,8 +51,8 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
         return f"{other} needs matrices of the modules' own: leave out `shared`"
     if cell.dtype == "float16":
         return "the native step knows float32 and bfloat16, not float16"
-    name = cell.checkpoint.architecture
-    return decoder.unavailable(read_spec(cost.config(name))) if name else None  # else known when it is loaded
+    name = cell.checkpoint.architecture  # of another model it is known when it is loaded
+    return decoder.unavailable(read_spec(cost.config(name)) if name else None)
 
 
 def apply(engine: Engine, settings: Settings) -> None:

@@ -23,6 +23,7 @@ from claimbench.system.compilers import no_compiler
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence
+    from claimbench.engine.model.spec import Spec
 
 SEAM = "gelu"
 EXACT = True
@@ -40,6 +41,12 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     if settings.how == "epilogue" and cell.device != "cuda":
         return "only cuBLASLt ends a product with the tanh form of GELU: needs a CUDA device"
     return no_compiler(cell.device) if settings.how == "compile" else None
+
+
+def lacks(spec: Spec, settings: Settings) -> str | None:
+    if spec.gated or spec.activation == "relu":
+        return f"the model's feed-forward has no GELU of its own, but {spec.activation}"
+    return None
 
 
 def apply(engine: Engine, settings: Settings) -> None:
