@@ -51,7 +51,7 @@ from claimbench.engine.buffers import Buffers, Fresh
 from claimbench.engine.kv_cache import Cache, CacheShape, ConcatenatedCache
 from claimbench.engine.masks import Mask, mask_in_full
 from claimbench.engine.model.spec import Spec
-from claimbench.engine.model.transformer import Parts, PlainLinear, Rotary, Transformer
+from claimbench.engine.model.transformer import Experts, Parts, PlainLinear, Rotary, Transformer
 from claimbench.engine.model.weights import Weights
 from claimbench.engine.pass_setup import Matrices, MatrixStorage, PassSetup, Step
 from claimbench.engine.sampling import choose_one_by_one, draw_seeded
@@ -249,7 +249,7 @@ class Decoder:
         step = getattr(self.step, "weight_bytes", None)
         memory = {
             "weights": nbytes([*_tensors_of(model), *getattr(self.step, "tensors", list)()]),
-            "step_weights": nbytes([tensor for part in read for tensor in _tensors_of(part)])
+            "step_weights": nbytes([tensor for part in read for tensor in _tensors_of(part)]) - _idle_bytes(model)
             if step is None
             else step(),
             "kv_cache": int(cost.kv_bytes(shape.arch, shape.batch, shape.length, shape.dtype.itemsize)),
@@ -266,6 +266,13 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
         if not isinstance(part, Rotary):
             yield from part.parameters(recurse=False)
             yield from part.buffers(recurse=False)
+
+
+def _idle_bytes(model: nn.Module) -> int:
+    """Of experts that one token does not pass through."""
+    mixtures = [part for part in model.modules() if isinstance(part, Experts)]
+    idle = ((one.up.nbytes + one.down.nbytes) * (1 - one.mixture.active / one.mixture.count) for one in mixtures)
+    return int(sum(idle))
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

@@ -53,6 +53,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {}),
     "glm4": ("glm4", {}),
     "phi3": ("phi3", NO_WINDOW),
+    "mixtral": ("mixtral", {"sliding_window": None}),
+    "qwen3_moe": ("qwen3_moe", {}),
+    "olmoe": ("olmoe", {}),
 }
 WORKLOADS: dict[str, dict[str, Any]] = {"one": {}, "ragged": {"batch": 3, "shortest": 4}}
 
@@ -121,7 +124,7 @@ def test_other_steps_say_it_too_or_name_what_they_lack(
     [
         ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "latent attention"),
         ({"model_type": "qwen3_next", "layer_types": ["linear_attention"]}, "linear attention"),
-        ({"model_type": "mixtral", "num_local_experts": 8}, "mixtures of experts"),
+        ({"model_type": "gpt_oss", "num_local_experts": 8}, "mixtures of experts"),
         ({"model_type": "falcon"}, "layers of model_type 'falcon'"),
     ],
 )

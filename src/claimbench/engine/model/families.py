@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from claimbench.cost_model import cost
-from claimbench.engine.model.spec import SCALED, Activation, Names, Spec
+from claimbench.engine.model.spec import SCALED, Activation, Mixture, Names, Spec
 from claimbench.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -283,6 +283,44 @@ def _phi3(text: PreTrainedConfig) -> Spec:
     return _turned(spec, text)
 
 
+def _qwen3_moe(text: PreTrainedConfig) -> Spec:
+    if text.mlp_only_layers or text.decoder_sparse_step != 1:
+        raise Unavailable("the engine has no layers without experts among those with some (config.json mlp_only_layers)")
+    names = replace(LLAMA, q_norm="self_attn.q_norm", k_norm="self_attn.k_norm")
+    mixture = Mixture(
+        count=text.num_experts,
+        active=text.num_experts_per_tok,
+        renormalised=text.norm_topk_prob,
+        router="mlp.gate",
+        experts="mlp.experts",
+        up=("gate_proj", "up_proj"),
+        down="down_proj",
+    )
+    window = text.sliding_window if getattr(text, "use_sliding_window", False) else None
+    spec = _spec(text, names, activation=_activation(text.hidden_act), mixture=mixture, window=window)
+    return _turned(spec, text)
+
+
+def _olmoe(text: PreTrainedConfig) -> Spec:
+    _refuse(text, clip_qkv="clipped queries, keys and values")
+    text.mlp_only_layers, text.decoder_sparse_step = [], 1
+    return replace(_qwen3_moe(text), whole_qk_norm=True)
+
+
+def _mixtral(text: PreTrainedConfig) -> Spec:
+    mixture = Mixture(
+        count=text.num_local_experts,
+        active=text.num_experts_per_tok,
+        renormalised=True,
+        router="block_sparse_moe.gate",
+        experts="block_sparse_moe.experts",
+        up=("w1", "w3"),
+        down="w2",
+    )
+    spec = _spec(text, LLAMA, activation=_activation(text.hidden_act), mixture=mixture, window=text.sliding_window)
+    return _turned(spec, text)
+
+
 def _plain(text: PreTrainedConfig) -> Spec:
     """Llama's layers under another name."""
     return _turned(_spec(text, LLAMA, activation=_activation(text.hidden_act)), text)
@@ -296,10 +334,13 @@ FAMILIES: dict[object, Callable[[PreTrainedConfig], Spec]] = {
     "glm4": _glm4,
     "gpt_neox": _gpt_neox,
     "granite": _granite,
+    "mixtral": _mixtral,
     "olmo2": _olmo2,
+    "olmoe": _olmoe,
     "opt": _opt,
     "phi": _phi,
     "phi3": _phi3,
+    "qwen3_moe": _qwen3_moe,
     "seed_oss": _plain,
     "smollm3": _smollm3,
     "stablelm": _stablelm,

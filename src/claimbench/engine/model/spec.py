@@ -54,6 +54,23 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Experts in place of every layer's feed-forward: each token passes through those that its router ranks first."""
+
+    count: int
+    active: int
+    renormalised: bool
+    """The weights of those that are chosen are made to sum to one."""
+    router: str
+    """Its name in a layer."""
+    experts: str
+    """What the experts' names in a layer begin with; a number follows."""
+    up: tuple[str, str]
+    """Gate and up of an expert."""
+    down: str
+
+
+@dataclass(frozen=True)
 class Spec:
     """The maths of one decoder of the Llama, Qwen, GPT-BigCode or BLOOM family."""
 
@@ -84,6 +101,7 @@ class Spec:
     """Of scores; None: 1 / sqrt(head_dim)."""
     names: Names | None = None
     """None: those of `arch.family`."""
+    mixture: Mixture | None = None
     window: int | None = None
     """A token attends to at most this many before it; the engine serves only sequences that are not longer."""
 
@@ -105,6 +123,7 @@ class Spec:
         """Traits, by name, that only the plain step of modules has."""
         names = self.names
         found = {
+            "mixture of experts": self.mixture is not None,
             "a parallel layer": self.parallel,
             "norms behind a layer's halves": names is not None and bool(names.after_attention or names.after_mlp),
             "layers without a norm before attention": names is not None and names.norm1 is None,

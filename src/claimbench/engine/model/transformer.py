@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from claimbench.engine.model.spec import Spec
-from claimbench.engine.model.weights import Affine, LayerWeights, Weights
+from claimbench.engine.model.weights import Affine, ExpertWeights, LayerWeights, Weights
 
 
 @dataclass
@@ -233,6 +233,33 @@ class PlainRelu(nn.Module):
         return functional.relu(self.dense(x))
 
 
+class Experts(nn.Module):
+    """A mixture: each token passes through the experts that its router ranks first, and adds what they give."""
+
+    def __init__(self, spec: Spec, weights: ExpertWeights) -> None:
+        super().__init__()
+        assert spec.mixture is not None
+        self.mixture, self.activation = spec.mixture, activation_of(spec)
+        self.router = PlainLinear(weights.router)
+        self.up = nn.Parameter(weights.up, requires_grad=False)
+        self.down = nn.Parameter(weights.down, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, new, hidden] -> the same; an expert that no token takes is not read."""
+        tokens = x.reshape(-1, x.shape[-1])
+        odds = functional.softmax(self.router(tokens), dim=-1, dtype=torch.float32)
+        best, chosen = odds.topk(self.mixture.active, dim=-1)  # [tokens, active]
+        if self.mixture.renormalised:
+            best = best / best.sum(-1, keepdim=True)
+        best, mixed = best.to(x.dtype), torch.zeros_like(tokens)
+        for expert in chosen.unique().tolist():
+            rows, places = torch.where(chosen == expert)
+            gate, up = functional.linear(tokens[rows], self.up[expert]).chunk(2, dim=-1)
+            given = functional.linear(self.activation(gate) * up, self.down[expert])
+            mixed.index_add_(0, rows, given * best[rows, places, None])
+        return mixed.view_as(x)
+
+
 class Layer(nn.Module):
     """Attention, then feed-forward; each reads a norm of the residual stream and adds to it.
 
@@ -249,13 +276,12 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = norm(weights.norm1), norm(weights.norm2)
         self.after_attention, self.after_mlp = norm(weights.after_attention), norm(weights.after_mlp)
         self.qkv, self.out = parts.linear(weights.qkv), parts.linear(weights.out)
-        up = parts.linear(weights.up)
-        if spec.gated:
-            self.up = up
-        else:
-            self.up = PlainRelu(up) if spec.activation == "relu" else parts.gelu(up, spec)
+        self.experts = None if weights.experts is None else Experts(spec, weights.experts)
+        if weights.up is not None and weights.down is not None:
+            up, self.down = parts.linear(weights.up), parts.linear(weights.down)
+            of_gelu = spec.activation != "relu" and not spec.gated
+            self.up = up if spec.gated else parts.gelu(up, spec) if of_gelu else PlainRelu(up)
         self.activation = activation_of(spec)
-        self.down = parts.linear(weights.down)
         self.q_norm, self.k_norm = norm(weights.q_norm), norm(weights.k_norm)
         self.scale = spec.scale
 
@@ -296,6 +322,8 @@ class Layer(nn.Module):
         return torch.cat((self.q_norm(q), self.k_norm(k), v), axis)
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        if self.experts is not None:
+            return self.experts(x)
         if not self.spec.gated:
             return self.down(self.up(x))
         gate, up = self.up(x).chunk(2, dim=-1)

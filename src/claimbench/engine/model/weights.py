@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from claimbench.checkpoints.safetensors_file import TensorFile
-from claimbench.engine.model.spec import Names, Spec
+from claimbench.engine.model.spec import Mixture, Names, Spec
 from claimbench.errors import CorruptCheckpoint
 
 if TYPE_CHECKING:
@@ -25,21 +25,32 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class ExpertWeights:
+    router: Affine
+    """[experts, hidden]"""
+    up: torch.Tensor
+    """Gates first: [experts, 2 * intermediate, hidden]."""
+    down: torch.Tensor
+    """[experts, hidden, intermediate]"""
+
+
+@dataclass(frozen=True)
 class LayerWeights:
     norm1: Affine | None
     qkv: Affine
     """Queries of all heads, then keys, then values: [(heads + 2 kv_heads) * head_dim, hidden]."""
     out: Affine
     norm2: Affine | None
-    up: Affine
-    """[intermediate, hidden]; with a gate, the gate's rows come first: [2 * intermediate, hidden]."""
-    down: Affine
+    up: Affine | None
+    """None where there are experts. [intermediate, hidden]; with a gate, the gate's rows come first: [2 * intermediate, hidden]."""
+    down: Affine | None
     q_norm: Affine | None = None
     """[head_dim], of every query where there is one; and of keys."""
     k_norm: Affine | None = None
     after_attention: Affine | None = None
     """A norm of what attention adds; and the feed-forward."""
     after_mlp: Affine | None = None
+    experts: ExpertWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -225,8 +236,9 @@ def _named(shards: Shards, spec: Spec, names: Names) -> Weights:
         return LayerWeights(
             qkv=_in_halves(qkv, spec) if names.neighbours_turn else qkv,
             out=scaled(shards.affine(f"{at}.{names.out}")),
-            up=shards.joined([f"{at}.{name}" for name in names.up]),
-            down=scaled(shards.affine(f"{at}.{names.down}")),
+            up=None if spec.mixture else shards.joined([f"{at}.{name}" for name in names.up]),
+            down=None if spec.mixture else scaled(shards.affine(f"{at}.{names.down}")),
+            experts=_experts(shards, at, spec.mixture) if spec.mixture else None,
             **parts,
         )
 
@@ -242,6 +254,17 @@ def _named(shards: Shards, spec: Spec, names: Names) -> Weights:
         norm=last,
         head=embedding if spec.arch.tied else shards.get(f"{head}.weight"),
         head_bias=shards.find(f"{head}.bias") if names.head_bias else None,
+    )
+
+
+def _experts(shards: Shards, at: str, mixture: Mixture) -> ExpertWeights:
+    import torch
+
+    each = [f"{at}.{mixture.experts}.{number}" for number in range(mixture.count)]
+    return ExpertWeights(
+        router=shards.affine(f"{at}.{mixture.router}"),
+        up=torch.stack([shards.joined([f"{name}.{part}" for part in mixture.up]).weight for name in each]),
+        down=torch.stack([shards.get(f"{name}.{mixture.down}.weight") for name in each]),
     )
 
 
