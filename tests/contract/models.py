@@ -48,7 +48,14 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "deepseek_v3": {
         **{"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16},
-        **{"num_key_value_heads": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+        **{
+            "head_dim": 8,
+            "num_key_value_heads": 4,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "n_group": 1,
+            "topk_group": 1,
+        },
     },
     "ernie4_5": {},
     "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1},
@@ -62,7 +69,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "glm4_moe": {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
     "gpt2": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256},
     "gpt_bigcode": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256},
-    "gpt_neo": {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 32},
+    "gpt_neo": {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]], "window_size": 256},
     "gpt_neox": {},
     "gpt_oss": {},
     "gptj": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256, "rotary_dim": 8},
@@ -106,7 +113,9 @@ def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
 
     make = CONFIG_MAPPING[kind]
     usual = make()
-    return make(**{key: value for key, value in SMALL.items() if hasattr(usual, key)} | KINDS[kind] | changes)
+    wanted = {key: value for key, value in SMALL.items() if hasattr(usual, key)} | KINDS[kind] | changes
+    derived = {key for key in wanted if isinstance(getattr(make, key, None), property)}
+    return make(**{key: value for key, value in wanted.items() if key not in derived})
 
 
 def tiny_model(kind: str, **changes: Any) -> PreTrainedModel:

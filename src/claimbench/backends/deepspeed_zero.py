@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pydantic import Field, model_validator
 
 from claimbench import optimizations, proof
-from claimbench.checkpoints.counting import decoder_in
 from claimbench.backends import transformers
+from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Decoder
 from claimbench.hf import deepspeed as runtime
@@ -24,7 +24,7 @@ from claimbench.hf import evidence
 from claimbench.hf.session import TransformersSession, make_setup, refusals
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings
-from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Checkpoint
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import Layout
 from claimbench.system import launchers

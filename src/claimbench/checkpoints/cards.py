@@ -135,4 +135,6 @@ def _require_possible(config: ModelConfig, where: str) -> None:
                 continue
             most = LONGEST if "vocab" not in key else 1 << 28
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise SourceError(f"{where}: config.json {key}: expected a whole number from 1 to {most}, got {value!r}")
+                raise SourceError(
+                    f"{where}: config.json {key}: expected a whole number from 1 to {most}, got {value!r}"
+                )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,15 @@ VERSION = 1
 SHORT, LONG = 8, 16
 """Tokens of the two passes."""
 NOT_COUNTED = ("quantization_config", "auto_map", "_name_or_path", "transformers_version", "dtype", "torch_dtype")
-ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "num_selected_experts")
+ACTIVE = (
+    "num_experts_per_tok",
+    "moe_k",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_top_k",
+    "top_k_experts",
+    "num_selected_experts",
+)
 """What configs call the number of experts that a token passes through."""
 
 
@@ -96,7 +104,9 @@ def meta_model(config: ModelConfig) -> PreTrainedModel:
     families = (AutoModelForCausalLM, AutoModelForImageTextToText)
     known = next((each for each in families if type(made) in each._model_mapping), None)
     if known is None:
-        raise SourceError(f"config.json: model_type {kind!r} generates no text in Transformers {transformers.__version__}")
+        raise SourceError(
+            f"config.json: model_type {kind!r} generates no text in Transformers {transformers.__version__}"
+        )
     try:
         with torch.device("meta"):
             model: PreTrainedModel = known.from_config(made, attn_implementation="eager").eval()
@@ -154,7 +164,8 @@ def experts_of(layers: list[nn.Module], text: PreTrainedConfig) -> Experts | Non
     if not found or active is None:
         return None
     first = next(found[0].parameters())
-    count = len(found[0]) if hasattr(found[0], "__len__") else first.shape[0]
+    listed = found[0] if isinstance(found[0], Sized) else None
+    count = len(listed) if listed is not None else first.shape[0]
     weights = sum(_values(_parameters(module)) for module in found)
     return Experts(weights=weights, count=max(count, active), active=active)
 
@@ -167,7 +178,7 @@ def _widest(layer: nn.Module) -> int:
 
 
 def _shape(config: ModelConfig, weights: int) -> dict[str, int | bool | str | tuple[str, ...]] | None:
-    """The architecture of a dense decoder of one of the engine's families, where its formula counts the same weights."""
+    """The `Architecture` of a dense decoder of a family that has a formula, where that counts the same weights."""
     try:
         found = cost.parse(config)
     except (KeyError, TypeError, ZeroDivisionError):
@@ -177,13 +188,24 @@ def _shape(config: ModelConfig, weights: int) -> dict[str, int | bool | str | tu
 
 
 def _kept(model: PreTrainedModel, text: PreTrainedConfig) -> Iterator[KeptLayers]:
-    """What the layers keep, equal neighbours as one. Raises SourceError where a pass over shapes cannot be made."""
+    """What the layers keep, equal neighbours as one.
+
+    Raises:
+        SourceError: a pass over shapes cannot be made, and the layers need not be alike.
+    """
     try:
         with _without_experts(model):
             short, long = (_cache_after(model, text, tokens) for tokens in (SHORT, LONG))
-    except Exception as error:  # a model whose code asks for a value that is not there
-        raise SourceError(f"config.json: what it keeps between steps cannot be counted: {_first_line(error)}") from error
-    products = _query_values(text)
+    except Exception as error:  # a model whose code asks for a value, which is not there
+        if getattr(text, "layer_types", None) or getattr(text, "kv_lora_rank", None):
+            why = f"what it keeps between steps cannot be counted: {_first_line(error)}"
+            raise SourceError(f"config.json: {why}") from error
+        heads = text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        values = 2 * (getattr(text, "num_key_value_heads", None) or heads) * width
+        yield KeptLayers(layers=text.num_hidden_layers, token_values=values, query_values=_query_values(text))
+        return
+    products = _query_values(text) if getattr(text, "num_attention_heads", None) else 0
     before: KeptLayers | None = None
     for least, most in zip(short, long, strict=True):
         each = (_held(most) - _held(least)) // (LONG - SHORT)

@@ -84,13 +84,10 @@ def config_of(source: HubSource) -> tuple[str, Path | None] | None:
 
 def fetch_config(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     """Link the config of `source` alone into `folder`; returns the commit and its name."""
-    found = config_of(source)
-    if found is None or found[1] is None:
-        raise SourceError(
-            f"hf://{source.repository}@{source.revision}: the hub cannot be reached and the local cache does not have its "
-            f"{CONFIG}"
-        )
-    commit, path = found
+    commit, path = config_of(source) or ("", None)
+    if path is None:
+        where = f"hf://{source.repository}@{source.revision}"
+        raise SourceError(f"{where}: the hub cannot be reached and the local cache does not have its {CONFIG}")
     link(path, folder / CONFIG)
     return commit, [CONFIG]
 

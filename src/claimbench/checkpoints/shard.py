@@ -161,8 +161,8 @@ def _first_layers(model: Model, layers: int | None, checkpoint: Checkpoint) -> l
 
 def _select(model: Model, arch: Architecture, checkpoint: Checkpoint) -> list[StreamedTensor]:
     """The model's tensors under their full names in the order of `arch`, which must be all there and of its shapes."""
-    expected = tensors.shapes(arch)
-    whole = tensors.shapes(model.arch)
+    assert model.arch is not None, "see `_first_layers`"
+    expected, whole = tensors.shapes(arch), tensors.shapes(model.arch)
     found: dict[str, StreamedTensor] = {}
     for tensor in model.tensors:
         name = tensors.full_name(arch, tensor.name)
@@ -260,7 +260,9 @@ def _write_ranks(
 ) -> tuple[Layout, list[File]]:
     """Each tensor streams by once and falls into the files of all ranks; no rank's file is above the limit."""
     found = tp_partition.partitions(arch, ranks)
-    groups = split(kept, max_shard_bytes or USUAL_SHARD_BYTES, lambda tensor: _part(tensor, found[tensor.name], 0).bytes)
+    groups = split(
+        kept, max_shard_bytes or USUAL_SHARD_BYTES, lambda tensor: _part(tensor, found[tensor.name], 0).bytes
+    )
     files: list[File] = []
     for number, group in enumerate(groups, start=1):
         with ExitStack() as stack:

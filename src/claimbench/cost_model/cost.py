@@ -14,8 +14,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from claimbench.schema.card import Card, attended
-from claimbench.schema.cell import Cell, Checkpoint
+from claimbench.schema.card import attended
+from claimbench.schema.cell import Checkpoint
 
 ModelConfig = dict[str, Any]
 """A Transformers `config.json`, whose keys depend on the family of the model."""

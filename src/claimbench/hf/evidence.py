@@ -118,6 +118,10 @@ def watch(
                 widths.append(int(columns.shape[1]))
                 if len(widths) == 1:
                     caches, generators = _live_objects()
+                    if not caches:  # the collector lists no frozen objects, and one that outlives a generation may be
+                        gc.unfreeze()
+                        gc.collect()
+                        caches, generators = _live_objects()
                     functions = run.functions()
                 if len(widths) == steps:
                     break
@@ -157,14 +161,12 @@ def _live_objects() -> tuple[dict[str, list[str]], list[str]]:
 
     caches: dict[str, set[str]] = {}
     generators: set[str] = set()
-    gc.unfreeze()  # the collector does not list frozen objects: a cache that is kept between generations may be one
     for thing in gc.get_objects():
         kind = type(thing)
         if issubclass(kind, Cache):
             caches.setdefault(kind.__name__, set()).update(type(layer).__name__ for layer in thing.layers)
         elif issubclass(kind, CandidateGenerator):
             generators.add(kind.__name__)
-    gc.freeze()
     return {name: sorted(layers) for name, layers in sorted(caches.items())}, sorted(generators)
 
 

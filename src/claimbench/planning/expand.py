@@ -26,7 +26,7 @@ from claimbench.schema.cell import Cell, Checkpoint, Device, Dtype, Optimization
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.params import Params
-from claimbench.schema.study import Experiment, Message, Hold, Scalar, Study, StudyCell
+from claimbench.schema.study import Experiment, Hold, Message, Scalar, Study, StudyCell
 from claimbench.schema.validation import validate
 
 
@@ -247,9 +247,7 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
     asked = params.checkpoints[used].architecture
     if asked is not None and asked not in cost.architecture_names():
         hint = did_you_mean(asked, cost.architecture_names())
-        raise ConfigError(
-            f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}"
-        )
+        raise ConfigError(f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}")
     return Checkpoint(name=used, **params.checkpoints[used].model_dump())
 
 

@@ -268,7 +268,9 @@ def _model_line(plan: Plan, cell: Cell, ceilings: Ceilings) -> str:
     size, memory = DTYPE_BYTES[cell.dtype], device_memory(plan, cell)
     held, read = model.weights * size, cost.step_bytes(model, 1, 1, size)
     fits = f", {'fits' if peak_bytes(cell) < memory else 'does not fit'} in {quantity(memory, 'B')}" if memory else ""
-    line = f"{cell.checkpoint.name}: {quantity(model.weights)} parameters, {quantity(held, 'B')} in {cell.dtype}{fits}; "
+    line = (
+        f"{cell.checkpoint.name}: {quantity(model.weights)} parameters, {quantity(held, 'B')} in {cell.dtype}{fits}; "
+    )
     line += f"a step reads {quantity(read, 'B')}"
     rate = ceilings.read_bytes_per_s
     return f"{line}: at least {quantity(read / rate * 1e3, 'ms')}" if rate else line
@@ -286,5 +288,5 @@ def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
 
 
 def _stored_bytes(checkpoint: Checkpoint) -> int:
-    """Of a value on disk. A GGUF is kept beside its shards; safetensors are linked, random values are 16-bit numbers."""
+    """Of a value on disk. A GGUF lies beside its shards; safetensors are linked, random values are 16-bit numbers."""
     return 8 if checkpoint.source.endswith(".gguf") else 2

@@ -5,14 +5,13 @@ A uniform dense decoder (cost_model/cost.py: `Architecture`) has the same proper
 
 from __future__ import annotations
 
-
 from pydantic import Field
 
 from claimbench.schema.frozen import Frozen
 
 
 def attended(new: int, past: int, window: int | None = None) -> float:
-    """Pairs of a query and a key in one row of a pass: each token sees itself and what came before, or a window of it."""
+    """Pairs of a query and a key in one row of a pass: a token sees itself and all before it, or a window of that."""
     whole = new * past + new * (new + 1) / 2
     if window is None or past + new <= window:
         return whole
@@ -26,12 +25,15 @@ class KeptLayers(Frozen):
     layers: int = Field(ge=1)
     token_values: int = Field(default=0, ge=0, description="kept for each token")
     fixed_values: int = Field(default=0, ge=0, description="kept whatever the length: a state, a convolution's tail")
-    window: int | None = Field(default=None, ge=1, description="tokens that are kept at most; absent: all")
+    window: int | None = Field(
+        default=None, ge=1, description="tokens that a query sees, itself among them; absent: all"
+    )
     query_values: int = Field(default=0, ge=0, description="products for each pair of a query and a key")
 
     def values(self, length: int) -> float:
-        """Kept for one row of `length` tokens by all of these layers."""
-        return self.layers * (self.fixed_values + self.token_values * min(length, self.window or length))
+        """Kept for one row of `length` tokens by all of these layers: of a window all but the next token's place."""
+        kept = length if self.window is None else min(length, self.window - 1)
+        return self.layers * (self.fixed_values + self.token_values * kept)
 
 
 class Experts(Frozen):

@@ -34,11 +34,11 @@ class CheckpointParams(Frozen):
     @classmethod
     def _source_alone(cls, value: object) -> object:
         """`name: hf://org/name` is enough. Random weights are of the architecture that they are drawn for."""
-        settings = {"source": value} if isinstance(value, str) else value
-        source = settings.get("source") if isinstance(settings, dict) else None
-        if isinstance(source, str) and (match := re.fullmatch(r"random://([^:?]+)(\?.*)?", source)):
-            return {"architecture": match[1], **settings}
-        return settings
+        if isinstance(value, str):
+            value = {"source": value}
+        source = value.get("source") if isinstance(value, dict) else None
+        match = re.fullmatch(r"random://([^:?]+)(\?.*)?", source) if isinstance(source, str) else None
+        return {"architecture": match[1]} | value if match and isinstance(value, dict) else value
 
 
 class Measure(Frozen):

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictFloat, StrictInt, ValidationError, model_validator
 
 from claimbench.schema.cell import Device, Dtype, PageCache, Sampling
-from claimbench.schema.frozen import Frozen
 from claimbench.schema.checks import Check
+from claimbench.schema.frozen import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Scalar = float | int | str

@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 from claimbench.errors import ResultError
 from claimbench.schema.cell import Device, Dtype
-from claimbench.schema.frozen import Frozen
 from claimbench.schema.frontier import Frontier
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.interval import Interval
 from claimbench.schema.json_file import write_json
 from claimbench.schema.outcome import Outcome

@@ -273,8 +273,8 @@ def _glm(text: PreTrainedConfig) -> Spec:
 def _glm4(text: PreTrainedConfig) -> Spec:
     spec = _glm(text)
     assert spec.names is not None
-    behind = {"after_attention": "post_self_attn_layernorm", "after_mlp": "post_mlp_layernorm"}
-    return replace(spec, names=replace(spec.names, **behind))
+    names = replace(spec.names, after_attention="post_self_attn_layernorm", after_mlp="post_mlp_layernorm")
+    return replace(spec, names=names)
 
 
 def _phi3(text: PreTrainedConfig) -> Spec:
@@ -285,7 +285,9 @@ def _phi3(text: PreTrainedConfig) -> Spec:
 
 def _qwen3_moe(text: PreTrainedConfig) -> Spec:
     if text.mlp_only_layers or text.decoder_sparse_step != 1:
-        raise Unavailable("the engine has no layers without experts among those with some (config.json mlp_only_layers)")
+        raise Unavailable(
+            "the engine has no layers without experts among those with some (config.json mlp_only_layers)"
+        )
     names = replace(LLAMA, q_norm="self_attn.q_norm", k_norm="self_attn.k_norm")
     mixture = Mixture(
         count=text.num_experts,

@@ -179,7 +179,13 @@ def _llama(config: cost.ModelConfig, arch: cost.Architecture) -> Spec:
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     spec = Spec(
-        arch, "rms", "rotary", "silu", eps=float(config.get("rms_norm_eps", 1e-6)), rope_theta=float(theta), window=window
+        arch,
+        "rms",
+        "rotary",
+        "silu",
+        eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=float(theta),
+        window=window,
     )
     if kind == "default":
         return spec

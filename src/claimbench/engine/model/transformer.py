@@ -252,7 +252,7 @@ class Experts(nn.Module):
         if self.mixture.renormalised:
             best = best / best.sum(-1, keepdim=True)
         best, mixed = best.to(x.dtype), torch.zeros_like(tokens)
-        for expert in chosen.unique().tolist():
+        for expert in sorted(set(chosen.flatten().tolist())):
             rows, places = torch.where(chosen == expert)
             gate, up = functional.linear(tokens[rows], self.up[expert]).chunk(2, dim=-1)
             given = functional.linear(self.activation(gate) * up, self.down[expert])
@@ -323,7 +323,8 @@ class Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         if self.experts is not None:
-            return self.experts(x)
+            mixed: Tensor = self.experts(x)
+            return mixed
         if not self.spec.gated:
             return self.down(self.up(x))
         gate, up = self.up(x).chunk(2, dim=-1)

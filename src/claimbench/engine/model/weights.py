@@ -42,7 +42,7 @@ class LayerWeights:
     out: Affine
     norm2: Affine | None
     up: Affine | None
-    """None where there are experts. [intermediate, hidden]; with a gate, the gate's rows come first: [2 * intermediate, hidden]."""
+    """[intermediate, hidden]; with a gate, its rows come first: [2 * intermediate, hidden]. None: there are experts."""
     down: Affine | None
     q_norm: Affine | None = None
     """[head_dim], of every query where there is one; and of keys."""

@@ -128,6 +128,8 @@ class PackedModel:
     def _in_order(self, weights: Weights) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, Format]]:
         """Every matrix with its bias and format, in the order of a step."""
         for layer in weights.layers:
+            assert layer.up is not None, "see `decoder.unavailable`"
+            assert layer.down is not None, "see `decoder.unavailable`"
             up = _take_turns(layer.up) if self._spec.gated else (layer.up.weight, layer.up.bias)
             yield layer.qkv.weight, layer.qkv.bias, self._formats.attention
             yield layer.out.weight, layer.out.bias, self._formats.attention
@@ -153,9 +155,7 @@ class PackedModel:
         for number, layer in enumerate(weights.layers):
             qkv, out, up, down = self._matrices[4 * number : 4 * number + 4]
             norms = [None if norm is None else self._floats(norm.weight) for norm in (layer.q_norm, layer.k_norm)]
-            layers[number] = structs.Layer(
-                self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down, *norms
-            )
+            layers[number] = structs.Layer(self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down, *norms)
         return layers
 
     def _norm(self, norm: Affine | None) -> structs.Norm:
@@ -171,7 +171,7 @@ class PackedModel:
 
 def matrices_of(layer: LayerWeights) -> tuple[Affine, ...]:
     """In the order of a step."""
-    return layer.qkv, layer.out, layer.up, layer.down
+    return tuple(affine for affine in (layer.qkv, layer.out, layer.up, layer.down) if affine is not None)
 
 
 def _is_bfloat16(tensor: torch.Tensor) -> bool:

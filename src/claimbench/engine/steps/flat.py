@@ -145,7 +145,8 @@ def layer_trimmed(layer: nn.Module) -> RunLayer:
     """One layer; rotary positions are turned for queries and keys in one go."""
     assert isinstance(layer, Layer)
     parts, arch, gated, cat = layer.parts, layer.spec.arch, layer.spec.gated, torch.cat
-    assert layer.norm1 is not None and layer.norm2 is not None, "see `rotary_of`"
+    assert layer.norm1 is not None, "see `rotary_of`"
+    assert layer.norm2 is not None, "see `rotary_of`"
     norm1, qkv, out = call_of(layer.norm1), call_of(layer.qkv), call_of(layer.out)
     norm2, up, down = call_of(layer.norm2), call_of(layer.up), call_of(layer.down)
     attend, softmax, add, scale = parts.attend_step, parts.softmax, parts.add, layer.spec.scale

@@ -6,9 +6,13 @@ There it is a negative control.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import Field
 
 from claimbench.cost_model import cost
+from claimbench.errors import Unavailable
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import NO_DRAFTS, GenerationSetup
 from claimbench.proof import Findings, expect
@@ -43,6 +47,16 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
         "assistant_confidence_threshold": settings.confidence_threshold,
     }
     setup.unsupported += NO_DRAFTS
+    setup.around.append(lambda: said_in_words(settings.layers))
+
+
+@contextmanager
+def said_in_words(layers: int) -> Iterator[None]:
+    """Where a family counts its layers in another place, the library runs on without keys and values for the rest."""
+    try:
+        yield
+    except IndexError as error:
+        raise Unavailable(f"Transformers cannot leave a model of this family after {layers} layers") from error
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:

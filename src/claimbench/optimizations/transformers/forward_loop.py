@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 
+from claimbench.errors import Unavailable
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import Generation, GenerationSetup
 from claimbench.proof import Findings, expect
@@ -42,7 +43,10 @@ def forward_loop(generation: Generation) -> None:
     import torch
 
     model, cache = generation.model, generation.cache
-    head_at = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    taken = inspect.signature(model.forward).parameters
+    if cache is not None and "past_key_values" not in taken:
+        raise Unavailable("a model of this family takes its cache under a name of its own")
+    head_at = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
     sequence = generation.prompt  # [batch, length]
     inputs = sequence
     for _ in range(generation.new_tokens):
