@@ -20,7 +20,7 @@ def rounds_of(
     passes: int = 6,
     *,
     effect: float = 0.0,
-    between: float = 0.03,
+    between: float = 0.025,
     within: float = 0.06,
 ) -> list[PairedRound]:
     """Rounds whose spreads vary by comparison, with the heavy tails of a shared machine (t of 3 degrees)."""
@@ -51,7 +51,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(rounds: int, passes: int)
 def test_a_cell_that_differs_far_more_between_rounds_needs_the_other_prior() -> None:
     """A compiled cell, say: its prior asks for more, and with three rounds its interval holds."""
     random = np.random.default_rng(5)
-    made = [rounds_of(random, 3, between=0.08) for _ in range(STUDIES)]
+    made = [rounds_of(random, 3, between=0.05) for _ in range(STUDIES)]
     held = {prior: np.mean([holds(once(each, prior), 0.0) for each in made]) for prior in (STEADY, paired.RESTLESS)}
     assert held[paired.RESTLESS] > held[STEADY]
     assert held[paired.RESTLESS] >= 0.9
