@@ -20,7 +20,7 @@ def rounds_of(
     passes: int = 6,
     *,
     effect: float = 0.0,
-    between: float = 0.025,
+    between: float = 0.02,
     within: float = 0.06,
 ) -> list[PairedRound]:
     """Rounds whose spreads vary by comparison, with the heavy tails of a shared machine (t of 3 degrees)."""

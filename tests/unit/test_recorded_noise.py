@@ -43,7 +43,7 @@ def covered_share(pool: list[list[float]], rounds: int, prior: Prior = STEADY) -
 
 def test_there_are_real_rounds_enough() -> None:
     assert len(NOISE["twins"]) >= 20
-    assert len(NOISE["others"]) >= 30
+    assert len(NOISE["others"]) >= 40
     assert len(NOISE["restless"]) >= 8
 
 
