@@ -1,6 +1,7 @@
 """How well a study decides: minutes, undecided claims and A/A of several runs, and the noise of their rounds.
 
     python benchmarks/deciding.py table RUN [RUN ...]            a Markdown table, one row a run
+    python benchmarks/deciding.py twins RUN MINUTES              rounds in which every cell of its plan sits twice
     python benchmarks/deciding.py noise RUN [RUN ...] > FILE     ratios of wall times by pass, for simulations
     python benchmarks/deciding.py widths BLOCKS RUN              intervals of a run without a budget beside one with it
     python benchmarks/deciding.py keep RUN FOLDER                its rounds, plan, verdicts and ceilings
@@ -12,24 +13,37 @@ the study's `measure.budget_minutes` taken out, so that nothing was measured in 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
+import os
 import shutil
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
-from claimbench.analysis import paired, validity
+from claimbench.analysis import comparing, paired, validity
 from claimbench.analysis.paired import PairedRound
+from claimbench.deciding.decide import Decider
+from claimbench.measuring.round_process import RoundRequest
+from claimbench.measuring.rounds import RoundServer
 from claimbench.schema import result
 from claimbench.schema import round as round_file
 from claimbench.schema import verdicts as verdicts_file
 from claimbench.schema.outcome import Outcome
+from claimbench.schema.plan import read as read_plan
 from claimbench.schema.round import TWIN, Arm, Round
 from claimbench.schema.verdicts import Verdict
 
 KEPT = ("rounds", "decided", "plan", "ceilings", "verdicts.json")
+
+
+AT_A_TIME = 5
+"""Cells that sit twice in a round of twins."""
+TWIN_PASSES = 3
 
 
 OPEN = (Verdict.UNDECIDED, Verdict.BOUNDED)
@@ -54,6 +68,29 @@ def results(run: Path) -> Path:
 
 def rounds_of(run: Path) -> list[Round]:
     return [round_file.read(path) for path in sorted((results(run) / "rounds").glob("*.json"))]
+
+
+def twins(run: Path, minutes: float) -> None:
+    """Measure, in `run`, rounds in which cells sit twice and nothing else does: what processes of one cell differ by.
+
+    They lie in its folder `twins`, which `noise` reads as it reads a run.
+    """
+    os.chdir(run)
+    begun, folder = time.monotonic(), Path("twins/results/rounds")
+    plan = read_plan(max((Path("results") / "plan").glob("*.json"), key=lambda path: path.stat().st_mtime))
+    decider = Decider(plan, folder, print)
+    cells = list(dict.fromkeys(id for group in plan.groups for id in group.cells))
+    seats = [cells[first : first + AT_A_TIME] for first in range(0, len(cells), AT_A_TIME)]
+    with RoundServer() as server:
+        for number in itertools.count():
+            if number >= len(seats) and time.monotonic() - begun > minutes * 60:
+                break
+            ids = seats[number % len(seats)]
+            arms = [decider.request(id, f"{id}{twice}", proves=False) for id in ids for twice in ("", " again")]
+            request = RoundRequest(arms=tuple(arms), passes=TWIN_PASSES, seed=number, number=number, group="twins")
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            record = server.measure(request, folder / f"{stamp}.json")
+            print(f"{len(ids)} cells twice: {record.duration_s:.0f} s", *validity.sentences(validity.of_round(record)))
 
 
 def walls(arm: Arm) -> dict[int, float]:
@@ -103,15 +140,31 @@ def floors_of(rounds: list[Round]) -> Iterator[str]:
             yield f"{group.rpartition(' ')[2]} {low:.2f} to {high:.2f}"
 
 
+def doubles(rounds: list[Round]) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Each cell that sat twice in a round: `twins`, or `restless` where its processes differ more, and its ratios."""
+    for record in rounds:
+        if not validity.weight(validity.of_round(record)):
+            continue
+        by_cell: dict[str, list[Arm]] = {}
+        for arm in record.arms:
+            if arm.result.outcome == Outcome.OK:
+                by_cell.setdefault(arm.result.cell.id, []).append(arm)
+        for first, second in (arms for arms in by_cell.values() if len(arms) == 2):
+            of, to = walls(second), walls(first)
+            logs = tuple(math.log(of[number] / to[number]) for number in sorted(of.keys() & to.keys()))
+            if len(logs) > 1:
+                yield "restless" if comparing.is_restless(first.result.cell) else "twins", logs
+
+
 def noise(runs: list[Path]) -> dict[str, list[list[float]]]:
-    """`twins`: of a cell against itself, as measured. `others`: of two cells, less their mean over a run's rounds."""
-    found: dict[str, list[list[float]]] = {"twins": [], "others": []}
+    """`twins` and `restless`: of a cell against itself, as measured. `others`: of two cells, less their mean."""
+    found: dict[str, list[list[float]]] = {"twins": [], "restless": [], "others": []}
     for run in runs:
+        for kind, of_cell in doubles(rounds_of(run)):
+            found[kind].append([round(log, 4) for log in of_cell])
         by_names: dict[tuple[str, str], list[tuple[float, ...]]] = {}
         for pair in pairs(rounds_of(run)):
-            if pair.is_twin:
-                found["twins"].append([round(log, 4) for log in pair.logs])
-            else:
+            if not pair.is_twin and pair.group != "twins":
                 by_names.setdefault(pair.names, []).append(pair.logs)
         for several in by_names.values():
             middle = mean(mean(logs) for logs in several)
@@ -180,12 +233,17 @@ def main() -> None:
     beside = commands.add_parser("widths")
     beside.add_argument("blocks", type=Path)
     beside.add_argument("run", type=Path)
+    seating = commands.add_parser("twins")
+    seating.add_argument("run", type=Path)
+    seating.add_argument("minutes", type=float)
     keeping = commands.add_parser("keep")
     keeping.add_argument("run", type=Path)
     keeping.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "table":
         print("\n".join(table(arguments.runs)))
+    elif arguments.command == "twins":
+        twins(arguments.run, arguments.minutes)
     elif arguments.command == "widths":
         print("\n".join(widths(arguments.blocks, arguments.run)))
     elif arguments.command == "noise":

@@ -515,6 +515,28 @@ def test_a_cell_gets_the_passes_that_should_settle_its_claims(lab: Any, machine:
     assert asked(2) == {plain: 3, half: 3, near: decide.FEWEST}
     assert asked(1)[half] == decide.FEWEST
     assert asked(100)[half] == asked(None)[half] == decide.MOST
+    other = decide.Undecided("X2", (plain, "elsewhere"), Needed(rounds=3, minutes=1.0, passes=100))
+    assert decider.turns([plain, half], decide.Progress(3, (other,))) == {plain: decide.FEWEST, half: decide.FEWEST}
+
+
+def test_where_one_round_cannot_settle_a_claim_its_passes_are_those_that_pay(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that takes four times as long as a pass is worth twice as many passes; what rounds differ by, fewer."""
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider = decide.Decider(plan, tmp_path, print)
+    half, plain = (cell_id(plan, f"speed/{name}") for name in ("half", "plain"))
+    monkeypatch.setattr(decide.Decider, "turn_s", lambda *_: 1.0)
+
+    def passes(start_s: float, restlessness: float) -> int:
+        monkeypatch.setattr(decide.Decider, "seat_s", lambda *_: start_s)
+        needed = Needed(rounds=48, minutes=20.0, passes=None, restlessness=restlessness)
+        check = decide.Undecided("X1", (half, plain), needed)
+        return decider.turns([plain, half], decide.Progress(3, (check,)))[half]
+
+    assert passes(4.0, 1.5) == 3
+    assert passes(1.0, 1.5) == passes(4.0, 1.0) == decide.FEWEST
+    assert passes(16.0, 1.5) == decide.MOST
 
 
 def test_a_reference_that_no_experiment_shows_sits_once_for_its_tokens(

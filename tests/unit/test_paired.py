@@ -20,7 +20,7 @@ def rounds_of(
     passes: int = 6,
     *,
     effect: float = 0.0,
-    between: float = 0.03,
+    between: float = 0.02,
     within: float = 0.06,
 ) -> list[PairedRound]:
     """Rounds whose spreads vary by comparison, with the heavy tails of a shared machine (t of 3 degrees)."""
@@ -48,10 +48,19 @@ def test_intervals_hold_the_truth_as_often_as_they_say(rounds: int, passes: int)
     assert 0.93 <= covered <= 0.975
 
 
+def test_restlessness_is_of_a_pass_over_what_rounds_differ_by() -> None:
+    """Of passes that vary by 0.06, with a floor of 0.02 and the prior's inflation."""
+    random = np.random.default_rng(3)
+    rounds = [PairedRound(tuple(0.06 * random.normal(size=400))) for _ in range(4)]
+    expected = 0.06 * math.sqrt(STEADY.inflation) / STEADY.floor
+    assert paired.restlessness(rounds, STEADY) == pytest.approx(expected, rel=0.15)
+    assert paired.restlessness(rounds, paired.RESTLESS) < paired.restlessness(rounds, STEADY)
+
+
 def test_a_cell_that_differs_far_more_between_rounds_needs_the_other_prior() -> None:
     """A compiled cell, say: its prior asks for more, and with three rounds its interval holds."""
     random = np.random.default_rng(5)
-    made = [rounds_of(random, 3, between=0.08) for _ in range(STUDIES)]
+    made = [rounds_of(random, 3, between=0.05) for _ in range(STUDIES)]
     held = {prior: np.mean([holds(once(each, prior), 0.0) for each in made]) for prior in (STEADY, paired.RESTLESS)}
     assert held[paired.RESTLESS] > held[STEADY]
     assert held[paired.RESTLESS] >= 0.9

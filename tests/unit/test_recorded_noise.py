@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from claimbench.analysis import paired
-from claimbench.analysis.paired import STEADY, PairedRound, Prior
+from claimbench.analysis.paired import RESTLESS, STEADY, PairedRound, Prior
 
 NOISE = json.loads((Path(__file__).parent / "data" / "noise.json").read_text(encoding="utf-8"))
 STUDIES = 2000
@@ -33,27 +33,33 @@ def false_share(pool: list[list[float]], prior: Prior = STEADY, rounds: int = 8)
     return float(np.mean([any(abs(look.centre) > look.half_width for look in looks) for looks in made]))
 
 
-def covered_share(pool: list[list[float]], rounds: int) -> float:
+def covered_share(pool: list[list[float]], rounds: int, prior: Prior = STEADY) -> float:
     """Intervals of whoever looks once, after `rounds` rounds, that hold the truth."""
     random = np.random.default_rng(1)
-    alpha = paired.ALPHA * 2 ** paired.look_number(rounds)
-    made = (paired.contrast(study(random, pool, rounds), STEADY, alpha) for _ in range(STUDIES))
+    alpha = paired.ALPHA * 2 ** paired.look_number(rounds, prior.least)
+    made = (paired.contrast(study(random, pool, rounds), prior, alpha) for _ in range(STUDIES))
     return float(np.mean([abs(found.centre) <= found.half_width for found in made]))
 
 
 def test_there_are_real_rounds_enough() -> None:
     assert len(NOISE["twins"]) >= 20
     assert len(NOISE["others"]) >= 40
+    assert len(NOISE["restless"]) >= 8
 
 
-@pytest.mark.parametrize("kind", ["twins", "others"])
-def test_no_more_than_five_percent_of_verdicts_are_false(kind: str) -> None:
-    assert false_share(NOISE[kind]) <= 0.05
+@pytest.mark.parametrize(("kind", "prior"), [("twins", STEADY), ("restless", RESTLESS), ("others", STEADY)])
+def test_no_more_than_five_percent_of_verdicts_are_false(kind: str, prior: Prior) -> None:
+    assert false_share(NOISE[kind], prior) <= 0.05
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 4])
 def test_intervals_hold_the_truth(rounds: int) -> None:
     assert covered_share(NOISE["twins"], rounds) >= 0.93
+
+
+@pytest.mark.parametrize("rounds", [3, 4])
+def test_intervals_of_compiled_and_quantised_cells_hold_the_truth(rounds: int) -> None:
+    assert covered_share(NOISE["restless"], rounds, RESTLESS) >= 0.93
 
 
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_what_was_made_is_found_and_what_was_not_is_not() -> None:
     lines = selftest.report(rounds)
     assert "false verdicts: 0 of 5" in lines
     assert "intervals that hold the truth: 5 of 5" in lines
-    assert lines[-1] == "the smallest difference told apart within 3 min: 10%"
+    assert lines[-1] == "the smallest difference told apart within 3 min: 5%"
 
 
 def test_slowdowns_that_did_not_happen_are_not_covered() -> None:

@@ -56,6 +56,11 @@ class Comparison(NamedTuple):
         """Passes of one more round that would settle it, likewise; infinite where one round cannot."""
         return paired.passes_to_settle(self.rounds, self.prior, *self._ends(low, high))
 
+    @property
+    def restlessness(self) -> float:
+        """Of the passes of its rounds, over what rounds differ by."""
+        return paired.restlessness(self.rounds, self.prior)
+
     def _ends(self, low: float, high: float) -> tuple[float, float]:
         return _at(self.scale, low), _at(self.scale, high)
 

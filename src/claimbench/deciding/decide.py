@@ -7,7 +7,8 @@
    settled soonest, and in it only to the cells of undecided claims and their base.
 
 The first rounds have few passes. From then on a cell gets as many as should settle its claims, from `FEWEST` to `MOST`,
-as far as the budget goes: who is far from every limit makes room for who is near one. How many is fixed before a round.
+as far as the budget goes: who is far from every limit makes room for who is near one. Where one round cannot settle a
+claim it gets as many as narrow its interval most for their time. How many is fixed before a round.
 
 A round is a sealed file as soon as it is over, so whoever is killed loses one. A verdict is judged at the first look
 that settles it (analysis/paired.py), so later rounds of other claims do not undo it.
@@ -203,16 +204,22 @@ class Decider:
         return None
 
     def turns(self, ids: Sequence[str], progress: Progress) -> dict[str, int]:
-        """For each cell the passes that should settle its claims."""
+        """For each cell the passes that should settle the claims about `ids`, or that are worth their time."""
         found = dict.fromkeys(ids, FEWEST)
-        for check in progress.undecided:
-            passes = MOST
-            if check.needed and check.needed.passes is not None:
-                passes = min(MOST, math.ceil(SPARE * check.needed.passes))
+        for check in progress.about(ids):
+            passes = SPARE * check.needed.passes if check.needed and check.needed.passes else math.inf
+            if passes > MOST:
+                passes = self.passes_worth(check)
             for id in check.cells:
-                if id in found:
-                    found[id] = max(found[id], passes)
+                found[id] = max(found[id], min(MOST, math.ceil(passes)))
         return found
+
+    def passes_worth(self, check: Undecided) -> float:
+        """How many passes of a round narrow the interval most for their time, starts included."""
+        start_s, pass_s = (sum(map(each, check.cells)) for each in (self.seat_s, self.turn_s))
+        if check.needed is None or not pass_s:
+            return MOST
+        return check.needed.restlessness * math.sqrt(start_s / pass_s)
 
     def is_worth_more(self, id: str) -> bool:
         """Whether another round could tell anything new: what is unavailable or wrong stays so."""

@@ -232,7 +232,12 @@ def _needed(compared: Comparison, sides: list[Side], evidence: Evidence, wanted:
     minutes = None
     if rounds is not None:
         minutes = (rounds - len(compared.rounds)) * _round_s(sides, evidence) / 60
-    return Needed(rounds=rounds, minutes=minutes, passes=None if math.isinf(passes) else math.ceil(passes))
+    return Needed(
+        rounds=rounds,
+        minutes=minutes,
+        passes=None if math.isinf(passes) else math.ceil(passes),
+        restlessness=compared.restlessness,
+    )
 
 
 def _round_s(sides: list[Side], evidence: Evidence) -> float:
