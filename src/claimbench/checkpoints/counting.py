@@ -82,6 +82,30 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
     )
 
 
+def completed(config: ModelConfig) -> PreTrainedConfig:
+    """A `config.json` as Transformers completes it.
+
+    Raises:
+        SourceError: Transformers knows no such model, or not with these settings.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise SourceError("config.json: expected a mapping with a model_type")
+    if kind not in CONFIG_MAPPING:
+        raise SourceError(f"config.json: Transformers {transformers.__version__} knows no model_type {kind!r}")
+    try:
+        made: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(
+            {key: value for key, value in config.items() if key not in NOT_COUNTED}
+        )
+    except Exception as error:  # a library's own checks: whatever it raises means that it cannot
+        version = transformers.__version__
+        raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
+    return made
+
+
 def meta_model(config: ModelConfig) -> PreTrainedModel:
     """The model of `config` on the meta device.
 
@@ -90,17 +114,9 @@ def meta_model(config: ModelConfig) -> PreTrainedModel:
     """
     import torch
     import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(kind, str):
-        raise SourceError("config.json: expected a mapping with a model_type")
-    settings = {key: value for key, value in config.items() if key not in (*NOT_COUNTED, "model_type")}
-    try:
-        made: PreTrainedConfig = AutoConfig.for_model(kind, **settings)
-    except Exception as error:  # a library's own checks: whatever it raises means that it cannot
-        version = transformers.__version__
-        raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
+    made, kind = completed(config), config["model_type"]
     families = (AutoModelForCausalLM, AutoModelForImageTextToText)
     known = next((each for each in families if type(made) in each._model_mapping), None)
     if known is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from claimbench.checkpoints import counting
 from claimbench.cost_model import cost
 from claimbench.engine.model.spec import SCALED, Activation, Mixture, Names, Spec
 from claimbench.errors import Unavailable
@@ -50,10 +51,7 @@ def read(config: cost.ModelConfig) -> Spec:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise Unavailable(f"the engine has no {lacking(config) or f'layers of model_type {kind!r}'}")
-    from transformers import AutoConfig
-
-    settings = {key: value for key, value in config.items() if key != "model_type"}
-    return FAMILIES[kind](AutoConfig.for_model(kind, **settings))
+    return FAMILIES[kind](counting.completed(config))
 
 
 def lacking(config: cost.ModelConfig) -> str | None:

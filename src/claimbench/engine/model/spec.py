@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from claimbench.checkpoints import counting
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 
@@ -198,11 +199,9 @@ def _llama(config: cost.ModelConfig, arch: cost.Architecture) -> Spec:
 
 def _scaled(config: cost.ModelConfig, kind: str) -> tuple[tuple[float, ...], float]:
     """Frequencies of rotary positions and their factor, by Transformers' own functions."""
-    from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    settings = {key: value for key, value in config.items() if key != "model_type"}
-    found, scale = ROPE_INIT_FUNCTIONS[kind](AutoConfig.for_model(config["model_type"], **settings), "cpu")
+    found, scale = ROPE_INIT_FUNCTIONS[kind](counting.completed(config), "cpu")
     return tuple(found.tolist()), float(scale)
 
 
