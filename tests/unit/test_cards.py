@@ -166,7 +166,7 @@ def test_a_local_model_is_counted_once(here: Path, monkeypatch: pytest.MonkeyPat
         ({}, "expected a mapping with a model_type"),
         ({"model_type": 3}, "expected a mapping with a model_type"),
         ({"model_type": "no_such_model"}, "knows no model_type 'no_such_model'"),
-        ({"model_type": "bert"}, "generates no text"),
+        ({"model_type": "vit"}, "generates no text"),
         ({"model_type": "llama", "num_attention_heads": 0}, "num_attention_heads: expected a whole number from 1"),
         ({"model_type": "llama", "num_hidden_layers": 10**12}, "num_hidden_layers: expected a whole number from 1"),
         ({"model_type": "llama", "num_hidden_layers": "many"}, "num_hidden_layers: expected a whole number from 1"),
