@@ -207,11 +207,10 @@ class Decider:
         """For each cell the passes that should settle the claims about `ids`, or that are worth their time."""
         found = dict.fromkeys(ids, FEWEST)
         for check in progress.about(ids):
-            passes = SPARE * check.needed.passes if check.needed and check.needed.passes else math.inf
-            if passes > MOST:
-                passes = self.passes_worth(check)
+            settling = SPARE * check.needed.passes if check.needed and check.needed.passes else math.inf
+            passes = math.ceil(settling) if settling <= MOST else round(self.passes_worth(check))
             for id in check.cells:
-                found[id] = max(found[id], min(MOST, math.ceil(passes)))
+                found[id] = max(found[id], min(MOST, passes))
         return found
 
     def passes_worth(self, check: Undecided) -> float:
