@@ -54,7 +54,8 @@ def measured(planned: PlannedCell, block: int, spread: float = 0.002, **changed:
         return Result(**facts | {"outcome": "oom", "reason": f"batch {workload.batch} does not fit"})
     if fails:
         return Result(**facts | {"outcome": OUTCOMES.get(fails, fails), "reason": f"asked for {fails}"})
-    random = np.random.default_rng([block, int(cell.id, 16)])
+    what = [cell.options, [use.name for use in cell.optimizations], workload.batch]
+    random = np.random.default_rng([block, int(digest(what), 16)])
     level = float(np.exp(random.normal(0, spread)))
     tokens = (options.get("token", 1),) * workload.new_tokens
     step_ms = (options.get("step_ms") or 10.0) + options.get("row_ms", 0.0) * workload.batch

@@ -85,11 +85,11 @@ def test_parameters_are_those_that_the_makers_publish(published: tuple[str, Card
 
 
 def test_a_token_reads_the_active_ones(published: tuple[str, Card]) -> None:
-    """Makers count the embedding as active, of which a step looks up one row."""
+    """Most makers count the embedding as active, of which a step looks up one row."""
     name, card = published
     _, _, active = PUBLISHED[name]
-    assert card.step_weights <= active * 1.01
-    assert card.step_weights + card.looked_up == pytest.approx(active, rel=0.06)
+    embedding = 0 if name == "gpt-oss-20b" else card.looked_up
+    assert card.step_weights + embedding == pytest.approx(active, rel=0.03)
 
 
 KEPT = {

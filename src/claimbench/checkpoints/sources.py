@@ -51,7 +51,7 @@ Source = HubSource | WheelSource | LocalSource | RandomSource
 
 _HUB = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)"
-    r"(@(?P<revision>\w[\w.-]*(/[\w.-]+)*?)(/(?P<path>[\w./-]+\.gguf))?)?"
+    r"(@(?P<before>refs/[\w.-]+/[\w.-]+|\w[\w.-]*)/(?P<path>[\w./-]+\.gguf)|@(?P<revision>\w[\w./-]*))?"
 )
 _WHEEL = re.compile(r"(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/(?P<path>.+\.gguf)")
 
@@ -60,7 +60,7 @@ def parse(source: str) -> Source:
     """Raises SourceError where `source` is none of the four kinds, or leaves open what it means."""
     kind, _, rest = source.partition("://")
     if kind == "hf" and (match := _HUB.fullmatch(rest)):
-        return HubSource(match["repository"], match["revision"] or "main", match["path"])
+        return HubSource(match["repository"], match["before"] or match["revision"] or "main", match["path"])
     if kind == "pypi" and (match := _WHEEL.fullmatch(rest)):
         return WheelSource(match["package"], match["version"], PurePosixPath(match["path"]))
     if kind == "file" and rest:

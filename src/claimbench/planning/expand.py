@@ -215,7 +215,7 @@ class ExpandedCell:
         if context is not None and length > context:
             raise ConfigError(
                 f"{self.path}: prompt and new tokens make {length}, but "
-                f"{_named(checkpoint.name, checkpoint.architecture)} has a context of {context}: ask for fewer"
+                f"{_named(repr(checkpoint.name), checkpoint.architecture)} has a context of {context}: ask for fewer"
             )
 
     def _protocol(self) -> Protocol:
