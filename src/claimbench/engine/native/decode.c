@@ -87,7 +87,7 @@ typedef struct {
     int64_t vocabulary, hidden, heads, kv_heads, head_dim, intermediate, layers;
     int64_t norm, positions, mlp, window, threads, idle_spin_ns;
     int64_t rotary;  /* values of a head that turn, from the first */
-    float norm_epsilon, attention_scale, embedding_scale;
+    float norm_epsilon, attention_scale, embedding_scale, rotary_scale;
     const float *inverse_frequencies;  /* [rotary / 2] */
     const float *slopes;               /* [heads] of ALiBi */
     const void *embedding;             /* [vocabulary, hidden] */
@@ -1198,8 +1198,8 @@ static void embed(Decoder *d) {
         if (m->positions == ROPE)
             for (int64_t i = 0; i < m->rotary / 2; i++) {
                 float angle = (float)place * m->inverse_frequencies[i];
-                d->angles[b * m->head_dim + i] = cosf(angle);
-                d->angles[b * m->head_dim + m->rotary / 2 + i] = sinf(angle);
+                d->angles[b * m->head_dim + i] = cosf(angle) * m->rotary_scale;
+                d->angles[b * m->head_dim + m->rotary / 2 + i] = sinf(angle) * m->rotary_scale;
             }
     }
 }

@@ -87,7 +87,8 @@ class PackedModel:
             rotary=2 * len(self._kept_frequencies) if spec.positions == "rotary" else 0,
             norm_epsilon=spec.eps,
             embedding_scale=spec.embedding_scale,
-            attention_scale=spec.scale * spec.rope_scale**2,  # of queries and keys, which it turns unscaled
+            attention_scale=spec.scale,
+            rotary_scale=spec.rope_scale,
             inverse_frequencies=self._frequencies,
             slopes=self._slopes,
             embedding=self._embedding.data_ptr(),

@@ -38,7 +38,7 @@ class Model(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("layers", "norm", "positions", "mlp", "window", "threads")),
         ("idle_spin_ns", ctypes.c_int64),
         ("rotary", ctypes.c_int64),
-        *((name, ctypes.c_float) for name in ("norm_epsilon", "attention_scale", "embedding_scale")),
+        *((name, ctypes.c_float) for name in ("norm_epsilon", "attention_scale", "embedding_scale", "rotary_scale")),
         ("inverse_frequencies", ctypes.c_void_p),
         ("slopes", ctypes.c_void_p),
         ("embedding", ctypes.c_void_p),
