@@ -519,6 +519,23 @@ def test_a_cell_gets_the_passes_that_should_settle_its_claims(lab: Any, machine:
     assert decider.turns([plain, half], decide.Progress(3, (other,))) == {plain: decide.FEWEST, half: decide.FEWEST}
 
 
+def test_a_claim_that_one_check_refutes_asks_for_no_more_rounds(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    checks = [
+        "{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: above}",
+        "{kind: ratio, metric: decode_tok_s, of: speed/near, to: speed/plain, expect: same}",
+    ]
+    before = STUDY.partition("claims:")[0]
+
+    def undecided(*asked: str, name: str) -> set[str]:
+        study = f"{before}claims: [{{id: X1, kind: ratio, statement: Both, checks: [{', '.join(asked)}]}}]\n"
+        decider = decide.Decider(lab.plan(study, more=BUDGET), tmp_path / name, print)
+        decider.run()
+        return {check.claim for check in decider.progress().undecided}
+
+    assert undecided(checks[1], name="alone") == {"X1"}
+    assert undecided(*checks, name="both") == set()
+
+
 def test_where_one_round_cannot_settle_a_claim_its_passes_are_those_that_pay(
     lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

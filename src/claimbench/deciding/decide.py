@@ -367,23 +367,28 @@ class Decider:
             self.say(f"    {line}")
 
     def progress(self, is_over: bool = False) -> Progress:
-        """How the claims stand that rounds can settle, by the looks that were planned, and at the end by the last."""
+        """How the claims stand that rounds can settle, by the looks that were planned, and at the end by the last.
+
+        A claim that one check refutes is settled, whatever its other checks say.
+        """
         table = aggregate.aggregate(in_groups(self.plan), Ceilings(), rounds=self.rounds)
         evidence = Evidence(self.plan, table, self.plan.params.measure.tolerance, only_planned_looks=not is_over)
-        claims, undecided = set(), []
+        claims, undecided = set(), list[Undecided]()
         for study, planned in self.plan.studies.items():
             for claim in planned.study.claims:
-                for check in claim.checks:
-                    named = cells_named(check, planned)
-                    if not named or not all(cell in evidence.frames for cell in named):
-                        continue
-                    claims.add((study, claim.id))
-                    cells = compared_by(check, planned)
-                    if not cells:
-                        continue
-                    found = judge_check(check, study, evidence)
-                    if found.verdict in (Verdict.UNDECIDED, Verdict.BOUNDED):
-                        undecided.append(Undecided(claim.id, cells, found.needed))
+                named = [(check, cells_named(check, planned)) for check in claim.checks]
+                known = [check for check, ids in named if ids and all(id in evidence.frames for id in ids)]
+                if not known:
+                    continue
+                claims.add((study, claim.id))
+                found = [(compared_by(check, planned), judge_check(check, study, evidence)) for check in known]
+                if any(check.verdict == Verdict.REFUTED for _, check in found):
+                    continue
+                undecided += [
+                    Undecided(claim.id, cells, check.needed)
+                    for cells, check in found
+                    if cells and check.verdict in (Verdict.UNDECIDED, Verdict.BOUNDED)
+                ]
         return Progress(len(claims), tuple(undecided))
 
 
