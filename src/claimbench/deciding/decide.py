@@ -44,6 +44,7 @@ from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import digest
+from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import RESULTS, Plan, PlannedGroup
 from claimbench.schema.round import TWIN, Round
@@ -218,7 +219,7 @@ class Decider:
         start_s, pass_s = (sum(map(each, check.cells)) for each in (self.seat_s, self.turn_s))
         if check.needed is None or not pass_s:
             return MOST
-        return check.needed.restlessness * math.sqrt(start_s / pass_s)
+        return check.needed.within_over_between * math.sqrt(start_s / pass_s)
 
     def is_worth_more(self, id: str) -> bool:
         """Whether another round could tell anything new: what is unavailable or wrong stays so."""
@@ -382,7 +383,7 @@ class Decider:
                     continue
                 claims.add((study, claim.id))
                 found = [(compared_by(check, planned), judge_check(check, study, evidence)) for check in known]
-                if any(check.verdict == Verdict.REFUTED for _, check in found):
+                if any(check.verdict == Verdict.REFUTED and not is_of_start(check.metric) for _, check in found):
                     continue
                 undecided += [
                     Undecided(claim.id, cells, check.needed)
@@ -396,6 +397,11 @@ def sat_in(record: Round) -> set[tuple[str, str]]:
     """(cell, key) of every arm, its twin's among them; who lacked memory in company did not sit."""
     arms = [arm for arm in record.arms if not (record.in_company and arm.result.outcome == Outcome.OOM)]
     return {(arm.result.cell.id, arm.result.key.id) for arm in arms}
+
+
+def is_of_start(metric: str | None) -> bool:
+    """Whether blocks have a say in it as well, which are measured after the rounds."""
+    return metric is not None and METRICS[metric].is_of_start
 
 
 def is_odd(arm: round_file.Arm) -> bool:
