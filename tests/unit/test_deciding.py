@@ -545,9 +545,9 @@ def test_where_one_round_cannot_settle_a_claim_its_passes_are_those_that_pay(
     half, plain = (cell_id(plan, f"speed/{name}") for name in ("half", "plain"))
     monkeypatch.setattr(decide.Decider, "turn_s", lambda *_: 1.0)
 
-    def passes(start_s: float, within_over_between: float) -> int:
+    def passes(start_s: float, restlessness: float) -> int:
         monkeypatch.setattr(decide.Decider, "seat_s", lambda *_: start_s)
-        needed = Needed(rounds=48, minutes=20.0, passes=None, within_over_between=within_over_between)
+        needed = Needed(rounds=48, minutes=20.0, passes=None, restlessness=restlessness)
         check = decide.Undecided("X1", (half, plain), needed)
         return decider.turns([plain, half], decide.Progress(3, (check,)))[half]
 

@@ -236,7 +236,7 @@ def _needed(compared: Comparison, sides: list[Side], evidence: Evidence, wanted:
         rounds=rounds,
         minutes=minutes,
         passes=None if math.isinf(passes) else math.ceil(passes),
-        within_over_between=compared.within_over_between,
+        restlessness=compared.restlessness,
     )
 
 

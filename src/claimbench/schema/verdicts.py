@@ -61,7 +61,7 @@ class Needed(Frozen):
     """For the rounds that are lacking."""
     passes: int | None
     """Of one more round; None: one round cannot."""
-    within_over_between: float = 1.0
+    restlessness: float = 1.0
     """Standard deviation of a single pass over that of what rounds differ by, whatever their passes."""
 
 
