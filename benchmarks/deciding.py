@@ -39,13 +39,9 @@ from claimbench.schema.round import TWIN, Arm, Round
 from claimbench.schema.verdicts import Verdict
 
 KEPT = ("rounds", "decided", "plan", "ceilings", "verdicts.json")
-
-
 AT_A_TIME = 5
 """Cells that sit twice in a round of twins."""
 TWIN_PASSES = 3
-
-
 OPEN = (Verdict.UNDECIDED, Verdict.BOUNDED)
 
 

@@ -34,7 +34,7 @@ cores = os.sched_getaffinity(0)
 bound = affinity.spread(before)
 where = {one.native_id: sorted(os.sched_getaffinity(one.native_id)) for one in threads}
 alone = affinity.spread(affinity.cpu_ns())
-affinity.release(bound)
+affinity.release(bound, cores)
 after = [sorted(os.sched_getaffinity(one.native_id)) for one in threads]
 leave.set()
 named = [one.native_id for one in threads]

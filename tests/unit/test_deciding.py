@@ -519,6 +519,42 @@ def test_a_cell_gets_the_passes_that_should_settle_its_claims(lab: Any, machine:
     assert decider.turns([plain, half], decide.Progress(3, (other,))) == {plain: decide.FEWEST, half: decide.FEWEST}
 
 
+def test_a_claim_that_one_check_refutes_asks_for_no_more_rounds(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    checks = [
+        "{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: above}",
+        "{kind: ratio, metric: decode_tok_s, of: speed/near, to: speed/plain, expect: same}",
+    ]
+    before = STUDY.partition("claims:")[0]
+
+    def undecided(*asked: str, name: str) -> set[str]:
+        study = f"{before}claims: [{{id: X1, kind: ratio, statement: Both, checks: [{', '.join(asked)}]}}]\n"
+        decider = decide.Decider(lab.plan(study, more=BUDGET), tmp_path / name, print)
+        decider.run()
+        return {check.claim for check in decider.progress().undecided}
+
+    assert undecided(checks[1], name="alone") == {"X1"}
+    assert undecided(*checks, name="both") == set()
+    load = "{kind: value, metric: load_s, of: speed/plain, expect: {at_most: 0}}"
+    assert undecided(checks[1], load, name="start") == {"X1"}, "blocks have a say in how a cell starts"
+
+
+def test_a_round_that_may_not_end_within_the_budget_is_not_begun(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one took 90 s: another is begun with a sixth more left, and not with 3 % more."""
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider = decide.Decider(plan, tmp_path, print)
+    monkeypatch.setattr(decide.Decider, "seat_s", lambda *_: 10.0)
+    monkeypatch.setattr(decide.Decider, "turn_s", lambda *_: 10.0)
+    half, plain = (cell_id(plan, f"speed/{name}") for name in ("half", "plain"))
+    needed = Needed(rounds=3, minutes=0.1, passes=2)
+    progress = decide.Progress(1, (decide.Undecided("X1", (half, plain), needed),))
+    took_s = 3 * 10.0 + decide.FEWEST * 3 * 10.0
+    for left_s, is_begun in ((took_s * 1.03, False), (took_s * 1.17, True)):
+        machine.now = 600 - left_s
+        assert decider.go_on(progress) == is_begun
+
+
 def test_where_one_round_cannot_settle_a_claim_its_passes_are_those_that_pay(
     lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

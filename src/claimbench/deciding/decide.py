@@ -44,6 +44,7 @@ from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import digest
+from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import RESULTS, Plan, PlannedGroup
 from claimbench.schema.round import TWIN, Round
@@ -367,23 +368,28 @@ class Decider:
             self.say(f"    {line}")
 
     def progress(self, is_over: bool = False) -> Progress:
-        """How the claims stand that rounds can settle, by the looks that were planned, and at the end by the last."""
+        """How the claims stand that rounds can settle, by the looks that were planned, and at the end by the last.
+
+        A claim that one check refutes is settled, whatever its other checks say.
+        """
         table = aggregate.aggregate(in_groups(self.plan), Ceilings(), rounds=self.rounds)
         evidence = Evidence(self.plan, table, self.plan.params.measure.tolerance, only_planned_looks=not is_over)
-        claims, undecided = set(), []
+        claims, undecided = set(), list[Undecided]()
         for study, planned in self.plan.studies.items():
             for claim in planned.study.claims:
-                for check in claim.checks:
-                    named = cells_named(check, planned)
-                    if not named or not all(cell in evidence.frames for cell in named):
-                        continue
-                    claims.add((study, claim.id))
-                    cells = compared_by(check, planned)
-                    if not cells:
-                        continue
-                    found = judge_check(check, study, evidence)
-                    if found.verdict in (Verdict.UNDECIDED, Verdict.BOUNDED):
-                        undecided.append(Undecided(claim.id, cells, found.needed))
+                named = [(check, cells_named(check, planned)) for check in claim.checks]
+                known = [check for check, ids in named if ids and all(id in evidence.frames for id in ids)]
+                if not known:
+                    continue
+                claims.add((study, claim.id))
+                found = [(compared_by(check, planned), judge_check(check, study, evidence)) for check in known]
+                if any(check.verdict == Verdict.REFUTED and not is_of_start(check.metric) for _, check in found):
+                    continue
+                undecided += [
+                    Undecided(claim.id, cells, check.needed)
+                    for cells, check in found
+                    if cells and check.verdict in (Verdict.UNDECIDED, Verdict.BOUNDED)
+                ]
         return Progress(len(claims), tuple(undecided))
 
 
@@ -391,6 +397,11 @@ def sat_in(record: Round) -> set[tuple[str, str]]:
     """(cell, key) of every arm, its twin's among them; who lacked memory in company did not sit."""
     arms = [arm for arm in record.arms if not (record.in_company and arm.result.outcome == Outcome.OOM)]
     return {(arm.result.cell.id, arm.result.key.id) for arm in arms}
+
+
+def is_of_start(metric: str | None) -> bool:
+    """Whether blocks have a say in it as well, which are measured after the rounds."""
+    return metric is not None and METRICS[metric].is_of_start
 
 
 def is_odd(arm: round_file.Arm) -> bool:

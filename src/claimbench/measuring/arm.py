@@ -139,7 +139,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
         timed = Slowed(session, request.slowdown, cell.device) if request.slowdown else session
         say("ready")
         rows: list[list[int]] = []
-        bound = dict[int, int]()
+        bound, cores = dict[int, int](), os.sched_getaffinity(0)
         while True:
             message = receive(line)
             if message["call"] == "warm up":
@@ -160,7 +160,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
             else:
                 break
             say("ready")
-        affinity.release(bound)
+        affinity.release(bound, cores)
         elsewhere = getattr(session, "peaks", dict[str, int])()  # of processes that the session started
         record.memory |= memory.total([memory.peaks(cell.device), elsewhere])
         everyone = [record.described(), *lead.records()] if lead else []

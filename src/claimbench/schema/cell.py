@@ -2,7 +2,7 @@
 
 A cell is one point of an experiment: checkpoint x backend x optimizations x workload x device. Its id is a hash of
 its settings alone, so that two studies which ask for the same point share its results. How often it is measured is no
-part of it: more samples add to what is there.
+part of it: whoever asks for more samples keeps what is there, and gets them in blocks that are still to come.
 """
 
 from __future__ import annotations

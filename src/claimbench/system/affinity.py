@@ -44,8 +44,8 @@ def spread(before: dict[int, int]) -> dict[int, int]:
     return bound
 
 
-def release(bound: dict[int, int]) -> None:
-    """Let threads that were bound run on every core that the machine has, and that this process may use."""
+def release(bound: dict[int, int], cores: set[int]) -> None:
+    """Let threads that were bound run on all of `cores` again: those that the process had before."""
     for thread in bound:
         with suppress(OSError):
-            os.sched_setaffinity(thread, range(os.cpu_count() or 1))
+            os.sched_setaffinity(thread, cores)
