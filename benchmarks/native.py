@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from claimbench.analysis.stats import ratio_interval
-from claimbench.engine.model.spec import Spec, read_spec
+from claimbench.engine.model.read_spec import read_spec
+from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.weights import Weights, read_weights
 from claimbench.engine.native import build
 from claimbench.engine.native.decoder import NativeDecoder

@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from claimbench.cost_model import cost
-from claimbench.engine.model.spec import Spec, read_spec
+from claimbench.engine.model.read_spec import read_spec
+from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.weights import Affine, Weights, read_weights
 from claimbench.engine.native import build, packing
 from claimbench.engine.native.decoder import NativeDecoder, unavailable
@@ -492,7 +493,7 @@ def test_a_process_ends_cleanly_with_a_decoder_open(cases: dict[str, Case], tmp_
     program = """
         import json, sys, torch
         from pathlib import Path
-        from claimbench.engine.model.spec import read_spec
+        from claimbench.engine.model.read_spec import read_spec
         from claimbench.engine.model.weights import read_weights
         from claimbench.engine.native.decoder import NativeDecoder
         folder = Path(sys.argv[1])

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from claimbench import proof
 from claimbench.checkpoints.prompt import prompt_ids
-from claimbench.engine.model.spec import Spec, read_spec
+from claimbench.engine.model.read_spec import read_spec
+from claimbench.engine.model.spec import Spec
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.schema.cell import Cell, row_lengths
 from claimbench.technique import Technique

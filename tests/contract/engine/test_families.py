@@ -11,7 +11,7 @@ from tests.contract.models import save
 
 from claimbench import backends, optimizations
 from claimbench.engine.model import families
-from claimbench.engine.model.spec import read_spec
+from claimbench.engine.model.read_spec import read_spec
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 

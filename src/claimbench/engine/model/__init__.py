@@ -1,1 +1,1 @@
-"""The reference transformer: three families of models in plain PyTorch."""
+"""The reference transformer: decoders of many families in plain PyTorch."""

@@ -41,7 +41,7 @@ class Settings(Frozen):
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     from claimbench.cost_model import cost
-    from claimbench.engine.model.spec import read_spec
+    from claimbench.engine.model.read_spec import read_spec
     from claimbench.engine.native import decoder
 
     if cell.device != "cpu":
