@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from claimbench.engine.batch import Batch
-from claimbench.engine.model.transformer import PlainLinear, Transformer
+from claimbench.engine.model.parts import PlainLinear
+from claimbench.engine.model.transformer import Transformer
 
 
 class Buffers(Protocol):

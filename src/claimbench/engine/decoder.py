@@ -51,7 +51,10 @@ from claimbench.engine.buffers import Buffers, Fresh
 from claimbench.engine.kv_cache import Cache, CacheShape, ConcatenatedCache
 from claimbench.engine.masks import Mask, mask_in_full
 from claimbench.engine.model.spec import Spec
-from claimbench.engine.model.transformer import Experts, Parts, PlainLinear, Rotary, Transformer
+from claimbench.engine.model.feed_forward import Experts
+from claimbench.engine.model.parts import Parts, PlainLinear
+from claimbench.engine.model.positions import Rotary
+from claimbench.engine.model.transformer import Transformer
 from claimbench.engine.model.weights import Weights
 from claimbench.engine.pass_setup import Matrices, MatrixStorage, PassSetup, Step
 from claimbench.engine.sampling import choose_one_by_one, draw_seeded
@@ -177,13 +180,14 @@ class Decoder:
         wanted: int,
         draft: Decoder | None = None,
     ) -> None:
+        length = max(map(len, rows)) + wanted - 1  # the last token is never read again
+        spec = spec.served_at(max(map(len, rows)), length)
         self.engine, self.spec, self.draft = engine, spec, draft
         if draft is not None and draft.spec.arch.vocabulary != spec.arch.vocabulary:
             sizes = f"{draft.spec.arch.vocabulary} tokens and {spec.arch.vocabulary}"
             raise Unavailable(f"draft and model must share a vocabulary, and these have {sizes}")
         matrices = engine.matrices(spec, weights, engine.storage)
         parts = engine.parts if matrices is None else matrices.parts(engine.parts, weights)
-        length = max(map(len, rows)) + wanted - 1  # the last token is never read again
         model = Transformer(spec, weights, parts, longest=length + BEYOND)
         cache_shape = CacheShape(
             arch=spec.arch,
@@ -271,8 +275,8 @@ def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
 def _idle_bytes(model: nn.Module) -> int:
     """Of experts that one token does not pass through."""
     mixtures = [part for part in model.modules() if isinstance(part, Experts)]
-    idle = ((one.up.nbytes + one.down.nbytes) * (1 - one.mixture.active / one.mixture.count) for one in mixtures)
-    return int(sum(idle))
+    held = ((one, nbytes([*_tensors_of(one.up), *_tensors_of(one.down)])) for one in mixtures)
+    return int(sum(size * (1 - one.mixture.active / one.mixture.count) for one, size in held))
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from claimbench.cost_model import cost
-from claimbench.engine.model.transformer import LayerCache, PassContext
+from claimbench.engine.model.parts import LayerCache, PassContext
 
 
 @dataclass(frozen=True)

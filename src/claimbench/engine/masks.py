@@ -82,3 +82,14 @@ def attention_bias(
         return hidden
     distance = (key - padding[:, None]).float()[:, None, None]  # [batch, 1, 1, keys]
     return hidden + (slopes[None, :, None, None] * distance).to(dtype)
+
+
+def within(
+    window: int, bias: Tensor | None, dtype: torch.dtype, device: torch.device, past: int | Tensor, new: int, keys: int
+) -> Tensor:
+    """`bias` [batch or 1, heads or 1, new, keys], with all hidden but the `window` last slots up to each new token."""
+    key = torch.arange(keys, device=device)
+    query = (past + torch.arange(new, device=device))[:, None]
+    seen = (key <= query) & (key > query - window)  # [new, keys]
+    shown = torch.zeros((1, 1, new, keys), dtype=dtype, device=device) if bias is None else bias
+    return shown.masked_fill(~seen, torch.finfo(dtype).min)

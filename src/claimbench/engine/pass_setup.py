@@ -12,8 +12,9 @@ from torch import Tensor
 from claimbench.engine.batch import Batch
 from claimbench.engine.buffers import Buffers
 from claimbench.engine.kv_cache import Cache
-from claimbench.engine.masks import Mask
-from claimbench.engine.model.transformer import Parts, PassContext, Transformer
+from claimbench.engine.masks import Mask, within
+from claimbench.engine.model.parts import Parts, PassContext
+from claimbench.engine.model.transformer import Transformer
 from claimbench.engine.model.weights import Weights
 
 Step = Callable[[Tensor, Cache], Tensor]
@@ -58,4 +59,12 @@ class PassSetup:
         batch = self.batch
         only_causal = not batch.ragged and batch.slopes is None and self.model.parts.causal(past, new, keys)
         bias = None if only_causal else self.mask(batch, past, new, keys)
-        return PassContext(past, self.buffers.positions(past, new), bias)
+        positions = self.buffers.positions(past, new)
+        return PassContext(past, positions, bias, windowed=self.windowed(bias, positions, past, new, keys))
+
+    def windowed(self, bias: Tensor | None, positions: Tensor, past: int, new: int, keys: int) -> PassContext | None:
+        """The pass as layers with a window see it; None where they see what the others do."""
+        batch, window = self.batch, self.model.spec.window
+        if window is None or past + new <= window:
+            return None
+        return PassContext(past, positions, within(window, bias, batch.dtype, batch.device, past, new, keys))

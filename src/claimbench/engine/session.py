@@ -68,8 +68,6 @@ class EngineSession:
             raise Unavailable(reason)
         longest = prompt_ids(cell, checkpoint, spec.arch.vocabulary)
         rows = [longest[len(longest) - length :] for length in row_lengths(cell.workload, len(longest))]
-        if spec.window and len(longest) + cell.workload.new_tokens > spec.window:
-            raise Unavailable(f"a sequence over the sliding window of {spec.window} tokens: the engine has no window")
 
         def decoder(engine: Engine, folder: Path, drafter: Decoder | None = None) -> Decoder:
             own, weights = self.open(folder)

@@ -24,7 +24,7 @@ def test_the_flash_kernel_attends_as_a_matrix_of_scores_does(heads: tuple[int, i
     import torch
 
     from claimbench.engine.kernels.flash import attend_on_cpu
-    from claimbench.engine.model.transformer import PassContext, attend_by_scores, plain_softmax
+    from claimbench.engine.model.parts import PassContext, attend_by_scores, plain_softmax
 
     torch.manual_seed(0)
     past = 5 if biased or new == 1 else 0
@@ -45,7 +45,7 @@ def test_flash_attention_on_cuda_refuses_a_mask() -> None:
     import torch
 
     from claimbench.engine.kernels.flash import attend_on_cuda
-    from claimbench.engine.model.transformer import PassContext, plain_softmax
+    from claimbench.engine.model.parts import PassContext, plain_softmax
 
     q = torch.zeros(1, 1, 1, 8)
     with pytest.raises(Unavailable, match="takes no mask"):

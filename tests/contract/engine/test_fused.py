@@ -65,8 +65,8 @@ def test_gelu_at_the_end_of_a_product_multiplies_the_same_matrix() -> None:
     from torch.nn import functional
 
     from claimbench.engine.kernels.fused import DenseGelu, FastLinear
-    from claimbench.engine.model.transformer import PlainLinear
-    from claimbench.engine.model.weights import Affine
+    from claimbench.engine.model.parts import PlainLinear
+    from claimbench.engine.model.shards import Affine
 
     torch.manual_seed(0)
     affine = Affine(torch.randn(6, 4), torch.randn(6))
@@ -84,7 +84,7 @@ def test_megatrons_kernel_is_handed_booleans() -> None:
     import torch
 
     from claimbench.engine.kernels.softmax import MegatronSoftmax
-    from claimbench.engine.model.transformer import plain_softmax
+    from claimbench.engine.model.parts import plain_softmax
 
     def kernel(scores: Any, mask: Any, scale: float) -> Any:
         assert mask.dtype == torch.bool
@@ -136,7 +136,7 @@ def test_the_triton_kernel_is_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     pytest.importorskip("triton")
     from claimbench.engine.kernels.softmax import triton_softmax
-    from claimbench.engine.model.transformer import plain_softmax
+    from claimbench.engine.model.parts import plain_softmax
 
     torch.manual_seed(0)
     softmax = triton_softmax()

@@ -133,7 +133,7 @@ def test_a_part_of_a_cache_joins_the_rest_again() -> None:
 
     from claimbench.cost_model import cost
     from claimbench.engine.kv_cache import AllocatedCache, CacheShape, ConcatenatedCache
-    from claimbench.engine.model.transformer import PassContext
+    from claimbench.engine.model.parts import PassContext
 
     room = CacheShape(cost.architecture("tiny-llama"), 3, 6, torch.float32, torch.device("cpu"))
     shape = 3, room.arch.kv_heads, 4, room.arch.head_dim

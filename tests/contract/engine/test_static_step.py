@@ -64,7 +64,7 @@ def test_what_compiled_code_consists_of_is_seen(name: str, load_engine: LoadEngi
     outside = 1 if name == "compiled_block" else 0  # the last norm, after the layers
     for step in seen.steps:
         assert step.called("PlainNorm.forward") == norms
-        assert step.timed_calls.get("claimbench.engine.model.transformer:PlainNorm.forward", 0) == outside
+        assert step.timed_calls.get("claimbench.engine.model.parts:PlainNorm.forward", 0) == outside
         assert step.operators.get("aten::rsqrt", 0) == norms
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from claimbench.engine.evidence import Pass
-from claimbench.engine.model.transformer import Attend, PassContext, Softmax
+from claimbench.engine.model.parts import Attend, PassContext, Softmax
 from claimbench.errors import Unavailable
 
 

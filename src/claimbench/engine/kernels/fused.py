@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from claimbench.engine.model.spec import Spec
-from claimbench.engine.model.transformer import Linear, Norm, PlainGelu, PlainLinear, PlainNorm, Softmax
-from claimbench.engine.model.weights import Affine
+from claimbench.engine.model.parts import Linear, Norm, PlainGelu, PlainLinear, PlainNorm, Softmax
+from claimbench.engine.model.shards import Affine
 from claimbench.errors import Unavailable
 
 Fusion = Literal["jit", "compile"]

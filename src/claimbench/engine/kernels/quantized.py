@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from claimbench.engine.model.weights import Affine
+from claimbench.engine.model.shards import Affine
 from claimbench.errors import Unavailable
 
 GROUP = 32

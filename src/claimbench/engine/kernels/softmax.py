@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from claimbench.engine.model.transformer import Softmax
+from claimbench.engine.model.parts import Softmax
 from claimbench.errors import Unavailable
 
 Forward = Callable[[Tensor, Tensor, float], Tensor]

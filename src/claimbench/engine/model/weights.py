@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from claimbench.checkpoints.safetensors_file import TensorFile
-from claimbench.engine.model.spec import Mixture, Names, Spec
-from claimbench.errors import CorruptCheckpoint
+from claimbench.engine.model.shards import Affine, Shards
+from claimbench.engine.model.spec import Mixture, SharedExpert, Spec
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class Affine:
-    """A matrix [out, in] or a norm's scale [hidden], and its bias [out], where there is one."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None = None
+class SharedWeights:
+    gate: Affine
+    """[1, hidden]"""
+    up: Affine
+    down: Affine
 
 
 @dataclass(frozen=True)
 class ExpertWeights:
     router: Affine
     """[experts, hidden]"""
-    up: torch.Tensor
-    """Gates first: [experts, 2 * intermediate, hidden]."""
-    down: torch.Tensor
-    """[experts, hidden, intermediate]"""
+    up: list[Affine]
+    """Of each expert, its gate first: [2 * intermediate, hidden]."""
+    down: list[Affine]
+    """[hidden, intermediate] each."""
+    shared: SharedWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,14 @@ class LayerWeights:
     """[intermediate, hidden]; with a gate, its rows come first: [2 * intermediate, hidden]. None: there are experts."""
     down: Affine | None
     q_norm: Affine | None = None
-    """[head_dim], of every query where there is one; and of keys."""
+    """Of every query [head_dim], of each head's own [heads, 1, head_dim], or of all [heads * head_dim]; and of keys."""
     k_norm: Affine | None = None
     after_attention: Affine | None = None
     """A norm of what attention adds; and the feed-forward."""
     after_mlp: Affine | None = None
     experts: ExpertWeights | None = None
+    sinks: torch.Tensor | None = None
+    """[heads]"""
 
 
 @dataclass(frozen=True)
@@ -78,226 +78,155 @@ def read_weights(folder: Path, spec: Spec, dtype: torch.dtype, device: str) -> W
 
 
 def weights_in(shards: Shards, spec: Spec) -> Weights:
-    if spec.names is not None:
-        return _named(shards, spec, spec.names)
-    return {"llama": _llama, "gpt_bigcode": _gpt_bigcode, "bloom": _bloom}[spec.arch.family](shards, spec)
-
-
-class Shards:
-    """The tensors of a folder by name; each file is opened once."""
-
-    def __init__(self, folder: Path, dtype: torch.dtype, device: str) -> None:
-        self.folder, self.dtype, self.device = folder, dtype, device
-
-    def names(self) -> list[str]:
-        index = self.folder / "model.safetensors.index.json"
-        if index.exists():
-            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        return sorted(path.name for path in self.folder.glob("*.safetensors"))
-
-    def __enter__(self) -> Self:
-        from safetensors import safe_open
-
-        self.files: list[TensorFile] = [safe_open(self.folder / name, framework="pt") for name in self.names()]
-        self.where: dict[str, TensorFile] = {key: file for file in self.files for key in file.keys()}  # noqa: SIM118
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.files.clear()
-        self.where.clear()
-
-    def find(self, name: str) -> torch.Tensor | None:
-        """Some checkpoints were saved from the bare decoder, without the wrapper's prefix."""
-        for known in (name, name.partition(".")[2]):
-            if known in self.where:
-                return self.read(self.where[known], known, name).to(device=self.device, dtype=self.dtype)
-        return None
-
-    def read(self, file: TensorFile, known: str, name: str) -> torch.Tensor:
-        """The tensor that the model calls `name`, under the name by which `file` knows it."""
-        return file.get_tensor(known)
-
-    def get(self, name: str) -> torch.Tensor:
-        tensor = self.find(name)
-        if tensor is None:
-            raise CorruptCheckpoint(
-                f"{self.folder}: expected a tensor '{name}', found none: fetch the checkpoint again"
-            )
-        return tensor
-
-    def affine(self, name: str) -> Affine:
-        return Affine(self.get(f"{name}.weight"), self.find(f"{name}.bias"))
-
-    def joined(self, names: list[str]) -> Affine:
-        """Several matrices that read the same input, as one."""
-        import torch
-
-        parts = [self.affine(name) for name in names]
-        biases = [part.bias for part in parts if part.bias is not None]
-        return Affine(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
-
-
-def _llama(shards: Shards, spec: Spec) -> Weights:
-    embedding = shards.get("model.embed_tokens.weight")
-    return Weights(
-        embedding=embedding,
-        positions=None,
-        embedding_norm=None,
-        layers=[
-            LayerWeights(
-                norm1=shards.affine(f"{layer}.input_layernorm"),
-                qkv=shards.joined([f"{layer}.self_attn.{part}_proj" for part in "qkv"]),
-                out=shards.affine(f"{layer}.self_attn.o_proj"),
-                norm2=shards.affine(f"{layer}.post_attention_layernorm"),
-                up=shards.joined([f"{layer}.mlp.{part}_proj" for part in ("gate", "up")]),
-                down=shards.affine(f"{layer}.mlp.down_proj"),
-                q_norm=shards.affine(f"{layer}.self_attn.q_norm") if spec.arch.qk_norm else None,
-                k_norm=shards.affine(f"{layer}.self_attn.k_norm") if spec.arch.qk_norm else None,
-            )
-            for layer in _names("model.layers", spec)
-        ],
-        norm=shards.affine("model.norm"),
-        head=embedding if spec.arch.tied else shards.get("lm_head.weight"),
-    )
-
-
-def _gpt_bigcode(shards: Shards, spec: Spec) -> Weights:
-    embedding = shards.get("transformer.wte.weight")
-    return Weights(
-        embedding=embedding,
-        positions=shards.get("transformer.wpe.weight"),
-        embedding_norm=None,
-        layers=[
-            LayerWeights(
-                norm1=shards.affine(f"{layer}.ln_1"),
-                qkv=_bigcode_qkv(shards.affine(f"{layer}.attn.c_attn"), spec),
-                out=shards.affine(f"{layer}.attn.c_proj"),
-                norm2=shards.affine(f"{layer}.ln_2"),
-                up=shards.affine(f"{layer}.mlp.c_fc"),
-                down=shards.affine(f"{layer}.mlp.c_proj"),
-            )
-            for layer in _names("transformer.h", spec)
-        ],
-        norm=shards.affine("transformer.ln_f"),
-        head=embedding if spec.arch.tied else shards.get("lm_head.weight"),
-    )
-
-
-def _bloom(shards: Shards, spec: Spec) -> Weights:
-    embedding = shards.get("transformer.word_embeddings.weight")
-    return Weights(
-        embedding=embedding,
-        positions=None,
-        embedding_norm=shards.affine("transformer.word_embeddings_layernorm"),
-        layers=[
-            LayerWeights(
-                norm1=shards.affine(f"{layer}.input_layernorm"),
-                qkv=_by_kind(shards.affine(f"{layer}.self_attention.query_key_value"), spec),
-                out=shards.affine(f"{layer}.self_attention.dense"),
-                norm2=shards.affine(f"{layer}.post_attention_layernorm"),
-                up=shards.affine(f"{layer}.mlp.dense_h_to_4h"),
-                down=shards.affine(f"{layer}.mlp.dense_4h_to_h"),
-            )
-            for layer in _names("transformer.h", spec)
-        ],
-        norm=shards.affine("transformer.ln_f"),
-        head=embedding if spec.arch.tied else shards.get("lm_head.weight"),
-    )
-
-
-def _named(shards: Shards, spec: Spec, names: Names) -> Weights:
-    """Weights under the names of a family, with what only changes numbers folded in."""
-
-    def norm(name: str | None, factor: float = 1.0) -> Affine | None:
-        if name is None:
-            return None
-        found = shards.affine(name)
-        bias = None if found.bias is None else found.bias * factor
-        return Affine((found.weight + names.norm_offset) * factor, bias)
-
-    def scaled(affine: Affine) -> Affine:
-        factor = names.residual_scale
-        return Affine(affine.weight * factor, None if affine.bias is None else affine.bias * factor)
-
-    def layer(at: str) -> LayerWeights:
-        qkv = shards.joined([f"{at}.{name}" for name in names.qkv])
-        qkv = _by_kind(qkv, spec) if names.joined_by_head else qkv
-        parts = {
-            key: norm(name and f"{at}.{name}")
-            for key, name in (
-                ("norm1", names.norm1),
-                ("norm2", names.norm2),
-                ("q_norm", names.q_norm),
-                ("k_norm", names.k_norm),
-                ("after_attention", names.after_attention),
-                ("after_mlp", names.after_mlp),
-            )
-        }
-        return LayerWeights(
-            qkv=_in_halves(qkv, spec) if names.neighbours_turn else qkv,
-            out=scaled(shards.affine(f"{at}.{names.out}")),
-            up=None if spec.mixture else shards.joined([f"{at}.{name}" for name in names.up]),
-            down=None if spec.mixture else scaled(shards.affine(f"{at}.{names.down}")),
-            experts=_experts(shards, at, spec.mixture) if spec.mixture else None,
-            **parts,
-        )
-
+    """What only changes numbers is folded in: a norm's offset, factors of the residual stream and of the logits."""
+    names = spec.names
     embedding = shards.get(f"{names.embedding}.weight")
-    head = next((name for name in names.head if shards.find(f"{name}.weight") is not None), names.head[0])
-    last = norm(names.norm, names.logits_scale)
+    head = next((name for name in names.head if shards.known(f"{name}.weight")), names.head[0])
+    last = _norm(shards, spec, names.norm, names.logits_scale)
     assert last is not None
     return Weights(
         embedding=embedding,
         positions=shards.get(f"{names.positions}.weight")[names.first_position :] if names.positions else None,
-        embedding_norm=None,
-        layers=[layer(at) for at in _names(names.layers, spec)],
+        embedding_norm=_norm(shards, spec, names.embedding_norm),
+        layers=[_layer(shards, spec, f"{names.layers}.{number}.") for number in range(spec.arch.layers)],
         norm=last,
         head=embedding if spec.arch.tied else shards.get(f"{head}.weight"),
         head_bias=shards.find(f"{head}.bias") if names.head_bias else None,
     )
 
 
-def _experts(shards: Shards, at: str, mixture: Mixture) -> ExpertWeights:
+def _layer(shards: Shards, spec: Spec, at: str) -> LayerWeights:
+    names, mixture = spec.names, spec.mixture
+    own = {
+        key: _norm(shards, spec, name and at + name)
+        for key, name in (
+            ("norm1", names.norm1),
+            ("norm2", names.norm2),
+            ("after_attention", names.after_attention),
+            ("after_mlp", names.after_mlp),
+        )
+    }
+    return LayerWeights(
+        qkv=_qkv(shards, spec, at),
+        out=_scaled(_matrix(shards, spec, [at + names.out]), names.residual_scale),
+        up=None if mixture else _matrix(shards, spec, [at + name for name in names.up]),
+        down=None if mixture else _scaled(_matrix(shards, spec, [at + names.down]), names.residual_scale),
+        experts=_experts(shards, spec, at, mixture) if mixture else None,
+        q_norm=_head_norm(shards, spec, names.q_norm and at + names.q_norm, spec.arch.heads),
+        k_norm=_head_norm(shards, spec, names.k_norm and at + names.k_norm, spec.arch.kv_heads),
+        sinks=shards.get(at + names.sinks) if names.sinks else None,
+        **own,
+    )
+
+
+def _matrix(shards: Shards, spec: Spec, names: list[str]) -> Affine:
+    joined = shards.joined(names)
+    return Affine(joined.weight.t().contiguous(), joined.bias) if spec.names.transposed else joined
+
+
+def _scaled(affine: Affine, factor: float) -> Affine:
+    if factor == 1:
+        return affine
+    return Affine(affine.weight * factor, None if affine.bias is None else affine.bias * factor)
+
+
+def _norm(shards: Shards, spec: Spec, name: str | None, factor: float = 1.0) -> Affine | None:
+    if name is None:
+        return None
+    found, offset = shards.affine(name), spec.names.norm_offset
+    return _scaled(Affine(found.weight + offset, found.bias) if offset else found, factor)
+
+
+def _head_norm(shards: Shards, spec: Spec, name: str | None, heads: int) -> Affine | None:
+    """The norm of queries or keys, in the order in which their values turn."""
     import torch
 
-    each = [f"{at}.{mixture.experts}.{number}" for number in range(mixture.count)]
+    if name is None:
+        return None
+    if spec.names.norms_by_head:
+        found = Affine(torch.stack([shards.get(f"{name}.norms.{head}.weight") for head in range(heads)]))
+    else:
+        norm = _norm(shards, spec, name)
+        assert norm is not None
+        found = norm
+    if found.weight.ndim == 2:
+        found = Affine(found.weight[:, None], found.bias)
+    return found if not spec.names.neighbours_turn else Affine(found.weight[..., _halves(spec)], found.bias)
+
+
+def _qkv(shards: Shards, spec: Spec, at: str) -> Affine:
+    qkv = _matrix(shards, spec, [at + name for name in spec.names.qkv])
+    if spec.names.joined_by_head:
+        qkv = _by_kind(qkv, spec)
+    return _in_halves(qkv, spec) if spec.names.neighbours_turn else qkv
+
+
+def _experts(shards: Shards, spec: Spec, at: str, mixture: Mixture) -> ExpertWeights:
+    where = at + mixture.experts
+    if mixture.stacked:
+        up, down = _stacked(shards, f"{where}.{mixture.up[0]}"), _stacked(shards, f"{where}.{mixture.down}")
+        up = [_without_turns(each) for each in up]
+    else:
+        each = [f"{where}.{number}." for number in range(mixture.count)]
+        up = [shards.joined([name + part for part in mixture.up]) for name in each]
+        down = [shards.affine(name + mixture.down) for name in each]
     return ExpertWeights(
-        router=shards.affine(f"{at}.{mixture.router}"),
-        up=torch.stack([shards.joined([f"{name}.{part}" for part in mixture.up]).weight for name in each]),
-        down=torch.stack([shards.get(f"{name}.{mixture.down}.weight") for name in each]),
+        router=shards.affine(at + mixture.router),
+        up=up,
+        down=[_scaled(one, spec.names.residual_scale) for one in down],
+        shared=_shared(shards, at, mixture.shared) if mixture.shared else None,
     )
+
+
+def _shared(shards: Shards, at: str, names: SharedExpert) -> SharedWeights:
+    up = shards.joined([at + name for name in names.up])
+    return SharedWeights(shards.affine(at + names.gate), up, shards.affine(at + names.down))
+
+
+def _stacked(shards: Shards, name: str) -> list[Affine]:
+    """Every expert's matrix, of one tensor [experts, in, out]."""
+    weights, biases = shards.get(name), shards.get(f"{name}_bias")
+    return [Affine(weight.t().contiguous(), bias) for weight, bias in zip(weights, biases, strict=True)]
+
+
+def _without_turns(up: Affine) -> Affine:
+    """Rows of gate and up that take turns, as all gates and then all ups."""
+    import torch
+
+    assert up.bias is not None
+    weight, bias = ((each[0::2], each[1::2]) for each in (up.weight, up.bias))
+    return Affine(torch.cat(weight), torch.cat(bias))
+
+
+def _halves(spec: Spec) -> list[int]:
+    """Places of a head whose neighbouring pairs turn, in the order in which halves do."""
+    assert spec.frequencies is not None
+    width = 2 * len(spec.frequencies)
+    return [*range(0, width, 2), *range(1, width, 2), *range(width, spec.arch.head_dim)]
 
 
 def _in_halves(qkv: Affine, spec: Spec) -> Affine:
     """Rows of queries and keys whose neighbouring pairs turn, in the order in which halves do."""
-    assert spec.frequencies is not None
-    arch, width = spec.arch, 2 * len(spec.frequencies)
-    turning = (arch.heads + arch.kv_heads) * arch.head_dim
+    arch, order = spec.arch, _halves(spec)
+    heads = arch.heads + arch.kv_heads
 
     def regroup(rows: torch.Tensor) -> torch.Tensor:
         import torch
 
-        heads = rows[:turning].view(arch.heads + arch.kv_heads, arch.head_dim, *rows.shape[1:])
-        turned = torch.cat((heads[:, 0:width:2], heads[:, 1:width:2], heads[:, width:]), 1)
-        return torch.cat((turned.reshape(turning, *rows.shape[1:]), rows[turning:]))
+        turned = rows[: heads * arch.head_dim].view(heads, arch.head_dim, *rows.shape[1:])[:, order]
+        return torch.cat((turned.flatten(0, 1), rows[heads * arch.head_dim :]))
 
     return Affine(regroup(qkv.weight), None if qkv.bias is None else regroup(qkv.bias))
 
 
-def _names(prefix: str, spec: Spec) -> Iterator[str]:
-    return (f"{prefix}.{number}" for number in range(spec.arch.layers))
-
-
-def _bigcode_qkv(fused: Affine, spec: Spec) -> Affine:
-    """With one key-value head the parts follow each other; with one for each head they are interleaved."""
-    return fused if spec.arch.kv_heads == 1 else _by_kind(fused, spec)
-
-
 def _by_kind(fused: Affine, spec: Spec) -> Affine:
-    """[heads, (query, key, value), head_dim] -> [(query, key, value), heads, head_dim]."""
+    """[kv_heads, (its queries, key, value), head_dim] -> queries of all heads, then keys, then values."""
+    arch = spec.arch
 
     def regroup(tensor: torch.Tensor) -> torch.Tensor:
-        heads = tensor.view(spec.arch.heads, 3, spec.arch.head_dim, *tensor.shape[1:])
-        return heads.transpose(0, 1).reshape(tensor.shape)
+        import torch
+
+        own = tensor.view(arch.kv_heads, arch.heads // arch.kv_heads + 2, arch.head_dim, *tensor.shape[1:])
+        return torch.cat([part.flatten(0, 2) for part in (own[:, :-2], own[:, -2:-1], own[:, -1:])])
 
     return Affine(regroup(fused.weight), None if fused.bias is None else regroup(fused.bias))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from claimbench.engine.model.spec import Spec
-    from claimbench.engine.model.weights import Affine, LayerWeights, Weights
+    from claimbench.engine.model.shards import Affine
+    from claimbench.engine.model.weights import LayerWeights, Weights
 
 FORMAT_CODES: dict[Format, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 NORM_CODES = {"rms": 0, "layer": 1}
@@ -183,13 +184,13 @@ def _is_bfloat16(tensor: torch.Tensor) -> bool:
 
 def _frequencies(spec: Spec) -> torch.Tensor:
     """[head_dim / 2], float32."""
-    from claimbench.engine.model.transformer import rotary_frequencies
+    from claimbench.engine.model.positions import rotary_frequencies
 
     return rotary_frequencies(spec)
 
 
 def _slopes(spec: Spec) -> torch.Tensor:
-    from claimbench.engine.model.transformer import alibi_slopes
+    from claimbench.engine.model.positions import alibi_slopes
 
     return alibi_slopes(spec.arch.heads)
 

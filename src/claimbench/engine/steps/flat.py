@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from claimbench.engine.batch import Batch
 from claimbench.engine.kv_cache import Cache
-from claimbench.engine.model.transformer import Layer, LayerCache, Linear, PassContext, Rotary, Transformer
+from claimbench.engine.model.parts import LayerCache, Linear, PassContext
+from claimbench.engine.model.positions import Rotary
+from claimbench.engine.model.transformer import Layer, Transformer
 from claimbench.engine.pass_setup import PassSetup, Step
 from claimbench.errors import Unavailable
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from claimbench.engine.batch import Batch
 from claimbench.engine.kv_cache import Cache
 from claimbench.engine.masks import attention_bias
-from claimbench.engine.model.transformer import LayerCache, Packed, PassContext
+from claimbench.engine.model.parts import LayerCache, Packed, PassContext
 from claimbench.engine.pass_setup import PassSetup
 
 
@@ -65,10 +65,13 @@ class PackedPrefill:
             self.layout = lay_out(batch)
         layout, longest = self.layout, max(batch.lengths)
         cache.keys_after(longest)
-        packed = Packed(_own_passes(setup, layout, longest), layout.starts, longest)
+        own = _own_passes(setup, layout, longest)
+        packed = Packed(own, layout.starts, longest)
+        seen = Packed([each.windowed or each for each in own], layout.starts, longest)
         padded = PassContext(past=0, positions=layout.place)
         slots: list[LayerCache] = [SpreadLayerCache(slot, padded, layout.place) for slot in cache.slots]
-        context = PassContext(past=0, positions=layout.positions, packed=packed)
+        windowed = PassContext(past=0, positions=layout.positions, packed=seen)
+        context = PassContext(past=0, positions=layout.positions, packed=packed, windowed=windowed)
         hidden: Tensor = setup.model(layout.tokens, context, slots)  # [1, tokens, hidden]
         cache.length += longest
         return hidden[0][layout.place]
@@ -79,7 +82,14 @@ def _own_passes(setup: PassSetup, layout: Layout, longest: int) -> list[PassCont
     batch = setup.batch
     positions = torch.split(layout.positions, batch.lengths, dim=1)
     if batch.slopes is None and setup.model.parts.causal(0, longest, longest):
-        return [PassContext(0, own) for own in positions]
-    unpadded = batch.padding.new_zeros(1)
-    bias = attention_bias(unpadded, batch.slopes, batch.dtype, 0, longest, longest)  # [1, 1 or heads, longest, longest]
-    return [PassContext(0, own, bias[:, :, : own.shape[1], : own.shape[1]]) for own in positions]
+        biases: list[Tensor | None] = [None for _ in positions]
+    else:
+        unpadded = batch.padding.new_zeros(1)
+        bias = attention_bias(unpadded, batch.slopes, batch.dtype, 0, longest, longest)  # [1, 1 or heads, ...]
+        biases = [bias[:, :, : own.shape[1], : own.shape[1]] for own in positions]
+    return [_own_pass(setup, *each) for each in zip(positions, biases, strict=True)]
+
+
+def _own_pass(setup: PassSetup, positions: Tensor, bias: Tensor | None) -> PassContext:
+    new = positions.shape[1]
+    return PassContext(0, positions, bias, windowed=setup.windowed(bias, positions, 0, new, new))

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from claimbench.engine.kv_cache import AllocatedCache, Cache
-from claimbench.engine.masks import attention_bias, mask_in_full
-from claimbench.engine.model.transformer import Layer, LayerCache, PassContext, Transformer
+from claimbench.engine.masks import attention_bias, mask_in_full, within
+from claimbench.engine.model.parts import LayerCache, PassContext
+from claimbench.engine.model.transformer import Layer, Transformer
 from claimbench.engine.pass_setup import PassSetup, Step
 
 Run = TypeVar("Run", bound=Callable[..., Tensor])
@@ -53,10 +54,17 @@ class StaticLayerCache:
         return self.keys, self.values
 
 
-def static_context(past: Tensor, new: int, padding: Tensor, bias: Tensor | None) -> StaticPassContext:
+def static_context(
+    past: Tensor, new: int, padding: Tensor, bias: Tensor, window: int | None = None
+) -> StaticPassContext:
     """The pass over `new` tokens behind `past` others, int64 []; rows begin after their `padding`, int64 [batch]."""
-    index = past + torch.arange(new, device=past.device)
-    return StaticPassContext(1, (index - padding[:, None]).clamp(min=0), bias, index=index)
+    index, keys = past + torch.arange(new, device=past.device), bias.shape[3]
+    positions = (index - padding[:, None]).clamp(min=0)
+    windowed = None
+    if window is not None and keys > window:
+        hidden = within(window, bias, bias.dtype, bias.device, past, new, keys)
+        windowed = StaticPassContext(1, positions, hidden, index=index)
+    return StaticPassContext(1, positions, bias, windowed=windowed, index=index)
 
 
 def static_layer(layer: Layer, x: Tensor, context: StaticPassContext, keys: Tensor, values: Tensor) -> Tensor:
@@ -79,7 +87,8 @@ def static_step(
     if bias is None:
         bias = attention_bias(padding, model.slopes, model.embedding.dtype, past, new, keys[0].shape[2])
     slots: list[LayerCache] = [StaticLayerCache(*pair) for pair in zip(keys, values, strict=True)]
-    logits: Tensor = model.head(model(tokens, static_context(past, new, padding, bias), slots))
+    context = static_context(past, new, padding, bias, model.spec.window)
+    logits: Tensor = model.head(model(tokens, context, slots))
     return logits
 
 
@@ -153,7 +162,7 @@ def step_of_compiled_layers(setup: PassSetup, how: CompileArguments) -> Step:
         bias = place.bias(cache, new, keys[0].shape[2])
         if bias is None:
             bias = attention_bias(batch.padding, batch.slopes, batch.dtype, place.past, new, keys[0].shape[2])
-        context = static_context(place.past, new, batch.padding, bias)
+        context = static_context(place.past, new, batch.padding, bias, model.spec.window)
         x = model.embed(tokens, context.positions)
         for layer, *slot in zip(model.layers, keys, values, strict=True):
             x = compiled(layer, x, context, *slot)  # type: ignore[arg-type] # a ModuleList holds no type
