@@ -21,8 +21,8 @@ import torch
 
 from claimbench.cost_model import cost
 from claimbench.engine.model.read_spec import read_spec
-from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.shards import Affine
+from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.weights import Weights, read_weights
 from claimbench.engine.native import build, packing
 from claimbench.engine.native.decoder import NativeDecoder, unavailable

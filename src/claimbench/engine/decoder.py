@@ -50,10 +50,10 @@ from claimbench.engine.batch import Batch, batch_of
 from claimbench.engine.buffers import Buffers, Fresh
 from claimbench.engine.kv_cache import Cache, CacheShape, ConcatenatedCache
 from claimbench.engine.masks import Mask, mask_in_full
-from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.feed_forward import Experts
 from claimbench.engine.model.parts import Parts, PlainLinear
 from claimbench.engine.model.positions import Rotary
+from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.transformer import Transformer
 from claimbench.engine.model.weights import Weights
 from claimbench.engine.pass_setup import Matrices, MatrixStorage, PassSetup, Step

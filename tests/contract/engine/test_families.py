@@ -23,39 +23,68 @@ LLAMA3 = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
-NO_CAP = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
-NO_WINDOW = {"sliding_window": 256}
+LONG = {
+    **{"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64},
+    **{"short_factor": [1.0 + 0.1 * pair for pair in range(8)], "long_factor": [2.0 + pair for pair in range(8)]},
+}
+LOCAL = {
+    "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 64},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}
+WINDOW = {"sliding_window": 16}
+"""Shorter than the prompt."""
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3 positions": ("llama", {"rope_parameters": LLAMA3}),
     "linear positions": ("llama", {"rope_parameters": LINEAR}),
     "yarn positions": ("llama", {"rope_parameters": YARN}),
     "biases everywhere": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "mistral, windows": ("mistral", WINDOW),
     "qwen2": ("qwen2", {}),
+    "qwen2, windows behind two layers": ("qwen2", {**WINDOW, "use_sliding_window": True, "max_window_layers": 2}),
     "qwen3": ("qwen3", {}),
     "seed_oss": ("seed_oss", {}),
+    "arcee": ("arcee", {}),
+    "gpt2": ("gpt2", {}),
+    "gpt_neo": ("gpt_neo", {"window_size": 16}),
+    "gptj": ("gptj", {}),
     "gpt_neox": ("gpt_neox", {}),
     "gpt_neox, one half after the other": ("gpt_neox", {"use_parallel_residual": False}),
+    "falcon": ("falcon", {}),
+    "falcon, groups": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon, a head each, one half after the other": ("falcon", {"multi_query": False, "parallel_attn": False}),
     "phi": ("phi", {}),
+    "phi, norms of queries and keys": ("phi", {"qk_layernorm": True}),
     "stablelm": ("stablelm", {"use_qkv_bias": True}),
     "stablelm, parallel": ("stablelm", {"use_parallel_residual": True}),
-    "starcoder2": ("starcoder2", {"sliding_window": None}),
+    "stablelm, norms of each head": ("stablelm", {"qk_layernorm": True}),
+    "starcoder2": ("starcoder2", WINDOW),
+    "nemotron": ("nemotron", {}),
     "opt": ("opt", {}),
     "gemma": ("gemma", {}),
-    "gemma2 without caps": ("gemma2", NO_CAP | NO_WINDOW),
-    "gemma3": ("gemma3_text", NO_WINDOW),
+    "gemma2": ("gemma2", CAPS | WINDOW),
+    "gemma3": ("gemma3_text", WINDOW),
     "granite": (
         "granite",
         {"embedding_multiplier": 12.0, "attention_multiplier": 0.1, "residual_multiplier": 0.2, "logits_scaling": 8.0},
     ),
+    "cohere": ("cohere", {}),
+    "cohere, norms of queries and keys": ("cohere", {"use_qk_norm": True}),
+    "cohere2": ("cohere2", WINDOW),
     "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {**WINDOW, "rope_parameters": LOCAL}),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 1, 1, 0]}),
     "glm": ("glm", {}),
     "glm4": ("glm4", {}),
-    "phi3": ("phi3", NO_WINDOW),
-    "mixtral": ("mixtral", {"sliding_window": None}),
+    "phi3": ("phi3", WINDOW),
+    "phi3, short": ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 64, "sliding_window": None}),
+    "ministral3": ("ministral3", {}),
+    "mixtral": ("mixtral", WINDOW),
+    "qwen2_moe": ("qwen2_moe", {}),
     "qwen3_moe": ("qwen3_moe", {}),
     "olmoe": ("olmoe", {}),
+    "gpt_oss": ("gpt_oss", WINDOW),
 }
 WORKLOADS: dict[str, dict[str, Any]] = {"one": {}, "ragged": {"batch": 3, "shortest": 4}}
 

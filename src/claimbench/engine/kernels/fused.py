@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.parts import Linear, Norm, PlainGelu, PlainLinear, PlainNorm, Softmax
 from claimbench.engine.model.shards import Affine
+from claimbench.engine.model.spec import Spec
 from claimbench.errors import Unavailable
 
 Fusion = Literal["jit", "compile"]

@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from claimbench.engine.model.spec import Names, Spec
-from claimbench.engine.model.traits import LLAMA, activation, architecture, decoder, refuse, turned, windowed, with_qk_norm
+from claimbench.engine.model.traits import (
+    LLAMA,
+    activation,
+    architecture,
+    decoder,
+    refuse,
+    turned,
+    windowed,
+    with_qk_norm,
+)
 from claimbench.errors import Unavailable
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.shards import Affine
+from claimbench.engine.model.spec import Spec
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from claimbench.checkpoints import counting
 from claimbench.cost_model import cost
 from claimbench.engine.model import families

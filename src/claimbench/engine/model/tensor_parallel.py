@@ -20,9 +20,9 @@ from claimbench.checkpoints import manifest, tp_partition
 from claimbench.checkpoints.safetensors_file import TensorFile
 from claimbench.checkpoints.tensors import shapes
 from claimbench.checkpoints.tp_partition import Partition
-from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.parts import Linear, Parts
 from claimbench.engine.model.shards import Affine, Shards
+from claimbench.engine.model.spec import Spec
 
 
 @dataclass

@@ -29,8 +29,8 @@ from claimbench.engine.model.parts import (
     softmax_with_sinks,
 )
 from claimbench.engine.model.positions import Rotary, alibi_slopes
-from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.shards import Affine
+from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.weights import LayerWeights, Weights
 
 
@@ -62,14 +62,14 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, context: PassContext, slot: LayerCache) -> Tensor:
         add, read = self.parts.add, x if self.norm1 is None else self.norm1(x)
-        attended = self.attention(read, context, slot)
-        if self.after_attention is not None:
-            attended = self.after_attention(attended)
+        also = None
         if self.spec.parallel:
-            thought = self.feed_forward(read if self.norm2 is None else self.norm2(x))
-            return add(add(x, attended), thought)
-        x = add(x, attended)
-        thought = self.feed_forward(x if self.norm2 is None else self.norm2(x))
+            also = read if self.norm2 is None else self.norm2(x)
+        attended = self.attention(read, context, slot)
+        x = add(x, attended if self.after_attention is None else self.after_attention(attended))
+        if also is None:
+            also = x if self.norm2 is None else self.norm2(x)
+        thought = self.feed_forward(also)
         return add(x, thought if self.after_mlp is None else self.after_mlp(thought))
 
     def attention(self, x: Tensor, context: PassContext, slot: LayerCache) -> Tensor:
@@ -129,6 +129,7 @@ class Transformer(nn.Module):
         device = weights.embedding.device
         self.embedding = nn.Parameter(weights.embedding, requires_grad=False)
         self.positions = None if weights.positions is None else nn.Parameter(weights.positions, requires_grad=False)
+        self.embedding_scale = embedding_scale_of(spec, weights)
         plain = weights.embedding_norm
         self.embedding_norm = None if plain is None else parts.norm(plain, spec)
         rows = min(spec.arch.context, longest or spec.arch.context)
@@ -157,8 +158,15 @@ class Transformer(nn.Module):
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.parts.look_up(tokens, self.embedding)
-        if self.spec.embedding_scale != 1:
-            x = x * torch.tensor(self.spec.embedding_scale, dtype=x.dtype)
+        if self.embedding_scale is not None:
+            x = x * self.embedding_scale
         if self.positions is not None:
             x = x + functional.embedding(positions, self.positions)
         return x if self.embedding_norm is None else self.embedding_norm(x)
+
+
+def embedding_scale_of(spec: Spec, weights: Weights) -> float | None:
+    """Rounded to the embedding's own type, in which it multiplies; None: there is none."""
+    if spec.embedding_scale == 1:
+        return None
+    return float(torch.tensor(spec.embedding_scale, dtype=weights.embedding.dtype))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from claimbench.engine.kv_cache import AllocatedCache, Cache
-from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.parts import Linear, Parts
 from claimbench.engine.model.shards import Affine
+from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.weights import Weights
 from claimbench.engine.native.decoder import NativeDecoder
 from claimbench.engine.native.packed_model import Formats, matrices_of

@@ -19,8 +19,8 @@ from claimbench.engine.native.packing import LANES, Format, Packed, pack, packed
 if TYPE_CHECKING:
     import torch
 
-    from claimbench.engine.model.spec import Spec
     from claimbench.engine.model.shards import Affine
+    from claimbench.engine.model.spec import Spec
     from claimbench.engine.model.weights import LayerWeights, Weights
 
 FORMAT_CODES: dict[Format, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}

@@ -19,9 +19,6 @@ from claimbench.engine.model.parts import LayerCache, Linear, PassContext
 from claimbench.engine.model.positions import Rotary
 from claimbench.engine.model.transformer import Layer, Transformer
 from claimbench.engine.pass_setup import PassSetup, Step
-from claimbench.errors import Unavailable
-
-silu = torch._C._nn.silu  # what functional.silu calls, after asking whether to override it
 
 
 def bare(part: object) -> Any:
@@ -53,35 +50,16 @@ def call_of(part: Linear) -> Linear:
     return forward
 
 
-def rotary_of(model: Transformer) -> Rotary | None:
-    """The rotary positions that all layers share.
-
-    Raises:
-        Unavailable: they share none, or do something else that the flat loop does not know.
-    """
-    if model.spec.unlike_llama:
-        raise Unavailable(f"the flat step has no {model.spec.unlike_llama[0]}")
-    layer = model.layers[0]
-    assert isinstance(layer, Layer)
-    return layer.rotary
-
-
-class Places:
-    """Where new tokens stand, from tables that are made once for a batch.
+class Tables:
+    """Rows of cosines and sines, or of learned positions, for where new tokens stand: made once for a batch.
 
     Rows of one length share one row of positions, so a step takes a slice of each table: no operator reads it.
     """
 
-    def __init__(self, batch: Batch, model: Transformer, length: int) -> None:
-        rotary, self.length = rotary_of(model), length
+    def __init__(self, batch: Batch, tables: list[Tensor], length: int) -> None:
+        self.length, self.shared = length, not batch.ragged
         padding = batch.padding[:, None] if batch.ragged else batch.padding[:1, None]
         self.positions = (torch.arange(length, device=batch.device) - padding).clamp(min=0)  # [batch or 1, length]
-        half = model.spec.arch.head_dim // 2
-        tables: list[Tensor] = [] if model.positions is None else [model.positions]
-        if rotary is not None:  # the first half of the sines negated, since it multiplies the second half of a head
-            sin = torch.cat((-rotary.sin[:, :half], rotary.sin[:, half:]), -1)
-            tables = [rotary.cos.to(batch.dtype), sin.to(batch.dtype)]
-        self.shared = not batch.ragged
         self.tables = [table[:length] if self.shared else table for table in tables]  # [length or context, ...]
 
     def at(self, past: int, end: int) -> list[Tensor]:
@@ -92,21 +70,36 @@ class Places:
         return [table[positions] for table in self.tables]
 
 
-Turn = tuple[Tensor, Tensor] | None
-"""Cosines and sines of the new positions, [batch or 1, 1, new, head_dim] each; None where positions are not rotary."""
-Begin = Callable[[Tensor, Cache], tuple[Tensor, PassContext, Turn]]
-RunLayer = Callable[[Tensor, LayerCache, PassContext, Turn], Tensor]
+def turning_tables(rotary: Rotary, dtype: torch.dtype) -> list[Tensor]:
+    """Cosines and sines, [rows, width]: those sines negated that multiply the second half of what turns."""
+    half = rotary.width // 2
+    sin = torch.cat((-rotary.sin[:, :half], rotary.sin[:, half:]), -1)
+    return [rotary.cos.to(dtype), sin.to(dtype)]
+
+
+def rotaries_of(model: Transformer) -> list[Rotary]:
+    """The different rotary positions of the layers, each once."""
+    found = {id(layer.rotary): layer.rotary for layer in model.layers if isinstance(layer, Layer) and layer.rotary}
+    return list(found.values())
+
+
+Turn = tuple[Tensor, Tensor]
+"""Cosines and sines of the new positions, [batch or 1, 1, new, width] each."""
+Turns = list[Turn]
+"""One for each of `rotaries_of`."""
+Begin = Callable[[Tensor, Cache], tuple[Tensor, PassContext, Turns]]
+RunLayer = Callable[[Tensor, LayerCache, PassContext, Turns], Tensor]
 
 
 def step_trimmed(setup: PassSetup) -> Step:
     model = setup.model
-    begin, norm, head = begin_trimmed(setup), call_of(model.norm), call_of(model.head)
-    layers = [layer_trimmed(layer) for layer in model.layers]
+    begin, norm, head, rotaries = begin_trimmed(setup), call_of(model.norm), call_of(model.head), rotaries_of(model)
+    layers = [layer_trimmed(layer, rotaries) for layer in model.layers]
 
     def step(tokens: Tensor, cache: Cache) -> Tensor:
-        x, context, turn = begin(tokens, cache)
+        x, context, turns = begin(tokens, cache)
         for layer, slot in zip(layers, cache.slots[: len(layers)], strict=True):  # a draft leaves the last slots alone
-            x = layer(x, slot, context, turn)
+            x = layer(x, slot, context, turns)
         cache.length += tokens.shape[1]
         return head(norm(x))
 
@@ -117,61 +110,130 @@ def begin_trimmed(setup: PassSetup) -> Begin:
     """What comes before the layers: where the tokens stand, what they may see, and their embeddings."""
     model, batch, mask = setup.model, setup.batch, setup.mask
     embedding, embed, causal = model.embedding, torch.embedding, model.parts.causal
-    hiding = batch.ragged or batch.slopes is not None
+    hiding, scale, window = batch.ragged or batch.slopes is not None, model.embedding_scale, model.spec.window
     embedding_norm = None if model.embedding_norm is None else call_of(model.embedding_norm)
-    rotary, learned = rotary_of(model) is not None, model.positions is not None
-    places = Places(batch, model, batch.cache_shape.length)
+    learned, turned = model.positions, rotaries_of(model)
+    tables: list[Tensor] = [] if learned is None else [learned]
+    tables += [table for rotary in turned for table in turning_tables(rotary, batch.dtype)]
+    places = Tables(batch, tables, batch.cache_shape.length)
 
-    def begin(tokens: Tensor, cache: Cache) -> tuple[Tensor, PassContext, Turn]:
+    def begin(tokens: Tensor, cache: Cache) -> tuple[Tensor, PassContext, Turns]:
         nonlocal places
-        past, new, turn, bias = cache.length, tokens.shape[1], None, None
+        past, new, bias, windowed = cache.length, tokens.shape[1], None, None
         end, keys_seen = past + new, cache.keys_after(new)
         if places.length < end:
-            places = Places(batch, model, end)
+            places = Tables(batch, tables, end)
         if hiding or not causal(past, new, keys_seen):
             bias = mask(batch, past, new, keys_seen)
+        positions, rows = places.positions[:, past:end], places.at(past, end)
+        if window is not None:
+            windowed = setup.windowed(bias, positions, past, new, keys_seen)
         x = embed(embedding, tokens)
-        if rotary:
-            cos, sin = places.at(past, end)
-            turn = cos.unsqueeze(1), sin.unsqueeze(1)
-        elif learned:
-            x = x + places.at(past, end)[0]
+        if scale is not None:
+            x = x * scale
+        if learned is not None:
+            x = x + rows.pop(0)
         if embedding_norm is not None:
             x = embedding_norm(x)
-        return x, PassContext(past, places.positions[:, past:end], bias), turn
+        turns = [(cos.unsqueeze(1), sin.unsqueeze(1)) for cos, sin in zip(rows[::2], rows[1::2], strict=True)]
+        return x, PassContext(past, positions, bias, windowed=windowed), turns
 
     return begin
 
 
-def layer_trimmed(layer: nn.Module) -> RunLayer:
-    """One layer; rotary positions are turned for queries and keys in one go."""
+def layer_trimmed(layer: nn.Module, rotaries: list[Rotary]) -> RunLayer:
+    """One layer; its halves are put together once, of the parts that it has."""
     assert isinstance(layer, Layer)
-    parts, arch, gated, cat = layer.parts, layer.spec.arch, layer.spec.gated, torch.cat
-    assert layer.norm1 is not None, "see `rotary_of`"
-    assert layer.norm2 is not None, "see `rotary_of`"
-    norm1, qkv, out = call_of(layer.norm1), call_of(layer.qkv), call_of(layer.out)
-    norm2, up, down = call_of(layer.norm2), call_of(layer.up), call_of(layer.down)
-    attend, softmax, add, scale = parts.attend_step, parts.softmax, parts.add, layer.spec.scale
-    q_norm = None if layer.q_norm is None else call_of(layer.q_norm)
-    k_norm = None if layer.k_norm is None else call_of(layer.k_norm)
+    attend, think, add = attention_trimmed(layer, rotaries), feed_forward_trimmed(layer), layer.parts.add
+    norm1, norm2 = chained(layer.norm1), chained(layer.norm2)
+
+    def run(x: Tensor, slot: LayerCache, context: PassContext, turns: Turns) -> Tensor:
+        x = add(x, attend(norm1(x), slot, context, turns))
+        return add(x, think(norm2(x)))
+
+    def run_both(x: Tensor, slot: LayerCache, context: PassContext, turns: Turns) -> Tensor:
+        read = norm1(x)
+        also = read if layer.norm2 is None else norm2(x)
+        return add(add(x, attend(read, slot, context, turns)), think(also))
+
+    return run_both if layer.spec.parallel else run
+
+
+def chained(*parts: Linear | None) -> Linear:
+    """Those that are there, one after the other."""
+    calls = [call_of(part) for part in parts if part is not None]
+    if len(calls) == 1:
+        return calls[0]
+
+    def run(x: Tensor) -> Tensor:
+        for call in calls:
+            x = call(x)
+        return x
+
+    return run
+
+
+def attention_trimmed(layer: Layer, rotaries: list[Rotary]) -> RunLayer:
+    """What attention adds; rotary positions are turned for queries and keys in one go."""
+    parts, arch, windowed, cat = layer.parts, layer.spec.arch, layer.windowed, torch.cat
+    qkv, out = call_of(layer.qkv), chained(layer.out, layer.after_attention)
+    attend, softmax, scale = parts.attend_step, layer.softmax, layer.scale
+    normalise, own = normalised_trimmed(layer), next((n for n, one in enumerate(rotaries) if one is layer.rotary), None)
+    rotated = 0 if own is None else rotaries[own].width
     heads, turning, head_dim = arch.heads, arch.heads + arch.kv_heads, arch.head_dim
     every_head, width = turning + arch.kv_heads, heads * head_dim
 
-    def run(x: Tensor, slot: LayerCache, context: PassContext, turn: Turn) -> Tensor:
+    def run(x: Tensor, slot: LayerCache, context: PassContext, turns: Turns) -> Tensor:
         batch, new, _ = x.shape
-        mixed = qkv(norm1(x)).view(batch, new, every_head, head_dim).transpose(1, 2)
+        mixed = qkv(x).view(batch, new, every_head, head_dim).transpose(1, 2)
         turned = mixed[:, :turning]
-        if q_norm is not None and k_norm is not None:
-            turned = cat((q_norm(mixed[:, :heads]), k_norm(mixed[:, heads:turning])), 1)
-        if turn is not None:
+        if normalise is not None:
+            turned = normalise(turned)
+        if own is not None:
+            cos, sin = turns[own]
+            rest = None if rotated == head_dim else turned[..., rotated:]
+            turned = turned if rest is None else turned[..., :rotated]
             first, second = turned.chunk(2, -1)
-            turned = turned * turn[0] + cat((second, first), -1) * turn[1]
+            turned = turned * cos + cat((second, first), -1) * sin
+            if rest is not None:
+                turned = cat((turned, rest), -1)
         keys, values = slot.write(turned[:, heads:], mixed[:, turning:], context)
-        mixed = attend(turned[:, :heads], keys, values, context, scale, softmax)
-        x = add(x, out(mixed.transpose(1, 2).reshape(batch, new, width)))
-        if not gated:
-            return add(x, down(up(norm2(x))))
-        gate, linear = up(norm2(x)).chunk(2, -1)
-        return add(x, down(silu(gate) * linear))
+        seen = context.windowed if windowed and context.windowed is not None else context
+        mixed = attend(turned[:, :heads], keys, values, seen, scale, softmax)
+        return out(mixed.transpose(1, 2).reshape(batch, new, width))
+
+    return run
+
+
+def normalised_trimmed(layer: Layer) -> Linear | None:
+    """The norms of queries and keys over both, [batch, heads + kv_heads, new, head_dim]; None where there are none."""
+    if layer.q_norm is None or layer.k_norm is None:
+        return None
+    heads, cat = layer.spec.arch.heads, torch.cat
+    q_norm, k_norm = call_of(layer.q_norm), call_of(layer.k_norm)
+
+    def by_head(x: Tensor) -> Tensor:
+        return cat((q_norm(x[:, :heads]), k_norm(x[:, heads:])), 1)
+
+    def whole(x: Tensor) -> Tensor:
+        rows = x.transpose(1, 2)  # [batch, new, heads + kv_heads, head_dim]
+        q, k = rows[:, :, :heads], rows[:, :, heads:]
+        normed = q_norm(q.flatten(2)).view(q.shape), k_norm(k.flatten(2)).view(k.shape)
+        return cat(normed, 2).transpose(1, 2)
+
+    return whole if layer.spec.whole_qk_norm else by_head
+
+
+def feed_forward_trimmed(layer: Layer) -> Linear:
+    """What the feed-forward adds."""
+    if layer.experts is not None:
+        return chained(layer.experts, layer.after_mlp)
+    up, down, gate = call_of(layer.up), chained(layer.down, layer.after_mlp), layer.gate
+    if gate is None:
+        return chained(up, down)
+
+    def run(x: Tensor) -> Tensor:
+        first, second = up(x).chunk(2, -1)
+        return down(gate(first, second))
 
     return run
