@@ -53,7 +53,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox, one half after the other": ("gpt_neox", {"use_parallel_residual": False}),
     "falcon": ("falcon", {}),
     "falcon, groups": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
-    "falcon, a head each, one half after the other": ("falcon", {"multi_query": False, "parallel_attn": False}),
+    "falcon, a head each, one half after the other": (
+        "falcon",
+        {"multi_query": False, "num_kv_heads": 4, "parallel_attn": False},
+    ),
     "phi": ("phi", {}),
     "phi, norms of queries and keys": ("phi", {"qk_layernorm": True}),
     "stablelm": ("stablelm", {"use_qkv_bias": True}),
@@ -64,7 +67,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("opt", {}),
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", CAPS | WINDOW),
-    "gemma3": ("gemma3_text", WINDOW),
+    "gemma3": ("gemma3_text", {**WINDOW, "layer_types": ["sliding_attention"] * 3 + ["full_attention"]}),
     "granite": (
         "granite",
         {"embedding_multiplier": 12.0, "attention_multiplier": 0.1, "residual_multiplier": 0.2, "logits_scaling": 8.0},

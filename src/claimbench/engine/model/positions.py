@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from claimbench.engine.model.spec import Spec
 
 
-def rotary_frequencies(spec: Spec, layer: int = 0) -> Tensor:
-    """By how much each pair of a head turns from one position to the next, float32 [pairs], in a layer."""
-    given = spec.local_frequencies if layer in spec.local_layers else spec.frequencies
+def rotary_frequencies(spec: Spec, local: bool = False) -> Tensor:
+    """By how much each pair of a head turns from one position to the next, float32 [pairs]; `local`: in such layers."""
+    given = spec.local_frequencies if local else spec.frequencies
     if given is not None:
         return torch.tensor(given, dtype=torch.float32)
     half = torch.arange(0, spec.arch.head_dim, 2, dtype=torch.float32) / spec.arch.head_dim
@@ -28,13 +28,13 @@ class Rotary(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, spec: Spec, longest: int, device: torch.device, layer: int = 0) -> None:
+    def __init__(self, spec: Spec, longest: int, device: torch.device, local: bool = False) -> None:
         super().__init__()
-        frequencies = rotary_frequencies(spec, layer).to(device)
+        frequencies = rotary_frequencies(spec, local).to(device)
         self.width = 2 * len(frequencies)
         angles = torch.outer(torch.arange(longest, device=device).float(), frequencies)
         twice = torch.cat((angles, angles), -1)
-        scale = spec.local_rope_scale if layer in spec.local_layers else spec.rope_scale
+        scale = spec.local_rope_scale if local else spec.rope_scale
         self.register_buffer("cos", twice.cos() * scale, persistent=False)  # [longest, width]
         self.register_buffer("sin", twice.sin() * scale, persistent=False)
 

@@ -134,7 +134,7 @@ class Transformer(nn.Module):
         self.embedding_norm = None if plain is None else parts.norm(plain, spec)
         rows = min(spec.arch.context, longest or spec.arch.context)
         usual = Rotary(spec, rows, device) if spec.positions == "rotary" else None
-        local = Rotary(spec, rows, device, min(spec.local_layers)) if spec.local_layers else None
+        local = Rotary(spec, rows, device, local=True) if spec.local_layers else None
 
         def rotary(number: int) -> Rotary | None:
             return None if number in spec.unturned else local if number in spec.local_layers else usual
