@@ -23,6 +23,7 @@ from torch import Tensor
 
 from claimbench.engine.decoder import Decoder
 from claimbench.engine.kv_cache import CacheShape
+from claimbench.engine.model.spec import Spec
 from claimbench.engine.steps.static import in_the_open
 from claimbench.proof import COMPILED_REGION, GRAPH_LAUNCH, Compiled, Event, events_of, recorded
 
@@ -81,6 +82,8 @@ class EngineEvidence:
     """The first passes of one generation."""
 
     device: str
+    spec: Spec
+    """Of the model."""
     layers: int
     batch: int
     prefill_positions: int
@@ -197,6 +200,7 @@ def watch(decoder: Decoder, generate: Generate, steps: int, compiled: Compiled) 
     details, batch, setup = decoder.details, decoder.batch, decoder.setup
     return EngineEvidence(
         device=batch.device.type,
+        spec=decoder.spec,
         layers=decoder.spec.arch.layers,
         batch=len(batch.prompt),
         prefill_positions=decoder.prefill_positions,

@@ -70,7 +70,7 @@ def _one_token(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: floa
 def attend_on_cuda(q: Tensor, k: Tensor, v: Tensor, context: PassContext, scale: float, softmax: Softmax) -> Tensor:
     """The kernel aligns the last query with the last key, so that several new tokens may follow a past."""
     if context.bias is not None:
-        raise Unavailable("FlashAttention takes no mask on CUDA, and this pass has one: rows or keys are padded")
+        raise Unavailable("FlashAttention takes no mask on CUDA, and this pass has one: padding, or a window")
     causal = q.shape[2] > 1
     flash = torch.ops.aten._scaled_dot_product_flash_attention.default
     mixed: Tensor = flash(q, _seen(k, context), _seen(v, context), 0.0, causal, False, scale=scale)[0]
@@ -82,6 +82,8 @@ def attend_packed_on_cuda(
 ) -> Tensor:
     """All requests of a packed row, [1, heads, tokens, head_dim], in one launch."""
     assert context.packed is not None
+    if any(own.bias is not None for own in context.packed.contexts):
+        raise Unavailable("FlashAttention takes no mask on CUDA, and this model has a window")
     starts, longest = context.packed.starts, context.packed.longest
     tokens_first = (each[0].transpose(0, 1) for each in (q, k, v))  # [tokens, heads, head_dim]
     flash = torch.ops.aten._flash_attention_forward.default

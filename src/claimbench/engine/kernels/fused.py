@@ -80,6 +80,10 @@ class NativeNorm(PlainNorm):
     """PyTorch's own kernel: one read and one write."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight.ndim > 1:  # weights of each head's own: the kernels know one for all
+            shape = self.weight.shape[-1:]
+            bare = torch.layer_norm(x, shape, eps=self.eps) if self.centred else torch.rms_norm(x, shape, eps=self.eps)
+            return bare * self.weight
         if self.centred:
             return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         return torch.rms_norm(x, self.weight.shape, self.weight, self.eps)

@@ -176,6 +176,20 @@ class Spec:
         of_layer = 2 + 2 * mixture.count + (2 if mixture.shared else 0)
         return of_layer * self.arch.layers + 1
 
+    @property
+    def matrices_of_token(self) -> int:
+        """Those of `matrices` that one token passes through."""
+        mixture = self.mixture
+        idle = 0 if mixture is None else 2 * (mixture.count - mixture.active)
+        return self.matrices - idle * self.arch.layers
+
+    @property
+    def norms(self) -> int:
+        """How many a pass computes over whole hidden states."""
+        names = self.names
+        own = (names.norm1, names.norm2, names.after_attention, names.after_mlp)
+        return sum(name is not None for name in own) * self.arch.layers + 1
+
     def served_at(self, prompt: int, tokens: int) -> Spec:
         """The decoder of sequences of up to `tokens`, the longest prompt being of `prompt` of them.
 
@@ -197,11 +211,19 @@ class Spec:
         return replace(self, frequencies=self.long.frequencies, long=None)
 
     @property
+    def unlike_a_graph(self) -> str | None:
+        """Why a step cannot be one graph; None: it can."""
+        if self.mixture is None:
+            return None
+        return "a graph has no mixture of experts: which of them a token takes is a value"
+
+    @property
     def odd(self) -> list[str]:
         """Traits, by name, that the step in C does not have."""
         names, mixture = self.names, self.mixture
         behind = bool(names.after_attention or names.after_mlp)
         found = {
+            "gate of ReLU": self.gated and self.activation.endswith("relu"),
             "expert that every token passes through": mixture is not None and mixture.shared is not None,
             "mixture of experts between norms or beside attention": mixture is not None and (behind or self.parallel),
         }

@@ -63,7 +63,7 @@ typedef int8_t v16b __attribute__((vector_size(16)));
 enum { FLOAT32, BFLOAT16, INT8, INT4 };
 enum { RMS_NORM, LAYER_NORM };
 enum { ROPE, LEARNED, ALIBI };
-enum { SWIGLU, GELU_BY_TANH, GELU_BY_ERF, RELU, GATED_GELU_BY_TANH, GATED_GELU_BY_ERF };
+enum { SWIGLU, GELU_BY_TANH, GELU_BY_ERF, RELU, GATED_GELU_BY_TANH, GATED_GELU_BY_ERF, SQUARED_RELU, CLAMPED_SWISH };
 
 typedef struct {
     const char *data;    /* panels */
@@ -75,20 +75,39 @@ typedef struct {
     const float *weight, *bias;  /* [hidden]; no bias: null */
 } Norm;
 
+/* Of queries or keys: one for every head, [head_dim] with a stride of 0, or weights of each head's own. No weight: none. */
 typedef struct {
-    Norm before_attention;
+    const float *weight, *bias;
+    int64_t stride;
+} HeadNorm;
+
+typedef struct {
+    Norm before_attention;  /* no weight: the residual stream itself is read */
     Matrix qkv, out;
     Norm before_mlp;
     Matrix up, down;  /* up: panels of gate and up take turns where the MLP is gated */
-    const float *query_norm, *key_norm;  /* [head_dim], of every query and key; or null */
+    Norm after_attention, after_mlp;  /* of what is added; no weight: it is added as it is */
+    HeadNorm query_norm, key_norm;
+    int64_t window;  /* slots that a token sees, its own included; 0: all */
+    int64_t turn;    /* which of the model's rotary frequencies; -1: none */
+    const float *sinks;      /* [heads], scores that no slot has; or null */
+    Matrix router;           /* of a mixture */
+    const Matrix *experts;   /* up and down of each, in turns */
 } Layer;
 
 typedef struct {
     int64_t vocabulary, hidden, heads, kv_heads, head_dim, intermediate, layers;
-    int64_t norm, positions, mlp, window, threads, idle_spin_ns;
+    int64_t norm, positions, mlp, threads, idle_spin_ns;
     int64_t rotary;  /* values of a head that turn, from the first */
-    float norm_epsilon, attention_scale, embedding_scale, rotary_scale;
-    const float *inverse_frequencies;  /* [rotary / 2] */
+    int64_t turns;   /* sets of frequencies */
+    int64_t parallel;        /* both halves of a layer read the residual stream as it was before the layer */
+    int64_t whole_qk_norm;   /* norms of queries and keys are over all heads together */
+    int64_t experts, active, renormalised;  /* of a mixture; 0 experts: there is none */
+    float norm_epsilon, attention_scale, embedding_scale;
+    float score_cap, logit_cap;     /* cap * tanh(x / cap); 0: none */
+    float swish_factor, swish_most; /* of a clamped swish */
+    const float *rotary_scale;         /* [turns] */
+    const float *inverse_frequencies;  /* [turns, rotary / 2] */
     const float *slopes;               /* [heads] of ALiBi */
     const void *embedding;             /* [vocabulary, hidden] */
     const float *position_embedding;   /* [position_rows, hidden] */
@@ -96,6 +115,7 @@ typedef struct {
     Norm embedding_norm, final_norm;
     const Layer *layer;
     Matrix head;
+    const Matrix *matrices;  /* all but the routers, in the order of a step */
 } Model;
 
 typedef struct {
@@ -110,7 +130,8 @@ typedef struct {
 
 /* One matrix and many lines: what a prompt asks for. */
 typedef struct {
-    int64_t matrix;  /* 4 * layer + (0 qkv, 1 out, 2 up, 3 down); 4 * layers is the head */
+    int64_t matrix;  /* of the model's `matrices` */
+    int64_t halves;  /* it is a gated up */
     int64_t lines, columns, rows;
     const float *x;  /* [lines, columns] */
     float *y;        /* [lines, rows]; of a gated up: all of the gate, then all of the rest */
@@ -127,6 +148,12 @@ typedef struct {
     int64_t stride, lines;  /* that there is room for */
 } Input;
 
+/* A line and an expert that it passes through, with what is given counting `weight`. */
+typedef struct {
+    int64_t line, expert;
+    float weight;
+} Pair;
+
 typedef struct {
     struct Decoder *decoder;
     int index;
@@ -135,6 +162,8 @@ typedef struct {
     Input input;
     float *queries;  /* [heads per kv head, head_dim] */
     float *scores;   /* [heads per kv head, LONGEST_CHUNK] */
+    Pair *pairs, *ranked;  /* [lines * active]: by expert, and as they were ranked */
+    int64_t *begins;       /* [experts + 1], of each expert's pairs */
     pthread_t thread;
 } Worker;
 
@@ -145,8 +174,8 @@ typedef struct Decoder {
     int64_t lines;  /* of the step: batch * new */
     int64_t room;   /* lines that the buffers below can hold */
     int64_t widest; /* padded columns of the widest activation */
-    float *residual, *qkv, *middle, *angles;
-    int64_t hidden_stride, qkv_stride, middle_stride;
+    float *residual, *half, *qkv, *middle, *angles, *odds;
+    int64_t hidden_stride, qkv_stride, middle_stride, odds_stride;
     Input shared;    /* of a product: each thread prepares its share of the lines */
     float *partial;  /* [unit, heads per kv head, head_dim + 2]: sum of weighted values, then largest score, then sum */
     int64_t units, chunk, chunks, partial_room;
@@ -277,11 +306,12 @@ ALWAYS v16 exponential(v16 x) {
 
 ALWAYS v16 silu(v16 x) { return x / (1.0f + exponential(-x)); }
 static int is_gated(const Model *m) {
-    return m->mlp == SWIGLU || m->mlp == GATED_GELU_BY_TANH || m->mlp == GATED_GELU_BY_ERF;
+    return m->mlp == SWIGLU || m->mlp == GATED_GELU_BY_TANH || m->mlp == GATED_GELU_BY_ERF || m->mlp == CLAMPED_SWISH;
 }
 ALWAYS v16 activate(v16 x, int64_t kind) {
     if (kind == SWIGLU) return silu(x);
     if (kind == RELU) return larger(x, spread(0));
+    if (kind == SQUARED_RELU) return larger(x, spread(0)) * larger(x, spread(0));
     if (kind == GELU_BY_ERF || kind == GATED_GELU_BY_ERF) {
         float f[LANES];
         store(f, x);
@@ -291,6 +321,16 @@ ALWAYS v16 activate(v16 x, int64_t kind) {
     /* 0.5 (1 + tanh u) is the logistic function of 2u */
     return x / (1.0f + exponential(-2.0f * 0.7978845608f * (x + 0.044715f * x * x * x)));
 }
+
+ALWAYS v16 join(const Model *m, v16 gate, v16 up) {
+    if (m->mlp != CLAMPED_SWISH) return activate(gate, m->mlp) * up;
+    v16 most = spread(m->swish_most);
+    gate = -larger(-gate, -most);
+    up = larger(-larger(-up, -most), -most);
+    return (up + 1.0f) * gate / (1.0f + exponential(-m->swish_factor * gate));
+}
+
+ALWAYS v16 cap_softly(v16 x, float cap) { return cap - 2.0f * cap / (1.0f + exponential(2.0f / cap * x)); }
 
 /* Lane i of the result is the sum over the lanes of p[i]. */
 ALWAYS v16 sums(v16 *p) {
@@ -510,6 +550,46 @@ ALWAYS void panel(const Matrix *m, int64_t index, int64_t bytes, const Input *in
         for (int b = 0; b < lines; b++) y[b] += load(m->bias + LANES * index);
 }
 
+/* ---- threads ---- */
+
+/* Sleep until `value` has reached `target`. */
+static void sleep_until(Decoder *d, _Atomic uint64_t *value, uint64_t target) {
+    pthread_mutex_lock(&d->mutex);
+    atomic_fetch_add(&d->sleepers, 1);
+    while (atomic_load(value) < target) pthread_cond_wait(&d->wake, &d->mutex);
+    atomic_fetch_sub(&d->sleepers, 1);
+    pthread_mutex_unlock(&d->mutex);
+}
+
+static void advance(Decoder *d, _Atomic uint64_t *value, uint64_t target) {
+    atomic_store(value, target);
+    if (atomic_load(&d->sleepers)) {
+        pthread_mutex_lock(&d->mutex);
+        pthread_cond_broadcast(&d->wake);
+        pthread_mutex_unlock(&d->mutex);
+    }
+}
+
+/* Where neighbours hold a core, who waits for long sleeps: the kernel gives a core sooner to who did not use it up. */
+static void barrier(Worker *w) {
+    Decoder *d = w->decoder;
+    if (d->model.threads == 1) return;
+    uint64_t turn = ++w->turn;
+    if (atomic_fetch_add_explicit(&d->arrived, 1, memory_order_acq_rel) + 1 == turn * (uint64_t)d->model.threads) {
+        advance(d, &d->turn, turn);
+        return;
+    }
+    for (int spins = 0; spins < w->patience; spins++) {
+        if (atomic_load_explicit(&d->turn, memory_order_acquire) >= turn) {
+            if (w->patience < MOST_SPINS) w->patience += MORE_SPINS;
+            return;
+        }
+        relax();
+    }
+    if (w->patience > LEAST_SPINS) w->patience /= 2;
+    sleep_until(d, &d->turn, turn);
+}
+
 /* ---- what a product reads ---- */
 
 ALWAYS int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -577,18 +657,23 @@ static int64_t read_normalised(Worker *w, Norm norm, int64_t format, int64_t log
     for (int64_t b = 0; b < lines; b++) {
         float *y = w->input.x + b * w->input.stride;
         int64_t line = b / logits_to_keep * d->step.new + d->step.new - logits_to_keep + b % logits_to_keep;
-        normalise(&d->model, norm, d->residual + line * d->hidden_stride, y);
+        const float *x = d->residual + line * d->hidden_stride;
+        if (norm.weight)
+            normalise(&d->model, norm, x, y);
+        else
+            memcpy(y, x, sizeof(float) * (size_t)hidden);
         memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
     }
     if (format >= INT8) round_input(&w->input, 0, lines, hidden);
     return lines;
 }
 
-static void read_plain(Worker *w, const float *from, int64_t stride, int64_t columns, int64_t format) {
+static void read_middle(Worker *w, int64_t lines, int64_t format) {
     const Decoder *d = w->decoder;
-    for (int64_t b = 0; b < d->lines; b++)
-        memcpy(w->input.x + b * w->input.stride, from + b * stride, sizeof(float) * (size_t)padded(columns, PAD));
-    if (format >= INT8) round_input(&w->input, 0, d->lines, columns);
+    int64_t columns = d->model.intermediate;
+    for (int64_t b = 0; b < lines; b++)
+        memcpy(w->input.x + b * w->input.stride, d->middle + b * d->middle_stride, sizeof(float) * (size_t)padded(columns, PAD));
+    if (format >= INT8) round_input(&w->input, 0, lines, columns);
 }
 
 /* ---- the phases of a step; a thread does its share of each ---- */
@@ -641,15 +726,16 @@ static void add_to_residual(Worker *w, const Matrix *m) {
         }
 }
 
-static void expand(Worker *w, const Matrix *m) {
+/* Lines [first, last) of what is read, up to the width in the middle. */
+static void expand(Worker *w, const Matrix *m, int64_t first, int64_t last) {
     Decoder *d = w->decoder;
     int gated = is_gated(&d->model);
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(d->model.intermediate, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = 0; b < d->lines; b += MOST_LINES) {
+        for (int64_t b = first; b < last; b += MOST_LINES) {
             v16 y[MOST_LINES], up[MOST_LINES];
-            int lines = few(d->lines, b);
+            int lines = few(last, b);
             if (gated) {
                 panel(m, 2 * p, bytes, &w->input, b, y, lines);
                 panel(m, 2 * p + 1, bytes, &w->input, b, up, lines);
@@ -657,16 +743,125 @@ static void expand(Worker *w, const Matrix *m) {
                 panel(m, p, bytes, &w->input, b, y, lines);
             }
             for (int i = 0; i < lines; i++)
-                store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? activate(y[i], d->model.mlp) * up[i] : activate(y[i], d->model.mlp));
+                store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? join(&d->model, y[i], up[i]) : activate(y[i], d->model.mlp));
         }
 }
 
-/* RMS norm of one head. */
-static void normalise_head(const Model *m, const float *weight, const float *x, float *y) {
-    float sum = 0;
-    for (int64_t i = 0; i < m->head_dim; i++) sum += x[i] * x[i];
-    float factor = 1.0f / sqrtf(sum / (float)m->head_dim + m->norm_epsilon);
-    for (int64_t i = 0; i < m->head_dim; i++) y[i] = x[i] * factor * weight[i];
+/* The half of a layer that `m` ends, with a norm behind it. */
+static void add_normalised(Worker *w, const Matrix *m, Norm norm) {
+    Decoder *d = w->decoder;
+    int64_t begin, end, hidden = d->model.hidden;
+    project_to(w, m, d->lines, d->half, d->hidden_stride, hidden);
+    barrier(w);
+    share(w, d->lines, &begin, &end);
+    for (int64_t b = begin; b < end; b++) {
+        float *half = d->half + b * d->hidden_stride, *to = d->residual + b * d->hidden_stride;
+        normalise(&d->model, norm, half, half);
+        for (int64_t c = 0; c < hidden; c++) to[c] += half[c];
+    }
+}
+
+/* What attention gave, kept apart until the other half had read the residual stream: a thread adds what it projected. */
+static void add_kept(Worker *w) {
+    Decoder *d = w->decoder;
+    int64_t begin, end;
+    share(w, padded(d->model.hidden, LANES) / LANES, &begin, &end);
+    for (int64_t b = 0; b < d->lines; b++)
+        for (int64_t c = begin * LANES; c < end * LANES; c += LANES) {
+            float *to = d->residual + b * d->hidden_stride + c;
+            store(to, load(to) + load(d->half + b * d->hidden_stride + c));
+        }
+}
+
+/* ---- mixtures: each line passes through the experts that its router ranks first, and only those are read ---- */
+
+/* The pairs of all lines, by expert, from the routers' scores; every thread works them out for itself. */
+static void route(Worker *w) {
+    const Decoder *d = w->decoder;
+    const Model *m = &d->model;
+    int64_t *begins = w->begins, count = d->lines * m->active;
+    memset(begins, 0, sizeof(int64_t) * (size_t)(m->experts + 1));
+    for (int64_t line = 0; line < d->lines; line++) {
+        const float *score = d->odds + line * d->odds_stride;
+        Pair *own = w->ranked + line * m->active;
+        float peak = score[0], all = 0, chosen = 0;
+        for (int64_t e = 1; e < m->experts; e++) peak = score[e] > peak ? score[e] : peak;
+        for (int64_t e = 0; e < m->experts; e++) all += expf(score[e] - peak);
+        for (int64_t k = 0; k < m->active; k++) {
+            int64_t best = -1;
+            for (int64_t e = 0; e < m->experts; e++) {
+                int taken = 0;
+                for (int64_t before = 0; before < k; before++) taken |= own[before].expert == e;
+                if (!taken && (best < 0 || score[e] > score[best])) best = e;
+            }
+            own[k] = (Pair){line, best, expf(score[best] - peak)};
+            chosen += own[k].weight;
+            begins[best + 1]++;
+        }
+        for (int64_t k = 0; k < m->active; k++) own[k].weight /= m->renormalised ? chosen : all;
+    }
+    for (int64_t e = 0; e < m->experts; e++) begins[e + 1] += begins[e];
+    for (int64_t i = count - 1; i >= 0; i--) {  /* from the last, so that ends become begins */
+        const Pair *pair = &w->ranked[i];
+        w->pairs[--begins[pair->expert + 1]] = *pair;
+    }
+    memmove(begins, begins + 1, sizeof(int64_t) * (size_t)m->experts);
+    begins[m->experts] = count;
+}
+
+static void read_routed(Worker *w, Norm norm, int64_t format) {
+    const Decoder *d = w->decoder;
+    int64_t pairs = d->lines * d->model.active, hidden = d->model.hidden;
+    for (int64_t i = 0; i < pairs; i++) {
+        float *y = w->input.x + i * w->input.stride;
+        normalise(&d->model, norm, d->residual + w->pairs[i].line * d->hidden_stride, y);
+        memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
+    }
+    if (format >= INT8) round_input(&w->input, 0, pairs, hidden);
+}
+
+/* What an expert gives to lines of its pairs [first, last), weighed. */
+static void add_weighed(Worker *w, const Matrix *m, int64_t first, int64_t last) {
+    Decoder *d = w->decoder;
+    int64_t begin, end, bytes = panel_bytes(m);
+    share(w, padded(m->rows, LANES) / LANES, &begin, &end);
+    for (int64_t p = begin; p < end; p++)
+        for (int64_t b = first; b < last; b += MOST_LINES) {
+            v16 y[MOST_LINES];
+            panel(m, p, bytes, &w->input, b, y, few(last, b));
+            for (int i = 0; i < few(last, b); i++) {
+                float *to = d->residual + w->pairs[b + i].line * d->hidden_stride + p * LANES;
+                store(to, load(to) + w->pairs[b + i].weight * y[i]);
+            }
+        }
+}
+
+static void think_with_experts(Worker *w, const Layer *layer) {
+    Decoder *d = w->decoder;
+    const Model *m = &d->model;
+    read_normalised(w, layer->before_mlp, FLOAT32, d->step.new);
+    project_to(w, &layer->router, d->lines, d->odds, d->odds_stride, m->experts);
+    barrier(w);
+    route(w);
+    read_routed(w, layer->before_mlp, layer->experts[0].format);
+    for (int64_t e = 0; e < m->experts; e++)
+        if (w->begins[e] < w->begins[e + 1]) expand(w, &layer->experts[2 * e], w->begins[e], w->begins[e + 1]);
+    barrier(w);
+    read_middle(w, d->lines * m->active, layer->experts[1].format);
+    for (int64_t e = 0; e < m->experts; e++)
+        if (w->begins[e] < w->begins[e + 1]) add_weighed(w, &layer->experts[2 * e + 1], w->begins[e], w->begins[e + 1]);
+}
+
+/* The norm of one of `heads` heads, that are one after the other at `all`. */
+static void normalise_head(const Model *m, const HeadNorm *norm, const float *all, int64_t heads, int64_t head, float *y) {
+    const float *x = all + head * m->head_dim, *over = m->whole_qk_norm ? all : x, *weight = norm->weight + head * norm->stride;
+    int64_t count = m->whole_qk_norm ? heads * m->head_dim : m->head_dim;
+    float mean = 0, sum = 0;
+    if (m->norm == LAYER_NORM)
+        for (int64_t i = 0; i < count; i++) mean += over[i] / (float)count;
+    for (int64_t i = 0; i < count; i++) sum += (over[i] - mean) * (over[i] - mean);
+    float factor = 1.0f / sqrtf(sum / (float)count + m->norm_epsilon);
+    for (int64_t i = 0; i < m->head_dim; i++) y[i] = (x[i] - mean) * factor * weight[i] + (norm->bias ? norm->bias[i] : 0);
 }
 
 static void rotate(const Model *m, float *to, const float *from, const float *angles, float scale) {
@@ -718,6 +913,13 @@ ALWAYS void score(Worker *w, const char *keys, const char *values, int64_t begin
     }
 }
 
+static void cap_scores(float *score, int64_t count, float cap) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        v16 x = load(score + i);
+        store(score + i, choose(x > -INFINITY, cap_softly(x, cap), x));
+    }
+}
+
 /* Scores to weights, not yet divided by their sum; returns the largest score and the sum. */
 ALWAYS void soften(float *score, int64_t count, float *peak, float *sum) {
     v16 most = spread(-INFINITY), all = spread(0);
@@ -757,6 +959,7 @@ ALWAYS void attend(Worker *w, const char *keys, const char *values, int64_t begi
     for (; q < queries; q++) score(w, keys, values, begin, end, start, slopes, q, 1, vectors, bfloat16);
     for (q = 0; q < queries; q++) {
         float *after = partial + q * (LANES * vectors + 2) + LANES * vectors;
+        if (m->score_cap > 0) cap_scores(w->scores + q * LONGEST_CHUNK, end - begin, m->score_cap);
         soften(w->scores + q * LONGEST_CHUNK, end - begin, after, after + 1);
     }
     for (q = 0; q + at_once <= queries; q += at_once)
@@ -770,14 +973,16 @@ static void keep(const Decoder *d, int64_t layer, int64_t line, int64_t head) {
     const Step *s = &d->step;
     int64_t head_dim = m->head_dim, slot = s->length + line % s->new;
     int64_t first = ((line / s->new * m->kv_heads + head) * s->capacity + slot) * head_dim;
-    const float *key = d->qkv + line * d->qkv_stride + (m->heads + head) * head_dim, *value = key + m->kv_heads * head_dim;
+    const Layer *own = &m->layer[layer];
+    const float *all = d->qkv + line * d->qkv_stride + m->heads * head_dim;
+    const float *key = all + head * head_dim, *value = key + m->kv_heads * head_dim;
     float rotated[LANES * MOST_VECTORS], normal[LANES * MOST_VECTORS];
-    if (m->layer[layer].key_norm) {
-        normalise_head(m, m->layer[layer].key_norm, key, normal);
+    if (own->key_norm.weight) {
+        normalise_head(m, &own->key_norm, all, m->kv_heads, head, normal);
         key = normal;
     }
-    if (m->positions == ROPE) {
-        rotate(m, rotated, key, d->angles + line * head_dim, 1.0f);
+    if (own->turn >= 0) {
+        rotate(m, rotated, key, d->angles + (line * m->turns + own->turn) * head_dim, 1.0f);
         key = rotated;
     }
     for (int64_t i = 0; i < head_dim; i += LANES)
@@ -799,6 +1004,7 @@ static void keep_share(Worker *w, int64_t layer) {
 static void attend_share(Worker *w, int64_t layer) {
     Decoder *d = w->decoder;
     const Model *m = &d->model;
+    const Layer *own = &m->layer[layer];
     const Step *s = &d->step;
     int64_t begin, end, queries = m->heads / m->kv_heads, head_dim = m->head_dim;
     int64_t size = s->cache_bfloat16 ? 2 : 4;
@@ -806,7 +1012,7 @@ static void attend_share(Worker *w, int64_t layer) {
     for (int64_t unit = begin; unit < end; unit++) {
         int64_t chunk = unit % d->chunks, head = unit / d->chunks % m->kv_heads, line = unit / d->chunks / m->kv_heads;
         int64_t row = line / s->new, seen = s->length + line % s->new + 1, start = s->starts[row];
-        if (m->window > 0 && seen - m->window > start) start = seen - m->window;
+        if (own->window > 0 && seen - own->window > start) start = seen - own->window;
         int64_t from = chunk * d->chunk, to = from + d->chunk;
         if (from < start) from = start;
         if (to > seen) to = seen;
@@ -818,17 +1024,17 @@ static void attend_share(Worker *w, int64_t layer) {
             }
             continue;
         }
-        const float *qkv = d->qkv + line * d->qkv_stride, *angles = d->angles + line * head_dim;
+        const float *qkv = d->qkv + line * d->qkv_stride, *angles = d->angles + (line * m->turns + (own->turn > 0 ? own->turn : 0)) * head_dim;
         int64_t plane = (row * m->kv_heads + head) * s->capacity * head_dim;
         char *keys = (char *)s->keys[layer] + plane * size, *values = (char *)s->values[layer] + plane * size;
         for (int64_t q = 0; q < queries; q++) {
             const float *query = qkv + (head * queries + q) * head_dim;
             float normal[LANES * MOST_VECTORS];
-            if (m->layer[layer].query_norm) {
-                normalise_head(m, m->layer[layer].query_norm, query, normal);
+            if (own->query_norm.weight) {
+                normalise_head(m, &own->query_norm, qkv, m->heads, head * queries + q, normal);
                 query = normal;
             }
-            if (m->positions == ROPE)
+            if (own->turn >= 0)
                 rotate(m, w->queries + q * head_dim, query, angles, m->attention_scale);
             else
                 for (int64_t i = 0; i < head_dim; i++) w->queries[q * head_dim + i] = query[i] * m->attention_scale;
@@ -850,7 +1056,7 @@ static void attend_share(Worker *w, int64_t layer) {
 }
 
 /* The chunks' partial sums, brought to one scale: what the output projection reads. */
-static void read_attended(Worker *w, int64_t format) {
+static void read_attended(Worker *w, const float *sinks, int64_t format) {
     const Decoder *d = w->decoder;
     const Model *m = &d->model;
     int64_t queries = m->heads / m->kv_heads, width = m->head_dim + 2, columns = m->heads * m->head_dim;
@@ -860,9 +1066,10 @@ static void read_attended(Worker *w, int64_t format) {
             int64_t unit = (line * m->kv_heads + head / queries) * d->chunks;
             const float *first = d->partial + (unit * queries + head % queries) * width;
             int64_t next = queries * width;
-            float peak = -INFINITY, sum = 0;
+            float peak = sinks ? sinks[head] : -INFINITY, sum = 0;
             for (int64_t c = 0; c < d->chunks; c++)
                 if (first[c * next + m->head_dim] > peak) peak = first[c * next + m->head_dim];
+            if (sinks) sum = expf(sinks[head] - peak);
             for (int64_t i = 0; i < m->head_dim; i += LANES) store(to + i, spread(0));
             for (int64_t c = 0; c < d->chunks; c++) {
                 const float *part = first + c * next;
@@ -877,46 +1084,6 @@ static void read_attended(Worker *w, int64_t format) {
     if (format >= INT8) round_input(&w->input, 0, d->lines, columns);
 }
 
-/* ---- threads ---- */
-
-/* Sleep until `value` has reached `target`. */
-static void sleep_until(Decoder *d, _Atomic uint64_t *value, uint64_t target) {
-    pthread_mutex_lock(&d->mutex);
-    atomic_fetch_add(&d->sleepers, 1);
-    while (atomic_load(value) < target) pthread_cond_wait(&d->wake, &d->mutex);
-    atomic_fetch_sub(&d->sleepers, 1);
-    pthread_mutex_unlock(&d->mutex);
-}
-
-static void advance(Decoder *d, _Atomic uint64_t *value, uint64_t target) {
-    atomic_store(value, target);
-    if (atomic_load(&d->sleepers)) {
-        pthread_mutex_lock(&d->mutex);
-        pthread_cond_broadcast(&d->wake);
-        pthread_mutex_unlock(&d->mutex);
-    }
-}
-
-/* Where neighbours hold a core, who waits for long sleeps: the kernel gives a core sooner to who did not use it up. */
-static void barrier(Worker *w) {
-    Decoder *d = w->decoder;
-    if (d->model.threads == 1) return;
-    uint64_t turn = ++w->turn;
-    if (atomic_fetch_add_explicit(&d->arrived, 1, memory_order_acq_rel) + 1 == turn * (uint64_t)d->model.threads) {
-        advance(d, &d->turn, turn);
-        return;
-    }
-    for (int spins = 0; spins < w->patience; spins++) {
-        if (atomic_load_explicit(&d->turn, memory_order_acquire) >= turn) {
-            if (w->patience < MOST_SPINS) w->patience += MORE_SPINS;
-            return;
-        }
-        relax();
-    }
-    if (w->patience > LEAST_SPINS) w->patience /= 2;
-    sleep_until(d, &d->turn, turn);
-}
-
 #ifdef PHASES
 #define PHASE(i)                                                   \
     if (w->index == 0) {                                           \
@@ -927,6 +1094,39 @@ static void barrier(Worker *w) {
 #else
 #define PHASE(i)
 #endif
+
+/* Those that this thread has projected. */
+static void cap_logits(Worker *w, int64_t lines) {
+    const Model *m = &w->decoder->model;
+    int64_t begin, end;
+    share(w, padded(m->vocabulary, LANES) / LANES, &begin, &end);
+    for (int64_t b = 0; b < lines; b++)
+        for (int64_t c = begin * LANES; c < end * LANES; c += LANES) {
+            float *at = w->decoder->step.logits + b * m->vocabulary + c, some[LANES] = {0};
+            size_t bytes = sizeof(float) * (size_t)(m->vocabulary - c < LANES ? m->vocabulary - c : LANES);
+            memcpy(some, at, bytes);
+            store(some, cap_softly(load(some), m->logit_cap));
+            memcpy(at, some, bytes);
+        }
+}
+
+static void think(Worker *w, const Layer *layer) {
+    Decoder *d = w->decoder;
+    read_normalised(w, layer->before_mlp, layer->up.format, d->step.new);
+    PHASE(8)
+    expand(w, &layer->up, 0, d->lines);
+    PHASE(9)
+    prefetch(w, &layer->down, 1);
+    barrier(w);
+    PHASE(10)
+    read_middle(w, d->lines, layer->down.format);
+    PHASE(11)
+    if (layer->after_mlp.weight)
+        add_normalised(w, &layer->down, layer->after_mlp);
+    else
+        add_to_residual(w, &layer->down);
+    if (d->model.parallel) add_kept(w);
+}
 
 static void work(Worker *w) {
     Decoder *d = w->decoder;
@@ -949,23 +1149,19 @@ static void work(Worker *w) {
         PHASE(3)
         barrier(w);
         PHASE(4)
-        read_attended(w, layer->out.format);
+        read_attended(w, layer->sinks, layer->out.format);
         PHASE(5)
-        add_to_residual(w, &layer->out);
+        if (m->parallel)
+            project_to(w, &layer->out, d->lines, d->half, d->hidden_stride, m->hidden);
+        else if (layer->after_attention.weight)
+            add_normalised(w, &layer->out, layer->after_attention);
+        else
+            add_to_residual(w, &layer->out);
         PHASE(6)
-        prefetch(w, &layer->up, gate);
+        m->experts ? prefetch(w, &layer->router, 1) : prefetch(w, &layer->up, gate);
         barrier(w);
         PHASE(7)
-        read_normalised(w, layer->before_mlp, layer->up.format, d->step.new);
-        PHASE(8)
-        expand(w, &layer->up);
-        PHASE(9)
-        prefetch(w, &layer->down, 1);
-        barrier(w);
-        PHASE(10)
-        read_plain(w, d->middle, d->middle_stride, m->intermediate, layer->down.format);
-        PHASE(11)
-        add_to_residual(w, &layer->down);
+        m->experts ? think_with_experts(w, layer) : think(w, layer);
         PHASE(12)
         prefetch(w, i + 1 < d->step.layers ? &m->layer[i + 1].qkv : &m->head, 1);
         barrier(w);
@@ -974,26 +1170,21 @@ static void work(Worker *w) {
     if (d->step.logits_to_keep) {
         int64_t lines = read_normalised(w, m->final_norm, m->head.format, d->step.logits_to_keep);
         project_to(w, &m->head, lines, d->step.logits, m->vocabulary, m->vocabulary);
+        if (m->logit_cap > 0) cap_logits(w, lines);
     }
     PHASE(14)
     barrier(w);
     PHASE(15)
 }
 
-static const Matrix *matrix_of(const Decoder *d, int64_t index) {
-    const Layer *layer = &d->model.layer[index / 4];
-    if (index == 4 * d->model.layers) return &d->model.head;
-    return index % 4 == 0 ? &layer->qkv : index % 4 == 1 ? &layer->out : index % 4 == 2 ? &layer->up : &layer->down;
-}
-
 /* Many lines make a product a matter of operations: the panel is in cache when the second line comes to it. */
 static void multiply(Worker *w) {
     Decoder *d = w->decoder;
     const Product *p = d->product;
-    const Matrix *m = matrix_of(d, p->matrix);
+    const Matrix *m = &d->model.matrices[p->matrix];
     Input *in = &d->shared;
     int64_t begin, end, width = padded(p->columns, PAD), bytes = panel_bytes(m);
-    int halves = is_gated(&d->model) && p->matrix % 4 == 2;
+    int halves = (int)p->halves;
     share(w, p->lines, &begin, &end);
     for (int64_t b = begin; b < end; b++) {
         memcpy(in->x + b * in->stride, p->x + b * p->columns, sizeof(float) * (size_t)p->columns);
@@ -1081,7 +1272,7 @@ static void free_input(Input *in) {
     memset(in, 0, sizeof *in);
 }
 
-/* CacheShape for `lines` activations of `stride` columns. Returns 0, or -1 where memory is exhausted. */
+/* Room for `lines` activations of `stride` columns. Returns 0, or -1 where memory is exhausted. */
 static int make_input(Input *in, int64_t lines, int64_t stride) {
     if (lines <= in->lines) return 0;
     free_input(in);
@@ -1098,18 +1289,34 @@ static int make_input(Input *in, int64_t lines, int64_t stride) {
     return 0;
 }
 
-/* CacheShape for a step of `lines` lines. Returns 0, or -1 where memory is exhausted. */
+static void free_room(Decoder *d) {
+    free(d->residual), free(d->half), free(d->qkv), free(d->middle), free(d->angles), free(d->odds);
+    d->residual = d->half = d->qkv = d->middle = d->angles = d->odds = NULL;
+    for (int64_t i = 0; d->workers && i < d->model.threads; i++) {
+        free(d->workers[i].pairs), free(d->workers[i].ranked);
+        d->workers[i].pairs = d->workers[i].ranked = NULL;
+    }
+}
+
+/* Room for a step of `lines` lines. Returns 0, or -1 where memory is exhausted. */
 static int make_room(Decoder *d, int64_t lines) {
     if (lines <= d->room) return 0;
     d->room = 0;
-    free(d->residual), free(d->qkv), free(d->middle), free(d->angles);
+    free_room(d);
+    int64_t active = d->model.experts ? d->model.active : 1;
     d->residual = aligned_zeros(4 * lines * d->hidden_stride);
+    d->half = aligned_zeros(4 * lines * d->hidden_stride);
     d->qkv = aligned_zeros(4 * lines * d->qkv_stride);
-    d->middle = aligned_zeros(4 * lines * d->middle_stride);
-    d->angles = aligned_zeros(4 * lines * d->model.head_dim);
-    int short_of = !d->residual || !d->qkv || !d->middle || !d->angles;
-    for (int64_t i = 0; i < d->model.threads; i++)
-        short_of |= make_input(&d->workers[i].input, lines, d->widest) != 0;
+    d->middle = aligned_zeros(4 * lines * active * d->middle_stride);
+    d->angles = aligned_zeros(4 * lines * d->model.turns * d->model.head_dim);
+    d->odds = aligned_zeros(4 * lines * d->odds_stride);
+    int short_of = !d->residual || !d->half || !d->qkv || !d->middle || !d->angles || !d->odds;
+    for (int64_t i = 0; i < d->model.threads; i++) {
+        Worker *w = &d->workers[i];
+        w->pairs = aligned_zeros((int64_t)sizeof(Pair) * lines * active);
+        w->ranked = aligned_zeros((int64_t)sizeof(Pair) * lines * active);
+        short_of |= !w->pairs || !w->ranked || make_input(&w->input, lines * active, d->widest);
+    }
     if (short_of) return -1;
     d->room = lines;
     return 0;
@@ -1136,12 +1343,13 @@ int64_t model_bytes(void) { return (int64_t)sizeof(Model); }
 void decoder_close(Decoder *d) {
     if (!d) return;
     stop_threads(d);
+    free_room(d);
     for (int64_t i = 0; d->workers && i < d->model.threads; i++) {
         free_input(&d->workers[i].input);
-        free(d->workers[i].queries), free(d->workers[i].scores);
+        free(d->workers[i].queries), free(d->workers[i].scores), free(d->workers[i].begins);
     }
     free_input(&d->shared);
-    free(d->residual), free(d->qkv), free(d->middle), free(d->angles), free(d->partial), free(d->workers);
+    free(d->partial), free(d->workers);
     free((void *)d->model.layer);
     free(d);
 }
@@ -1160,6 +1368,7 @@ Decoder *decoder_open(const Model *model) {
     d->hidden_stride = padded(model->hidden, PAD);
     d->qkv_stride = padded(attended + 2 * model->kv_heads * model->head_dim, PAD);
     d->middle_stride = padded(model->intermediate, PAD);
+    d->odds_stride = padded(model->experts, PAD);
     d->widest = padded(attended, PAD);
     if (d->hidden_stride > d->widest) d->widest = d->hidden_stride;
     if (d->middle_stride > d->widest) d->widest = d->middle_stride;
@@ -1170,7 +1379,8 @@ Decoder *decoder_open(const Model *model) {
         w->index = (int)i;
         w->queries = aligned_zeros(4 * queries * model->head_dim);
         w->scores = aligned_zeros(4 * queries * LONGEST_CHUNK);
-        short_of |= !w->queries || !w->scores;
+        w->begins = aligned_zeros((int64_t)sizeof(int64_t) * (model->experts + 1));
+        short_of |= !w->queries || !w->scores || !w->begins;
     }
     if (short_of || start_threads(d)) return decoder_close(d), NULL;
     return d;
@@ -1195,12 +1405,14 @@ static void embed(Decoder *d) {
             for (int64_t c = 0; c < m->hidden; c++)
                 h[c] += m->position_embedding[place * m->hidden + c];
         if (m->embedding_norm.weight) normalise(m, m->embedding_norm, h, h);
-        if (m->positions == ROPE)
+        for (int64_t t = 0; t < m->turns; t++) {
+            float *angles = d->angles + (b * m->turns + t) * m->head_dim;
             for (int64_t i = 0; i < m->rotary / 2; i++) {
-                float angle = (float)place * m->inverse_frequencies[i];
-                d->angles[b * m->head_dim + i] = cosf(angle) * m->rotary_scale;
-                d->angles[b * m->head_dim + m->rotary / 2 + i] = sinf(angle) * m->rotary_scale;
+                float angle = (float)place * m->inverse_frequencies[t * m->rotary / 2 + i];
+                angles[i] = cosf(angle) * m->rotary_scale[t];
+                angles[m->rotary / 2 + i] = sinf(angle) * m->rotary_scale[t];
             }
+        }
     }
 }
 

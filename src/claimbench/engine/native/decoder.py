@@ -141,7 +141,8 @@ class NativeDecoder:
         """x [lines, columns], float32, times one matrix, plus its bias: float32 [lines, rows].
 
         Args:
-            matrix: 4 x layer + (0: queries, keys and values; 1: out; 2: up; 3: down); after all layers, the head.
+            matrix: by its place in a step; in each layer queries, keys and values, out, up and down, of every expert
+                where there are some; after all layers, the head.
             x: contiguous, as wide as the matrix.
             rows: of the matrix as it was before it was packed.
 
@@ -156,7 +157,8 @@ class NativeDecoder:
             wanted = f"one of {len(shapes)} matrices" if shape is None else f"{shape[0]} rows of {shape[1]}"
             raise ValueError(f"expected {wanted}, got matrix {matrix}, {rows} rows and {x.dtype} {list(x.shape)}")
         y = torch.empty(len(x), rows)
-        product = structs.Product(matrix, len(x), x.shape[1], rows, x.data_ptr(), y.data_ptr())
+        halves = self._packed.halves[matrix]
+        product = structs.Product(matrix, halves, len(x), x.shape[1], rows, x.data_ptr(), y.data_ptr())
         with self._lock:
             self._check(self._library.decoder_multiply(self._opened(), ctypes.byref(product)))
         return y

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 FORMAT_CODES: dict[Format, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 NORM_CODES = {"rms": 0, "layer": 1}
 POSITION_CODES = {"rotary": 0, "learned": 1, "alibi": 2}
-ACTIVATION_CODES = {"tanh_gelu": 1, "gelu": 2, "relu": 3}
-GATED_CODES = {"silu": 0, "tanh_gelu": 4, "gelu": 5}
+ACTIVATION_CODES = {"tanh_gelu": 1, "gelu": 2, "relu": 3, "squared_relu": 6}
+GATED_CODES = {"silu": 0, "tanh_gelu": 4, "gelu": 5, "clamped_swish": 7}
 LARGE_PAGE_BYTES = 1 << 21
 
 
@@ -53,43 +53,59 @@ class PackedModel:
         """
         self._spec, self._formats = spec, formats
         self._kept: list[torch.Tensor] = []
+        self._arrays: list[ctypes.Array[structs.Matrix]] = []
         self.shapes = [
             *(tuple(affine.weight.shape) for layer in weights.layers for affine in matrices_of(layer)),
             tuple(weights.head.shape),
         ]
         """[rows, columns] of each matrix as it was before it was packed, in the order of a step."""
+        ups = {id(up) for layer in weights.layers for up, _ in _feed_forwards(layer)} if spec.gated else set()
+        self.halves = [id(affine) in ups for layer in weights.layers for affine in matrices_of(layer)] + [False]
+        """Whether each is a gate and what it gates."""
         self._matrices = self._packed(weights)
+        self._in_a_row = (structs.Matrix * len(self._matrices))(*self._matrices)
         self._layers = self._layers_of(weights)
         self._embedding_norm, self._final_norm = self._norm(weights.embedding_norm), self._norm(weights.norm)
         kept = weights.embedding if _is_bfloat16(weights.embedding) else weights.embedding.float()
         self._embedding = kept.contiguous()
         self._positions = None if weights.positions is None else weights.positions.float().contiguous()
-        self._kept_frequencies = _frequencies(spec)
-        self._frequencies = self._floats(self._kept_frequencies)
+        self._turns = _turns(spec)
+        self._frequencies = self._floats(self._turns)
+        self._scales = self._floats(_scales(spec))
         self._slopes = self._floats(_slopes(spec)) if spec.positions == "alibi" else None
 
     def described(self, threads: int, idle_spin_ns: int) -> structs.Model:
         """All of it for a step of `threads` threads, each of which looks `idle_spin_ns` for work before it sleeps."""
-        spec, arch = self._spec, self._spec.arch
+        spec, arch, mixture = self._spec, self._spec.arch, self._spec.mixture
+        factor, most = spec.swish
         return structs.Model(
             vocabulary=arch.vocabulary,
             hidden=arch.hidden,
             heads=arch.heads,
             kv_heads=arch.kv_heads,
             head_dim=arch.head_dim,
-            intermediate=arch.intermediate,
+            intermediate=mixture.intermediate if mixture else arch.intermediate,
             layers=arch.layers,
             norm=NORM_CODES[spec.norm],
             positions=POSITION_CODES[spec.positions],
             mlp=(GATED_CODES if spec.gated else ACTIVATION_CODES)[spec.activation],
-            window=spec.window or 0,
             threads=threads,
             idle_spin_ns=idle_spin_ns,
-            rotary=2 * len(self._kept_frequencies) if spec.positions == "rotary" else 0,
+            rotary=2 * self._turns.shape[1],
+            turns=len(self._turns),
+            parallel=spec.parallel,
+            whole_qk_norm=spec.whole_qk_norm,
+            experts=mixture.count if mixture else 0,
+            active=mixture.active if mixture else 0,
+            renormalised=mixture.renormalised if mixture else False,
             norm_epsilon=spec.eps,
             embedding_scale=spec.embedding_scale,
             attention_scale=spec.scale,
-            rotary_scale=spec.rope_scale,
+            score_cap=spec.score_cap or 0.0,
+            logit_cap=spec.logit_cap or 0.0,
+            swish_factor=factor,
+            swish_most=most,
+            rotary_scale=self._scales,
             inverse_frequencies=self._frequencies,
             slopes=self._slopes,
             embedding=self._embedding.data_ptr(),
@@ -100,6 +116,7 @@ class PackedModel:
             final_norm=self._final_norm,
             layer=self._layers,
             head=self._matrices[-1],
+            matrices=self._in_a_row,
         )
 
     @property
@@ -111,7 +128,7 @@ class PackedModel:
     def weight_bytes(self) -> int:
         """Bytes of weights that one step of batch 1 reads: packed matrices, norms, biases and one row looked up."""
         looked_up = self._embedding[0].nbytes + (self._positions[0].nbytes if self._positions is not None else 0)
-        return self._block.nbytes + sum(tensor.nbytes for tensor in self._kept) + looked_up
+        return self._block.nbytes - self._idle + sum(tensor.nbytes for tensor in self._kept) + looked_up
 
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor that is held, the embedding included."""
@@ -122,22 +139,29 @@ class PackedModel:
 
         matrices = list(self._in_order(weights))
         sizes = [packed_bytes(len(weight), weight.shape[1], form) for weight, _, form in matrices]
-        self._block = large_pages(sum(sizes))
+        self._block, self._idle = large_pages(sum(sizes)), self._idle_bytes(sizes, weights)
         places = torch.split(self._block, sizes)
         packed = [pack(weight, form, into) for (weight, _, form), into in zip(matrices, places, strict=True)]
         return [self._matrix(part, bias) for part, (_, bias, _) in zip(packed, matrices, strict=True)]
 
+    def _idle_bytes(self, sizes: list[int], weights: Weights) -> int:
+        """Of the experts that one token does not pass through."""
+        mixture, held = self._spec.mixture, iter(sizes)
+        if mixture is None:
+            return 0
+        own = [[next(held) for _ in matrices_of(layer)][2:] for layer in weights.layers]
+        return sum(map(sum, own)) * (mixture.count - mixture.active) // mixture.count
+
     def _in_order(self, weights: Weights) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, Format]]:
         """Every matrix with its bias and format, in the order of a step."""
+        formats = self._formats
         for layer in weights.layers:
-            assert layer.up is not None, "see `decoder.unavailable`"
-            assert layer.down is not None, "see `decoder.unavailable`"
-            up = _take_turns(layer.up) if self._spec.gated else (layer.up.weight, layer.up.bias)
-            yield layer.qkv.weight, layer.qkv.bias, self._formats.attention
-            yield layer.out.weight, layer.out.bias, self._formats.attention
-            yield (*up, self._formats.mlp)
-            yield layer.down.weight, layer.down.bias, self._formats.mlp
-        yield weights.head, None, self._formats.head
+            for affine in (layer.qkv, layer.out):
+                yield affine.weight, affine.bias, formats.attention
+            for up, down in _feed_forwards(layer):
+                yield *(_take_turns(up) if self._spec.gated else (up.weight, up.bias)), formats.mlp
+                yield down.weight, down.bias, formats.mlp
+        yield weights.head, weights.head_bias, formats.head
 
     def _matrix(self, packed: Packed, bias: torch.Tensor | None) -> structs.Matrix:
         from torch.nn import functional
@@ -153,12 +177,52 @@ class PackedModel:
         )
 
     def _layers_of(self, weights: Weights) -> ctypes.Array[structs.Layer]:
-        layers = (structs.Layer * len(weights.layers))()
+        layers, first = (structs.Layer * len(weights.layers))(), 0
         for number, layer in enumerate(weights.layers):
-            qkv, out, up, down = self._matrices[4 * number : 4 * number + 4]
-            norms = [None if norm is None else self._floats(norm.weight) for norm in (layer.q_norm, layer.k_norm)]
-            layers[number] = structs.Layer(self._norm(layer.norm1), qkv, out, self._norm(layer.norm2), up, down, *norms)
+            count = len(matrices_of(layer))
+            layers[number] = self._layer(number, layer, self._in_a_row[first : first + count])
+            first += count
         return layers
+
+    def _layer(self, number: int, layer: LayerWeights, matrices: list[structs.Matrix]) -> structs.Layer:
+        qkv, out, *rest = matrices
+        before_mlp = layer.norm1 if self._spec.parallel and layer.norm2 is None else layer.norm2
+        described = structs.Layer(
+            before_attention=self._norm(layer.norm1),
+            qkv=qkv,
+            out=out,
+            before_mlp=self._norm(before_mlp),
+            after_attention=self._norm(layer.after_attention),
+            after_mlp=self._norm(layer.after_mlp),
+            query_norm=self._head_norm(layer.q_norm),
+            key_norm=self._head_norm(layer.k_norm),
+            window=self._spec.window_of(number) or 0,
+            turn=_turn_of(self._spec, number),
+            sinks=None if layer.sinks is None else self._floats(layer.sinks),
+        )
+        if layer.experts is None:
+            described.up, described.down = rest
+        else:
+            described.router, described.experts = self._router(layer.experts.router), self._array(rest)
+        return described
+
+    def _router(self, router: Affine) -> structs.Matrix:
+        """Never coded: a rank that is rounded would take other experts."""
+        packed = pack(router.weight, "float32")
+        self._kept.append(packed.data)
+        return self._matrix(packed, router.bias)
+
+    def _array(self, matrices: list[structs.Matrix]) -> ctypes.Array[structs.Matrix]:
+        self._arrays.append((structs.Matrix * len(matrices))(*matrices))
+        return self._arrays[-1]
+
+    def _head_norm(self, norm: Affine | None) -> structs.HeadNorm:
+        if norm is None:
+            return structs.HeadNorm()
+        head_dim = self._spec.arch.head_dim
+        own = norm.weight.numel() > head_dim  # weights of every head's own
+        bias = None if norm.bias is None else self._floats(norm.bias)
+        return structs.HeadNorm(self._floats(norm.weight), bias, head_dim if own else 0)
 
     def _norm(self, norm: Affine | None) -> structs.Norm:
         if norm is None:
@@ -172,8 +236,17 @@ class PackedModel:
 
 
 def matrices_of(layer: LayerWeights) -> tuple[Affine, ...]:
-    """In the order of a step."""
-    return tuple(affine for affine in (layer.qkv, layer.out, layer.up, layer.down) if affine is not None)
+    """In the order of a step; of a mixture, each expert's two."""
+    return layer.qkv, layer.out, *(one for pair in _feed_forwards(layer) for one in pair)
+
+
+def _feed_forwards(layer: LayerWeights) -> list[tuple[Affine, Affine]]:
+    """Up and down of the feed-forward, or of every expert."""
+    if layer.experts is not None:
+        return list(zip(layer.experts.up, layer.experts.down, strict=True))
+    assert layer.up is not None, "a layer has a feed-forward or experts"
+    assert layer.down is not None, "a layer has a feed-forward or experts"
+    return [(layer.up, layer.down)]
 
 
 def _is_bfloat16(tensor: torch.Tensor) -> bool:
@@ -182,11 +255,30 @@ def _is_bfloat16(tensor: torch.Tensor) -> bool:
     return tensor.dtype == torch.bfloat16
 
 
-def _frequencies(spec: Spec) -> torch.Tensor:
-    """[head_dim / 2], float32."""
+def _turns(spec: Spec) -> torch.Tensor:
+    """Frequencies of each set of rotary positions, float32 [sets, pairs]."""
+    import torch
+
     from claimbench.engine.model.positions import rotary_frequencies
 
-    return rotary_frequencies(spec)
+    if spec.positions != "rotary":
+        return torch.empty(0, 0)
+    return torch.stack(
+        [rotary_frequencies(spec, local) for local in ((False, True) if spec.local_layers else (False,))]
+    )
+
+
+def _scales(spec: Spec) -> torch.Tensor:
+    import torch
+
+    return torch.tensor([spec.rope_scale, spec.local_rope_scale])
+
+
+def _turn_of(spec: Spec, layer: int) -> int:
+    """Which of `_turns` a layer has; -1: none."""
+    if spec.positions != "rotary" or layer in spec.unturned:
+        return -1
+    return int(layer in spec.local_layers)
 
 
 def _slopes(spec: Spec) -> torch.Tensor:

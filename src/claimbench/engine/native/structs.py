@@ -19,6 +19,10 @@ class Norm(ctypes.Structure):
     _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
 
 
+class HeadNorm(ctypes.Structure):
+    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("stride", ctypes.c_int64)]
+
+
 class Layer(ctypes.Structure):
     _fields_ = [
         ("before_attention", Norm),
@@ -27,18 +31,27 @@ class Layer(ctypes.Structure):
         ("before_mlp", Norm),
         ("up", Matrix),
         ("down", Matrix),
-        ("query_norm", ctypes.c_void_p),
-        ("key_norm", ctypes.c_void_p),
+        ("after_attention", Norm),
+        ("after_mlp", Norm),
+        ("query_norm", HeadNorm),
+        ("key_norm", HeadNorm),
+        ("window", ctypes.c_int64),
+        ("turn", ctypes.c_int64),
+        ("sinks", ctypes.c_void_p),
+        ("router", Matrix),
+        ("experts", ctypes.POINTER(Matrix)),
     ]
 
 
 class Model(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("vocabulary", "hidden", "heads", "kv_heads", "head_dim", "intermediate")),
-        *((name, ctypes.c_int64) for name in ("layers", "norm", "positions", "mlp", "window", "threads")),
-        ("idle_spin_ns", ctypes.c_int64),
-        ("rotary", ctypes.c_int64),
-        *((name, ctypes.c_float) for name in ("norm_epsilon", "attention_scale", "embedding_scale", "rotary_scale")),
+        *((name, ctypes.c_int64) for name in ("layers", "norm", "positions", "mlp", "threads", "idle_spin_ns")),
+        *((name, ctypes.c_int64) for name in ("rotary", "turns", "parallel", "whole_qk_norm")),
+        *((name, ctypes.c_int64) for name in ("experts", "active", "renormalised")),
+        *((name, ctypes.c_float) for name in ("norm_epsilon", "attention_scale", "embedding_scale")),
+        *((name, ctypes.c_float) for name in ("score_cap", "logit_cap", "swish_factor", "swish_most")),
+        ("rotary_scale", ctypes.c_void_p),
         ("inverse_frequencies", ctypes.c_void_p),
         ("slopes", ctypes.c_void_p),
         ("embedding", ctypes.c_void_p),
@@ -49,6 +62,7 @@ class Model(ctypes.Structure):
         ("final_norm", Norm),
         ("layer", ctypes.POINTER(Layer)),
         ("head", Matrix),
+        ("matrices", ctypes.POINTER(Matrix)),
     ]
 
 
@@ -64,6 +78,6 @@ class Step(ctypes.Structure):
 
 class Product(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("matrix", "lines", "columns", "rows")),
+        *((name, ctypes.c_int64) for name in ("matrix", "halves", "lines", "columns", "rows")),
         *((name, ctypes.c_void_p) for name in ("x", "y")),
     ]

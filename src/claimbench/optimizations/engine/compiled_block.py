@@ -21,6 +21,7 @@ from claimbench.system.compilers import no_compiled_step
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence
+    from claimbench.engine.model.spec import Spec
 
 SEAM = "step"
 EXACT = True
@@ -38,6 +39,10 @@ class Settings(Frozen):
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     return no_compiled_step(cell, machine_code=settings.code == "fused")
+
+
+def lacks(spec: Spec, settings: Settings) -> str | None:
+    return spec.unlike_a_graph
 
 
 def apply(engine: Engine, settings: Settings) -> None:

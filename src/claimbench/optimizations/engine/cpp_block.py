@@ -21,6 +21,7 @@ from claimbench.schema.frozen import Frozen
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence
+    from claimbench.engine.model.spec import Spec
 
 SEAM = "step"
 EXACT = True
@@ -55,6 +56,12 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     return decoder.unavailable(read_spec(cost.config(name)) if name else None)
 
 
+def lacks(spec: Spec, settings: Settings) -> str | None:
+    from claimbench.engine.native import decoder
+
+    return decoder.unavailable(spec)
+
+
 def apply(engine: Engine, settings: Settings) -> None:
     from functools import partial
 
@@ -69,11 +76,13 @@ def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     expect("cpp_block", calls >= len(evidence.steps) > 0, "a native call a step", calls)
     modules = evidence.calls("Layer.forward")
     expect("cpp_block", modules == 0, "no layer called as a module", modules)
-    matrices, shared = 4 * evidence.layers + 1, evidence.modules.get("NativeLinear", 0)
+    matrices, shared = evidence.spec.matrices, evidence.modules.get("NativeLinear", 0)
     formats = {"int8", "int4"} if evidence.coded else {str(evidence.cache_shape.dtype).removeprefix("torch.")}
     held = sum(evidence.matrices.values()) == matrices and set(evidence.matrices) <= formats
     expect("cpp_block", held, f"{matrices} matrices packed as {sorted(formats)}", evidence.matrices)
     served = evidence.prefill.called("NativeDecoder.multiply")
-    held = served >= shared == matrices or (served == shared == 0 and not settings.shared)
+    held = (shared == matrices and served >= evidence.spec.matrices_of_token) or (
+        served == shared == 0 and not settings.shared
+    )
     expect("cpp_block", held, f"all of {matrices} modules or none served by them", f"{shared} modules, {served} calls")
     return {"native_calls_per_step": calls / len(evidence.steps), "matrices": evidence.matrices, "shared": shared > 0}

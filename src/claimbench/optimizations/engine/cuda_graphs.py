@@ -20,6 +20,7 @@ from claimbench.schema.frozen import Frozen
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence
+    from claimbench.engine.model.spec import Spec
     from claimbench.engine.pass_setup import PassSetup
     from claimbench.engine.steps.cuda_graphs import GraphedStep
 
@@ -42,6 +43,10 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     if cell.uses("flash_everywhere"):
         return "a static cache is masked, and the flash kernel on a GPU takes no mask"
     return None
+
+
+def lacks(spec: Spec, settings: Settings) -> str | None:
+    return spec.unlike_a_graph
 
 
 def apply(engine: Engine, settings: Settings) -> None:

@@ -21,6 +21,7 @@ from claimbench.schema.frozen import Frozen
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence
+    from claimbench.engine.model.spec import Spec
 
 SEAM = "flash"
 EXACT = True
@@ -38,6 +39,10 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     if cell.device == "cuda" and cell.workload.shortest is not None:
         return "FlashAttention takes no mask on CUDA, which steps over rows of several lengths need: use prefill_flash"
     return prefill_flash.no_kernel(cell)
+
+
+def lacks(spec: Spec, settings: Settings) -> str | None:
+    return prefill_flash.lacks(spec, settings)
 
 
 def apply(engine: Engine, settings: Settings) -> None:

@@ -44,7 +44,7 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 
 
 def lacks(spec: Spec, settings: Settings) -> str | None:
-    if spec.gated or spec.activation == "relu":
+    if spec.gated or not spec.activation.endswith("gelu"):
         return f"the model's feed-forward has no GELU of its own, but {spec.activation}"
     return None
 

@@ -44,7 +44,7 @@ KERNELS = ("aten::native_layer_norm", "aten::rms_norm")
 
 
 def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
-    norms = 2 * evidence.layers + 1
+    norms = evidence.spec.norms
     plain = [each.called("PlainNorm.forward") for each in evidence.passes]
     expect("fused_layer_norm", not any(plain), "no norm operation by operation", plain)
     prefill = evidence.prefill

@@ -28,6 +28,7 @@ from claimbench.system.compilers import no_compiler
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence, Pass
+    from claimbench.engine.model.spec import Spec
 
 SEAM = "softmax"
 EXACT = True
@@ -57,6 +58,12 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
     if settings.how == "triton" and find_spec("triton") is None:
         return "the triton package is not installed"
     return _no_megatron(cell) if settings.how == "megatron" else None
+
+
+def lacks(spec: Spec, settings: Settings) -> str | None:
+    if settings.how == "megatron" and spec.positions == "alibi":
+        return "Megatron's kernel masks by booleans, and ALiBi adds numbers"
+    return None
 
 
 def _no_megatron(cell: Cell) -> str | None:

@@ -21,6 +21,7 @@ from claimbench.schema.frozen import Frozen
 if TYPE_CHECKING:
     from claimbench.engine.decoder import Engine
     from claimbench.engine.evidence import EngineEvidence
+    from claimbench.engine.model.spec import Spec
 
 SEAM = "flash"
 EXACT = True
@@ -49,6 +50,12 @@ def no_kernel(cell: Cell) -> str | None:
     if cell.workload.shortest is not None and not cell.uses("packed_rows"):
         return "FlashAttention takes no mask on CUDA, which padded rows need: add packed_rows"
     return None
+
+
+def lacks(spec: Spec, settings: Frozen) -> str | None:
+    if spec.score_cap is not None:
+        return "PyTorch's flash kernels have no soft cap on scores, and this model has one"
+    return "PyTorch's flash kernels have no sinks, and this model's heads have" if spec.sinks else None
 
 
 def apply(engine: Engine, settings: Settings) -> None:

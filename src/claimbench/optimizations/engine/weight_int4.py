@@ -43,6 +43,6 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
-    layers = 4 * evidence.layers
+    layers = evidence.spec.matrices - 1
     wanted = {"int4": layers + 1} if settings.head_bits == 4 else {"int4": layers, "int8": 1}
     return weight_int8.proven_codes("weight_int4", evidence, wanted)

@@ -40,7 +40,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
-    return proven_codes("weight_int8", evidence, {"int8": 4 * evidence.layers + 1})
+    return proven_codes("weight_int8", evidence, {"int8": evidence.spec.matrices})
 
 
 def proven_codes(name: str, evidence: EngineEvidence, wanted: dict[str, int]) -> Findings:
