@@ -163,3 +163,11 @@ def test_cuts_do_not_depend_on_where_chunks_end(size: int) -> None:
         for rank, part in tp_partition.parts(tensor, cut, 2):
             got[rank] += bytes(part)
         assert got == [np.ascontiguousarray(each).tobytes() for each in expected]
+
+
+def test_a_model_whose_cuts_are_not_described_is_refused() -> None:
+    arch = cost.architecture("tiny-llama")
+    assert tp_partition.is_known(arch)
+    for unknown in (arch._replace(family="other"), arch._replace(biases=("qkv",)), arch._replace(qk_norm=True)):
+        assert not tp_partition.is_known(unknown)
+        assert tp_partition.refusal(unknown, 2) == tp_partition.UNKNOWN

@@ -22,6 +22,7 @@ from claimbench.checkpoints import tp_partition
 from claimbench.cost_model import cost
 from claimbench.engine import session
 from claimbench.engine.session import EngineSession
+from claimbench.errors import Unavailable
 from claimbench.proof import Findings, expect
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.frozen import Frozen
@@ -106,6 +107,8 @@ class TensorParallelSession(EngineSession):
 
         self.group = TensorParallelGroup(*process_group.join(cell.device))
         self.whole = session.spec_in(checkpoint)
+        if not tp_partition.is_known(self.whole.arch):
+            raise Unavailable(tp_partition.UNKNOWN)
         super().__init__(cell, checkpoint, draft, techniques)
 
     def open(self, folder: Path) -> tuple[Spec, Weights]:

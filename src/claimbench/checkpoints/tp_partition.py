@@ -57,10 +57,18 @@ def degrees(arch: Architecture, most: int) -> list[int]:
     return [ranks for ranks in range(1, most + 1) if _refusal(arch, ranks) is None]
 
 
+UNKNOWN = "tensor parallelism: how its matrices are cut is not known"
+
+
+def is_known(arch: Architecture | None) -> bool:
+    """Whether it is described here how a model's matrices are cut."""
+    return arch is not None and arch.family != "other" and not arch.biases and not arch.qk_norm
+
+
 def refusal(arch: Architecture | None, ranks: int) -> str | None:
     """Why a model cannot be cut for so many ranks, and which numbers near it work; None where it can."""
-    if arch is None or arch.biases or arch.qk_norm:
-        return "tensor parallelism: how its matrices are cut is not known" if ranks > 1 else None
+    if arch is None or not is_known(arch):
+        return UNKNOWN if ranks > 1 else None
     why = _refusal(arch, ranks)
     if why is None:
         return None

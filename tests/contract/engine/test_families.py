@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.contract.engine.conftest import rows_of
-from tests.contract.models import save
+from tests.contract.models import KINDS, save, tiny_config
 
 from claimbench import backends, optimizations
 from claimbench.engine.model import families
@@ -159,17 +159,82 @@ def test_other_steps_say_it_too_or_name_what_they_lack(
     compare(folder, *names, **workload)
 
 
+LONG_PROMPT = {"prompt": "hello " * 12, "new_tokens": 10}
+"""More tokens than longrope's first training had."""
+
+
+@pytest.fixture(scope="module")
+def longrope(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("longrope")
+    save("phi3", where, rope_parameters=LONG, original_max_position_embeddings=64, sliding_window=None)
+    return where
+
+
+@pytest.mark.parametrize("names", [(), ("cache_static", "cpp_block")], ids=["plain", "in C"])
+def test_positions_of_longrope_are_those_of_the_length(longrope: Path, names: tuple[str, ...]) -> None:
+    compare(longrope, *names, **LONG_PROMPT)
+
+
+def test_a_generation_over_the_length_at_which_positions_change_is_refused(longrope: Path) -> None:
+    crossing = {"prompt": "hello " * 10, "new_tokens": 20}
+    with pytest.raises(Unavailable, match=r"rotary positions that change within a generation.* at 64"):
+        session(longrope, "engine", **crossing)
+
+
+def test_queries_that_would_grow_with_their_position_are_refused(tmp_path: Path) -> None:
+    rope = {**YARN, "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.1}
+    save("ministral3", tmp_path, rope_parameters=rope)
+    with pytest.raises(Unavailable, match=r"queries that grow with their position.* beyond 16"):
+        session(tmp_path, "engine")
+
+
+@pytest.mark.parametrize(("wrapper", "text"), [("gemma3", "gemma3_text"), ("mistral3", "mistral")])
+def test_the_language_part_of_a_wrapper_says_what_the_wrapper_says(wrapper: str, text: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**small, "image_size": 28, "patch_size": 14, "model_type": "pixtral" if wrapper == "mistral3" else None}
+    config = CONFIG_MAPPING[wrapper](
+        text_config=tiny_config(text, **WINDOW).to_dict(),
+        vision_config={key: value for key, value in vision.items() if value is not None},
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    ours = session(tmp_path, "engine")
+    with torch.inference_mode():
+        close = model(ours.decoder.batch.prompt).logits, ours.decoder.prefill(None)
+    ours.close()
+    torch.testing.assert_close(*close, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    ("config", "trait"),
+    ("kind", "trait"),
     [
-        ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "latent attention"),
-        ({"model_type": "qwen3_next", "layer_types": ["linear_attention"]}, "linear attention"),
-        ({"model_type": "gpt_oss", "num_local_experts": 8}, "mixtures of experts"),
-        ({"model_type": "falcon"}, "layers of model_type 'falcon'"),
+        ("deepseek_v2", "latent attention"),
+        ("deepseek_v3", "latent attention"),
+        ("qwen3_next", "linear attention"),
+        ("mamba", "state spaces"),
+        ("mamba2", "state spaces"),
+        ("jamba", "state spaces"),
+        ("lfm2", "convolutions"),
+        ("glm4_moe", "mixture of experts of model_type 'glm4_moe'"),
+        ("codegen", "layers of model_type 'codegen'"),
     ],
 )
-def test_what_it_lacks_is_said_by_name(config: dict[str, Any], trait: str) -> None:
-    with pytest.raises(Unavailable, match=trait):
+def test_what_it_lacks_is_said_by_name(kind: str, trait: str) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = tiny_config(kind).to_dict() if kind in KINDS else CONFIG_MAPPING[kind]().to_dict()
+    with pytest.raises(Unavailable, match=f"the engine has no {trait}"):
+        read_spec(config)
+
+
+def test_quantized_weights_are_refused_by_their_method() -> None:
+    config = {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}
+    with pytest.raises(Unavailable, match="weights quantized by mxfp4"):
         read_spec(config)
 
 

@@ -53,7 +53,7 @@ def lacking(config: cost.ModelConfig) -> str | None:
         return "linear attention"
     if keys & STATES or any("mamba" in each for each in types) or "mamba" in str(config.get("model_type")):
         return "state spaces"
-    if any("conv" in each for each in types):
+    if any("conv" in each for each in types) or any(key.startswith("conv_") for key in keys):
         return "convolutions"
     if any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")):
         return f"mixture of experts of model_type {config.get('model_type')!r}"
