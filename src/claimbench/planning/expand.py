@@ -245,8 +245,8 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
         raise ConfigError(f"{path}: unknown checkpoint '{name}'.{did_you_mean(name, params.checkpoints)}")
     used = params.swap.get(name, name)
     asked = params.checkpoints[used].architecture
-    if asked is not None and asked not in cost.architecture_names():
-        hint = did_you_mean(asked, cost.architecture_names())
+    if asked is not None and asked not in cost.shape_names():
+        hint = did_you_mean(asked, cost.shape_names())
         raise ConfigError(f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}")
     return Checkpoint(name=used, **params.checkpoints[used].model_dump())
 
@@ -254,7 +254,7 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
 def _said(prompt: str | Message) -> dict[str, object]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
-    return {"prompt": prompt.user, "chat": True, "system": prompt.system}
+    return {"prompt": prompt.user, "chat": True, "system": prompt.system, "base": prompt.base}
 
 
 def _named(checkpoint: str, architecture: str | None) -> str:
