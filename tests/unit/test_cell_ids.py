@@ -38,9 +38,8 @@ def planned_ids(setting: str, study: str) -> dict[str, Any]:
     changed, machine, device = SETTINGS[setting]
     params = load_params({**read_yaml(ROOT / "params.yaml"), **changed, "studies": [study]})
     studies = load_studies(params.studies, ROOT / "studies")
-    plan = make_plan(
-        params.model_copy(update={"checkpoints": with_contents(params, studies)}), studies, machine, device
-    )
+    params = params.model_copy(update={"checkpoints": with_contents(params, studies)})
+    plan = make_plan(params, studies, machine, device)
     rows = plan.studies[study].rows
     ids: dict[str, Any] = {f"{name}/{address}": row.cell for name in rows for address, row in rows[name].items()}
     return ids | {"references": sorted(id for id, planned in plan.cells.items() if planned.reference == id)}
