@@ -31,7 +31,7 @@ from claimbench.checkpoints import (
     tp_partition,
 )
 from claimbench.checkpoints.gguf import GgufFile
-from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES, link
+from claimbench.checkpoints.local_files import CONFIG, INDEX, is_side_file, link
 from claimbench.checkpoints.manifest import File, Layout, Manifest
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.sources import RandomSource, parse
@@ -209,7 +209,7 @@ def _write_tokenizer(
 
 
 def _side_files(record: fetch.Fetched) -> list[File]:
-    return [file for file in record.files if file.name in SIDE_FILES]
+    return [file for file in record.files if is_side_file(file.name)]
 
 
 def _write_config(
@@ -326,6 +326,7 @@ def _clear(folder: Path) -> None:
         return
     (folder / manifest.MANIFEST).unlink(missing_ok=True)
     for path in folder.iterdir():
-        ours = path.name in (CONFIG, INDEX, manifest.STAMPS, *SIDE_FILES) or path.suffix == ".safetensors"
+        ours = path.name in (CONFIG, INDEX, manifest.STAMPS) or is_side_file(path.name)
+        ours |= path.suffix == ".safetensors"
         if ours or path.name.endswith(".partial"):
             path.unlink()
