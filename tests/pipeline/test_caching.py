@@ -79,7 +79,7 @@ def test_a_change_of_one_backend_measures_its_cells_alone(project):
     project.study["experiments"]["pace"]["cells"]["other"] = {"backend": "other_model", "options": {"step_ms": 2}}
     project.write()
     project.measured_by()
-    edit(backends / "other_model.py", "prompt_tokens = 4", "prompt_tokens = 5")
+    edit(backends / "other_model.py", "prompt_ids = (0, 1, 2, 3)", "prompt_ids = (0, 1, 2, 4)")
     assert {record["cell"]["backend"] for record in project.measured_by()} == {"other_model"}
 
 

@@ -318,3 +318,27 @@ def test_the_table_survives_parquet_and_csv(lab: Any) -> None:
     table.drop(columns="step_ms").to_parquet("out/old.parquet")
     with pytest.raises(ResultError, match="step_ms"):
         aggregate.read_table(Path("out/old.parquet"))
+
+
+def test_blocks_that_were_fed_other_tokens_are_not_pooled(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=2)
+    fed = {0: (1, 2, 3, 4), 1: (1, 2, 3, 5)}
+
+    def block(planned: PlannedCell, number: int) -> Result:
+        return made(planned, number, prompt_ids=fed[number])
+
+    with pytest.raises(ResultError, match=r"0\.json and .*1\.json: expected the same prompt .* tokens were fed"):
+        lab.table(plan, block)
+    fed[1] = fed[0]
+    assert len(lab.table(plan, block))
+
+
+def test_a_cell_that_was_fed_other_tokens_than_its_reference_is_not_compared_with_it(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    slow = cell_of(plan, "speed/slow")
+
+    def block(planned: PlannedCell, number: int) -> Result:
+        return made(planned, number, prompt_ids=(1, 2) if planned.cell.id == slow else (1, 3))
+
+    with pytest.raises(ResultError, match=f"expected the same prompt for cell {slow} and its reference"):
+        lab.table(plan, block)

@@ -37,8 +37,9 @@ def planned_ids(setting: str, study: str) -> dict[str, Any]:
     """Address -> id of its cell, None where none can be planned; and the ids of all references."""
     changed, machine, device = SETTINGS[setting]
     params = load_params({**read_yaml(ROOT / "params.yaml"), **changed, "studies": [study]})
-    params = params.model_copy(update={"checkpoints": with_contents(params.checkpoints)})
-    plan = make_plan(params, load_studies(params.studies, ROOT / "studies"), machine, device)
+    studies = load_studies(params.studies, ROOT / "studies")
+    params = params.model_copy(update={"checkpoints": with_contents(params, studies)})
+    plan = make_plan(params, studies, machine, device)
     rows = plan.studies[study].rows
     ids: dict[str, Any] = {f"{name}/{address}": row.cell for name in rows for address, row in rows[name].items()}
     return ids | {"references": sorted(id for id, planned in plan.cells.items() if planned.reference == id)}

@@ -166,7 +166,7 @@ def test_a_branch_is_resolved_to_a_commit_and_the_token_is_sent(hub: Hub, tmp_pa
 
 def test_a_hub_a_folder_and_shard_take_the_same_tokenizer_files(hub: Hub, tmp_path: Path) -> None:
     (model := tmp_path / "complete").mkdir()
-    for name, content in (hub.files | {name: b"{}" for name in TOKENIZER_FILES}).items():
+    for name, content in ({name: b"{}" for name in TOKENIZER_FILES} | hub.files).items():
         hub.files[name] = content
         (model / name).write_bytes(content)
     assert run_fetch(tmp_path, hub.endpoint).returncode == 0

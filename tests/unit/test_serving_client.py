@@ -128,7 +128,7 @@ def session_of(server: Server, dialect: Any, new_tokens: int, batch: int = 1, **
         workload=Workload(prompt="Hello", new_tokens=new_tokens, batch=batch),
         device="cpu",
     )
-    service = Service(server.address, dialect, ["Hello"] * batch, [4] * batch, {}, metrics=dict, **more)
+    service = Service(server.address, dialect, ["Hello"] * batch, [[0, 1, 2, 3]] * batch, {}, metrics=dict, **more)
     return ServerSession(cell, service, checkpoint=None)  # type: ignore[arg-type]
 
 

@@ -111,7 +111,7 @@ def test_swapping_in_random_weights_of_the_same_shape_is_no_deviation() -> None:
         for name in raw_params()["checkpoints"]
         if f"{name}-random" in raw_params()["checkpoints"]
     }
-    assert {"mistral-7b", "llama-2-7b", "tinyllama-1.1b", "santacoder", "starcoder"} <= set(swap)
+    assert {"mistral-7b", "llama-2-7b", "gemma-2b", "opt-1.3b", "santacoder", "starcoder"} <= set(swap)
     values = params.load_params({**raw_params(), "swap": swap, "limits": {}})
     made = plan.make_plan(values, studies(*NAMES), {"key": "here"}, "cuda")
     rows = [row for study in made.studies.values() for rows in study.rows.values() for row in rows.values()]

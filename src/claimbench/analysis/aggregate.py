@@ -72,7 +72,8 @@ def aggregate(
     """The table of `plan`, with what `rounds`, by the path of their files, say of its cells; its columns are `COLUMNS`.
 
     Raises:
-        ResultError: a result is missing, edited, or not the one that the plan asks for at its path.
+        ResultError: a result is missing, edited, not the one that the plan asks for at its path, or was fed another
+            prompt than the cell's others.
     """
     _check_all_there(plan)
     found = {
@@ -86,6 +87,7 @@ def aggregate(
     rows: list[TableRow] = []
     for id, planned in plan.cells.items():
         reference = _reference(found, planned)
+        _require_same_prompt(id, [*found[id], *(found[planned.reference] if planned.reference else [])])
         for number, each in enumerate(found[id]):
             limits = Limits(as_read(ceilings, each.ceilings) if each.ceilings else ceilings, best)
             rows += _rows(id, number, each, reference, limits)
@@ -125,6 +127,18 @@ def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measure
 def _seconds(arm: Arm) -> float:
     """What a seat costs: loading, warming up and its turns."""
     return arm.ready_s + sum(sample.wall_ns for sample in arm.result.samples) / 1e9
+
+
+def _require_same_prompt(id: str, measured: list[Measured]) -> None:
+    """Raises ResultError where two blocks of a cell, or one of its reference, were fed other tokens than the others."""
+    fed = [each for each in measured if each.record.prompt_ids]
+    for each in fed[1:]:
+        if each.record.prompt_ids != fed[0].record.prompt_ids:
+            raise ResultError(
+                f"{fed[0].path} and {each.path}: expected the same prompt for cell {id} and its reference, and other "
+                f"tokens were fed ({fed[0].record.prompt_tokens} and {each.record.prompt_tokens} of them): delete both "
+                "and measure again"
+            )
 
 
 def _reference(found: Mapping[str, list[Measured]], planned: PlannedCell) -> Result | None:

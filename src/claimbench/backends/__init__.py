@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -59,8 +59,8 @@ class Session(Protocol):
     """A loaded model, ready to generate the cell's workload again and again."""
 
     @property
-    def prompt_tokens(self) -> int:
-        """Tokens in one row of the prompt."""
+    def prompt_ids(self) -> Sequence[int]:
+        """Token ids that row 0 is fed, the whole prompt; other rows are fed its ends."""
 
     def generate(self) -> Iterator[Column]:
         """One generation; yields new token ids, shape [batch, n], as each step appears (n is 1 unless it speculates).

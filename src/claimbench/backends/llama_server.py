@@ -166,7 +166,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             address=address,
             dialect=Completion(),
             prompts=list(rows),
-            prompt_tokens=[len(row) for row in rows],
+            rows=rows,
             about={
                 "name": "llama.cpp",
                 "version": props.get("build_info"),

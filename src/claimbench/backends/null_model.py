@@ -89,7 +89,7 @@ class NullEvidence:
 
 
 class NullSession:
-    prompt_tokens = 4
+    prompt_ids = (0, 1, 2, 3)
 
     def __init__(self, cell: Cell, techniques: tuple[Technique, ...]) -> None:
         self.cell, self.techniques = cell, techniques

@@ -65,7 +65,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> NullServerSession:
             address=server.address,
             dialect=OpenAI(MODEL, extra={}, ids_key="token_ids"),
             prompts=[cell.workload.prompt] * cell.workload.batch,
-            prompt_tokens=[PROMPT_TOKENS] * cell.workload.batch,
+            rows=[list(range(PROMPT_TOKENS))] * cell.workload.batch,
             about={"model": MODEL, "prefix_cache": "there is none"},
             metrics=lambda: get_json(server.address, "/metrics"),
             server=server,

@@ -71,7 +71,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             address=address,
             dialect=OpenAI(model, extra={"ignore_eos": True, "skip_special_tokens": False}),
             prompts=list(rows),
-            prompt_tokens=[len(row) for row in rows],
+            rows=rows,
             about={
                 "name": "sglang",
                 "version": info.get("version"),

@@ -93,7 +93,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             address=connection.address,
             dialect=tgi.Generate(options.details),
             prompts=list(prompts),
-            prompt_tokens=[len(row) for row in rows],
+            rows=rows,
             about=_about(cell, options, checkpoint, connection),
             metrics=lambda: tgi.counters(get_text(connection.address, "/metrics", os.environ.get(TOKEN_VARIABLE))),
             server=connection.server,

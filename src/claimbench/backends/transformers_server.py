@@ -89,7 +89,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             address=connection.address,
             dialect=Completions(model),
             prompts=list(prompts),
-            prompt_tokens=[len(row) for row in rows],
+            rows=rows,
             about={
                 "name": "transformers serve",
                 "version": metadata.version("transformers") if connection.server else "unknown: it does not say",

@@ -48,7 +48,7 @@ class OfflineSession:
         self.cell, self.engine, self.parameters = cell, engine, parameters
         self.model = decoder_in(checkpoint, cell.checkpoint)
         self.rows = prompt_rows(cell, checkpoint)
-        self.prompt_tokens = len(self.rows[0])
+        self.prompt_ids = self.rows[0]
         self.asked = 0
 
     def generate(self) -> Iterator[list[list[int]]]:
@@ -74,7 +74,7 @@ class OfflineSession:
     def memory(self) -> dict[str, int]:
         """What the architecture needs in the cell's type; the weights are in a process of the engine's own."""
         size, workload = DTYPE_BYTES[self.cell.dtype], self.cell.workload
-        length = self.prompt_tokens + workload.new_tokens
+        length = len(self.prompt_ids) + workload.new_tokens
         return {
             "weights": self.model.weights * size,
             "step_weights": int(self.model.step_weights * size),

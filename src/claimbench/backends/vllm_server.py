@@ -60,7 +60,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             address=address,
             dialect=OpenAI(model, extra, ids_key="token_ids"),
             prompts=list(rows),
-            prompt_tokens=[len(row) for row in rows],
+            rows=rows,
             about={
                 "name": "vllm",
                 "version": get_json(address, "/version")["version"],

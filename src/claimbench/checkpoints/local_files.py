@@ -27,8 +27,8 @@ TOKENIZER_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-"""All that a tokenizer may consist of: what is fetched from a hub or linked from a folder, and copied by `shard`."""
-SIDE_FILES = ("generation_config.json", *TOKENIZER_FILES)
+"""All that a tokenizer may consist of, beside files of tiktoken, whose names are free."""
+TIKTOKEN = ".tiktoken"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -57,9 +57,9 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     for name in wanted:
         if "/" in name or name not in names:
             raise SourceError(f"{where}: expected a file {name}, which is missing")
-    if not set(VOCABULARY_FILES) & set(names):
+    if not any(map(_is_vocabulary, names)):
         raise SourceError(f"{where}: expected a tokenizer (tokenizer.json), found none")
-    return wanted + [name for name in SIDE_FILES if name in names]
+    return wanted + sorted(name for name in names if is_side_file(name))
 
 
 def link(target: Path, place: Path) -> None:
@@ -72,7 +72,21 @@ def link(target: Path, place: Path) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in VOCABULARY_FILES)
+    return bool(vocabularies(folder))
+
+
+def vocabularies(folder: Path) -> list[str]:
+    """Names of the files in `folder` that hold a vocabulary."""
+    return sorted(path.name for path in folder.iterdir() if _is_vocabulary(path.name)) if folder.is_dir() else []
+
+
+def is_side_file(name: str) -> bool:
+    """Whether it is fetched from a hub or linked from a folder beside weights and config, and copied by `shard`."""
+    return name in ("generation_config.json", *TOKENIZER_FILES) or _is_vocabulary(name)
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name in VOCABULARY_FILES or (name.endswith(TIKTOKEN) and "/" not in name)
 
 
 def wanted_files(path: Path) -> list[Path]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from claimbench.checkpoints import chat
 from claimbench.checkpoints.local_files import VOCABULARY_FILES, has_tokenizer
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Cell, Workload
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SETTINGS_BESIDE = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space"})
 """Keys of tokenizer_config.json by which Transformers changes what tokenizer.json does."""
@@ -16,15 +21,17 @@ SETTINGS_BESIDE = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space
 def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
     """Token ids of one row of the prompt, repeated or cut to `workload.prompt_tokens` where that is set.
 
-    Random weights have no tokenizer: their prompt is its own UTF-8 bytes, since any ids cost the same time.
+    Random weights have no words and no template: their prompt is its own UTF-8 bytes, since any ids cost the same time.
 
     Raises:
-        SourceError: the folder has no tokenizer, or one that does not fit the weights.
+        SourceError: the folder has no tokenizer, or one that does not fit the weights, or its template fails.
+        Unavailable: the prompt is a message alone, and the checkpoint is of no chat model.
     """
-    workload = cell.workload
+    workload, is_random = cell.workload, cell.checkpoint.source.startswith("random://")
     if has_tokenizer(checkpoint):
-        ids = (workload.chat and _chat(checkpoint, workload)) or _encode(checkpoint, workload.prompt)
-    elif cell.checkpoint.source.startswith("random://"):
+        is_chat = workload.chat and not is_random
+        ids = _chat(checkpoint, workload) if is_chat else encode(checkpoint, workload.prompt)
+    elif is_random:
         ids = [byte % vocabulary for byte in workload.prompt.encode()]
     else:
         raise SourceError(
@@ -41,41 +48,41 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
     return (ids * -(-length // len(ids)))[:length]
 
 
-def _chat(checkpoint: Path, workload: Workload) -> list[int] | None:
-    """The prompt that the checkpoint's own template makes of a message; None where it is no chat model.
-
-    Transformers renders the template in a sandbox: it comes with the weights, and is code.
-
-    Raises:
-        SourceError: the template refuses it.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        return None
-    system = [] if workload.system is None else [{"role": "system", "content": workload.system}]
-    messages = [*system, {"role": "user", "content": workload.prompt}]
-    try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # whatever a template raises, of jinja's kinds or its own
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(f"the chat template in {checkpoint} makes no prompt of the message: {first}") from error
+def _chat(checkpoint: Path, workload: Workload) -> list[int]:
+    """A template writes every special token itself, so that encoding adds none."""
+    tokenizer = tokenizer_in(checkpoint)
+    if not tokenizer.chat_template and workload.base is not None:
+        return encode(checkpoint, workload.base)
+    text = chat.rendered(tokenizer, workload, checkpoint)
     return [int(token) for token in tokenizer(text, add_special_tokens=False).input_ids]
 
 
-def _encode(checkpoint: Path, text: str) -> list[int]:
+def encode(checkpoint: Path, text: str) -> list[int]:
     """As `AutoTokenizer` encodes, without it where tokenizer.json says all: importing Transformers takes seconds."""
-    path, config = checkpoint / "tokenizer.json", checkpoint / "tokenizer_config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if path.is_file() and not SETTINGS_BESIDE & settings.keys():
+    if _says_all(checkpoint):
         from tokenizers import Tokenizer
 
-        plain = Tokenizer.from_file(str(path))
+        plain = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         plain.no_truncation()
         plain.no_padding()
         return [int(token) for token in plain.encode(text).ids]
-    from transformers import AutoTokenizer
+    return [int(token) for token in tokenizer_in(checkpoint)(text).input_ids]
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-    return [int(token) for token in tokenizer(text).input_ids]
+
+def tokenizer_in(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """As Transformers reads it, without the network and without code of the checkpoint's own.
+
+    Finding out a tokenizer's class imports the model's, and torch with it: where tokenizer.json says all, any will do.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    reader = PreTrainedTokenizerFast if _says_all(checkpoint) else AutoTokenizer
+    found: PreTrainedTokenizerBase = reader.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    return found
+
+
+def _says_all(checkpoint: Path) -> bool:
+    """Whether its tokenizer.json is the whole tokenizer."""
+    config = checkpoint / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return (checkpoint / "tokenizer.json").is_file() and not SETTINGS_BESIDE & settings.keys()

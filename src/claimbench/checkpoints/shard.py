@@ -30,7 +30,7 @@ from claimbench.checkpoints import (
     tokenizer,
     tp_partition,
 )
-from claimbench.checkpoints.local_files import CONFIG, INDEX, SIDE_FILES, link
+from claimbench.checkpoints.local_files import CONFIG, INDEX, is_side_file, link
 from claimbench.checkpoints.manifest import File, Layout, Manifest
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.sources import RandomSource, parse
@@ -75,10 +75,7 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
         _link(checkpoint, fetched, record, folder)
         return
     model = _open(checkpoint, fetched, record)
-    if model.arch is not None:
-        model_config.require_declared(checkpoint, model.arch)
-    elif checkpoint.architecture is not None:
-        raise SourceError(f"{checkpoint.name}: {checkpoint.source} is not a '{checkpoint.architecture}'")
+    _require_declared(checkpoint, model.config, model.arch)
     arch = model.arch.kept(checkpoint.keep_layers) if model.arch else None
     why = tp_partition.refusal(arch, checkpoint.tensor_parallel or 1)
     if why:
@@ -104,9 +101,10 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
 def _link(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, folder: Path) -> None:
     """The fetched files themselves under their own names, with a manifest of what is in them."""
     config = cards.read_config(fetched / CONFIG)
-    if checkpoint.architecture is not None:
-        normal = model_config.normalise(config, checkpoint.source)
-        model_config.require_declared(checkpoint, model_config.parse(normal, checkpoint.source))
+    declared = checkpoint.architecture in cost.architecture_names()
+    normal = model_config.normalise(config, checkpoint.source) if declared else config
+    arch = model_config.parse(normal, checkpoint.source) if declared else None
+    _require_declared(checkpoint, normal, arch)
     with disk.explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         weights, parameters = [], 0
@@ -120,11 +118,23 @@ def _link(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, folder: 
         _write_manifest(checkpoint, record, parameters, Layout(), weights, folder)
 
 
+def _require_declared(checkpoint: Checkpoint, config: ModelConfig, arch: Architecture | None) -> None:
+    """Raises SourceError where the checkpoint is not of the shape that its entry in params.yaml names."""
+    name = checkpoint.architecture
+    if name is None:
+        return
+    if arch is not None and name in cost.architecture_names():
+        model_config.require_declared(checkpoint, arch)
+    elif name not in cost.shape_names() or cards.of_shape(name) != cards.card_of(config, checkpoint.source):
+        raise SourceError(f"{checkpoint.name}: {checkpoint.source} is not a '{name}'")
+
+
 def _open(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched) -> Model:
     source = parse(checkpoint.source)
     if isinstance(source, RandomSource):
-        if not isinstance(source.architecture, str):
-            config = cards.read_config(fetched / CONFIG)
+        if source.architecture not in cost.architecture_names():
+            named = isinstance(source.architecture, str)
+            config = cost.config(str(source.architecture)) if named else cards.read_config(fetched / CONFIG)
             return Model(config, None, random_weights.of_any(source, config))
         config = model_config.normalise(cost.config(source.architecture), checkpoint.source)
         arch = model_config.parse(config, checkpoint.source)
@@ -197,7 +207,7 @@ def _write_tokenizer(
 
 
 def _side_files(record: fetch.Fetched) -> list[File]:
-    return [file for file in record.files if file.name in SIDE_FILES]
+    return [file for file in record.files if is_side_file(file.name)]
 
 
 def _write_config(
@@ -314,6 +324,7 @@ def _clear(folder: Path) -> None:
         return
     (folder / manifest.MANIFEST).unlink(missing_ok=True)
     for path in folder.iterdir():
-        ours = path.name in (CONFIG, INDEX, manifest.STAMPS, *SIDE_FILES) or path.suffix == ".safetensors"
+        ours = path.name in (CONFIG, INDEX, manifest.STAMPS) or is_side_file(path.name)
+        ours |= path.suffix == ".safetensors"
         if ours or path.name.endswith(".partial"):
             path.unlink()

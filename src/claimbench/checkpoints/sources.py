@@ -146,10 +146,10 @@ def _parse_random(source: str, rest: str) -> RandomSource:
         if not isinstance(model, HubSource) or model.path is not None:
             raise SourceError(f"{source}: expected random://hf://org/name@revision?seed=0")
         whose: str | HubSource = model
-    elif name in cost.architecture_names():
+    elif name in cost.shape_names():
         whose = name
     else:
-        raise SourceError(f"{source}: unknown architecture '{name}'.{did_you_mean(name, cost.architecture_names())}")
+        raise SourceError(f"{source}: unknown architecture '{name}'.{did_you_mean(name, cost.shape_names())}")
     settings = dict(parse_qsl(query, keep_blank_values=True))
     for key in settings:
         if key not in ("seed", "dtype"):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
+from claimbench.checkpoints import local_files, prompt
 from claimbench.errors import SourceError
 from claimbench.schema.json_file import write_json
 
 END = "<|endoftext|>"
 BYTES = 256
+PROBE = "the"
+READERS = ("sentencepiece", "tiktoken", "google.protobuf")
+"""Libraries that Transformers reads tokenizers with, whose absence it tells as something else."""
 
 
 def byte_alphabet() -> list[str]:
@@ -18,6 +23,33 @@ def byte_alphabet() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     spare = iter(range(BYTES, 2 * BYTES))
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(BYTES)]
+
+
+def require_readable(folder: Path, where: str) -> None:
+    """Find out now, and not in a block, whether Transformers makes tokens of words by the tokenizer in `folder`.
+
+    Raises:
+        SourceError: a library is missing, or it is code of its own, or of no kind that is known; one line.
+    """
+    names = ", ".join(local_files.vocabularies(folder))
+    try:
+        ids = prompt.encode(folder, PROBE)
+        special = [] if (folder / "tokenizer.json").is_file() else prompt.tokenizer_in(folder).all_special_ids
+    except Exception as error:  # the readers are another library's: anything they raise means that they cannot
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lacking = [name for name in READERS if not _is_installed(name)]
+        hint = f" (not installed: {', '.join(lacking)})" if lacking else ""
+        raise SourceError(f"{where}: its tokenizer ({names}) cannot be read: {first}{hint}") from error
+    if not set(ids) - set(special):
+        raise SourceError(f"{where}: its tokenizer ({names}) has no token for the word '{PROBE}': is a file missing?")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def write_byte_tokenizer(folder: Path, vocabulary: int, context: int) -> dict[str, int]:

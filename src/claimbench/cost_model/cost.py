@@ -1,9 +1,9 @@
 """What one pass of a decoder costs: parameters, bytes that must move, operations. Pure arithmetic.
 
 A decoder is either an `Architecture`, whose numbers follow from a formula, or a `Card`, whose numbers were counted from
-the model. An architecture is a Transformers `config.json` under `architectures/`, read as data: the documents' own
-models, which may be asked about before anything is fetched. Sources of its formulas: counting the tensors of
-Transformers' own Llama, Mistral, GPT-BigCode and BLOOM modules, which the tests do.
+the model. Under `architectures/` lie the `config.json` of the documents' own models, read as data: they may be asked
+about before anything is fetched, and random weights are drawn for them. Sources of the formulas: counting the tensors
+of Transformers' own Llama, Mistral, GPT-BigCode and BLOOM modules, which the tests do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ ModelConfig = dict[str, Any]
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose layers are Llama's, biases and norms of queries and keys aside."""
+
+FAMILIES = (*LLAMA_LIKE, "gpt_bigcode", "bloom")
+"""Model types that there is a formula for."""
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
@@ -231,7 +234,7 @@ def parse(config: ModelConfig) -> Architecture:
             context=config.get("seq_length", 2048),
             tied=bool(config.get("tie_word_embeddings", True)),
         )
-    raise KeyError(f"model_type {kind!r}: expected one of {', '.join((*LLAMA_LIKE, 'gpt_bigcode', 'bloom'))}")
+    raise KeyError(f"model_type {kind!r}: expected one of {', '.join(FAMILIES)}")
 
 
 def _biases(config: ModelConfig) -> tuple[str, ...]:
@@ -242,18 +245,25 @@ def _biases(config: ModelConfig) -> tuple[str, ...]:
 
 
 @cache
-def architecture_names() -> tuple[str, ...]:
+def shape_names() -> tuple[str, ...]:
+    """Configs with a name, of whatever model Transformers knows."""
     return tuple(sorted(path.stem for path in ARCHITECTURES.glob("*.json")))
 
 
 @cache
+def architecture_names() -> tuple[str, ...]:
+    """Those whose numbers follow from a formula; the others' are counted from the model."""
+    return tuple(name for name in shape_names() if config(name)["model_type"] in FAMILIES)
+
+
+@cache
 def config(name: str) -> ModelConfig:
-    """The `config.json` of architecture `name`.
+    """The `config.json` of the shape `name`.
 
     Raises:
         KeyError: there is no such file.
     """
-    if name not in architecture_names():
+    if name not in shape_names():
         raise KeyError(name)
     value: ModelConfig = json.loads((ARCHITECTURES / f"{name}.json").read_text(encoding="utf-8"))
     return value
@@ -360,7 +370,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture | None:
     Raises:
         KeyError: there is none of the name that it declares.
     """
-    if checkpoint.architecture is not None:
+    if checkpoint.architecture is not None and config(checkpoint.architecture)["model_type"] in FAMILIES:
         return architecture(checkpoint.architecture).kept(checkpoint.keep_layers)
     if checkpoint.card is None or checkpoint.card.shape is None:
         return None

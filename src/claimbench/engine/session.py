@@ -101,6 +101,11 @@ class EngineSession:
     def prompt_tokens(self) -> int:
         return int(self.decoder.batch.prompt.shape[1])
 
+    @property
+    def prompt_ids(self) -> list[int]:
+        ids: list[int] = self.decoder.batch.prompt[0].tolist()
+        return ids
+
     def generate(self) -> Generator[Tensor, None, None]:
         import torch
 

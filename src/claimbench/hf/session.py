@@ -138,6 +138,11 @@ class TransformersSession:
     def prompt_tokens(self) -> int:
         return int(self.prompt.shape[1])
 
+    @property
+    def prompt_ids(self) -> list[int]:
+        ids: list[int] = self.prompt[0].tolist()
+        return ids
+
     def generate(self) -> Generator[Tensor, None, None]:
         return self._run().steps()
 

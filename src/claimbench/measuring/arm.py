@@ -134,7 +134,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
         record.note_loaded()
         session = lead.share(session) if lead else session
         load_ns = record.since_begun() if lead else record.load_ns  # until the last rank had loaded
-        say("loaded", load_ns=load_ns, prompt_tokens=session.prompt_tokens)
+        say("loaded", load_ns=load_ns, prompt_ids=list(session.prompt_ids))
         record.memory |= session.memory()
         timed = Slowed(session, request.slowdown, cell.device) if request.slowdown else session
         say("ready")

@@ -27,7 +27,7 @@ class Message(TypedDict, total=False):
     count: int
     """Of threads that were bound to a core each."""
     load_ns: int
-    prompt_tokens: int
+    prompt_ids: list[int]
     sample: Dumped
     flag: str
     tokens: list[int]
@@ -68,6 +68,7 @@ class BlockFacts(TypedDict, total=False):
     warmup: list[Dumped]
     samples: list[Dumped]
     prompt_tokens: int
+    prompt_ids: list[int]
     tokens: list[int]
     memory: dict[str, int]
     ranks: list[RankRecord]

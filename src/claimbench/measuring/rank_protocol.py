@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -143,8 +143,8 @@ class LeaderSession:
         return self
 
     @property
-    def prompt_tokens(self) -> int:
-        return self.session.prompt_tokens
+    def prompt_ids(self) -> Sequence[int]:
+        return self.session.prompt_ids
 
     def generate(self) -> Iterator[Column]:
         self._compare_tokens()

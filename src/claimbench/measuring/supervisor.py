@@ -134,7 +134,8 @@ def facts_in(messages: list[Message]) -> BlockFacts:
             case "checkpoint":
                 facts["checkpoint_sha256"] = message["sha256"]
             case "loaded":
-                facts |= {"load_ns": message["load_ns"], "prompt_tokens": message["prompt_tokens"]}
+                fed = message["prompt_ids"]
+                facts |= {"load_ns": message["load_ns"], "prompt_tokens": len(fed), "prompt_ids": fed}
             case "memory":
                 facts |= {"memory": message["memory"], "ranks": message.get("ranks", [])}
             case "proof":

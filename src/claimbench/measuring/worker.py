@@ -109,7 +109,7 @@ def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None
         record.note_loaded()
         if lead:
             session = lead.share(session)
-        say("loaded", load_ns=record.since_begun(), prompt_tokens=session.prompt_tokens)
+        say("loaded", load_ns=record.since_begun(), prompt_ids=list(session.prompt_ids))
         record.memory |= session.memory()
         memory.reset_peak()
         warm_up(cell, session, say)

@@ -30,9 +30,10 @@ def load_of(cell: Cell) -> InferenceLoad | None:
     if spread is None or None in bits or len(bits) > 1 or cost.decoder_of(cell.checkpoint) is None:
         return None
     layout, devices = spread
+    architecture = cell.checkpoint.architecture
     workload = cell.workload
     return InferenceLoad(
-        architecture=cell.checkpoint.architecture,
+        architecture=architecture if architecture in cost.architecture_names() else None,
         layers=cell.checkpoint.keep_layers,
         card=cell.checkpoint.card,
         layout=layout,

@@ -141,7 +141,7 @@ class ExpandedCell:
                 options=options.model_dump(mode="json"),
                 optimizations=uses,
                 dtype=self.settings.dtype,
-                workload=Workload.model_validate(_said(self.study.prompts[prompt]) | sizes),
+                workload=Workload.model_validate(said(self.study.prompts[prompt]) | sizes),
                 device="cuda",
             )
         )
@@ -176,7 +176,7 @@ class ExpandedCell:
         sizes, cut, too_large = limits.cut_down(self.params, self.experiment, asked)
         if shortest is not None and too_large is None:
             shortest, too_large = limits.cut_shortest(self.params, self.experiment, shortest, sizes, cut)
-        settings = {**_said(prompts[name]), "sampling": self.settings.sampling, **sizes}
+        settings = {**said(prompts[name]), "sampling": self.settings.sampling, **sizes}
         return Workload.model_validate(settings | {"shortest": None if too_large else shortest}), cut, too_large
 
     def _shortest(self, asked: dict[str, int | None]) -> int | None:
@@ -245,16 +245,16 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
         raise ConfigError(f"{path}: unknown checkpoint '{name}'.{did_you_mean(name, params.checkpoints)}")
     used = params.swap.get(name, name)
     asked = params.checkpoints[used].architecture
-    if asked is not None and asked not in cost.architecture_names():
-        hint = did_you_mean(asked, cost.architecture_names())
+    if asked is not None and asked not in cost.shape_names():
+        hint = did_you_mean(asked, cost.shape_names())
         raise ConfigError(f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}")
     return Checkpoint(name=used, **params.checkpoints[used].model_dump())
 
 
-def _said(prompt: str | Message) -> dict[str, object]:
+def said(prompt: str | Message) -> dict[str, object]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
-    return {"prompt": prompt.user, "chat": True, "system": prompt.system}
+    return {"prompt": prompt.user, "chat": True, "system": prompt.system, "base": prompt.base}
 
 
 def _named(checkpoint: str, architecture: str | None) -> str:

@@ -48,6 +48,7 @@ class Workload(Frozen):
     prompt: str = Field(min_length=1, description="the prompt's text, or what the user says in a chat")
     chat: bool = Field(default=False, description="the checkpoint's chat template makes the prompt of it")
     system: str | None = Field(default=None, description="what comes before it in a chat")
+    base: str | None = Field(default=None, description="the prompt in its place where there is no chat template")
     prompt_tokens: int | None = Field(default=None, ge=1, description="repeat or cut the prompt to exactly this length")
     shortest: int | None = Field(
         default=None,

@@ -72,7 +72,7 @@ class Key(Frozen):
 
 
 class Result(Frozen):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = Field(default=2, description="2 has prompt_ids")
     cell: Cell
     block: int = Field(ge=0)
     key: Key
@@ -93,6 +93,7 @@ class Result(Frozen):
     warmup: tuple[Sample, ...] = ()
     samples: tuple[Sample, ...] = ()
     prompt_tokens: int | None = None
+    prompt_ids: tuple[int, ...] = Field(default=(), description="that row 0 was fed; other rows were fed its ends")
     tokens: tuple[int, ...] = Field(default=(), description="new token ids of row 0 of the last sample")
     memory: dict[str, int] = Field(
         default={}, description="bytes, summed over ranks; see measuring/measure.py for the names"

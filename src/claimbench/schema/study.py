@@ -137,10 +137,15 @@ class MeasureOverrides(Frozen):
 
 
 class Message(Frozen):
-    """What a person says to a chat model: its own template makes a prompt of it. A base model gets the words alone."""
+    """What a person says to a chat model, whose own template makes the prompt of it; and what a base model is given."""
 
     user: str = Field(min_length=1)
     system: str | None = Field(default=None, description="absent: what the template says by itself, if anything")
+    base: str | None = Field(
+        default=None,
+        min_length=1,
+        description="text to go on with, for a checkpoint that has no chat template; absent: its rows are unavailable",
+    )
 
 
 class Study(Frozen):

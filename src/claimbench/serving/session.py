@@ -76,7 +76,9 @@ class Service:
     address: str
     dialect: Dialect
     prompts: list[Prompt]
-    prompt_tokens: list[int]
+    """Of each row, as the server takes it: its tokens, or a text that they are of."""
+    rows: list[list[int]]
+    """Token ids of each row that the server is to read."""
     about: Findings
     """For the proof: `version`, `model`, `prefix_cache`, ..."""
     metrics: Callable[[], Mapping[str, object]]
@@ -100,8 +102,8 @@ class ServerSession:
         self._client = open_client(service.address, os.environ.get(TOKEN_VARIABLE))
 
     @property
-    def prompt_tokens(self) -> int:
-        return self.service.prompt_tokens[0]
+    def prompt_ids(self) -> list[int]:
+        return self.service.rows[0]
 
     def generate(self) -> Iterator[list[list[int]]]:
         arrivals: asyncio.Queue[tuple[int, Chunk | CompletionResponse | Refusal]] = asyncio.Queue()
@@ -165,7 +167,7 @@ class ServerSession:
         missing = answer.usage.completion - len(tokens)
         if missing < 0 or (missing and self.service.tokenizer is None):
             raise WrongOutput(f"the server counts {answer.usage.completion} new tokens, and {len(tokens)} came")
-        expected = self.service.prompt_tokens[row]
+        expected = len(self.service.rows[row])
         if answer.usage.prompt not in (None, expected):
             raise WrongOutput(f"the prompt has {expected} tokens, the server read {answer.usage.prompt}")
         tokens += [UNKNOWN] * missing
@@ -191,7 +193,7 @@ class ServerSession:
         """
         model, workload = decoder_in(self._checkpoint, self.cell.checkpoint), self.cell.workload
         size = DTYPE_BYTES[self.cell.dtype]
-        length = self.prompt_tokens + workload.new_tokens
+        length = len(self.prompt_ids) + workload.new_tokens
         memory = {
             "weights": model.weights * size,
             "step_weights": int(model.step_weights * size),

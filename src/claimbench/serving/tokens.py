@@ -11,16 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.checkpoints.local_files import has_tokenizer
-from claimbench.checkpoints.prompt import prompt_ids
+from claimbench.checkpoints.prompt import prompt_ids, tokenizer_in
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell, row_lengths
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 UNKNOWN = -1
 """The id of a token that the server counted and did not show."""
@@ -39,11 +35,7 @@ class Tokenizer:
         """Raises Unavailable where there is none: random weights have no words."""
         if not has_tokenizer(checkpoint):
             raise Unavailable("this server takes text, and the checkpoint has no tokenizer")
-        from transformers import AutoTokenizer
-
-        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            checkpoint, local_files_only=True, trust_remote_code=False
-        )
+        self._tokenizer = tokenizer_in(checkpoint)
 
     def text_of(self, row: list[int]) -> str:
         """A text that the server's tokenizer turns into exactly `row`.
@@ -51,12 +43,15 @@ class Tokenizer:
         Raises:
             Unavailable: there is none, so that the server would be given another prompt.
         """
-        text: str = self._tokenizer.decode(row, skip_special_tokens=True)
-        if list(self._tokenizer(text).input_ids) != row:
-            raise Unavailable(
-                f"this server takes text, and no text gives exactly these {len(row)} tokens: leave prompt_tokens out"
-            )
-        return text
+        added = list(self._tokenizer("").input_ids)  # a beginning that the server will add by itself
+        written = row[len(added) :] if row[: len(added)] == added else row
+        whole, plain = self._tokenizer.decode(written), self._tokenizer.decode(row, skip_special_tokens=True)
+        for text in (plain, whole):  # a chat's special tokens must be in its text
+            if list(self._tokenizer(text).input_ids) == row:
+                return str(text)
+        raise Unavailable(
+            f"this server takes text, and no text gives exactly these {len(row)} tokens: leave prompt_tokens out"
+        )
 
     @cached_property
     def _by_text(self) -> dict[str, int]:

@@ -22,8 +22,9 @@ from claimbench.planning.plan import make_plan, order
 from claimbench.planning.result_key import build_program
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import canonical_json, digest
-from claimbench.schema.params import CheckpointParams, load_params, load_studies
+from claimbench.schema.params import CheckpointParams, Params, load_params, load_studies
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell
+from claimbench.schema.study import Study
 from claimbench.system import machine
 
 
@@ -40,28 +41,56 @@ def in_one_message() -> Iterator[None]:
 def plan_for(config: Mapping[str, object], studies: Path) -> Plan:
     """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of."""
     params = load_params(config)
-    params = params.model_copy(update={"checkpoints": with_contents(params.checkpoints)})
+    found = load_studies(params.studies, studies)
+    params = params.model_copy(update={"checkpoints": with_contents(params, found)})
     here = target_machine.planned_for()
-    return make_plan(params, load_studies(params.studies, studies), here, machine.resolve_device(params.device, here))
+    return make_plan(params, found, here, machine.resolve_device(params.device, here))
 
 
-def with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
-    """What no source pins by itself, and the numbers of models that are not declared.
+def with_contents(params: Params, studies: Mapping[str, Study]) -> dict[str, CheckpointParams]:
+    """What no source pins by itself, and the numbers of models that follow from no formula, of what `studies` ask for.
 
-    That is a hub's commit, a local folder's files, and the architecture that random weights are drawn for. A folder
-    that is missing is told of when it is fetched, an unknown architecture when it is used.
+    That is a hub's commit, a local folder's files, and the config that random weights are drawn for. A folder that is
+    missing is told of when it is fetched, an unknown shape when it is used.
     """
-    known = dict(checkpoints)
-    for name, checkpoint in checkpoints.items():
-        found = cards.find(checkpoint.source, checkpoint.keep_layers) if checkpoint.architecture is None else Known()
+    known = dict(params.checkpoints)
+    for name in _asked_for(params, studies):
+        checkpoint = params.checkpoints[name]
+        found = _known_of(checkpoint)
         content = found.content
         if checkpoint.source.startswith("file://"):
             with suppress(SourceError):
                 content = local_identity(checkpoint.source)
-        elif checkpoint.architecture in cost.architecture_names() and checkpoint.source.startswith("random://"):
+        elif checkpoint.architecture in cost.shape_names() and checkpoint.source.startswith("random://"):
             content = digest(cost.config(str(checkpoint.architecture)))
         known[name] = checkpoint.model_copy(update={"content": content, "card": found.card})
     return known
+
+
+def _known_of(checkpoint: CheckpointParams) -> Known:
+    """A declared shape is known before anything is asked."""
+    declared = checkpoint.architecture
+    if declared is None:
+        return cards.find(checkpoint.source, checkpoint.keep_layers)
+    return Known(cards.of_shape(declared, checkpoint.keep_layers)) if declared in cost.shape_names() else Known()
+
+
+def _asked_for(params: Params, studies: Mapping[str, Study]) -> list[str]:
+    """Checkpoints that a word of a study may mean, and what is used in their place; others are left alone."""
+    words = {word for study in studies.values() for word in _words(study.model_dump(mode="json"))}
+    words |= {params.swap[word] for word in words if word in params.swap}
+    return [name for name in params.checkpoints if name in words]
+
+
+def _words(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _words(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _words(each)
 
 
 def digest_of(plan: Plan) -> str:
