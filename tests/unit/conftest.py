@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests.unit.fake_hub import Hub, serving
 
 from claimbench.analysis import aggregate
+from claimbench.checkpoints.shard import shard
 from claimbench.planning.plan import make_plan
 from claimbench.schema import result
 from claimbench.schema.ceilings import Ceilings
-from claimbench.schema.cell import Device
+from claimbench.schema.cell import Checkpoint, Device
 from claimbench.schema.json_file import digest
 from claimbench.schema.params import load_params
 from claimbench.schema.plan import Plan, PlannedCell
@@ -126,3 +128,14 @@ def lab(tmp_path: Path) -> Any:
 def made() -> Callable[..., Result]:
     """Makes the result of a planned cell's block; see `measured`."""
     return measured
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub that has a tiny model in two shards."""
+    model = tmp_path / "model"
+    random = Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama")
+    shard(random, tmp_path / "nothing", model, max_shard_bytes=200_000)
+    files = {path.name: path.read_bytes() for path in model.iterdir() if not path.name.startswith(".")}
+    with serving(files | {"README.md": b"hello", "pytorch_model.bin": b"pickle"}) as server:
+        yield server

@@ -64,7 +64,7 @@ def parse(source: str) -> Source:
     if kind == "pypi" and (match := _WHEEL.fullmatch(rest)):
         return WheelSource(match["package"], match["version"], PurePosixPath(match["path"]))
     if kind == "file" and rest:
-        return LocalSource(Path(unquote(rest)).expanduser().absolute())
+        return _parse_local(source, rest)
     if kind == "random" and rest:
         return _parse_random(source, rest)
     expected = {
@@ -74,6 +74,13 @@ def parse(source: str) -> Source:
         "random": "random://architecture?seed=0 or random://hf://org/name?seed=0",
     }
     raise SourceError(f"source: expected {expected.get(kind) or ' or '.join(expected.values())}, got {source!r}")
+
+
+def _parse_local(source: str, rest: str) -> LocalSource:
+    try:
+        return LocalSource(Path(unquote(rest)).expanduser().absolute())
+    except RuntimeError as error:
+        raise SourceError(f"{source}: expected a folder, and nobody here is called {rest.split('/')[0]}") from error
 
 
 def _parse_random(source: str, rest: str) -> RandomSource:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from claimbench import backends
 from claimbench.checkpoints import cards
-from claimbench.checkpoints.cards import Known
 from claimbench.checkpoints.fetch import local_identity
 from claimbench.cost_model import cost
 from claimbench.errors import ClaimbenchError, SourceError
@@ -22,8 +21,9 @@ from claimbench.planning.plan import make_plan, order
 from claimbench.planning.result_key import build_program
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import canonical_json, digest
-from claimbench.schema.params import CheckpointParams, load_params, load_studies
+from claimbench.schema.params import CheckpointParams, Params, load_params, load_studies
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell
+from claimbench.schema.study import Study
 from claimbench.system import machine
 
 
@@ -40,28 +40,51 @@ def in_one_message() -> Iterator[None]:
 def plan_for(config: Mapping[str, object], studies: Path) -> Plan:
     """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of."""
     params = load_params(config)
-    params = params.model_copy(update={"checkpoints": with_contents(params.checkpoints)})
+    asked = load_studies(params.studies, studies)
+    params = params.model_copy(update={"checkpoints": with_contents(params, asked.values())})
     here = target_machine.planned_for()
-    return make_plan(params, load_studies(params.studies, studies), here, machine.resolve_device(params.device, here))
+    return make_plan(params, asked, here, machine.resolve_device(params.device, here))
 
 
-def with_contents(checkpoints: dict[str, CheckpointParams]) -> dict[str, CheckpointParams]:
-    """What no source pins by itself, and the numbers of models that are not declared.
+def with_contents(params: Params, studies: Iterable[Study]) -> dict[str, CheckpointParams]:
+    """The checkpoints, and of those that `studies` name what no source pins and the numbers of undeclared models.
 
-    That is a hub's commit, a local folder's files, and the architecture that random weights are drawn for. A folder
-    that is missing is told of when it is fetched, an unknown architecture when it is used.
+    A folder that is missing is told of when it is fetched, an unknown architecture when it is used, and nothing is
+    told of a checkpoint that `swap` puts another in place of.
     """
-    known = dict(checkpoints)
-    for name, checkpoint in checkpoints.items():
-        found = cards.find(checkpoint.source, checkpoint.keep_layers) if checkpoint.architecture is None else Known()
-        content = found.content
-        if checkpoint.source.startswith("file://"):
-            with suppress(SourceError):
-                content = local_identity(checkpoint.source)
-        elif checkpoint.architecture in cost.architecture_names() and checkpoint.source.startswith("random://"):
-            content = digest(cost.config(str(checkpoint.architecture)))
-        known[name] = checkpoint.model_copy(update={"content": content, "card": found.card})
+    words = {word for study in studies for word in _words(study.model_dump(mode="json"))}
+    named = [name for name in params.checkpoints if name in words]
+    loaded = {params.swap.get(name, name) for name in named}
+    known = dict(params.checkpoints)
+    for name in loaded:
+        known[name] = known[name].model_copy(update=_found(known[name]))
+    for name in set(named) - loaded:
+        with suppress(SourceError):
+            known[name] = known[name].model_copy(update=_found(known[name]))
     return known
+
+
+def _words(value: object) -> Iterator[str]:
+    """Every text inside of `value`: a study names checkpoints as settings of cells, of sweeps and of techniques."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (word for each in value.values() for word in _words(each))
+    elif isinstance(value, list):
+        yield from (word for each in value for word in _words(each))
+
+
+def _found(checkpoint: CheckpointParams) -> dict[str, object]:
+    """That is a hub's commit, a local folder's files, and the architecture that random weights are drawn for."""
+    source, declared = checkpoint.source, checkpoint.architecture
+    found = cards.find(source, checkpoint.keep_layers, counted=declared is None)
+    content = found.content
+    if source.startswith("file://"):
+        with suppress(SourceError):
+            content = local_identity(source)
+    elif declared in cost.architecture_names() and source.startswith("random://"):
+        content = digest(cost.config(str(declared)))
+    return {"content": content, "card": found.card, "unavailable": found.unavailable}
 
 
 def digest_of(plan: Plan) -> str:

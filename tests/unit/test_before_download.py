@@ -1,0 +1,214 @@
+"""What the product knows of a model on a hub before it downloads it: through plan, forecast, fetch and shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.unit.fake_hub import COMMIT, LATER, Hub
+
+from claimbench.__main__ import main
+from claimbench.checkpoints import fetch, manifest
+from claimbench.planning import paths
+from claimbench.schema.plan import Plan
+from claimbench.workflow import jobs
+
+SOURCE = "hf://org/tiny"
+STUDY = {
+    "title": "t",
+    "document": {"title": "d"},
+    "prompts": {"hello": "Hello"},
+    "defaults": {"checkpoint": "mine", "prompt": "hello", "new_tokens": 4},
+    "experiments": {"one": {"question": "q", "cells": {"only": {}}}},
+}
+NOT_OURS = ("Failed to load ", "Warning: Detected no triton")
+"""What torchao says as it is imported."""
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of the hub's model: counting takes seconds."""
+    from claimbench.checkpoints import cards
+    from claimbench.checkpoints.shard import shard
+    from claimbench.schema.cell import Checkpoint
+
+    folder, before = tmp_path_factory.mktemp("counted"), Path.cwd()
+    tiny = Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama")
+    os.chdir(folder)
+    try:
+        shard(tiny, folder / "nothing", folder / "model")
+        cards.find(f"file://{folder}/model")
+    finally:
+        os.chdir(before)
+    return folder / cards.FOLDER
+
+
+def forget() -> None:
+    """Which commits branches stood for; what was counted of a config stays."""
+    for path in Path(".claimbench/cards").glob("*.json"):
+        if "commit" in json.loads(path.read_text(encoding="utf-8")):
+            path.unlink()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Path) -> Path:
+    """An empty project, from which the hub of the test and no other is asked."""
+    from huggingface_hub import constants
+
+    (folder := tmp_path / "project").mkdir()
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("HF_") or "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    (folder / "studies").mkdir()
+    shutil.copytree(counted, folder / ".claimbench" / "cards")
+    return folder
+
+
+@pytest.fixture
+def online(project: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    hub.requests.clear()
+    return hub
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(list(arguments))
+        out, err = capsys.readouterr()
+        ours = [line for line in err.splitlines(keepends=True) if not line.startswith(NOT_OURS)]
+        return status, out, "".join(ours)
+
+    return run
+
+
+def plan_of(source: str | dict[str, Any] = SOURCE, study: dict[str, Any] = STUDY) -> Plan:
+    return jobs.plan_for(written(source, study), Path("studies"))
+
+
+def written(source: str | dict[str, Any], study: dict[str, Any] = STUDY) -> dict[str, Any]:
+    params = {"studies": ["s"], "device": "cpu", "checkpoints": {"mine": source}}
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    Path("studies/s.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    return params
+
+
+def flow_of(source: str | dict[str, Any] = SOURCE) -> jobs.Workflow:
+    return jobs.Workflow(written(source), Path("studies"))
+
+
+def fetched(flow: jobs.Workflow, say: Say) -> tuple[Path, str]:
+    """Where the rule `fetch` would bring the checkpoint, after it has; and what it said."""
+    ((folder, checkpoint),) = flow.fetched_checkpoints.items()
+    where = paths.FETCHED / folder
+    status, _, err = say("fetch", "--checkpoint", jobs.as_json(checkpoint), "--output", str(where))
+    assert status == (3 if err else 0)
+    return where, err
+
+
+def sharded(flow: jobs.Workflow, say: Say) -> tuple[Path, str]:
+    """The same of the rule `shard`."""
+    ((folder, checkpoint),) = flow.checkpoints.items()
+    where, source = paths.CHECKPOINTS / folder, str(Path(flow.fetched(folder)).parent)
+    arguments = ["--checkpoint", jobs.as_json(checkpoint), "--fetched", source, "--output", str(where)]
+    status, _, err = say("shard", *arguments)
+    assert status == (3 if err else 0)
+    return where, err
+
+
+def move(hub: Hub, **changed: bytes) -> None:
+    """A new commit on the branch, with other files."""
+    hub.commits[LATER] = hub.commits[COMMIT] | changed
+    hub.branches["main"] = LATER
+
+
+def test_a_plan_asks_for_the_config_alone(online: Hub) -> None:
+    plan = plan_of()
+    (planned,) = plan.cells.values()
+    assert planned.cell.checkpoint.content == COMMIT
+    assert planned.cell.checkpoint.card
+    assert online.downloads() == ["config.json"]
+    assert online.sent_bytes < len(online.files["config.json"]) + 2000
+    assert len(online.requests) <= 4
+    online.requests.clear()
+    assert plan_of() == plan
+    assert online.requests == []
+
+
+@pytest.mark.parametrize("source", [SOURCE, {"source": SOURCE, "architecture": "tiny-llama"}, f"random://{SOURCE}"])
+def test_two_commits_of_a_branch_share_no_result(source: str | dict[str, Any], online: Hub) -> None:
+    first = flow_of(source)
+    move(online)
+    assert flow_of(source).results == first.results, "a branch stands for what it stood for at first"
+    forget()
+    second = flow_of(source)
+    for name in ("results", "manifests", "fetched_checkpoints", "digest"):
+        assert getattr(first, name) != getattr(second, name), name
+    assert not {Path(path).parts[2] for path in first.results} & {Path(path).parts[2] for path in second.results}
+
+
+@pytest.mark.parametrize("source", [SOURCE, {"source": SOURCE, "architecture": "tiny-llama"}, f"random://{SOURCE}"])
+def test_what_was_planned_is_what_is_fetched(source: str | dict[str, Any], online: Hub, say: Say) -> None:
+    flow = flow_of(source)
+    config = json.loads(online.files["config.json"]) | {"rms_norm_eps": 0.5}
+    move(online, **{"config.json": json.dumps(config).encode()})
+    online.requests.clear()
+    folder, err = fetched(flow, say)
+    assert not err
+    assert fetch.read(folder).revision == COMMIT
+    assert (folder / "config.json").read_bytes() == online.commits[COMMIT]["config.json"]
+    assert not [path for _, path, _ in online.requests if LATER in path]
+    where, err = sharded(flow, say)
+    assert not err
+    assert manifest.verify(where).revision == COMMIT
+
+
+def test_a_named_commit_is_fetched_without_a_word_of_the_branch(online: Hub, say: Say) -> None:
+    move(online)
+    folder, err = fetched(flow_of(f"{SOURCE}@{COMMIT}"), say)
+    assert not err
+    assert fetch.read(folder).revision == COMMIT
+
+
+def test_a_checkpoint_that_no_cell_loads_is_not_asked_for(online: Hub) -> None:
+    params = {**written("random://tiny-llama"), "swap": {"mine": "other"}}
+    params["checkpoints"] |= {"mine": {"source": SOURCE, "architecture": "tiny-llama"}, "other": "random://tiny-llama"}
+    params["checkpoints"] |= {"never": "hf://org/absent"}
+    jobs.plan_for(params, Path("studies"))
+    assert not [path for _, path, _ in online.requests if "absent" in path]
+    assert online.downloads() == []
+
+
+def test_a_plan_goes_on_without_a_hub_and_the_fetch_asks_for_another(
+    project: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub, say: Say
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    flow = flow_of()
+    (planned,) = flow.plan.cells.values()
+    assert planned.cell.checkpoint.content is None
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    folder, err = fetched(flow, say)
+    assert "the hub did not answer when the plan was made, so which commit main stands for is not known" in err
+    assert err.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
+def test_what_the_cache_has_is_planned_and_fetched_offline(online: Hub, say: Say, monkeypatch: Any) -> None:
+    fetched(flow_of(), say)
+    forget()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    flow = flow_of()
+    (planned,) = flow.plan.cells.values()
+    assert planned.cell.checkpoint.content == COMMIT
+    assert planned.cell.checkpoint.card
+    assert not fetched(flow, say)[1]
