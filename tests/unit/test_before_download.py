@@ -27,8 +27,6 @@ STUDY = {
     "defaults": {"checkpoint": "mine", "prompt": "hello", "new_tokens": 4},
     "experiments": {"one": {"question": "q", "cells": {"only": {}}}},
 }
-NOT_OURS = ("Failed to load ", "Warning: Detected no triton")
-"""What torchao says as it is imported."""
 Say = Callable[..., tuple[int, str, str]]
 
 
@@ -86,8 +84,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
         capsys.readouterr()
         status = main(list(arguments))
         out, err = capsys.readouterr()
-        ours = [line for line in err.splitlines(keepends=True) if not line.startswith(NOT_OURS)]
-        return status, out, "".join(ours)
+        return status, out, err[err.index("claimbench: ") :] if "claimbench: " in err else ""
 
     return run
 
@@ -212,3 +209,34 @@ def test_what_the_cache_has_is_planned_and_fetched_offline(online: Hub, say: Say
     assert planned.cell.checkpoint.content == COMMIT
     assert planned.cell.checkpoint.card
     assert not fetched(flow, say)[1]
+
+
+def test_a_forecast_knows_exact_bytes_by_type_from_headers_alone(online: Hub, say: Say) -> None:
+    written(SOURCE)
+    status, out, _ = say("forecast")
+    assert status == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("  mine: ")]
+    stored = sum(len(content) for name, content in online.files.items() if name.endswith(".safetensors"))
+    assert "parameters, 197.2 kB on disk (BF16), needs " in line, stored
+    assert "in float32, fits in" in line
+    assert "a step reads" in line
+    assert "disk: about 0.0 GB" in out
+    weights = [headers for verb, path, headers in online.requests if path.endswith(".safetensors") and verb == "GET"]
+    assert len(weights) == 2
+    assert all("range" in headers for headers in weights)
+    online.requests.clear()
+    assert say("forecast")[1] == out
+    assert online.requests == []
+
+
+def test_a_forecast_says_that_the_hub_does_not_answer_and_goes_on(project: Path, say: Say, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    written(SOURCE)
+    status, out, _ = say("forecast")
+    assert status == 0
+    assert "mine: nothing is known of it before it is fetched (hf://org/tiny: the hub does not answer" in out
+    written({"source": SOURCE, "architecture": "tiny-llama"})
+    status, out, _ = say("forecast")
+    assert status == 0
+    assert "a step reads" in out
+    assert "(hf://org/tiny: the hub does not answer" in out

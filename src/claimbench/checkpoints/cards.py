@@ -54,7 +54,7 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
         return Known()
     if not counted and hub.is_commit(model.revision):
         return Known(None, model.revision)
-    found = _from_hub(model)
+    found = on_hub(model)
     if found is None:
         return Known()
     if found.unavailable and not isinstance(meant, RandomSource):
@@ -72,14 +72,16 @@ def _in_folder(folder: Path, keep_layers: int | None) -> Known:
     return Known(card, None, f"{where}: {pickles}" if pickles else None)
 
 
-class _OnHub(NamedTuple):
+class OnHub(NamedTuple):
     commit: str
     config: ModelConfig
     """Empty where a GGUF holds it."""
     unavailable: str | None = None
+    file_bytes: int | None = None
+    """Of that GGUF, where the hub said so."""
 
 
-def _from_hub(source: HubSource) -> _OnHub | None:
+def on_hub(source: HubSource) -> OnHub | None:
     """The commit that the source stood for when it was first asked for, and its config; None: the hub is silent."""
     where = FOLDER / f"{digest(list(source))}.json"
     try:
@@ -90,12 +92,13 @@ def _from_hub(source: HubSource) -> _OnHub | None:
     if found is None:
         return None
     config = read_config(found.config, f"hf://{source.repository}@{source.revision}") if found.config else {}
-    kept = _OnHub(found.commit, config, None if source.path else pickles_alone(found.names))
+    pickles = None if source.path else pickles_alone(found.names)
+    kept = OnHub(found.commit, config, pickles, found.sizes.get(str(source.path)))
     write_json(where, kept._asdict())
     return kept
 
 
-_REMEMBERED = TypeAdapter(_OnHub)
+_REMEMBERED = TypeAdapter(OnHub)
 
 
 def read_config(path: Path, where: str | None = None) -> ModelConfig:
@@ -127,19 +130,33 @@ def card_of(config: ModelConfig, where: str, keep_layers: int | None = None) -> 
         return Card.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         pass
-    command = [sys.executable, "-m", counting.__name__, *([str(keep_layers)] if keep_layers else [])]
+    card = Card.model_validate(counted(counting.__name__, {"config": config, "keep_layers": keep_layers}, where))
+    write_json(path, card.model_dump(mode="json"))
+    return card
+
+
+def counted(module: str, request: dict[str, object], where: str) -> dict[str, object]:
+    """What `module` answers to `request` in a process of its own, whose time and memory are bounded.
+
+    Raises:
+        SourceError: it says why it cannot.
+    """
     try:
-        counted = subprocess.run(
-            command, input=json.dumps(config), capture_output=True, text=True, timeout=COUNTING_S, check=False
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=COUNTING_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise SourceError(f"{where}: counting its weights took over {COUNTING_S:.0f} s: is its config right?") from None
-    if counted.returncode:
-        lines = counted.stderr.strip().splitlines() or ["no reason was given"]
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["counting its weights took too much memory: is its config right?"]
         raise SourceError(f"{where}: {lines[-1]}")
-    card = Card.model_validate_json(counted.stdout.splitlines()[-1])
-    write_json(path, card.model_dump(mode="json"))
-    return card
+    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 SIZES = {

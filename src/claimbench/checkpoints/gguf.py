@@ -61,6 +61,13 @@ class GgufFile:
     def family(self) -> object:
         return self._value("general.architecture")
 
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Of all tensors, by the name that GGUF gives their type."""
+        found: dict[str, int] = {}
+        for tensor in self._reader.tensors:
+            found[tensor.tensor_type.name] = found.get(tensor.tensor_type.name, 0) + int(tensor.n_bytes)
+        return found
+
     def _value(self, key: str) -> object:
         """What the metadata says under `key`, of the type that its writer chose; None where it says nothing."""
         field = self._reader.fields.get(key)

@@ -30,6 +30,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 ETAG = re.compile(r"[\w+=:-][\w.+=:-]{0,250}")
 """The cache names a file by it."""
 
+_SILENT = set[str]()
+"""Endpoints that this process could not reach: to ask one again for each model takes as long as each did."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -114,6 +117,31 @@ def fetch_config(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     return found.commit, [CONFIG]
 
 
+def beginning(source: HubSource, most: int) -> bytes:
+    """The first `most` bytes of the file that `source` names, at the commit that it names, or all of a shorter one.
+
+    Raises:
+        SourceError: the hub refuses it, or does not answer.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+
+    where = f"hf://{source.repository}@{source.revision}/{source.path}"
+    endpoint = os.environ.get("HF_ENDPOINT")
+    url = hf_hub_url(source.repository, str(source.path), revision=source.revision, endpoint=endpoint)
+    asked, found = {**build_hf_headers(), "range": f"bytes=0-{most - 1}"}, bytearray()
+    try:
+        with get_session().stream("GET", url, headers=asked, timeout=TIMEOUT_S, follow_redirects=True) as answer:
+            hf_raise_for_status(answer)
+            for part in answer.iter_bytes():
+                found += part
+                if len(found) >= most:  # whoever ignores the range sends all of it
+                    break
+    except Exception as error:  # see `_ask`
+        raise SourceError(f"{where}: its header could not be fetched: {first_line(error)}") from None
+    return bytes(found[:most])
+
+
 def is_commit(revision: str) -> bool:
     return COMMIT.fullmatch(revision) is not None
 
@@ -123,8 +151,11 @@ def _ask(source: HubSource, where: str) -> ModelInfo | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    if api.endpoint in _SILENT:
+        return None
     try:
-        return HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(
+        return api.model_info(
             source.repository, revision=source.revision, files_metadata=True, timeout=TIMEOUT_S
         )
     except HfHubHTTPError as error:
@@ -135,15 +166,16 @@ def _ask(source: HubSource, where: str) -> ModelInfo | None:
                 "page, and put a token of the hub into HF_TOKEN"
             ) from None
         if status is not None and status < 500:
-            raise SourceError(f"{where}: the hub refused it: {_first_line(error)}") from None
-        reason = _first_line(error)
+            raise SourceError(f"{where}: the hub refused it: {first_line(error)}") from None
+        reason = first_line(error)
     except Exception as error:  # the hub's HTTP library changes between versions: any failure to connect
-        reason = _first_line(error)
+        reason = first_line(error)
+        _SILENT.add(api.endpoint)
     logger.warning("%s: the hub cannot be reached (%s): looking in the local cache", where, reason)
     return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return last_line(lines[0]) if lines else type(error).__name__
 
@@ -219,9 +251,9 @@ class _Hub:
         except OSError as error:
             if error.errno in disk.FULL:
                 raise
-            raise SourceError(f"{self._where}: {name} could not be fetched: {_first_line(error)}") from None
+            raise SourceError(f"{self._where}: {name} could not be fetched: {first_line(error)}") from None
         except Exception as error:  # see `_ask`
-            raise SourceError(f"{self._where}: {name} could not be fetched: {_first_line(error)}") from None
+            raise SourceError(f"{self._where}: {name} could not be fetched: {first_line(error)}") from None
         return Path(path).resolve()
 
     def _require_honest(self, name: str) -> None:

@@ -58,7 +58,7 @@ def with_contents(params: Params, studies: Iterable[Study]) -> dict[str, Checkpo
     known = dict(params.checkpoints)
     for name in loaded:
         known[name] = known[name].model_copy(update=_found(known[name]))
-    for name in set(named) - loaded:
+    for name in (name for name in named if name not in loaded and known[name].architecture is None):
         with suppress(SourceError):
             known[name] = known[name].model_copy(update=_found(known[name]))
     return known
