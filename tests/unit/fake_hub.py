@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -148,7 +148,8 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if with_body:
-            self.wfile.write(body[:cut_at])
+            with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked has gone
+                self.wfile.write(body[:cut_at])
             self.server.sent_bytes += len(body[:cut_at])
         if cut_at is not None:
             self.close_connection = True

@@ -3,124 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.unit.fake_hub import COMMIT, LATER, Hub
+from tests.unit.projects import SOURCE, Say, fetched, flow_of, forget, plan_of, sharded, written
 
-from claimbench.__main__ import main
 from claimbench.checkpoints import fetch, manifest
-from claimbench.planning import paths
-from claimbench.schema.plan import Plan
 from claimbench.workflow import jobs
-
-SOURCE = "hf://org/tiny"
-STUDY = {
-    "title": "t",
-    "document": {"title": "d"},
-    "prompts": {"hello": "Hello"},
-    "defaults": {"checkpoint": "mine", "prompt": "hello", "new_tokens": 4},
-    "experiments": {"one": {"question": "q", "cells": {"only": {}}}},
-}
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The card of the hub's model: counting takes seconds."""
-    from claimbench.checkpoints import cards
-    from claimbench.checkpoints.shard import shard
-    from claimbench.schema.cell import Checkpoint
-
-    folder, before = tmp_path_factory.mktemp("counted"), Path.cwd()
-    tiny = Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama")
-    os.chdir(folder)
-    try:
-        shard(tiny, folder / "nothing", folder / "model")
-        cards.find(f"file://{folder}/model")
-    finally:
-        os.chdir(before)
-    return folder / cards.FOLDER
-
-
-def forget() -> None:
-    """Which commits branches stood for; what was counted of a config stays."""
-    for path in Path(".claimbench/cards").glob("*.json"):
-        if "commit" in json.loads(path.read_text(encoding="utf-8")):
-            path.unlink()
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Path) -> Path:
-    """An empty project, from which the hub of the test and no other is asked."""
-    from huggingface_hub import constants
-
-    (folder := tmp_path / "project").mkdir()
-    monkeypatch.chdir(folder)
-    for name in [name for name in os.environ if name.startswith("HF_") or "proxy" in name.lower()]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    (folder / "studies").mkdir()
-    shutil.copytree(counted, folder / ".claimbench" / "cards")
-    return folder
-
-
-@pytest.fixture
-def online(project: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    hub.requests.clear()
-    return hub
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main(list(arguments))
-        out, err = capsys.readouterr()
-        return status, out, err[err.index("claimbench: ") :] if "claimbench: " in err else ""
-
-    return run
-
-
-def plan_of(source: str | dict[str, Any] = SOURCE, study: dict[str, Any] = STUDY) -> Plan:
-    return jobs.plan_for(written(source, study), Path("studies"))
-
-
-def written(source: str | dict[str, Any], study: dict[str, Any] = STUDY) -> dict[str, Any]:
-    params = {"studies": ["s"], "device": "cpu", "checkpoints": {"mine": source}}
-    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    Path("studies/s.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    return params
-
-
-def flow_of(source: str | dict[str, Any] = SOURCE) -> jobs.Workflow:
-    return jobs.Workflow(written(source), Path("studies"))
-
-
-def fetched(flow: jobs.Workflow, say: Say) -> tuple[Path, str]:
-    """Where the rule `fetch` would bring the checkpoint, after it has; and what it said."""
-    ((folder, checkpoint),) = flow.fetched_checkpoints.items()
-    where = paths.FETCHED / folder
-    status, _, err = say("fetch", "--checkpoint", jobs.as_json(checkpoint), "--output", str(where))
-    assert status == (3 if err else 0)
-    return where, err
-
-
-def sharded(flow: jobs.Workflow, say: Say) -> tuple[Path, str]:
-    """The same of the rule `shard`."""
-    ((folder, checkpoint),) = flow.checkpoints.items()
-    where, source = paths.CHECKPOINTS / folder, str(Path(flow.fetched(folder)).parent)
-    arguments = ["--checkpoint", jobs.as_json(checkpoint), "--fetched", source, "--output", str(where)]
-    status, _, err = say("shard", *arguments)
-    assert status == (3 if err else 0)
-    return where, err
 
 
 def move(hub: Hub, **changed: bytes) -> None:
@@ -216,8 +107,7 @@ def test_a_forecast_knows_exact_bytes_by_type_from_headers_alone(online: Hub, sa
     status, out, _ = say("forecast")
     assert status == 0
     (line,) = [line for line in out.splitlines() if line.startswith("  mine: ")]
-    stored = sum(len(content) for name, content in online.files.items() if name.endswith(".safetensors"))
-    assert "parameters, 197.2 kB on disk (BF16), needs " in line, stored
+    assert "127,296 parameters, 254.6 kB on disk (BF16), needs " in line
     assert "in float32, fits in" in line
     assert "a step reads" in line
     assert "disk: about 0.0 GB" in out

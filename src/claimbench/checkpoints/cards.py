@@ -57,10 +57,11 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     found = on_hub(model)
     if found is None:
         return Known()
-    if found.unavailable and not isinstance(meant, RandomSource):
-        return Known(None, found.commit, f"{source}: {found.unavailable}")
-    card = card_of(found.config, source, keep_layers) if found.config and counted else None
-    return Known(card, found.commit)
+    pickles = found.unavailable if not isinstance(meant, RandomSource) else None
+    counts = found.config and counted and not pickles
+    card = card_of(found.config, source, keep_layers) if counts else None
+    write_json(_remembered(model), found._asdict())  # a branch with a mistake is asked for again
+    return Known(card, found.commit, f"{source}: {pickles}" if pickles else None)
 
 
 def _in_folder(folder: Path, keep_layers: int | None) -> Known:
@@ -83,9 +84,8 @@ class OnHub(NamedTuple):
 
 def on_hub(source: HubSource) -> OnHub | None:
     """The commit that the source stood for when it was first asked for, and its config; None: the hub is silent."""
-    where = FOLDER / f"{digest(list(source))}.json"
     try:
-        return _REMEMBERED.validate_json(where.read_bytes())
+        return _REMEMBERED.validate_json(_remembered(source).read_bytes())
     except (OSError, ValidationError):
         pass
     found = hub.look_up(source)
@@ -93,9 +93,11 @@ def on_hub(source: HubSource) -> OnHub | None:
         return None
     config = read_config(found.config, f"hf://{source.repository}@{source.revision}") if found.config else {}
     pickles = None if source.path else pickles_alone(found.names)
-    kept = OnHub(found.commit, config, pickles, found.sizes.get(str(source.path)))
-    write_json(where, kept._asdict())
-    return kept
+    return OnHub(found.commit, config, pickles, found.sizes.get(str(source.path)))
+
+
+def _remembered(source: HubSource) -> Path:
+    return FOLDER / f"{digest(list(source))}.json"
 
 
 _REMEMBERED = TypeAdapter(OnHub)

@@ -155,9 +155,7 @@ def _ask(source: HubSource, where: str) -> ModelInfo | None:
     if api.endpoint in _SILENT:
         return None
     try:
-        return api.model_info(
-            source.repository, revision=source.revision, files_metadata=True, timeout=TIMEOUT_S
-        )
+        return api.model_info(source.repository, revision=source.revision, files_metadata=True, timeout=TIMEOUT_S)
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):

@@ -44,10 +44,7 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     if WEIGHTS in names:  # beside an index as well: Transformers takes it too
         weights = [WEIGHTS]
     elif INDEX in names:
-        try:
-            shards = sorted(set(json.loads(read(INDEX))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise SourceError(f"{where}: {INDEX} is not an index of shards ({error})") from error
+        shards = _shards(read, where)
         weights = [INDEX, *shards]
     else:
         raise SourceError(
@@ -60,6 +57,17 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     if not set(VOCABULARY_FILES) & set(names):
         raise SourceError(f"{where}: expected a tokenizer (tokenizer.json), found none")
     return wanted + [name for name in SIDE_FILES if name in names]
+
+
+def _shards(read: Callable[[str], str], where: str) -> list[str]:
+    try:
+        shards = sorted(set(json.loads(read(INDEX))["weight_map"].values()))
+        if all(isinstance(name, str) for name in shards):
+            return shards
+        error: Exception = ValueError("a file's name is no text")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as found:
+        error = found
+    raise SourceError(f"{where}: {INDEX} is not an index of shards ({error})")
 
 
 def pickles_alone(names: Collection[str]) -> str | None:

@@ -214,7 +214,7 @@ class ExpandedCell:
     def _check_context(self, checkpoint: Checkpoint, workload: Workload) -> None:
         model = cost.decoder_of(checkpoint)
         context = model.context if model else None
-        length = (workload.prompt_tokens or 1) + workload.new_tokens
+        length = _least_tokens(checkpoint, workload) + workload.new_tokens
         if context is not None and length > context:
             raise ConfigError(
                 f"{self.path}: prompt and new tokens make {length}, but "
@@ -256,6 +256,13 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
 
 def _checkpoint(name: str, params: CheckpointParams) -> Checkpoint:
     return Checkpoint(name=name, **params.model_dump(exclude={"unavailable"}))
+
+
+def _least_tokens(checkpoint: Checkpoint, workload: Workload) -> int:
+    """Of a prompt whose tokens are not counted yet: a token is a part of a word, and of random weights a byte."""
+    if checkpoint.source.startswith("random://"):
+        return workload.prompt_tokens or len(workload.prompt.encode())
+    return workload.prompt_tokens or max(1, len(workload.prompt.split()))
 
 
 def _said(prompt: str | Message) -> dict[str, object]:
