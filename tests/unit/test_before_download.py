@@ -130,3 +130,10 @@ def test_a_forecast_says_that_the_hub_does_not_answer_and_goes_on(project: Path,
     assert status == 0
     assert "a step reads" in out
     assert "(hf://org/tiny: the hub does not answer" in out
+
+
+def gguf_of(folder: Path) -> bytes:
+    """The tiny model as a GGUF file, by the product's own writer."""
+    from claimbench.checkpoints import gguf_export
+
+    return gguf_export.export(folder, folder.parent / "tiny.gguf").read_bytes()

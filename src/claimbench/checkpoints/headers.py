@@ -71,6 +71,8 @@ def _of_files(paths: list[Path]) -> Header:
     for path in paths:
         if path.suffix == ".safetensors":
             for tensor in safetensors_file.read(path):
+                if tensor.dtype not in safetensors_file.DTYPE_BYTES:
+                    raise SourceError(f"{path}: {tensor.name}: the type {tensor.dtype} is not known here")
                 found[tensor.dtype] = found.get(tensor.dtype, 0) + tensor.bytes
     return Header(bytes_by_dtype=found)
 
