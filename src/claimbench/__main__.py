@@ -213,7 +213,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _forecast(arguments: argparse.Namespace) -> None:
     from claimbench import formatting
-    from claimbench.planning import forecast, paths
+    from claimbench.planning import forecast, model_lines, paths
     from claimbench.schema import ceilings
     from claimbench.schema.validation import read_yaml
     from claimbench.workflow import jobs
@@ -243,7 +243,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
     if expected.hungriest:
         print(f"memory: about {expected.peak_bytes / 1e9:.1f} GB, for {labels.get(expected.hungriest, 'a reference')}")
     print(f"disk: about {expected.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
-    for line in forecast.model_lines(plan, limits):
+    for line in model_lines.model_lines(plan, limits):
         print(f"  {line}")
     bounds = forecast.batch_bounds(plan)
     if bounds:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests.unit.fake_hub import Hub, serving
+from tests.unit.projects import Say
 
+from claimbench.__main__ import main
 from claimbench.analysis import aggregate
+from claimbench.checkpoints import cards
+from claimbench.checkpoints.shard import shard
 from claimbench.planning.plan import make_plan
 from claimbench.schema import result
 from claimbench.schema.ceilings import Ceilings
-from claimbench.schema.cell import Device
+from claimbench.schema.cell import Checkpoint, Device
 from claimbench.schema.json_file import digest
 from claimbench.schema.params import load_params
 from claimbench.schema.plan import Plan, PlannedCell
@@ -126,3 +132,70 @@ def lab(tmp_path: Path) -> Any:
 def made() -> Callable[..., Result]:
     """Makes the result of a planned cell's block; see `measured`."""
     return measured
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub that has a tiny model in two shards."""
+    model = tmp_path / "model"
+    random = Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama")
+    shard(random, tmp_path / "nothing", model, max_shard_bytes=200_000)
+    files = {path.name: path.read_bytes() for path in model.iterdir() if not path.name.startswith(".")}
+    with serving(files | {"README.md": b"hello", "pytorch_model.bin": b"pickle"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of the hub's model: counting takes seconds."""
+    folder, before = tmp_path_factory.mktemp("counted"), Path.cwd()
+    tiny = Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama")
+    os.chdir(folder)
+    try:
+        shard(tiny, folder / "nothing", folder / "model")
+        (folder / "model" / "model-00001-of-00001.safetensors").rename(folder / "model" / "model.safetensors")
+        (folder / "model" / "model.safetensors.index.json").unlink()
+        cards.find(f"file://{folder}/model")
+    finally:
+        os.chdir(before)
+    return folder / cards.FOLDER
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Path) -> Path:
+    """An empty project, from which the hub of the test and no other is asked."""
+    from huggingface_hub import constants
+
+    (folder := tmp_path / "project").mkdir()
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("HF_") or "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    (folder / "studies").mkdir()
+    shutil.copytree(counted, folder / ".claimbench" / "cards")
+    return folder
+
+
+@pytest.fixture
+def online(project: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    hub.requests.clear()
+    return hub
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(list(arguments))
+        out, err = capsys.readouterr()
+        return status, out, err[err.index("claimbench: ") :] if "claimbench: " in err else ""
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def counted_model(counted: Path) -> Path:
+    """The model of that card: config, tokenizer and weights in one file."""
+    return counted.parents[1] / "model"

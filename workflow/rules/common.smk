@@ -70,7 +70,7 @@ wildcard_constraints:
     key=r"[0-9a-f]{12}",
     block=r"\d+",
     plan_digest=r"[0-9a-f]{12}",
-    name=r"[a-z0-9][a-z0-9._-]*",
+    name=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     source=r"[0-9a-f]{12}",
 
 

@@ -14,16 +14,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from claimbench.checkpoints import counting, hub
-from claimbench.checkpoints.local_files import CONFIG
+from claimbench.checkpoints.local_files import CONFIG, CONFIG_BYTES, pickles_alone
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError
 from claimbench.schema.card import Card
-from claimbench.schema.json_file import digest, write_json
+from claimbench.schema.json_file import canonical_json, digest, write_json
 
 FOLDER = Path(".claimbench") / "cards"
 COUNTING_S = 120.0
@@ -34,11 +34,13 @@ LONGEST = 10_000
 class Known(NamedTuple):
     card: Card | None = None
     content: str | None = None
-    """What the source does not pin: the hub's commit, or the hash of a config that random weights are drawn for."""
+    """The hub's commit, where the source is or names a repository: a branch moves."""
+    unavailable: str | None = None
+    """Why its weights are not loaded, where that is known already."""
 
 
-def find(source: str, keep_layers: int | None = None) -> Known:
-    """What is known of `source` now.
+def find(source: str, keep_layers: int | None = None, counted: bool = True) -> Known:
+    """What is known of `source` now; its card only where it is to be `counted`.
 
     Nothing where its config lies inside a download, and where the hub does not answer and did not before.
 
@@ -47,21 +49,31 @@ def find(source: str, keep_layers: int | None = None) -> Known:
     """
     meant = parse(source)
     if isinstance(meant, LocalSource):
-        path = meant.path / CONFIG
-        return Known(card_of(read_config(path), source, keep_layers)) if path.is_file() else Known()
-    if isinstance(meant, RandomSource):
-        if isinstance(meant.architecture, str):
-            return Known(of_shape(meant.architecture, keep_layers), digest(cost.config(meant.architecture)))
-        found = _from_hub(meant.architecture)
-        if found is None:
-            return Known()
-        return Known(card_of(found.config, source, keep_layers), digest(found.config))
-    if isinstance(meant, HubSource):
-        found = _from_hub(meant)
-        if found is None:
-            return Known()
-        return Known(card_of(found.config, source, keep_layers) if found.config else None, found.commit)
-    return Known()
+        return _in_folder(meant.path, keep_layers) if counted else Known()
+    model = meant.architecture if isinstance(meant, RandomSource) else meant
+    if isinstance(model, str):
+        return Known(of_shape(model, keep_layers), digest(cost.config(model)))
+    if not isinstance(model, HubSource):
+        return Known()
+    if not counted and hub.is_commit(model.revision):
+        return Known(None, model.revision)
+    found = on_hub(model)
+    if found is None:
+        return Known()
+    pickles = found.unavailable if not isinstance(meant, RandomSource) else None
+    counts = found.config and counted and not pickles
+    card = card_of(found.config, source, keep_layers) if counts else None
+    write_json(_remembered(model), found._asdict())  # a branch with a mistake is asked for again
+    return Known(card, found.commit, f"{source}: {pickles}" if pickles else None)
+
+
+def _in_folder(folder: Path, keep_layers: int | None) -> Known:
+    where, path = f"file://{folder}", folder / CONFIG
+    if not path.is_file():
+        return Known()
+    card = card_of(read_config(path, where), where, keep_layers)
+    pickles = pickles_alone([entry.name for entry in folder.iterdir()])
+    return Known(card, None, f"{where}: {pickles}" if pickles else None)
 
 
 def of_shape(name: str, keep_layers: int | None = None) -> Card | None:
@@ -71,37 +83,48 @@ def of_shape(name: str, keep_layers: int | None = None) -> Card | None:
     return card_of(cost.config(name), name, keep_layers)
 
 
-class _OnHub(NamedTuple):
+class OnHub(NamedTuple):
     commit: str
     config: ModelConfig
     """Empty where a GGUF holds it."""
+    unavailable: str | None = None
+    file_bytes: int | None = None
+    """Of that GGUF, where the hub said so."""
 
 
-def _from_hub(source: HubSource) -> _OnHub | None:
+def on_hub(source: HubSource) -> OnHub | None:
     """The commit that the source stood for when it was first asked for, and its config; None: the hub is silent."""
-    where = FOLDER / f"{digest(list(source))}.json"
     try:
-        known = json.loads(where.read_text(encoding="utf-8"))
-        return _OnHub(known["commit"], known["config"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _REMEMBERED.validate_json(_remembered(source).read_bytes())
+    except (OSError, ValidationError):
         pass
-    found = hub.config_of(source)
+    found = hub.look_up(source)
     if found is None:
         return None
-    commit, path = found
-    kept = _OnHub(commit, read_config(path) if path else {})
-    write_json(where, kept._asdict())
-    return kept
+    config = read_config(found.config, f"hf://{source.repository}@{source.revision}") if found.config else {}
+    pickles = None if source.path else pickles_alone(found.names)
+    return OnHub(found.commit, config, pickles, found.sizes.get(str(source.path)))
 
 
-def read_config(path: Path) -> ModelConfig:
-    """A `config.json`. Raises SourceError where it is none."""
+def _remembered(source: HubSource) -> Path:
+    return FOLDER / f"{digest(list(source))}.json"
+
+
+_REMEMBERED = TypeAdapter(OnHub)
+
+
+def read_config(path: Path, where: str | None = None) -> ModelConfig:
+    """The `config.json` at `path`, which messages call the config of `where`. Raises SourceError where it is none."""
+    named = f"{where}: {CONFIG}" if where else str(path)
     try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise ValueError(f"larger than {CONFIG_BYTES} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
+        canonical_json(value)  # no JSON either: a number that is none or not finite, half a character
     except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: not JSON ({error})") from error
+        raise SourceError(f"{named}: not JSON ({error})") from error
     if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
-        raise SourceError(f"{path}: expected a mapping with a model_type")
+        raise SourceError(f"{named}: expected a mapping with a model_type")
     config: ModelConfig = value
     return config
 
@@ -119,30 +142,52 @@ def card_of(config: ModelConfig, where: str, keep_layers: int | None = None) -> 
         return Card.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         pass
-    command = [sys.executable, "-m", counting.__name__, *([str(keep_layers)] if keep_layers else [])]
-    try:
-        counted = subprocess.run(
-            command, input=json.dumps(config), capture_output=True, text=True, timeout=COUNTING_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise SourceError(f"{where}: counting its weights took over {COUNTING_S:.0f} s: is its config right?") from None
-    if counted.returncode:
-        lines = counted.stderr.strip().splitlines() or ["no reason was given"]
-        raise SourceError(f"{where}: {lines[-1]}")
-    card = Card.model_validate_json(counted.stdout.splitlines()[-1])
+    card = Card.model_validate(counted(counting.__name__, {"config": config, "keep_layers": keep_layers}, where))
     write_json(path, card.model_dump(mode="json"))
     return card
 
 
+def counted(module: str, request: dict[str, object], where: str) -> dict[str, object]:
+    """What `module` answers to `request` in a process of its own, whose time and memory are bounded.
+
+    Raises:
+        SourceError: it says why it cannot.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=COUNTING_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"{where}: counting its weights took over {COUNTING_S:.0f} s: is its config right?") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["counting its weights took too much memory: is its config right?"]
+        raise SourceError(f"{where}: {lines[-1]}")
+    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+SIZES = {
+    LONGEST: ("num_hidden_layers", "n_layer", "num_layers", "num_attention_heads", "num_key_value_heads", "n_head"),
+    1 << 16: ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "head_dim"),
+    1 << 28: ("vocab_size", "hidden_size", "n_embd", "intermediate_size", "moe_intermediate_size", "n_inner"),
+}
+"""Keys of configs, and the most that each may say. Without a bound, making the modules alone takes all memory."""
+
+
 def _require_possible(config: ModelConfig, where: str) -> None:
-    """Raises SourceError where a number of layers, heads or sizes cannot be one."""
+    """Raises SourceError where a number of layers, heads, experts or values cannot be one."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for key in ("num_hidden_layers", "n_layer", "num_layers", "num_attention_heads", "n_head", "vocab_size"):
-            value = part.get(key)
-            if value is None:
-                continue
-            most = LONGEST if "vocab" not in key else 1 << 28
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise SourceError(
-                    f"{where}: config.json {key}: expected a whole number from 1 to {most}, got {value!r}"
-                )
+        for most, keys in SIZES.items():
+            for key in keys:
+                value = part.get(key)
+                none = value is None or (value == 0 and "expert" in key)
+                if not none and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
+                    said = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}..."
+                    raise SourceError(
+                        f"{where}: config.json {key}: expected a whole number from 1 to {most}, got {said}"
+                    )

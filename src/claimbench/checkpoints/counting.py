@@ -4,17 +4,22 @@ The model is built on torch's meta device, where tensors have shapes and no memo
 what each layer keeps: what grows from one to the other is kept for each token, the rest is a state. Experts are left
 out of these passes, since which of them a token takes is a value.
 
-    python -m claimbench.checkpoints.counting [LAYERS] < config.json    prints a card, or says why there is none
+    echo '{"config": {...}, "keep_layers": null}' | python -m claimbench.checkpoints.counting
+
+prints a card, or says why there is none.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from claimbench.checkpoints.model_config import with_layers
 from claimbench.cost_model import cost
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Raise it when what is counted changes: cards are remembered."""
+MOST_BYTES = 16 << 30
 SHORT, LONG = 8, 16
 """Tokens of the two passes."""
 NOT_COUNTED = ("quantization_config", "auto_map", "_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -302,15 +308,26 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def main(keep_layers: int | None = None) -> int:
+def bound_memory() -> None:
+    """Shapes take little; what a mistaken config asks for is stopped there."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
+
+
+def main() -> int:
+    bound_memory()
+    request = json.load(sys.stdin)
     try:
-        card = count(json.load(sys.stdin), keep_layers)
+        card = count(request["config"], request["keep_layers"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        print(f"config.json: {'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']}", file=sys.stderr)
+        return 1
     except (SourceError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(_first_line(error) if isinstance(error, ValueError) else error, file=sys.stderr)
         return 1
     print(card.model_dump_json())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main())

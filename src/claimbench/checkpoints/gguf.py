@@ -61,6 +61,14 @@ class Header(NamedTuple):
     def names(self) -> set[str]:
         return {tensor.name for tensor in self.tensors}
 
+    @property
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Of all tensors, by the name that GGUF gives their type."""
+        found: dict[str, int] = {}
+        for tensor in self.tensors:
+            found[tensor.kind] = found.get(tensor.kind, 0) + tensor.bytes
+        return found
+
 
 def read(path: Path) -> Header:
     """The header of the file at `path`; time and memory follow its size, not its claims.

@@ -12,12 +12,12 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from claimbench.checkpoints import disk
-from claimbench.checkpoints.local_files import CONFIG, link, select
+from claimbench.checkpoints.local_files import CONFIG, CONFIG_BYTES, hint, link, select
 from claimbench.checkpoints.manifest import sha256_of
 from claimbench.checkpoints.sources import HubSource, last_line
 from claimbench.errors import SourceError
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
+ETAG = re.compile(r"[\w+=:-][\w.+=:-]{0,250}")
+"""The cache names a file by it."""
+
+_SILENT = set[str]()
+"""Endpoints that this process could not reach: to ask one again for each model takes as long as each did."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +51,29 @@ def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     hub = _Hub(source.repository, commit, where, offline=info is None)
     if source.path is not None:
         if source.path not in names:
-            raise SourceError(f"{where}: there is no file {source.path}{_hint(names)}")
+            raise SourceError(f"{where}: there is no file {source.path}{hint(names)}")
         chosen = [source.path]
     else:
         chosen = select(names, lambda name: hub.file(name).read_text(encoding="utf-8"), where)
     disk.require_space(hub.cache, sum(sizes.get(name, 0) for name in chosen if not hub.has(name)))
     for name in chosen:
         link(hub.file(name), folder / Path(name).name)
-    if info is not None and source.revision != commit:
-        hub.remember(source.revision)
     return commit, [Path(name).name for name in chosen]
 
 
-def config_of(source: HubSource) -> tuple[str, Path | None] | None:
-    """The commit that `source` stands for now, and its config's place in the cache, where it has one; no weights.
+class OnHub(NamedTuple):
+    """What is known of a source without its weights."""
+
+    commit: str
+    names: Collection[str]
+    config: Path | None
+    """Its config's place in the cache; None where a GGUF holds it."""
+    sizes: Mapping[str, int] = {}
+    """In bytes, by name; nothing of what the cache alone told."""
+
+
+def look_up(source: HubSource) -> OnHub | None:
+    """What `source` stands for now; of its files the config alone is downloaded.
 
     None where the hub cannot be reached and the cache does not have it.
 
@@ -73,31 +87,63 @@ def config_of(source: HubSource) -> tuple[str, Path | None] | None:
             commit, names = _cached(source, where)
         except SourceError:
             return None
+        sizes = dict[str, int]()
     else:
-        commit, names = str(info.sha), {entry.rfilename for entry in info.siblings or ()}
+        commit, sizes = str(info.sha), {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
+        names = set(sizes)
+    hub = _Hub(source.repository, commit, where, offline=info is None)
+    if info is not None and source.revision != commit:
+        hub.remember(source.revision)
+    if info is None and (source.path or CONFIG) not in names:
+        return None
     if source.path is not None:
-        return commit, None
+        if source.path not in names:
+            raise SourceError(f"{where}: there is no file {source.path}{hint(names)}")
+        return OnHub(commit, names, None, sizes)
     if CONFIG not in names:
-        raise SourceError(f"{where}: expected a file {CONFIG}, which is missing{_hint(names)}")
-    return commit, _Hub(source.repository, commit, where, offline=info is None).file(CONFIG)
+        raise SourceError(f"{where}: expected a file {CONFIG}, which is missing{hint(names)}")
+    if sizes.get(CONFIG, 0) > CONFIG_BYTES:
+        raise SourceError(f"{where}: {CONFIG}: expected at most {CONFIG_BYTES} bytes, found {sizes[CONFIG]}")
+    return OnHub(commit, names, hub.file(CONFIG), sizes)
 
 
 def fetch_config(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     """Link the config of `source` alone into `folder`; returns the commit and its name."""
-    commit, path = config_of(source) or ("", None)
-    if path is None:
+    found = look_up(source)
+    if found is None or found.config is None:
         where = f"hf://{source.repository}@{source.revision}"
         raise SourceError(f"{where}: the hub cannot be reached and the local cache does not have its {CONFIG}")
-    link(path, folder / CONFIG)
-    return commit, [CONFIG]
+    link(found.config, folder / CONFIG)
+    return found.commit, [CONFIG]
 
 
-def _hint(names: Collection[str]) -> str:
-    """What else a repository without a config may be."""
-    if "adapter_config.json" in names:
-        return ": it is an adapter, which changes another model: merge it into that one first"
-    ggufs = sorted(name for name in names if name.endswith(".gguf"))
-    return f": name one of its GGUF files, such as @main/{ggufs[0]}" if ggufs else ""
+def beginning(source: HubSource, most: int) -> bytes:
+    """The first `most` bytes of the file that `source` names, at the commit that it names, or all of a shorter one.
+
+    Raises:
+        SourceError: the hub refuses it, or does not answer.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+
+    where = f"hf://{source.repository}@{source.revision}/{source.path}"
+    endpoint = os.environ.get("HF_ENDPOINT")
+    url = hf_hub_url(source.repository, str(source.path), revision=source.revision, endpoint=endpoint)
+    asked, found = {**build_hf_headers(), "range": f"bytes=0-{most - 1}"}, bytearray()
+    try:
+        with get_session().stream("GET", url, headers=asked, timeout=TIMEOUT_S, follow_redirects=True) as answer:
+            hf_raise_for_status(answer)
+            for part in answer.iter_bytes():
+                found += part
+                if len(found) >= most:  # whoever ignores the range sends all of it
+                    break
+    except Exception as error:  # see `_ask`
+        raise SourceError(f"{where}: its header could not be fetched: {first_line(error)}") from None
+    return bytes(found[:most])
+
+
+def is_commit(revision: str) -> bool:
+    return COMMIT.fullmatch(revision) is not None
 
 
 def _ask(source: HubSource, where: str) -> ModelInfo | None:
@@ -105,22 +151,29 @@ def _ask(source: HubSource, where: str) -> ModelInfo | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    if api.endpoint in _SILENT:
+        return None
     try:
-        return HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(
-            source.repository, revision=source.revision, files_metadata=True, timeout=TIMEOUT_S
-        )
+        return api.model_info(source.repository, revision=source.revision, files_metadata=True, timeout=TIMEOUT_S)
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            raise SourceError(
+                f"{where}: the hub refused it ({status}): it is gated, private or misspelled: accept its terms on its "
+                "page, and put a token of the hub into HF_TOKEN"
+            ) from None
         if status is not None and status < 500:
-            raise SourceError(f"{where}: the hub refused it: {_first_line(error)}") from None
-        reason = _first_line(error)
+            raise SourceError(f"{where}: the hub refused it: {first_line(error)}") from None
+        reason = first_line(error)
     except Exception as error:  # the hub's HTTP library changes between versions: any failure to connect
-        reason = _first_line(error)
+        reason = first_line(error)
+        _SILENT.add(api.endpoint)
     logger.warning("%s: the hub cannot be reached (%s): looking in the local cache", where, reason)
     return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return last_line(lines[0]) if lines else type(error).__name__
 
@@ -136,7 +189,7 @@ def _cached(source: HubSource, where: str) -> tuple[str, set[str]]:
             f"{where}: the hub cannot be reached and the local cache does not have it: check the network, HF_ENDPOINT "
             "and HF_HUB_OFFLINE, or use a file:// source"
         ) from None
-    return snapshot.name, {entry.name for entry in snapshot.iterdir()}
+    return snapshot.name, {str(entry.relative_to(snapshot)) for entry in snapshot.rglob("*") if entry.is_file()}
 
 
 class _Hub:
@@ -180,6 +233,8 @@ class _Hub:
         from huggingface_hub import hf_hub_download
 
         try:
+            if not self._offline:
+                self._require_honest(name)
             path = hf_hub_download(
                 self._repository,
                 name,
@@ -189,13 +244,29 @@ class _Hub:
                 endpoint=os.environ.get("HF_ENDPOINT"),
                 etag_timeout=TIMEOUT_S,
             )
+        except SourceError:
+            raise
         except OSError as error:
             if error.errno in disk.FULL:
                 raise
-            raise SourceError(f"{self._where}: {name} could not be fetched: {_first_line(error)}") from None
+            raise SourceError(f"{self._where}: {name} could not be fetched: {first_line(error)}") from None
         except Exception as error:  # see `_ask`
-            raise SourceError(f"{self._where}: {name} could not be fetched: {_first_line(error)}") from None
+            raise SourceError(f"{self._where}: {name} could not be fetched: {first_line(error)}") from None
         return Path(path).resolve()
+
+    def _require_honest(self, name: str) -> None:
+        """Raises SourceError where the hub answers for another commit, or with a name that leads out of the cache."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        endpoint = os.environ.get("HF_ENDPOINT")
+        url = hf_hub_url(self._repository, name, revision=self._commit, endpoint=endpoint)
+        found = get_hf_file_metadata(url, timeout=TIMEOUT_S, endpoint=endpoint)
+        if found.commit_hash != self._commit:
+            raise SourceError(
+                f"{self._where}: {name}: expected it at commit {self._commit}, the hub answered for {found.commit_hash}"
+            )
+        if found.etag is None or not ETAG.fullmatch(found.etag):
+            raise SourceError(f"{self._where}: {name}: expected an ETag that can be a file's name, got {found.etag!r}")
 
 
 def _is_intact(blob: Path) -> bool:

@@ -9,6 +9,9 @@ from pathlib import Path
 from claimbench.errors import SourceError
 
 CONFIG = "config.json"
+CONFIG_BYTES = 10_000_000
+"""What is larger is no config: the longest have a list for each of some hundred layers."""
+ADAPTER = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 VOCABULARY_FILES = (
@@ -41,18 +44,12 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     if WEIGHTS in names:  # beside an index as well: Transformers takes it too
         weights = [WEIGHTS]
     elif INDEX in names:
-        try:
-            shards = sorted(set(json.loads(read(INDEX))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise SourceError(f"{where}: {INDEX} is not an index of shards ({error})") from error
+        shards = _shards(read, where)
         weights = [INDEX, *shards]
-    elif pickles := sorted(name for name in names if name.endswith(PICKLES)):
-        raise SourceError(
-            f"{where}: expected {WEIGHTS}, found only {pickles[0]}: pickle files can run code and are never loaded; "
-            "ask for a revision with safetensors"
-        )
     else:
-        raise SourceError(f"{where}: expected {WEIGHTS} or {INDEX}, found neither")
+        raise SourceError(
+            f"{where}: {pickles_alone(names) or f'expected {WEIGHTS} or {INDEX}, found neither'}{hint(names)}"
+        )
     wanted = [CONFIG, *weights]
     for name in wanted:
         if "/" in name or name not in names:
@@ -60,6 +57,42 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> li
     if not any(map(_is_vocabulary, names)):
         raise SourceError(f"{where}: expected a tokenizer (tokenizer.json), found none")
     return wanted + sorted(name for name in names if is_side_file(name))
+
+
+def _shards(read: Callable[[str], str], where: str) -> list[str]:
+    try:
+        shards = sorted(set(json.loads(read(INDEX))["weight_map"].values()))
+        if all(isinstance(name, str) for name in shards):
+            return shards
+        error: Exception = ValueError("a file's name is no text")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as found:
+        error = found
+    raise SourceError(f"{where}: {INDEX} is not an index of shards ({error})")
+
+
+def pickles_alone(names: Collection[str]) -> str | None:
+    """Why the weights of a folder with `names` are not loaded, where that is so; None where some are safetensors."""
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    if not pickles or any(name.endswith((".safetensors", ".gguf")) for name in names):
+        return None
+    return (
+        f"expected {WEIGHTS}, found only {pickles[0]}: pickle files can run code and are never loaded; ask for a "
+        "revision with safetensors, or convert them yourself (docs/checkpoints.md)"
+    )
+
+
+def hint(names: Collection[str]) -> str:
+    """What else a folder without the usual files may be, and what then to do."""
+    if ADAPTER in names:
+        return ": it is an adapter, which changes another model: merge it into that one first"
+    if ggufs := sorted(name for name in names if name.endswith(".gguf")):
+        return f": name one of its GGUF files, such as {ggufs[0]}"
+    if "consolidated.safetensors" in names or "consolidated.00.pth" in names:
+        return ": consolidated files are in a format of their maker's own tools: use a revision in Transformers' format"
+    if shards := sorted(name for name in names if name.endswith(".safetensors")):
+        one = f"rename {shards[0]} to {WEIGHTS}" if len(shards) == 1 else "its index is missing, fetch it again"
+        return f": {len(shards)} of its files are safetensors without an index: {one}"
+    return ""
 
 
 def link(target: Path, place: Path) -> None:

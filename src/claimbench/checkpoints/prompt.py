@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claimbench.checkpoints import chat
-from claimbench.checkpoints.local_files import VOCABULARY_FILES, has_tokenizer
+from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.local_files import CONFIG, VOCABULARY_FILES, has_tokenizer
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Cell, Workload
 
@@ -46,6 +47,22 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
         )
     length = workload.prompt_tokens or len(ids)
     return (ids * -(-length // len(ids)))[:length]
+
+
+def require_room(cell: Cell, checkpoint: Path | None) -> None:
+    """Raises SourceError where prompt and new tokens are more than the model's positions: before it is loaded."""
+    if checkpoint is None or not (checkpoint / CONFIG).is_file():
+        return
+    model = decoder_in(checkpoint, cell.checkpoint)
+    if model.context is None:
+        return
+    prompt = len(prompt_ids(cell, checkpoint, model.vocabulary))
+    length = prompt + cell.workload.new_tokens
+    if length > model.context:
+        raise SourceError(
+            f"{cell.checkpoint.name}: the prompt has {prompt} tokens and {cell.workload.new_tokens} are to follow, but "
+            f"the model has {model.context} positions: ask for fewer"
+        )
 
 
 def _chat(checkpoint: Path, workload: Workload) -> list[int]:

@@ -144,13 +144,20 @@ def _open(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched) -> Model
         return _with_table(*gguf_weights.read(fetched / ggufs[0]), checkpoint)
     files = [fetched / file.name for file in record.files if file.name.endswith(".safetensors")]
     stored = [tensor for file in files for tensor in safetensors_file.read(file)]
+    unknown = next((one for one in stored if one.dtype not in safetensors_file.DTYPE_BYTES), None)
+    if unknown:
+        raise SourceError(
+            f"{checkpoint.source}: {unknown.name} is of type {unknown.dtype}, which is not cut: leave its files whole "
+            "(params.yaml: shard.max_shard_mb: null)"
+        )
     return _with_table(cards.read_config(fetched / CONFIG), stored, checkpoint)
 
 
 def _with_table(raw: ModelConfig, stored: list[StreamedTensor], checkpoint: Checkpoint) -> Model:
-    """The architecture too, where the project has a table of its tensors."""
-    if raw["model_type"] not in model_config.CLASSES or raw.get("attention_bias") or raw.get("mlp_bias"):
-        return Model(raw, None, stored)
+    """The architecture too, where the project has a table of its tensors and it matters which they are."""
+    declared = checkpoint.architecture is not None or checkpoint.tensor_parallel is not None
+    if not declared or raw["model_type"] not in model_config.CLASSES:
+        return Model(raw, None, stored)  # whatever Transformers makes of its tensors, it makes of them cut
     config = model_config.normalise(raw, checkpoint.source)
     return Model(config, model_config.parse(config, checkpoint.source), stored)
 
@@ -164,6 +171,9 @@ def _first_layers(model: Model, layers: int | None, checkpoint: Checkpoint) -> l
 
     if layers is not None and any(tower in one.name for one in model.tensors for tower in TOWERS):
         raise SourceError(f"{checkpoint.name}: keep_layers: {checkpoint.source} reads more than text: use all of it")
+    there = 1 + max((int(match[1]) for one in model.tensors if (match := LAYER.search(one.name))), default=0)
+    if layers is not None and layers > there:
+        raise SourceError(f"{checkpoint.name}: keep_layers: expected at most {there}, got {layers}")
     return [one for one in model.tensors if is_kept(one.name)]
 
 
@@ -213,12 +223,13 @@ def _side_files(record: fetch.Fetched) -> list[File]:
 def _write_config(
     config: ModelConfig, layers: int | None, kept: Sequence[StreamedTensor], special: dict[str, int], folder: Path
 ) -> None:
-    """`dtype` is the one that most values are stored in."""
+    """`dtype` is the type of most values that are not quantized; without any, the config's own stays."""
     sizes: dict[str, int] = {}
     for tensor in kept:
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.values
-    dtype = DTYPE_NAMES[max(sizes, key=lambda code: sizes[code])]
-    written = (model_config.with_layers(config, layers) if layers else config) | special | {"dtype": dtype}
+        if tensor.dtype in DTYPE_NAMES:
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.values
+    dtype = {"dtype": DTYPE_NAMES[max(sizes, key=lambda code: sizes[code])]} if sizes else {}
+    written = (model_config.with_layers(config, layers) if layers else config) | special | dtype
     text = json.dumps(written, indent=2, sort_keys=True) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
 

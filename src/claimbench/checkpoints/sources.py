@@ -102,7 +102,7 @@ def parse(source: str) -> Source:
             source, WheelSource(match["package"], match["version"], PurePosixPath(match["path"]), match["sha256"])
         )
     if kind == "file" and rest:
-        return LocalSource(Path(unquote(rest)).expanduser().absolute())
+        return _parse_local(source, rest)
     if kind == "random" and rest:
         return _parse_random(source, rest)
     expected = {
@@ -137,6 +137,13 @@ def _counted(written: str) -> list[str]:
     width = len(first) if first.startswith("0") or last.startswith("0") else 1
     numbers = range(int(first), int(last) + step, step)[: MOST_PARTS + 1]
     return [f"{number:0{width}d}" for number in numbers]
+
+
+def _parse_local(source: str, rest: str) -> LocalSource:
+    try:
+        return LocalSource(Path(unquote(rest)).expanduser().absolute())
+    except RuntimeError as error:
+        raise SourceError(f"{source}: expected a folder, and nobody here is called {rest.split('/')[0]}") from error
 
 
 def _parse_random(source: str, rest: str) -> RandomSource:

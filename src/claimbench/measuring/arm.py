@@ -23,6 +23,7 @@ from pydantic import Field
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
 from claimbench.checkpoints import manifest
+from claimbench.checkpoints.prompt import require_room
 from claimbench.errors import Unavailable
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import Waits, time_generation
@@ -128,6 +129,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
     if checkpoint:
         say("checkpoint", sha256=manifest.verify(checkpoint).sha256)
     backends.import_libraries(cell, checkpoint)
+    require_room(cell, checkpoint)
     record = Record()
     session: Session = backends.find(cell.backend).load(cell, checkpoint or Path(), request.block.draft)
     try:

@@ -19,7 +19,8 @@ from typing import Protocol
 
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
-from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
+from claimbench.checkpoints.prompt import require_room
+from claimbench.errors import Refusal, SourceError, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
 from claimbench.measuring.coordinator import run_ranks
@@ -72,7 +73,7 @@ def guarded(work: Callable[[], None], say: Say) -> None:
         work()
     except Refusal as refusal:
         say("refused", outcome=refusal.outcome, reason=str(refusal))
-    except CorruptCheckpoint as error:
+    except SourceError as error:
         say("refused", outcome=Outcome.ERROR, reason=str(error))
     except (MemoryError, RuntimeError, OSError, ValueError) as error:
         traceback.print_exc()
@@ -102,6 +103,7 @@ def run_block(request: BlockRequest, say: Say, lead: LeaderSession | None = None
     backend = backends.find(cell.backend)
     say("phase", name="import")
     backends.import_libraries(cell, request.checkpoint)
+    require_room(cell, request.checkpoint)
     say("phase", name="load")
     record = Record()
     session = backend.load(cell, request.checkpoint or Path(), request.draft)

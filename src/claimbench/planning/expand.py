@@ -25,7 +25,7 @@ from claimbench.planning.optimization_list import optimization_list
 from claimbench.schema.cell import Cell, Checkpoint, Device, Dtype, OptimizationUse, PageCache, Protocol, Workload
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.metrics import METRICS
-from claimbench.schema.params import Params
+from claimbench.schema.params import CheckpointParams, Params
 from claimbench.schema.study import Experiment, Hold, Message, Scalar, Study, StudyCell
 from claimbench.schema.validation import validate
 
@@ -98,6 +98,9 @@ class ExpandedCell:
         )
         if missing is None and self.experiment.device not in (None, self.device):
             missing = f"this experiment is about a {self.experiment.device} device"
+        draft = self._draft(uses)
+        loaded = (self.params.checkpoints[each.name] for each in (checkpoint, draft) if each)
+        missing = missing or next((each.unavailable for each in loaded if each.unavailable), None)
         if missing or too_large:
             return Resolved(None, missing or too_large)
         asked_options, fewer = limits.fewer_devices(self.params, self.settings.options)
@@ -112,7 +115,7 @@ class ExpandedCell:
         self._check_context(checkpoint, workload)
         cell = Cell(
             checkpoint=checkpoint,
-            draft=self._draft(uses),
+            draft=draft,
             backend=backend_name,
             options=options,
             optimizations=uses,
@@ -136,7 +139,7 @@ class ExpandedCell:
         options = validate(backend.Options, self.settings.options, f"{self.path}.options")
         return load_of(
             Cell(
-                checkpoint=Checkpoint(name=checkpoint, **self.params.checkpoints[checkpoint].model_dump()),
+                checkpoint=_checkpoint(checkpoint, self.params.checkpoints[checkpoint]),
                 backend=name,
                 options=options.model_dump(mode="json"),
                 optimizations=uses,
@@ -211,7 +214,7 @@ class ExpandedCell:
     def _check_context(self, checkpoint: Checkpoint, workload: Workload) -> None:
         model = cost.decoder_of(checkpoint)
         context = model.context if model else None
-        length = (workload.prompt_tokens or 1) + workload.new_tokens
+        length = _least_tokens(checkpoint, workload) + workload.new_tokens
         if context is not None and length > context:
             raise ConfigError(
                 f"{self.path}: prompt and new tokens make {length}, but "
@@ -248,7 +251,18 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
     if asked is not None and asked not in cost.shape_names():
         hint = did_you_mean(asked, cost.shape_names())
         raise ConfigError(f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}")
-    return Checkpoint(name=used, **params.checkpoints[used].model_dump())
+    return _checkpoint(used, params.checkpoints[used])
+
+
+def _checkpoint(name: str, params: CheckpointParams) -> Checkpoint:
+    return Checkpoint(name=name, **params.model_dump(exclude={"unavailable"}))
+
+
+def _least_tokens(checkpoint: Checkpoint, workload: Workload) -> int:
+    """Of a prompt whose tokens are not counted yet: a token is a part of a word, and of random weights a byte."""
+    if checkpoint.source.startswith("random://"):
+        return workload.prompt_tokens or len(workload.prompt.encode())
+    return workload.prompt_tokens or max(1, len(workload.prompt.split()))
 
 
 def said(prompt: str | Message) -> dict[str, object]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from claimbench.checkpoints import headers
+from claimbench.checkpoints.headers import Header
 from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.cost_model.parallelism import device_bytes, largest_batch
-from claimbench.errors import ResultError
+from claimbench.errors import ResultError, SourceError
 from claimbench.formatting import quantity
 from claimbench.planning import cell_cost
 from claimbench.planning.cell_cost import load_of
@@ -252,30 +254,6 @@ def _published_frontier(line: list[Row]) -> str | None:
     return f"published {fitted}" + (f", and {failed} out of memory" if failed else "")
 
 
-def model_lines(plan: Plan, ceilings: Ceilings) -> list[str]:
-    """What is known of each model before it is fetched: size, whether it fits, and the least time of a step here."""
-    found: dict[tuple[str, str], Cell] = {}
-    for planned in plan.cells.values():
-        found.setdefault((planned.cell.checkpoint.name, planned.cell.dtype), planned.cell)
-    return [_model_line(plan, cell, ceilings) for cell in found.values()]
-
-
-def _model_line(plan: Plan, cell: Cell, ceilings: Ceilings) -> str:
-    """`mine: 8.19G parameters, 16.4 GB in bfloat16, fits in 80 GB; a step reads 15.1 GB: at least 7.6 ms`."""
-    model = cost.decoder_of(cell.checkpoint)
-    if model is None:
-        return f"{cell.checkpoint.name}: nothing is known of it before it is fetched"
-    size, memory = DTYPE_BYTES[cell.dtype], device_memory(plan, cell)
-    held, read = model.weights * size, cost.step_bytes(model, 1, 1, size)
-    fits = f", {'fits' if peak_bytes(cell) < memory else 'does not fit'} in {quantity(memory, 'B')}" if memory else ""
-    line = (
-        f"{cell.checkpoint.name}: {quantity(model.weights)} parameters, {quantity(held, 'B')} in {cell.dtype}{fits}; "
-    )
-    line += f"a step reads {quantity(read, 'B')}"
-    rate = ceilings.read_bytes_per_s
-    return f"{line}: at least {quantity(read / rate * 1e3, 'ms')}" if rate else line
-
-
 def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
     wanted = {}
     for id in missing:
@@ -283,10 +261,22 @@ def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
         for checkpoint in filter(None, (cell.checkpoint, cell.draft)):
             if not (CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
                 wanted[checkpoint.name] = checkpoint
-    known = ((one, cost.decoder_of(one)) for one in wanted.values())
-    return sum(model.weights * _stored_bytes(one) for one, model in known if model)
+    return sum(map(_disk_bytes_of, wanted.values()))
 
 
-def _stored_bytes(checkpoint: Checkpoint) -> int:
-    """Of a value on disk. A GGUF lies beside its shards; safetensors are linked, random values are 16-bit numbers."""
-    return 8 if checkpoint.source.endswith(".gguf") else 2
+def _disk_bytes_of(checkpoint: Checkpoint) -> float:
+    """A GGUF lies beside its float32 shards; safetensors are linked; random values are 16-bit numbers."""
+    header = header_of(checkpoint)[0]
+    model, fetched = cost.decoder_of(checkpoint) or header.card, sum(header.bytes_by_dtype.values())
+    weights = model.weights if model else 0
+    if checkpoint.source.endswith(".gguf"):
+        return (fetched or 4 * weights) + 4 * weights
+    return fetched or 2 * weights
+
+
+def header_of(checkpoint: Checkpoint) -> tuple[Header, str | None]:
+    """What the headers of its files say, or why they say nothing: a forecast goes on without them."""
+    try:
+        return headers.of(checkpoint), None
+    except SourceError as error:
+        return Header(), str(error)

@@ -32,5 +32,5 @@ def labels(plan: Plan) -> dict[str, str]:
 
 def folder_of(plan: Plan, checkpoint: Checkpoint) -> str:
     """A folder's name holds all that its content follows from, so that a change never rewrites one in use."""
-    settings = [checkpoint.model_dump(mode="json"), plan.params.shard.model_dump(mode="json")]
+    settings = [checkpoint.model_dump(mode="json", exclude={"card"}), plan.params.shard.model_dump(mode="json")]
     return f"{checkpoint.name}-{digest(settings, length=8)}"

@@ -102,7 +102,7 @@ class Checkpoint(Frozen):
     content: str | None = Field(
         default=None,
         description="what the source does not pin: the commit of a hub's branch, or a hash of a local source's files "
-        "or of a random source's architecture. Found when planning",
+        "or of a declared architecture that random weights are drawn for. Found when planning",
     )
     keep_layers: int | None = Field(default=None, ge=1, description="keep only the first layers: a small draft model")
     tensor_parallel: int | None = Field(

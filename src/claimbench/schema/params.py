@@ -29,6 +29,7 @@ class CheckpointParams(Frozen):
     keep_layers: StrictInt | None = Field(default=None, ge=1)
     content: str | None = Field(default=None, description="what the source does not pin; found when planning")
     card: Card | None = Field(default=None, description="the model's numbers; found when planning")
+    unavailable: str | None = Field(default=None, description="why it cannot be loaded; found when planning")
 
     @model_validator(mode="before")
     @classmethod

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from claimbench import backends
 from claimbench.checkpoints import cards
-from claimbench.checkpoints.cards import Known
 from claimbench.checkpoints.fetch import local_identity
 from claimbench.cost_model import cost
 from claimbench.errors import ClaimbenchError, SourceError
@@ -41,56 +40,52 @@ def in_one_message() -> Iterator[None]:
 def plan_for(config: Mapping[str, object], studies: Path) -> Plan:
     """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of."""
     params = load_params(config)
-    found = load_studies(params.studies, studies)
-    params = params.model_copy(update={"checkpoints": with_contents(params, found)})
+    asked = load_studies(params.studies, studies)
+    params = params.model_copy(update={"checkpoints": with_contents(params, asked.values())})
     here = target_machine.planned_for()
-    return make_plan(params, found, here, machine.resolve_device(params.device, here))
+    return make_plan(params, asked, here, machine.resolve_device(params.device, here))
 
 
-def with_contents(params: Params, studies: Mapping[str, Study]) -> dict[str, CheckpointParams]:
-    """What no source pins by itself, and the numbers of models that follow from no formula, of what `studies` ask for.
+def with_contents(params: Params, studies: Iterable[Study]) -> dict[str, CheckpointParams]:
+    """The checkpoints, and of those that `studies` name what no source pins and the numbers of undeclared models.
 
-    That is a hub's commit, a local folder's files, and the config that random weights are drawn for. A folder that is
-    missing is told of when it is fetched, an unknown shape when it is used.
+    A folder that is missing is told of when it is fetched, an unknown architecture when it is used, and nothing is
+    told of a checkpoint that `swap` puts another in place of.
     """
+    words = {word for study in studies for word in _words(study.model_dump(mode="json"))}
+    named = [name for name in params.checkpoints if name in words]
+    loaded = {params.swap.get(name, name) for name in named}
     known = dict(params.checkpoints)
-    for name in _asked_for(params, studies):
-        checkpoint = params.checkpoints[name]
-        found = _known_of(checkpoint)
-        content = found.content
-        if checkpoint.source.startswith("file://"):
-            with suppress(SourceError):
-                content = local_identity(checkpoint.source)
-        elif checkpoint.architecture in cost.shape_names() and checkpoint.source.startswith("random://"):
-            content = digest(cost.config(str(checkpoint.architecture)))
-        known[name] = checkpoint.model_copy(update={"content": content, "card": found.card})
+    for name in loaded:
+        known[name] = known[name].model_copy(update=_found(known[name]))
+    for name in (name for name in named if name not in loaded and known[name].architecture is None):
+        with suppress(SourceError):
+            known[name] = known[name].model_copy(update=_found(known[name]))
     return known
 
 
-def _known_of(checkpoint: CheckpointParams) -> Known:
-    """A declared shape is known before anything is asked."""
-    declared = checkpoint.architecture
-    if declared is None:
-        return cards.find(checkpoint.source, checkpoint.keep_layers)
-    return Known(cards.of_shape(declared, checkpoint.keep_layers)) if declared in cost.shape_names() else Known()
-
-
-def _asked_for(params: Params, studies: Mapping[str, Study]) -> list[str]:
-    """Checkpoints that a word of a study may mean, and what is used in their place; others are left alone."""
-    words = {word for study in studies.values() for word in _words(study.model_dump(mode="json"))}
-    words |= {params.swap[word] for word in words if word in params.swap}
-    return [name for name in params.checkpoints if name in words]
-
-
 def _words(value: object) -> Iterator[str]:
+    """Every text inside of `value`: a study names checkpoints as settings of cells, of sweeps and of techniques."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _words(each)
+    elif isinstance(value, Mapping):
+        yield from (word for each in value.values() for word in _words(each))
     elif isinstance(value, list):
-        for each in value:
-            yield from _words(each)
+        yield from (word for each in value for word in _words(each))
+
+
+def _found(checkpoint: CheckpointParams) -> dict[str, object]:
+    """That is a hub's commit, a local folder's files, and the architecture that random weights are drawn for."""
+    source, declared = checkpoint.source, checkpoint.architecture
+    found = cards.find(source, checkpoint.keep_layers, counted=declared is None)
+    content = found.content
+    if source.startswith("file://"):
+        with suppress(SourceError):
+            content = local_identity(source)
+    elif declared in cost.shape_names() and source.startswith("random://"):
+        content = digest(cost.config(str(declared)))
+    card = cards.of_shape(declared, checkpoint.keep_layers) if declared in cost.shape_names() else found.card
+    return {"content": content, "card": card, "unavailable": found.unavailable}
 
 
 def digest_of(plan: Plan) -> str:
