@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from claimbench.checkpoints import counting, hub
+from claimbench.checkpoints import counting, fetch, gguf_config, hub, manifest
 from claimbench.checkpoints.local_files import CONFIG
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
 from claimbench.cost_model.cost import ModelConfig
@@ -46,6 +46,8 @@ def find(source: str, keep_layers: int | None = None) -> Known:
     """
     meant = parse(source)
     if isinstance(meant, LocalSource):
+        if meant.path.suffix == ".gguf" and meant.path.is_file():
+            return Known(card_of(_in_gguf(meant.path), source, keep_layers))
         path = meant.path / CONFIG
         return Known(card_of(read_config(path), source, keep_layers)) if path.is_file() else Known()
     if isinstance(meant, RandomSource):
@@ -111,19 +113,45 @@ def card_of(config: ModelConfig, where: str, keep_layers: int | None = None) -> 
         return Card.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         pass
-    command = [sys.executable, "-m", counting.__name__, *([str(keep_layers)] if keep_layers else [])]
+    counted = _in_a_process(counting.__name__, *([str(keep_layers)] if keep_layers else []), given=config, where=where)
+    card = Card.model_validate_json(counted)
+    write_json(path, card.model_dump(mode="json"))
+    return card
+
+
+def _in_gguf(path: Path) -> ModelConfig:
+    """The config that the header of a GGUF file stands for, found once for each content of the file."""
+    (content,) = manifest.hashes([path], fetch.LOCAL_STAMPS).values()
+    kept = FOLDER / f"{digest([content, metadata.version('transformers'), counting.VERSION])}.json"
     try:
-        counted = subprocess.run(
-            command, input=json.dumps(config), capture_output=True, text=True, timeout=COUNTING_S, check=False
+        return read_config(kept)
+    except SourceError:
+        config: ModelConfig = json.loads(_in_a_process(gguf_config.__name__, str(path), given=None, where=str(path)))
+    write_json(kept, config)
+    return config
+
+
+def _in_a_process(module: str, *arguments: str, given: object, where: str) -> str:
+    """The last line that `module` prints when it is given JSON.
+
+    Raises:
+        SourceError: with its own last line, where it fails.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=COUNTING_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise SourceError(f"{where}: counting its weights took over {COUNTING_S:.0f} s: is its config right?") from None
-    if counted.returncode:
-        lines = counted.stderr.strip().splitlines() or ["no reason was given"]
-        raise SourceError(f"{where}: {lines[-1]}")
-    card = Card.model_validate_json(counted.stdout.splitlines()[-1])
-    write_json(path, card.model_dump(mode="json"))
-    return card
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+        raise SourceError(reason if reason.startswith(where) else f"{where}: {reason}")
+    return done.stdout.splitlines()[-1]
 
 
 def _require_possible(config: ModelConfig, where: str) -> None:
