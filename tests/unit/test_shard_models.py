@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -171,11 +172,13 @@ def test_gguf_gives_the_logits_and_tokens_that_transformers_gets_from_it(quantiz
     path = tmp_path / "tiny.gguf"
     write_gguf(path, quantization)
     folder = make(tmp_path, f"file://{path}", "tiny-llama")
-    ours = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    ours = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name)
-    assert ours.dtype == (torch.float16 if quantization == "F16" else torch.float32)
-    assert theirs.dtype == torch.float32
-    ours = ours.float()
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+    assert stored == ("float16" if quantization == "F16" else "float32"), "halves stay halves"
+    assert ours.dtype == theirs.dtype == torch.float32
     ids = torch.arange(3 * 40).reshape(3, 40)
     with torch.no_grad():
         torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=0)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from claimbench.checkpoints import counting, hub
+from claimbench.checkpoints import counting, fetch, gguf_config, hub, manifest
 from claimbench.checkpoints.local_files import CONFIG, CONFIG_BYTES, pickles_alone
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
 from claimbench.cost_model import cost
@@ -49,7 +49,7 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     """
     meant = parse(source)
     if isinstance(meant, LocalSource):
-        return _in_folder(meant.path, keep_layers) if counted else Known()
+        return _here(meant.path, keep_layers) if counted else Known()
     model = meant.architecture if isinstance(meant, RandomSource) else meant
     if isinstance(model, str):
         return Known(of_shape(model, keep_layers))
@@ -67,8 +67,10 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     return Known(card, found.commit, f"{source}: {pickles}" if pickles else None)
 
 
-def _in_folder(folder: Path, keep_layers: int | None) -> Known:
+def _here(folder: Path, keep_layers: int | None) -> Known:
     where, path = f"file://{folder}", folder / CONFIG
+    if folder.suffix == ".gguf" and folder.is_file():
+        return Known(card_of(_in_gguf(folder), where, keep_layers))
     if not path.is_file():
         return Known()
     card = card_of(read_config(path, where), where, keep_layers)
@@ -145,6 +147,18 @@ def card_of(config: ModelConfig, where: str, keep_layers: int | None = None) -> 
     card = Card.model_validate(counted(counting.__name__, {"config": config, "keep_layers": keep_layers}, where))
     write_json(path, card.model_dump(mode="json"))
     return card
+
+
+def _in_gguf(path: Path) -> ModelConfig:
+    """The config that the header of a GGUF file stands for, found once for each content of the file."""
+    (content,) = manifest.hashes([path], fetch.LOCAL_STAMPS).values()
+    kept = FOLDER / f"{digest([content, metadata.version('transformers'), counting.VERSION])}.json"
+    try:
+        return read_config(kept)
+    except SourceError:
+        config: ModelConfig = counted(gguf_config.__name__, {"path": str(path)}, f"file://{path}")
+    write_json(kept, config)
+    return config
 
 
 def counted(module: str, request: dict[str, object], where: str) -> dict[str, object]:

@@ -24,9 +24,17 @@ def header_bytes(path: Path) -> float:
 def read(path: Path) -> dict[str, object]:
     """Raises SourceError where it is no GGUF file, or of no model that is read from one."""
     header = gguf.read(path)
-    plain = tuple(tensor for tensor in header.tensors if not tensor.name.startswith("rope_"))  # no cost, and not there
-    config = gguf_config.of(header._replace(tensors=plain))
+    config = gguf_config.of(_without_positions(header))
     return {"card": counting.count(config).model_dump(mode="json"), "bytes_by_dtype": header.bytes_by_dtype}
+
+
+def _without_positions(header: gguf.Header) -> gguf.Header:
+    """How rotary positions are scaled costs nothing, and lies in tensors."""
+    return header._replace(
+        tensors=tuple(tensor for tensor in header.tensors if not tensor.name.startswith("rope_")),
+        values={key: value for key, value in header.values.items() if ".rope.scaling." not in key},
+        entries={key: value for key, value in header.entries.items() if ".rope.scaling." not in key},
+    )
 
 
 def main() -> int:

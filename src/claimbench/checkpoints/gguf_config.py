@@ -3,13 +3,18 @@
 Transformers' reader knows the architectures and maps most keys. It passes over others, among them the scaling of
 rotary positions, partial rotary positions, soft caps and some epsilons, or maps them to names that its own config does
 not have; then defaults compute something else than the file says. Each key is applied here, or refused by its name.
+
+    echo '{"path": "model.gguf"}' | python -m claimbench.checkpoints.gguf_config    prints it, or says why there is none
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import struct
+import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claimbench.checkpoints import gguf, gguf_rotary
@@ -18,8 +23,6 @@ from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedConfig
 
 EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
@@ -61,6 +64,7 @@ def of(header: Header) -> ModelConfig:
     """
     _require_alone(header)
     config = _by_transformers(header)
+    _require_numbers(header)
     default = _default(header, config)
     left = _under_architecture(header)
     for key in [key for key in left if key in NAMES]:
@@ -85,6 +89,15 @@ def _require_alone(header: Header) -> None:
         raise SourceError(f"{header.path}: general.type: expected 'model', got {kind!r}")
     if "token_embd.weight" not in header.names:
         raise SourceError(f"{header.path}: expected a tensor token_embd.weight, which is missing")
+
+
+def _require_numbers(header: Header) -> None:
+    """Raises SourceError where the file has no sizes, or claims more layers than it has tensors."""
+    for word, most in (("embedding_length", 1 << 31), ("block_count", len(header.tensors))):
+        key = f"{header.architecture}.{word}"
+        value = header.values.get(key)
+        if not isinstance(value, int) or not 1 <= value <= most:
+            raise SourceError(f"{header.path}: {key}: expected a whole number from 1 to {most}, got {value!r}")
 
 
 def _under_architecture(header: Header) -> dict[str, Any]:
@@ -152,10 +165,12 @@ def _has(default: PreTrainedConfig, name: str) -> bool:
 def _set(header: Header, config: ModelConfig, default: PreTrainedConfig, key: str, value: Any) -> None:
     """Put a number under the name that the config has for it, where Transformers' reader has not made more of it."""
     where = f"{header.path}: {header.architecture}.{key}"
-    if isinstance(value, list) or (header.architecture == "gemma4" and key == "attention.key_length"):
-        if not _mapped(header, key):
-            raise SourceError(f"{where}: expected one number, got {value!r}: use the original checkpoint")
-        return
+    if header.architecture == "gemma4" and key == "attention.key_length":
+        return  # of the layers without a window alone, as Transformers' reader has it
+    if isinstance(value, list):
+        if isinstance(config.get(_mapped(header, key) or key), int):
+            return
+        raise SourceError(f"{where}: expected one number, got {value!r}: use the original checkpoint")
     name = next((name for name in NAMES[key] if _has(default, name)), None)
     if name is not None:
         config[name] = _decimal(value) or (None if key == "attention.sliding_window" else value)
@@ -168,12 +183,14 @@ def _means_all(config: ModelConfig, key: str, value: object) -> bool:
     return key == "attention.head_count_kv" and value in (config.get("num_attention_heads"), config.get("n_head"))
 
 
-def _mapped(header: Header, key: str) -> bool:
+def _mapped(header: Header, key: str) -> str | None:
+    """What Transformers' reader calls a key."""
     from transformers.integrations import GGUF_CONFIG_MAPPING
 
     own = header.architecture.replace("-", "_").replace("moe", "_moe")
     known = GGUF_CONFIG_MAPPING.get(header.architecture) or GGUF_CONFIG_MAPPING.get(own) or {}
-    return known.get(key) is not None
+    name: str | None = known.get(key)
+    return name
 
 
 def _complete(header: Header, config: ModelConfig, default: PreTrainedConfig, left: dict[str, Any]) -> None:
@@ -214,3 +231,17 @@ def _require_nothing_left(header: Header, left: dict[str, Any]) -> None:
         if key.startswith(MATHEMATICS) or key.endswith(("scale", "softcapping")):
             raise SourceError(f"{where} has no place in the config that Transformers makes of it")
         logger.warning("%s is dropped: the config that Transformers makes of it has no such key", where)
+
+
+def main() -> int:
+    try:
+        config = of(gguf.read(Path(json.load(sys.stdin)["path"])))
+    except SourceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
