@@ -98,6 +98,8 @@ class ExpandedCell:
         )
         if missing is None and self.experiment.device not in (None, self.device):
             missing = f"this experiment is about a {self.experiment.device} device"
+        draft = self._draft(uses)
+        missing = missing or self._cannot_be_had(checkpoint, draft)
         if missing or too_large:
             return Resolved(None, missing or too_large)
         asked_options, fewer = limits.fewer_devices(self.params, self.settings.options)
@@ -112,7 +114,7 @@ class ExpandedCell:
         self._check_context(checkpoint, workload)
         cell = Cell(
             checkpoint=checkpoint,
-            draft=self._draft(uses),
+            draft=draft,
             backend=backend_name,
             options=options,
             optimizations=uses,
@@ -136,7 +138,7 @@ class ExpandedCell:
         options = validate(backend.Options, self.settings.options, f"{self.path}.options")
         return load_of(
             Cell(
-                checkpoint=Checkpoint(name=checkpoint, **self.params.checkpoints[checkpoint].model_dump()),
+                checkpoint=self.params.checkpoints[checkpoint].named(checkpoint),
                 backend=name,
                 options=options.model_dump(mode="json"),
                 optimizations=uses,
@@ -208,6 +210,13 @@ class ExpandedCell:
                 return checkpoint_of(self.params, use.settings[key], f"{self.path}.optimizations.{use.name}.{key}")
         return None
 
+    def _cannot_be_had(self, *checkpoints: Checkpoint | None) -> str | None:
+        for name in (one.name for one in checkpoints if one):
+            why = self.params.checkpoints[name].unavailable
+            if why:
+                return f"{name}: {why}"
+        return None
+
     def _check_context(self, checkpoint: Checkpoint, workload: Workload) -> None:
         model = cost.decoder_of(checkpoint)
         context = model.context if model else None
@@ -248,7 +257,7 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
     if asked is not None and asked not in cost.shape_names():
         hint = did_you_mean(asked, cost.shape_names())
         raise ConfigError(f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}")
-    return Checkpoint(name=used, **params.checkpoints[used].model_dump())
+    return params.checkpoints[used].named(used)
 
 
 def said(prompt: str | Message) -> dict[str, object]:
