@@ -19,7 +19,7 @@ from typing import Protocol
 
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
-from claimbench.errors import CorruptCheckpoint, Refusal, WrongOutput
+from claimbench.errors import Refusal, SourceError, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import GPU_THROTTLED, time_generation
 from claimbench.measuring.coordinator import run_ranks
@@ -72,7 +72,7 @@ def guarded(work: Callable[[], None], say: Say) -> None:
         work()
     except Refusal as refusal:
         say("refused", outcome=refusal.outcome, reason=str(refusal))
-    except CorruptCheckpoint as error:
+    except SourceError as error:
         say("refused", outcome=Outcome.ERROR, reason=str(error))
     except (MemoryError, RuntimeError, OSError, ValueError) as error:
         traceback.print_exc()
