@@ -118,3 +118,14 @@ def test_document_d_runs_on_its_own_models_drawn_at_random() -> None:
     small = plan.cells[str(rows["model_size"]["small_dynamic"].cell)].cell
     assert small.checkpoint.card is not None
     assert small.checkpoint.card.weights == COUNTED["gemma-2b"]
+
+
+def test_what_the_hub_has_as_a_pickle_alone_is_unavailable_and_never_fetched() -> None:
+    params = load_params({**read_yaml(ROOT / "params.yaml"), "studies": ["llm_optims"], "swap": {}})
+    plan = make_plan(params, load_studies(params.studies, ROOT / "studies"), CPU, "cpu")
+    rows = plan.studies["llm_optims"].rows
+    for row in (*rows["speculative"].values(), *rows["prompt_lookup"].values()):
+        assert row.cell is None
+        assert "the hub has it as a pickle" in str(row.unavailable)
+    assert not {"opt-1.3b", "opt-125m"} & {planned.cell.checkpoint.name for planned in plan.cells.values()}
+    assert rows["model_size"]["small_dynamic"].cell is not None

@@ -25,7 +25,7 @@ from claimbench.planning.optimization_list import optimization_list
 from claimbench.schema.cell import Cell, Checkpoint, Device, Dtype, OptimizationUse, PageCache, Protocol, Workload
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.metrics import METRICS
-from claimbench.schema.params import CheckpointParams, Params
+from claimbench.schema.params import Params
 from claimbench.schema.study import Experiment, Hold, Message, Scalar, Study, StudyCell
 from claimbench.schema.validation import validate
 
@@ -99,8 +99,7 @@ class ExpandedCell:
         if missing is None and self.experiment.device not in (None, self.device):
             missing = f"this experiment is about a {self.experiment.device} device"
         draft = self._draft(uses)
-        loaded = (self.params.checkpoints[each.name] for each in (checkpoint, draft) if each)
-        missing = missing or next((each.unavailable for each in loaded if each.unavailable), None)
+        missing = missing or self._cannot_be_had(checkpoint, draft)
         if missing or too_large:
             return Resolved(None, missing or too_large)
         asked_options, fewer = limits.fewer_devices(self.params, self.settings.options)
@@ -139,7 +138,7 @@ class ExpandedCell:
         options = validate(backend.Options, self.settings.options, f"{self.path}.options")
         return load_of(
             Cell(
-                checkpoint=_checkpoint(checkpoint, self.params.checkpoints[checkpoint]),
+                checkpoint=self.params.checkpoints[checkpoint].named(checkpoint),
                 backend=name,
                 options=options.model_dump(mode="json"),
                 optimizations=uses,
@@ -211,6 +210,13 @@ class ExpandedCell:
                 return checkpoint_of(self.params, use.settings[key], f"{self.path}.optimizations.{use.name}.{key}")
         return None
 
+    def _cannot_be_had(self, *checkpoints: Checkpoint | None) -> str | None:
+        for name in (one.name for one in checkpoints if one):
+            why = self.params.checkpoints[name].unavailable
+            if why:
+                return f"{name}: {why}"
+        return None
+
     def _check_context(self, checkpoint: Checkpoint, workload: Workload) -> None:
         model = cost.decoder_of(checkpoint)
         context = model.context if model else None
@@ -251,11 +257,7 @@ def checkpoint_of(params: Params, name: str, path: str) -> Checkpoint:
     if asked is not None and asked not in cost.shape_names():
         hint = did_you_mean(asked, cost.shape_names())
         raise ConfigError(f"params.yaml: checkpoints.{used}.architecture: unknown architecture '{asked}'.{hint}")
-    return _checkpoint(used, params.checkpoints[used])
-
-
-def _checkpoint(name: str, params: CheckpointParams) -> Checkpoint:
-    return Checkpoint(name=name, **params.model_dump(exclude={"unavailable"}))
+    return params.checkpoints[used].named(used)
 
 
 def _least_tokens(checkpoint: Checkpoint, workload: Workload) -> int:

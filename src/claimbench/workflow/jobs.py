@@ -19,6 +19,7 @@ from claimbench.planning.code_hash import stage_hash
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, FETCHED, ceilings_path, folder_of
 from claimbench.planning.plan import make_plan, order
 from claimbench.planning.result_key import build_program
+from claimbench.schema.card import Card
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import canonical_json, digest
 from claimbench.schema.params import CheckpointParams, Params, load_params, load_studies
@@ -58,9 +59,11 @@ def with_contents(params: Params, studies: Iterable[Study]) -> dict[str, Checkpo
     known = dict(params.checkpoints)
     for name in loaded:
         known[name] = known[name].model_copy(update=_found(known[name]))
-    for name in (name for name in named if name not in loaded and known[name].architecture is None):
+    for name in (name for name in named if name not in loaded):
         with suppress(SourceError):
-            known[name] = known[name].model_copy(update=_found(known[name]))
+            declared = known[name].architecture
+            update = _found(known[name]) if declared is None else {"card": _shape(known[name])}
+            known[name] = known[name].model_copy(update=update)
     return known
 
 
@@ -77,15 +80,24 @@ def _words(value: object) -> Iterator[str]:
 def _found(checkpoint: CheckpointParams) -> dict[str, object]:
     """That is a hub's commit, a local folder's files, and the architecture that random weights are drawn for."""
     source, declared = checkpoint.source, checkpoint.architecture
-    found = cards.find(source, checkpoint.keep_layers, counted=declared is None)
+    given_up = checkpoint.unavailable is not None
+    found = cards.Known() if given_up else cards.find(source, checkpoint.keep_layers, counted=declared is None)
     content = found.content
     if source.startswith("file://"):
         with suppress(SourceError):
             content = local_identity(source)
     elif declared in cost.shape_names() and source.startswith("random://"):
         content = digest(cost.config(str(declared)))
-    card = cards.of_shape(declared, checkpoint.keep_layers) if declared in cost.shape_names() else found.card
-    return {"content": content, "card": card, "unavailable": found.unavailable}
+    return {
+        "content": content,
+        "card": _shape(checkpoint) or found.card,
+        "unavailable": checkpoint.unavailable or found.unavailable,
+    }
+
+
+def _shape(checkpoint: CheckpointParams) -> Card | None:
+    declared = checkpoint.architecture
+    return cards.of_shape(declared, checkpoint.keep_layers) if declared in cost.shape_names() else None
 
 
 def digest_of(plan: Plan) -> str:

@@ -1,0 +1,60 @@
+"""Messages through whole blocks: the tokens that were fed stand in the result, and a template that fails ends it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.conftest import make_cell
+
+from claimbench.checkpoints.prompt import encode
+from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.messages import BlockFacts
+from claimbench.measuring.supervisor import supervise
+from claimbench.schema.outcome import Outcome
+
+pytestmark = pytest.mark.model
+TEMPLATE = "{% for message in messages %}<{{ message.role }}> {{ message.content }} {% endfor %}<assistant>"
+
+
+def measured(tiny: Path, folder: Path, template: str | None, backend: str = "transformers", **more: Any) -> BlockFacts:
+    shutil.copytree(tiny, folder)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    cell = make_cell(**{"prompt": "hello", "chat": True, "new_tokens": 2, **more})
+    cell = cell.model_copy(update={"backend": backend})
+    return supervise(BlockRequest(cell=cell, checkpoint=folder), sys.executable)
+
+
+@pytest.mark.parametrize("backend", ["transformers", "engine"])
+def test_a_result_holds_the_tokens_that_were_fed(backend: str, tiny: Path, tmp_path: Path) -> None:
+    facts = measured(tiny, tmp_path / "chat", TEMPLATE, backend, system="be brief")
+    assert facts["outcome"] == Outcome.OK, facts["reason"]
+    assert facts["prompt_ids"] == encode(tiny, "<system> be brief <user> hello <assistant>")
+    assert facts["prompt_tokens"] == len(facts["prompt_ids"])
+
+
+@pytest.mark.parametrize(
+    ("template", "outcome", "reason"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", Outcome.ERROR, "of the message: roles must alternate"),
+        ("{{ messages.__class__.__mro__ }}", Outcome.ERROR, "is unsafe."),
+        (None, Outcome.UNAVAILABLE, "or use a chat model"),
+    ],
+)
+def test_a_message_that_no_prompt_can_be_made_of_ends_its_block_in_one_sentence(
+    template: str | None, outcome: Outcome, reason: str, tiny: Path, tmp_path: Path
+) -> None:
+    facts = measured(tiny, tmp_path / "chat", template)
+    assert facts["outcome"] == outcome
+    assert str(facts["reason"]).endswith(reason)
+    assert "\n" not in str(facts["reason"])
+
+
+def test_a_base_model_is_measured_on_the_text_that_the_message_has_for_it(tiny: Path, tmp_path: Path) -> None:
+    facts = measured(tiny, tmp_path / "base", None, base="once upon a time")
+    assert facts["outcome"] == Outcome.OK, facts["reason"]
+    assert facts["prompt_ids"] == encode(tiny, "once upon a time")
