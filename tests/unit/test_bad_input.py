@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tests.unit.projects import SOURCE, STUDY, Say, fetched, flow_of, plan_of, s
 from claimbench.checkpoints import fetch, manifest
 from claimbench.errors import ConfigError
 from claimbench.planning import paths
+from claimbench.schema import result
 from claimbench.workflow import jobs
 
 Files = dict[str, bytes]
@@ -290,3 +292,34 @@ def test_a_prompt_longer_than_the_model_s_positions_is_refused_when_planned(fold
         plan_of(source_of(folder), long)
     with pytest.raises(ConfigError, match=r"prompt and new tokens make 3004, but .* has a context of 2048"):
         plan_of("random://tiny-llama", STUDY | {"prompts": {"hello": "w" * 3000}})
+
+
+def measured(flow: jobs.Workflow, say: Say, where: Path) -> tuple[str, str]:
+    """Outcome and reason of the first block, as the rule `measure` has it."""
+    (id,) = flow.plan.cells
+    assert not sharded(flow, say)[1]
+    status, _, _ = say("measure", *shlex.split(flow.flags(id, 0)), "--output", str(where))
+    assert status == 0
+    found = result.read(where)
+    return found.outcome, found.reason or ""
+
+
+@pytest.mark.model
+def test_a_prompt_that_proves_too_long_is_refused_as_the_block_starts(folder: Path, say: Say, tmp_path: Path) -> None:
+    params = written(source_of(folder), STUDY | {"prompts": {"hello": "x" * 3000}})
+    flow = jobs.Workflow(params, Path("studies"))
+    outcome, reason = measured(flow, say, tmp_path / "result.json")
+    assert outcome == "error"
+    assert reason == (
+        "mine: the prompt has 3000 tokens and 4 are to follow, but the model has 2048 positions: ask for fewer"
+    )
+
+
+@pytest.mark.model
+def test_a_tokenizer_of_another_vocabulary_is_told_of(folder: Path, say: Say, tmp_path: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["H"] = 5000
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    outcome, reason = measured(flow_of(source_of(folder)), say, tmp_path / "result.json")
+    assert outcome == "error"
+    assert "gives token 5000, but the model knows 320 tokens only: the folder mixes two checkpoints" in reason

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from tests.unit.fake_hub import COMMIT, LATER, Hub
 from tests.unit.projects import SOURCE, Say, fetched, flow_of, forget, plan_of, sharded, written
+from tests.unit.test_shard_models import write_gguf
 
-from claimbench.checkpoints import fetch, manifest
+from claimbench.checkpoints import fetch, headers, manifest
+from claimbench.cost_model import cost
 from claimbench.workflow import jobs
 
 
@@ -132,8 +134,73 @@ def test_a_forecast_says_that_the_hub_does_not_answer_and_goes_on(project: Path,
     assert "(hf://org/tiny: the hub does not answer" in out
 
 
-def gguf_of(folder: Path) -> bytes:
-    """The tiny model as a GGUF file, by the product's own writer."""
-    from claimbench.checkpoints import gguf_export
+@pytest.mark.model
+@pytest.mark.parametrize("begin", [20_000, 1 << 24])
+def test_a_gguf_on_the_hub_is_forecast_from_its_header(
+    begin: int, online: Hub, say: Say, tmp_path: Path, monkeypatch: Any
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", "Q8_0")
+    content = (tmp_path / "tiny.gguf").read_bytes()
+    online.files["tiny-q8.gguf"] = content
+    monkeypatch.setattr(headers, "GGUF_BYTES", (4_000, begin))  # the first is inside the vocabulary
+    written(f"{SOURCE}@main/tiny-q8.gguf")
+    status, out, _ = say("forecast")
+    assert status == 0
+    line = next(line for line in out.splitlines() if line.startswith("  mine: "))
+    whole = cost.architecture("tiny-llama")
+    assert f"{whole.weights:,} parameters, " in line
+    assert "on disk (Q8_0, F32), needs " in line
+    assert "a step reads" in line
+    assert online.downloads() == ["tiny-q8.gguf"] * 2
+    assert online.sent_bytes < len(content) or begin > len(content)
+    online.requests.clear()
+    assert say("forecast")[1] == out
+    assert online.requests == []
 
-    return gguf_export.export(folder, folder.parent / "tiny.gguf").read_bytes()
+
+MODELS: dict[str, tuple[dict[str, Any], str, str]] = {
+    # config, its parameters, and what a step reads: all but idle experts and rows not looked up, and one token kept
+    "a mixture": (
+        {
+            **{"model_type": "mixtral", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128},
+            **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+            **{"num_local_experts": 4, "num_experts_per_tok": 1, "max_position_embeddings": 256},
+        },
+        "262,976 parameters",
+        "a step reads 380.7 kB",
+    ),
+    "windows": (
+        {
+            **{"model_type": "gemma3_text", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128},
+            **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
+            **{"sliding_window": 16, "max_position_embeddings": 256},
+        },
+        "94,848 parameters",
+        "a step reads 379.9 kB",
+    ),
+    "latent attention": (
+        {
+            **{"model_type": "deepseek_v3", "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128},
+            **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4},
+            **{"moe_intermediate_size": 32, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+            **{"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 16},
+            **{"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "max_position_embeddings": 256},
+        },
+        "122,528 parameters",
+        "a step reads 359.2 kB",
+    ),
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", MODELS)
+def test_a_forecast_knows_what_a_step_of_any_model_reads(name: str, online: Hub, say: Say) -> None:
+    config, whole, read = MODELS[name]
+    online.files["config.json"] = json.dumps(config).encode()
+    written(SOURCE)
+    status, out, _ = say("forecast")
+    assert status == 0
+    line = next(line for line in out.splitlines() if line.startswith("  mine: "))
+    assert whole in line
+    assert read in line
+    assert "fits in" in line
