@@ -1,4 +1,4 @@
-"""Techniques on families unlike Llama: each gives the engine's own tokens and proves itself, or says what it lacks."""
+"""Techniques on families unlike Llama: each gives the same tokens and proves itself, or says what is lacking."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from claimbench.engine.model.parts import Linear, Parts, PlainLinear
+from claimbench.engine.model.parts import Linear, Parts
+from claimbench.engine.model.shards import Affine
 from claimbench.engine.model.spec import Mixture, Spec
 from claimbench.engine.model.weights import ExpertWeights, SharedWeights
 
@@ -62,6 +63,19 @@ class Activated(nn.Module):
         return self.activation(self.dense(x))
 
 
+class Scores(nn.Module):
+    """What a router gives, or a gate of one number: no technique codes or moves its few weights."""
+
+    def __init__(self, affine: Affine) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(affine.weight, requires_grad=False)
+        self.bias = None if affine.bias is None else nn.Parameter(affine.bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.matmul(x, self.weight.t())
+        return scores if self.bias is None else scores + self.bias
+
+
 class Experts(nn.Module):
     """A mixture: each token passes through the experts that its router ranks first, and adds what they give."""
 
@@ -69,7 +83,7 @@ class Experts(nn.Module):
         super().__init__()
         assert spec.mixture is not None
         self.mixture, self.gate = spec.mixture, gate_of(spec)
-        self.router = PlainLinear(weights.router)
+        self.router = Scores(weights.router)
         self.up = nn.ModuleList(_module(parts.linear(each)) for each in weights.up)
         self.down = nn.ModuleList(_module(parts.linear(each)) for each in weights.down)
         self.shared = None if weights.shared is None else SharedExpert(spec, weights.shared, parts)
@@ -99,7 +113,7 @@ class SharedExpert(nn.Module):
 
     def __init__(self, spec: Spec, weights: SharedWeights, parts: Parts) -> None:
         super().__init__()
-        self.gate, self.weight = gate_of(spec), PlainLinear(weights.gate)
+        self.gate, self.weight = gate_of(spec), Scores(weights.gate)
         self.up, self.down = parts.linear(weights.up), parts.linear(weights.down)
 
     def forward(self, x: Tensor) -> Tensor:
