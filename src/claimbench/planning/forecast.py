@@ -15,6 +15,7 @@ from typing import NamedTuple
 from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.cost_model.parallelism import device_bytes, largest_batch
+from claimbench.cost_model.weight_bytes import expected_weight_bytes, held_weight_bytes, stored_precision
 from claimbench.errors import ResultError
 from claimbench.formatting import quantity
 from claimbench.planning import cell_cost
@@ -110,13 +111,14 @@ def generation_seconds(cell: Cell, ceilings: Ceilings) -> float:
     load = cell.workload
     prompt, size = load.prompt_tokens or 64, DTYPE_BYTES[cell.dtype]
     length = prompt + load.new_tokens // 2
-    prefill = cost.pass_flops(model, load.batch, prompt, 0) / rate
-    recomputed = length if cell_cost.recomputes(cell) else 1
-    step = max(
-        cost.step_bytes(model, load.batch, length, size) / bandwidth,
-        cost.pass_flops(model, load.batch, recomputed, length - recomputed) / rate,
-    )
-    return BELOW_CEILING * (prefill + (load.new_tokens - 1) * step)
+
+    def seconds(new: int, past: int) -> float:
+        read = expected_weight_bytes(model, load.batch * new, stored_precision(model, size))
+        read += cost.kv_bytes(model, load.batch, past, size)
+        return max(read / bandwidth, cost.pass_flops(model, load.batch, new, past) / rate)
+
+    step = seconds(length, 0) if cell_cost.recomputes(cell) else seconds(1, length - 1)
+    return BELOW_CEILING * (seconds(prompt, 0) + (load.new_tokens - 1) * step)
 
 
 def peak_bytes(cell: Cell) -> float:
@@ -266,7 +268,7 @@ def _model_line(plan: Plan, cell: Cell, ceilings: Ceilings) -> str:
     if model is None:
         return f"{cell.checkpoint.name}: nothing is known of it before it is fetched"
     size, memory = DTYPE_BYTES[cell.dtype], device_memory(plan, cell)
-    held, read = model.weights * size, cost.step_bytes(model, 1, 1, size)
+    held, read = held_weight_bytes(model, stored_precision(model, size)), cost.step_bytes(model, 1, 1, size)
     fits = f", {'fits' if peak_bytes(cell) < memory else 'does not fit'} in {quantity(memory, 'B')}" if memory else ""
     line = (
         f"{cell.checkpoint.name}: {quantity(model.weights)} parameters, {quantity(held, 'B')} in {cell.dtype}{fits}; "
@@ -284,9 +286,9 @@ def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
             if not (CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
                 wanted[checkpoint.name] = checkpoint
     known = ((one, cost.decoder_of(one)) for one in wanted.values())
-    return sum(model.weights * _stored_bytes(one) for one, model in known if model)
+    return sum(held_weight_bytes(model, stored_precision(model, _value_bytes(one))) for one, model in known if model)
 
 
-def _stored_bytes(checkpoint: Checkpoint) -> int:
+def _value_bytes(checkpoint: Checkpoint) -> int:
     """Of a value on disk. A GGUF lies beside its shards; safetensors are linked, random values are 16-bit numbers."""
     return 8 if checkpoint.source.endswith(".gguf") else 2
