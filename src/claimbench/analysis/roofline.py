@@ -29,7 +29,8 @@ from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
 def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
     """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known.
 
-    The mean of the first step and the last: what a window keeps stops to grow, so that the step in between has more.
+    The mean of the first step and the last, each with what was cached before it: what a window keeps stops to grow, so
+    that the step in between has more.
     """
     model = decoder_of(cell.checkpoint)
     weights = _step_weight_bytes(cell, model, memory) if model else None
@@ -40,12 +41,12 @@ def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str
     if recomputes(cell):
         flops = sum(cost.pass_flops(model, 1, new=length, past=0, heads_at=1) for length in lengths)
         return _limit_ms(ceilings, cell, weights, 0.0, flops)
-    ends = [(row, row + 2 * (new_tokens // 2)) for row in row_lengths(cell.workload, prompt_tokens)]
+    ends = [(row, row + max(0, new_tokens - 2)) for row in row_lengths(cell.workload, prompt_tokens)]
     cached = sum(cost.kv_bytes(model, 1, length, DTYPE_BYTES[cell.dtype]) for row in ends for length in row) / 2
     if "kv_cache" in memory:
         whole = cost.kv_bytes(model, len(lengths), prompt_tokens + new_tokens, DTYPE_BYTES[cell.dtype])
         cached *= min(1.0, memory["kv_cache"] / whole) if whole else 0.0
-    flops = sum(cost.pass_flops(model, 1, new=1, past=length - 1) for row in ends for length in row) / 2
+    flops = sum(cost.pass_flops(model, 1, new=1, past=length) for row in ends for length in row) / 2
     return _limit_ms(ceilings, cell, weights, cached, flops)
 
 

@@ -9,6 +9,7 @@ out of these passes, since which of them a token takes is a value.
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -92,12 +93,22 @@ def completed(config: ModelConfig) -> PreTrainedConfig:
         raise SourceError(f"config.json: Transformers {transformers.__version__} knows no model_type {kind!r}")
     try:
         made: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(
-            {key: value for key, value in config.items() if key not in NOT_COUNTED}
+            {key: _numbers(value) for key, value in config.items() if key not in NOT_COUNTED}
         )
     except Exception as error:  # a library's own checks: whatever it raises means that it cannot
         version = transformers.__version__
         raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
     return made
+
+
+def _numbers(value: Any) -> Any:
+    """With numbers in place of how Transformers writes those that JSON lacks: `{"__float__": "Infinity"}`."""
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    written = value.get("__float__")
+    return float(written) if isinstance(written, str) else {key: _numbers(each) for key, each in value.items()}
 
 
 def meta_model(config: ModelConfig) -> PreTrainedModel:
@@ -237,8 +248,14 @@ def _cache_after(model: PreTrainedModel, text: PreTrainedConfig, tokens: int) ->
     cache = DynamicCache(config=text)
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
     with torch.no_grad():
-        model(input_ids=ids, past_key_values=cache, use_cache=True)
+        model(input_ids=ids, use_cache=True, **{cache_argument(model): cache})
     return list(cache.layers)
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What the model's pass calls its cache: those with states alone have a name of their own for it."""
+    taken = inspect.signature(model.forward).parameters
+    return "cache_params" if "cache_params" in taken and "past_key_values" not in taken else "past_key_values"
 
 
 def _held(layer: object) -> int:
