@@ -54,7 +54,7 @@ def kept_by(model: Any, tokens: int) -> int:
 
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     with torch.no_grad():
-        model(input_ids=torch.arange(tokens)[None] % 250, past_key_values=cache, use_cache=True)
+        model(input_ids=torch.arange(tokens)[None] % 250, use_cache=True, **{counting.cache_argument(model): cache})
     return sum(counting._held(layer) for layer in cache.layers)
 
 

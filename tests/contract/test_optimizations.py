@@ -12,7 +12,7 @@ import pytest
 from tests.contract.conftest import COMPILED, SLOW, Load, Use, companions, make_cell, pairs, rows_of, use
 
 from claimbench import backends, optimizations
-from claimbench.cost_model import cost
+from claimbench.cost_model import weight_bytes
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.hf import evidence
 from claimbench.hf.setup import GenerationSetup
@@ -281,5 +281,7 @@ def test_a_compiled_layer_is_compiled_anew_for_a_larger_cache(load: Load, plain_
 )
 def test_quantized_weights_take_the_bytes_of_the_cost_model(name: str, bits: float, load: Load) -> None:
     session = load(use(name))
-    expected = cost.held_weight_bytes(session.architecture, cost.Precision(value_bytes=4, layer_bits=bits))
+    expected = weight_bytes.held_weight_bytes(
+        session.architecture, weight_bytes.Precision(value_bytes=4, layer_bits=bits)
+    )
     assert session.memory()["weights"] == pytest.approx(expected, rel=0.02)

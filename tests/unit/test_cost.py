@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from claimbench.cost_model import cost
+from claimbench.cost_model import cost, weight_bytes
 
 SMOL = cost.architecture("smollm2-135m")
 
@@ -187,7 +187,7 @@ def test_the_single_key_value_head_is_on_every_device() -> None:
     santacoder = cost.architecture("santacoder")
     one, two = (cost.device_share(santacoder, devices) for devices in (1, 2))
     assert cost.kv_bytes(one, 1, 100, 2) == cost.kv_bytes(two, 1, 100, 2)
-    read = [cost.read_weight_bytes(share, cost.Precision(2)) for share in (one, two)]
+    read = [weight_bytes.read_weight_bytes(share, weight_bytes.Precision(2)) for share in (one, two)]
     flops = [cost.pass_flops(share, 1, new=1, past=99) for share in (one, two)]
     assert read[0] / 2 < read[1] < read[0]
     assert flops[0] / 2 < flops[1] < flops[0]
@@ -212,12 +212,12 @@ def test_quantized_bytes_are_those_of_the_module_s_linear_layers(name: str) -> N
     layers = sum(p.numel() for p in model.parameters() if id(p) in linears - {id(head)})
     others = sum(p.numel() for p in model.parameters() if id(p) not in linears | {id(head), id(embedding)})
     separate = embedding is not head
-    precision = cost.Precision(value_bytes=2, layer_bits=4.5)
+    precision = weight_bytes.Precision(value_bytes=2, layer_bits=4.5)
     held = layers * 4.5 / 8 + others * 2 + head.numel() * 2 + (embedding.numel() * 2 if separate else 0)
-    assert cost.held_weight_bytes(arch, precision) == held
+    assert weight_bytes.held_weight_bytes(arch, precision) == held
     positions = sum(p.numel() for key, p in model.named_parameters() if "wpe" in key)
     looked_up = positions + (embedding.numel() if separate else 0)
-    assert cost.read_weight_bytes(arch, precision) == held - 2 * looked_up
+    assert weight_bytes.read_weight_bytes(arch, precision) == held - 2 * looked_up
 
 
 @pytest.mark.parametrize("config", [{"model_type": "gpt2"}, {"model_type": "llama"}])

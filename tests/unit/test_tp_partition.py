@@ -13,7 +13,7 @@ from tests.unit.test_shard import make, random_checkpoint
 from claimbench.checkpoints import manifest, safetensors_file, tp_partition
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.tensors import shapes
-from claimbench.cost_model import cost
+from claimbench.cost_model import cost, weight_bytes
 from claimbench.errors import CorruptCheckpoint, SourceError
 
 TINY = ("tiny-llama", "tiny-bigcode", "tiny-bloom")
@@ -102,7 +102,7 @@ def test_the_predicted_bytes_of_a_share_are_those_of_the_fullest_rank(architectu
     arch = arch._replace(vocabulary=arch.vocabulary + rows)
     table, cuts = shapes(arch), tp_partition.partitions(arch, ranks)
     held = [2 * sum(prod(cuts[name].share(table[name], rank)) for name in table) for rank in range(ranks)]
-    predicted = cost.held_weight_bytes(cost.device_share(arch, ranks), cost.Precision(value_bytes=2))
+    predicted = weight_bytes.held_weight_bytes(cost.device_share(arch, ranks), weight_bytes.Precision(value_bytes=2))
     assert predicted == max(held) == held[0]
     whole = tp_partition.share_of(arch, ranks)
     assert whole._replace(vocabulary=0) == cost.device_share(arch, ranks)._replace(vocabulary=0)

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from claimbench import optimizations
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Decoder, decoder_of
+from claimbench.cost_model.cost import decoder_of
+from claimbench.cost_model.decoder import Decoder
+from claimbench.cost_model.weight_bytes import read_weight_bytes, stored_precision
 from claimbench.planning.cell_cost import recomputes, spread_of
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
@@ -27,7 +29,8 @@ from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
 def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
     """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known.
 
-    The mean of the first step and the last: what a window keeps stops to grow, so that the step in between has more.
+    The mean of the first step and the last, each with what was cached before it: what a window keeps stops to grow, so
+    that the step in between has more.
     """
     model = decoder_of(cell.checkpoint)
     weights = _step_weight_bytes(cell, model, memory) if model else None
@@ -38,11 +41,11 @@ def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str
     if recomputes(cell):
         flops = sum(cost.pass_flops(model, 1, new=length, past=0, heads_at=1) for length in lengths)
         return _limit_ms(ceilings, cell, weights, 0.0, flops)
-    ends = [(row, row + 2 * (new_tokens // 2)) for row in row_lengths(cell.workload, prompt_tokens)]
+    ends = [(row, row + max(0, new_tokens - 2)) for row in row_lengths(cell.workload, prompt_tokens)]
     cached = sum(cost.kv_bytes(model, 1, length, DTYPE_BYTES[cell.dtype]) for row in ends for length in row) / 2
     if "kv_cache" in memory:
-        held = len(lengths) * (prompt_tokens + new_tokens)  # positions, padding included
-        cached = min(cached, memory["kv_cache"] * sum(lengths) / held)
+        whole = cost.kv_bytes(model, len(lengths), prompt_tokens + new_tokens, DTYPE_BYTES[cell.dtype])
+        cached *= min(1.0, memory["kv_cache"] / whole) if whole else 0.0
     flops = sum(cost.pass_flops(model, 1, new=1, past=length) for row in ends for length in row) / 2
     return _limit_ms(ceilings, cell, weights, cached, flops)
 
@@ -58,7 +61,7 @@ def prefill_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[
     draft = decoder_of(cell.draft) if cell.draft is not None else None
     if draft is not None and cell.workload.new_tokens > 1:
         models.append(draft)
-        read += draft.step_weights * DTYPE_BYTES[cell.dtype]
+        read += read_weight_bytes(draft, stored_precision(draft, DTYPE_BYTES[cell.dtype]))
     flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
     return _limit_ms(ceilings, cell, read, 0.0, flops)
 
@@ -70,7 +73,8 @@ def _step_weight_bytes(cell: Cell, model: Decoder, memory: dict[str, int]) -> fl
     """
     if "step_weights" in memory:
         return memory["step_weights"] or None
-    return model.step_weights * DTYPE_BYTES[cell.dtype] if optimizations.is_exact(cell) else None
+    size = DTYPE_BYTES[cell.dtype]
+    return read_weight_bytes(model, stored_precision(model, size)) if optimizations.is_exact(cell) else None
 
 
 def _sharing(cell: Cell) -> tuple[int, int]:

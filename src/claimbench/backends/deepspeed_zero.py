@@ -18,7 +18,7 @@ from claimbench import optimizations, proof
 from claimbench.backends import transformers
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Decoder
+from claimbench.cost_model.decoder import Decoder
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
 from claimbench.hf.session import TransformersSession, make_setup, refusals

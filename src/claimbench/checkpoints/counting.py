@@ -11,43 +11,37 @@ prints a card, or says why there is none.
 
 from __future__ import annotations
 
+import inspect
 import json
 import resource
 import sys
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from claimbench.checkpoints import quantized
+from claimbench.checkpoints.mixtures import experts_of
 from claimbench.checkpoints.model_config import with_layers
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Decoder, ModelConfig
+from claimbench.cost_model.cost import ModelConfig
+from claimbench.cost_model.decoder import Decoder
 from claimbench.errors import SourceError
-from claimbench.schema.card import Card, Experts, KeptLayers
+from claimbench.schema.card import Card, KeptLayers
 from claimbench.schema.cell import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 1
+VERSION = 2
 """Raise it when what is counted changes: cards are remembered."""
 MOST_BYTES = 16 << 30
 SHORT, LONG = 8, 16
 """Tokens of the two passes."""
 NOT_COUNTED = ("quantization_config", "auto_map", "_name_or_path", "transformers_version", "dtype", "torch_dtype")
-ACTIVE = (
-    "num_experts_per_tok",
-    "moe_k",
-    "num_experts_per_token",
-    "moe_topk",
-    "moe_top_k",
-    "top_k_experts",
-    "num_selected_experts",
-)
-"""What configs call the number of experts that a token passes through."""
 
 
 def decoder_in(folder: Path, checkpoint: Checkpoint) -> Decoder:
@@ -68,7 +62,7 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
     everything = _parameters(model)
     layers = layers_of(decoder, text)
     in_layers = {id: one for layer in layers for id, one in _parameters(layer).items()}
-    experts = experts_of(layers, text)
+    stored = quantized.stored_format(config)
     return Card(
         model_type=str(config["model_type"]),
         layers=len(layers),
@@ -79,11 +73,12 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
         looked_up=_values(_looked_up(decoder, head)),
         towers=_values({id: one for id, one in everything.items() if id not in language}),
         in_layers=_values(in_layers),
-        matrices=_values({id: one for id, one in in_layers.items() if one.dim() > 1}),
+        matrices=_values(_matrices(layers)),
         largest=max(one.numel() for one in everything.values()),
         widest=max((_widest(layer) for layer in layers), default=0),
-        experts=experts,
-        shape=_shape(config, _values(everything)),
+        experts=experts_of(layers, text),
+        stored=stored,
+        shape=None if stored else _shape(config, _values(everything)),
         kept=tuple(_kept(model, text)),
     )
 
@@ -104,12 +99,22 @@ def completed(config: ModelConfig) -> PreTrainedConfig:
         raise SourceError(f"config.json: Transformers {transformers.__version__} knows no model_type {kind!r}")
     try:
         made: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(
-            {key: value for key, value in config.items() if key not in NOT_COUNTED}
+            {key: _numbers(value) for key, value in config.items() if key not in NOT_COUNTED}
         )
     except Exception as error:  # a library's own checks: whatever it raises means that it cannot
         version = transformers.__version__
         raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
     return made
+
+
+def _numbers(value: Any) -> Any:
+    """With numbers in place of how Transformers writes those that JSON lacks: `{"__float__": "Infinity"}`."""
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    written = value.get("__float__")
+    return float(written) if isinstance(written, str) else {key: _numbers(each) for key, each in value.items()}
 
 
 def meta_model(config: ModelConfig) -> PreTrainedModel:
@@ -160,6 +165,12 @@ def _values(tensors: dict[int, Tensor]) -> int:
     return sum(one.numel() for one in tensors.values())
 
 
+def _matrices(layers: list[nn.Module]) -> dict[int, Tensor]:
+    """Of the layers' parameters, what is multiplied: experts' biases have two dimensions and are none."""
+    named = (pair for layer in layers for pair in layer.named_parameters())
+    return {id(one): one for name, one in named if one.dim() > 1 and not name.endswith("bias")}
+
+
 def _looked_up(decoder: nn.Module, head: nn.Module | None) -> dict[int, Tensor]:
     """Embeddings that are not the head as well: of tokens, of positions, of layers."""
     import torch
@@ -167,29 +178,6 @@ def _looked_up(decoder: nn.Module, head: nn.Module | None) -> dict[int, Tensor]:
     read = _parameters(head) if head is not None else {}
     tables = [module for module in decoder.modules() if isinstance(module, torch.nn.Embedding)]
     return {id: one for table in tables for id, one in _parameters(table).items() if id not in read}
-
-
-def expert_modules(layers: list[nn.Module]) -> list[nn.Module]:
-    """What holds the experts of each layer that has some: one module with all of them, or a list."""
-    return [
-        module
-        for layer in layers
-        for name, module in layer.named_modules()
-        if name.rpartition(".")[2] == "experts" and any(True for _ in module.parameters())
-    ]
-
-
-def experts_of(layers: list[nn.Module], text: PreTrainedConfig) -> Experts | None:
-    """The mixture of a decoder's layers; None where it has none, or its config does not say how many are active."""
-    found = expert_modules(layers)
-    active = next((value for name in ACTIVE if isinstance(value := getattr(text, name, None), int)), None)
-    if not found or active is None:
-        return None
-    first = next(found[0].parameters())
-    listed = found[0] if isinstance(found[0], Sized) else None
-    count = len(listed) if listed is not None else first.shape[0]
-    weights = sum(_values(_parameters(module)) for module in found)
-    return Experts(weights=weights, count=max(count, active), active=active)
 
 
 def _widest(layer: nn.Module) -> int:
@@ -266,8 +254,14 @@ def _cache_after(model: PreTrainedModel, text: PreTrainedConfig, tokens: int) ->
     cache = DynamicCache(config=text)
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
     with torch.no_grad():
-        model(input_ids=ids, past_key_values=cache, use_cache=True)
+        model(input_ids=ids, use_cache=True, **{cache_argument(model): cache})
     return list(cache.layers)
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What the model's pass calls its cache: those with states alone have a name of their own for it."""
+    taken = inspect.signature(model.forward).parameters
+    return "cache_params" if "cache_params" in taken and "past_key_values" not in taken else "past_key_values"
 
 
 def _held(layer: object) -> int:

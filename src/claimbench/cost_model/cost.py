@@ -12,8 +12,10 @@ import json
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from claimbench.cost_model.decoder import Decoder
+from claimbench.cost_model.weight_bytes import held_weight_bytes, read_weight_bytes, stored_precision
 from claimbench.schema.card import attended
 from claimbench.schema.cell import Checkpoint
 
@@ -27,59 +29,6 @@ FAMILIES = (*LLAMA_LIKE, "gpt_bigcode", "bloom")
 """Model types that there is a formula for."""
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
-
-
-class Decoder(Protocol):
-    """The numbers that a decoder's cost depends on."""
-
-    @property
-    def layers(self) -> int: ...
-
-    @property
-    def hidden(self) -> int: ...
-
-    @property
-    def vocabulary(self) -> int: ...
-
-    @property
-    def context(self) -> int | None: ...
-
-    @property
-    def weights(self) -> int:
-        """Parameters, a shared one once."""
-
-    @property
-    def step_weights(self) -> float:
-        """Parameters that one decode step must read at least."""
-
-    @property
-    def in_layers(self) -> int:
-        """Parameters of the layers."""
-
-    @property
-    def matrices(self) -> int:
-        """Of these, those in matrices: what is multiplied, and what quantization makes smaller."""
-
-    @property
-    def read_matrices(self) -> float:
-        """And of these, what one token passes through."""
-
-    @property
-    def embedding_weights(self) -> int: ...
-
-    @property
-    def largest(self) -> int:
-        """Values of the largest tensor."""
-
-    @property
-    def widest(self) -> int:
-        """Values that a token needs beside the residual stream, at the widest point of a layer."""
-
-    def kept_values(self, length: int) -> float:
-        """Values that are kept between steps for one row of `length` tokens."""
-
-    def attention_products(self, new: int, past: int) -> float:
-        """Multiply-adds of attention in one row of a pass over `new` tokens behind `past` cached ones."""
 
 
 class Architecture(NamedTuple):
@@ -151,7 +100,14 @@ class Architecture(NamedTuple):
     @property
     def step_weights(self) -> int:
         """Parameters that one decode step must read: all but what is looked up by row, unless it is also the head."""
-        return self.weights - self.position_weights - (0 if self.tied else self.embedding_weights)
+        return self.weights - self.looked_up
+
+    @property
+    def looked_up(self) -> int:
+        return self.position_weights + (0 if self.tied else self.embedding_weights)
+
+    def expected_weights(self, tokens: int) -> int:
+        return self.step_weights
 
     @property
     def in_layers(self) -> int:
@@ -164,6 +120,14 @@ class Architecture(NamedTuple):
     @property
     def read_matrices(self) -> int:
         return self.matrices
+
+    @property
+    def expert_matrices(self) -> int:
+        return 0
+
+    @property
+    def read_expert_matrices(self) -> int:
+        return 0
 
     @property
     def largest(self) -> int:
@@ -281,7 +245,8 @@ def kv_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) ->
 
 def step_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes that one decode step must read at least: weights once for the batch, and every row's keys and values."""
-    return model.step_weights * bytes_per_value + kv_bytes(model, batch, length, bytes_per_value)
+    weights = read_weight_bytes(model, stored_precision(model, bytes_per_value))
+    return weights + kv_bytes(model, batch, length, bytes_per_value)
 
 
 def activation_bytes(model: Decoder, batch: int, new: int, bytes_per_value: float) -> float:
@@ -295,8 +260,12 @@ def activation_bytes(model: Decoder, batch: int, new: int, bytes_per_value: floa
 
 def peak_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes to hold at the worst moment of a generation to `length` tokens, were all of it a prompt."""
-    held = model.weights * bytes_per_value + kv_bytes(model, batch, length, bytes_per_value)
-    return held + activation_bytes(model, batch, length, bytes_per_value)
+    weights = held_weight_bytes(model, stored_precision(model, bytes_per_value))
+    return (
+        weights
+        + kv_bytes(model, batch, length, bytes_per_value)
+        + activation_bytes(model, batch, length, bytes_per_value)
+    )
 
 
 def pass_flops(model: Decoder, batch: int, new: int, past: int, heads_at: int | None = None) -> float:
@@ -306,15 +275,6 @@ def pass_flops(model: Decoder, batch: int, new: int, past: int, heads_at: int | 
     """
     head = model.embedding_weights * (new if heads_at is None else heads_at) / new
     return 2 * batch * (new * (model.read_matrices + head) + model.attention_products(new, past))
-
-
-class Precision(NamedTuple):
-    """In how many bytes and bits numbers are kept. Norms, biases, embedding, head and positions are never quantized."""
-
-    value_bytes: float = 4
-    """Of an activation, a cached key or value, and every weight that is not quantized."""
-    layer_bits: float | None = None
-    """Per weight of the layers' matrices, scales and zero points of its group included; None: not quantized."""
 
 
 def device_share(arch: Architecture, devices: int) -> Architecture:
@@ -340,21 +300,6 @@ def device_share(arch: Architecture, devices: int) -> Architecture:
         intermediate=arch.intermediate // devices,
         vocabulary=ceil(arch.vocabulary / devices),
     )
-
-
-def held_weight_bytes(model: Decoder, precision: Precision) -> float:
-    """Bytes of all weights."""
-    return _weight_bytes(model.matrices, model.weights - model.matrices, precision)
-
-
-def read_weight_bytes(model: Decoder, precision: Precision) -> float:
-    """Bytes of weights that one pass must read at least."""
-    return _weight_bytes(model.read_matrices, model.step_weights - model.read_matrices, precision)
-
-
-def _weight_bytes(matrices: float, others: float, precision: Precision) -> float:
-    layer_bits = 8 * precision.value_bytes if precision.layer_bits is None else precision.layer_bits
-    return matrices * layer_bits / 8 + others * precision.value_bytes
 
 
 def decoder_of(checkpoint: Checkpoint) -> Decoder | None:

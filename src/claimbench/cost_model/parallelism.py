@@ -7,12 +7,13 @@ Three ways to spread it, and what limits each:
     tensor_parallel   every matrix, head and key-value head cut into equal parts. A step reads its bytes at the
                       bandwidth of all devices, and each layer waits for two all-reduces of the residual stream.
     zero              every weight cut into equal parts and gathered before its use (ZeRO's third stage), so each device
-                      receives nearly all weights at every step. Rows are computed whole: each device has all of the
-                      cache.
+                      receives nearly all weights that a pass uses. Rows are computed whole: each device has all of
+                      the cache.
 
 Everything is a lower bound. Bytes leave out the libraries, the allocator's fragments and buffers that a system reserves
 ahead; times leave out launches, latencies and waiting. So a batch that does not fit here cannot fit, and one that fits
-here may not; a time that is below its floor was counted otherwise or is wrong.
+here may not; a time that is below its floor was counted otherwise or is wrong. A model whose layers are not known to be
+alike is bounded by an equal part of it, however it is dealt out or cut.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from claimbench.cost_model import cost
-from claimbench.cost_model.cost import Architecture, Decoder, Precision
+from claimbench.cost_model.cost import Architecture
+from claimbench.cost_model.decoder import Decoder
 from claimbench.cost_model.hardware import Hardware
+from claimbench.cost_model.weight_bytes import Precision, held_weight_bytes, read_weight_bytes, stored_precision
+from claimbench.schema.card import Card
+from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import InferenceLoad
 
 
@@ -35,21 +40,40 @@ def model_of(load: InferenceLoad) -> Decoder:
         return cost.architecture(load.architecture).kept(load.layers)
     if load.card is None:
         raise ValueError("a load without a model")
-    return load.card
+    return load.card if load.card.shape is None else Architecture(**load.card.shape)  # type: ignore[arg-type]
 
 
-def share_of(model: Decoder, devices: int) -> Architecture:
-    """What the fullest of `devices` tensor-parallel devices has of `model`.
+def share_of(model: Decoder, devices: int) -> Decoder:
+    """What the fullest of `devices` tensor-parallel devices has of `model` at least.
 
     Raises:
-        ValueError: it cannot be cut into so many equal parts, or how it is cut is not known.
+        ValueError: it cannot be cut into so many equal parts.
     """
-    if not isinstance(model, Architecture):
-        raise ValueError("how its matrices are cut is not known")
-    return cost.device_share(model, devices)
+    if isinstance(model, Architecture):
+        return cost.device_share(model, devices)
+    assert isinstance(model, Card)
+    return model if devices == 1 else _equal_part(model, devices)
+
+
+def _equal_part(card: Card, devices: int) -> Card:
+    """A part of all that could be cut. How a system cuts such a model is not known, and what it does not cut is more:
+    norms, a latent cache, key-value heads that devices outnumber.
+    """
+    names = ("weights", "looked_up", "towers", "in_layers", "matrices", "largest", "widest", "vocabulary")
+    of_kept = ("token_values", "fixed_values", "query_values")
+    kept = tuple(each.model_copy(update=_parts(each, of_kept, devices)) for each in card.kept)
+    mixture = card.experts
+    experts = mixture.model_copy(update=_parts(mixture, ("weights", "biases"), devices)) if mixture else None
+    return card.model_copy(update={**_parts(card, names, devices), "kept": kept, "experts": experts})
+
+
+def _parts(whole: Frozen, names: tuple[str, ...], devices: int) -> dict[str, int]:
+    return {name: getattr(whole, name) // devices for name in names}
 
 
 def precision_of(load: InferenceLoad) -> Precision:
+    if load.layer_bits is None:
+        return stored_precision(model_of(load), load.value_bytes)
     return Precision(value_bytes=load.value_bytes, layer_bits=load.layer_bits)
 
 
@@ -80,11 +104,13 @@ def device_bytes(load: InferenceLoad) -> DeviceBytes:
         share = share_of(model, load.devices)
         kv = cost.kv_bytes(share, load.batch, load.length, size)
         activations = cost.activation_bytes(share, load.batch, 1, size)
-        return DeviceBytes(cost.held_weight_bytes(share, precision), 0, kv, activations)
-    weights = cost.held_weight_bytes(model, precision)
+        return DeviceBytes(held_weight_bytes(share, precision), 0, kv, activations)
+    weights = held_weight_bytes(model, precision)
     if load.layout == "zero":
         gathered = model.largest * size * (1 - 1 / load.devices)
         return DeviceBytes(weights / load.devices, gathered, kv, activations)
+    if not isinstance(model, Architecture):  # its layers need not be alike, so the best deal of them is not known
+        return DeviceBytes(weights / load.devices, 0, kv / load.devices, activations)
     ends = (model.weights - model.in_layers) * size
     layer = (weights - ends) / model.layers
     layers, has_ends = _fullest_stage(model.layers, load.devices, ends, layer + kv / model.layers)
@@ -130,18 +156,19 @@ def pass_seconds(load: InferenceLoad, new: int, past: int, hardware: Hardware) -
     stream = load.batch * new * model.hidden * load.value_bytes  # the residual stream of all rows
 
     def working(part: Decoder) -> float:
-        read = cost.read_weight_bytes(part, precision)
+        read = read_weight_bytes(part, precision)
         read += cost.kv_bytes(part, load.batch, past + new, load.value_bytes)
         flops = cost.pass_flops(part, load.batch, new, past, heads_at=1)
         return max(read / hardware.read_bytes_per_s, flops / rate)
 
     if load.layout == "tensor_parallel":
         share = share_of(model, load.devices)
-        return working(share) + 2 * model.layers * all_reduce_seconds(stream, load.devices, hardware)
+        a_layer = 2 if isinstance(model, Architecture) else 1  # where attention and feed-forward run side by side
+        return working(share) + a_layer * model.layers * all_reduce_seconds(stream, load.devices, hardware)
     if load.layout == "pipeline":
         return working(model) + (load.devices - 1) * stream / hardware.link_bytes_per_s
-    received = cost.held_weight_bytes(model, precision) * (1 - 1 / load.devices)
-    return max(working(model), received / hardware.link_bytes_per_s)
+    passed = read_weight_bytes(model, precision) + model.looked_up * load.value_bytes  # towers and idle experts are not
+    return max(working(model), passed * (1 - 1 / load.devices) / hardware.link_bytes_per_s)
 
 
 def all_reduce_seconds(size: float, devices: int, hardware: Hardware) -> float:
@@ -151,8 +178,7 @@ def all_reduce_seconds(size: float, devices: int, hardware: Hardware) -> float:
 
 def ms_per_token(load: InferenceLoad, hardware: Hardware) -> float:
     """The floor of a generation's wall time over its tokens, those of all rows: prompt first, then its steps."""
-    steps = load.new_tokens - 1
     prefill = pass_seconds(load, load.prompt_tokens, 0, hardware)
-    # Time grows evenly with length, so the step in the middle is the mean of all.
-    step = pass_seconds(load, 1, load.prompt_tokens + steps // 2, hardware) if steps else 0.0
-    return (prefill + steps * step) / (load.batch * load.new_tokens) * 1e3
+    lengths = range(load.prompt_tokens, load.length - 1)  # behind which a step runs: windows fill, so none is the mean
+    steps = sum(pass_seconds(load, 1, length, hardware) for length in lengths)
+    return (prefill + steps) / (load.batch * load.new_tokens) * 1e3

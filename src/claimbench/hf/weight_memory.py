@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from claimbench.checkpoints.counting import expert_modules, experts_of, layers_of
+from claimbench.checkpoints.counting import layers_of
+from claimbench.checkpoints.mixtures import expert_modules, experts_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,4 +84,4 @@ def _unread_bytes(model: PreTrainedModel, read: dict[int, int]) -> float:
     if mixture is None:
         return towers
     experts = sum(sum(_storages_of(module, recurse=True).values()) for module in expert_modules(layers))
-    return towers + experts * mixture.idle / mixture.weights
+    return towers + experts * mixture.idle_share

@@ -17,6 +17,7 @@ from claimbench.checkpoints.headers import Header
 from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.cost_model.parallelism import device_bytes, largest_batch
+from claimbench.cost_model.weight_bytes import expected_weight_bytes, held_weight_bytes, stored_precision
 from claimbench.errors import ResultError, SourceError
 from claimbench.formatting import quantity
 from claimbench.planning import cell_cost
@@ -112,13 +113,14 @@ def generation_seconds(cell: Cell, ceilings: Ceilings) -> float:
     load = cell.workload
     prompt, size = load.prompt_tokens or 64, DTYPE_BYTES[cell.dtype]
     length = prompt + load.new_tokens // 2
-    prefill = cost.pass_flops(model, load.batch, prompt, 0) / rate
-    recomputed = length if cell_cost.recomputes(cell) else 1
-    step = max(
-        cost.step_bytes(model, load.batch, length, size) / bandwidth,
-        cost.pass_flops(model, load.batch, recomputed, length - recomputed) / rate,
-    )
-    return BELOW_CEILING * (prefill + (load.new_tokens - 1) * step)
+
+    def seconds(new: int, past: int) -> float:
+        read = expected_weight_bytes(model, load.batch * new, stored_precision(model, size))
+        read += cost.kv_bytes(model, load.batch, past, size)
+        return max(read / bandwidth, cost.pass_flops(model, load.batch, new, past) / rate)
+
+    step = seconds(length, 0) if cell_cost.recomputes(cell) else seconds(1, length - 1)
+    return BELOW_CEILING * (seconds(prompt, 0) + (load.new_tokens - 1) * step)
 
 
 def peak_bytes(cell: Cell) -> float:
@@ -265,13 +267,13 @@ def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
 
 
 def _disk_bytes_of(checkpoint: Checkpoint) -> float:
-    """A GGUF lies beside its float32 shards; safetensors are linked; random values are 16-bit numbers."""
+    """A GGUF lies beside its shards, in float32 at most; safetensors are linked; random values are 16-bit numbers."""
     header = header_of(checkpoint)[0]
     model, fetched = cost.decoder_of(checkpoint) or header.card, sum(header.bytes_by_dtype.values())
-    weights = model.weights if model else 0
     if checkpoint.source.endswith(".gguf"):
-        return (fetched or 4 * weights) + 4 * weights
-    return fetched or 2 * weights
+        shards = 4 * model.weights if model else 0
+        return (fetched or shards) + shards
+    return fetched or (held_weight_bytes(model, stored_precision(model, 2)) if model else 0)
 
 
 def header_of(checkpoint: Checkpoint) -> tuple[Header, str | None]:

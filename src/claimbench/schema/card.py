@@ -40,13 +40,30 @@ class Experts(Frozen):
     """Of a mixture: every token passes through `active` of `count` experts of a layer."""
 
     weights: int = Field(ge=0, description="of all experts of all layers")
+    biases: int = Field(default=0, ge=0, description="of them, those outside matrices")
     count: int = Field(ge=1)
     active: int = Field(ge=1)
 
     @property
+    def matrices(self) -> int:
+        return self.weights - self.biases
+
+    @property
+    def idle_share(self) -> float:
+        """Of the experts, those that one token does not pass through."""
+        return 1 - min(1.0, self.active / self.count)
+
+    @property
     def idle(self) -> float:
         """Weights that a pass need not read, at most."""
-        return self.weights * (1 - min(1.0, self.active / self.count))
+        return self.weights * self.idle_share
+
+
+class StoredFormat(Frozen):
+    """How a quantized checkpoint keeps its matrices; all other values are as wide as the model computes."""
+
+    bits: float = Field(gt=0, description="of a value at least, scales of its group included where they are known")
+    experts_alone: bool = Field(default=False, description="a mixture's experts are kept so, and nothing else")
 
 
 class Card(Frozen):
@@ -63,6 +80,7 @@ class Card(Frozen):
     largest: int = Field(ge=1, description="values of the largest tensor")
     widest: int = Field(ge=0, description="values that a token needs beside the residual stream, at the widest point")
     experts: Experts | None = None
+    stored: StoredFormat | None = Field(default=None, description="absent: the checkpoint is not quantized")
     shape: dict[str, int | bool | str | tuple[str, ...]] | None = Field(
         default=None, description="fields of cost_model's Architecture, where the model is one"
     )
@@ -73,10 +91,26 @@ class Card(Frozen):
         """Parameters that one decode step must read at least: of a mixture's experts those of one token."""
         return self.weights - self.looked_up - self.towers - (self.experts.idle if self.experts else 0)
 
+    def expected_weights(self, tokens: int) -> float:
+        """Parameters that one pass over `tokens` tokens reads where a router takes each expert as often as any other.
+
+        That all tokens miss an expert has the chance that one does, to the power of their number.
+        """
+        missed = self.experts.weights * self.experts.idle_share**tokens if self.experts else 0
+        return self.weights - self.looked_up - self.towers - missed
+
     @property
     def read_matrices(self) -> float:
         """Of the layers' matrices, what one token passes through."""
-        return self.matrices - (self.experts.idle if self.experts else 0)
+        return self.matrices - (self.expert_matrices - self.read_expert_matrices)
+
+    @property
+    def expert_matrices(self) -> int:
+        return self.experts.matrices if self.experts else 0
+
+    @property
+    def read_expert_matrices(self) -> float:
+        return self.expert_matrices * (1 - self.experts.idle_share) if self.experts else 0
 
     @property
     def embedding_weights(self) -> int:

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
+from claimbench.cost_model.weight_bytes import held_weight_bytes, read_weight_bytes, stored_precision
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell
@@ -187,7 +188,7 @@ class ServerSession:
         return server.failure(str(refusal))
 
     def memory(self) -> dict[str, int]:
-        """Weights and cache are what the architecture needs in the cell's type: a server tells no bytes of its own.
+        """Weights are as they are stored, and the cache is of the cell's type: a server tells no bytes of its own.
 
         `server_rss` is the resident memory of the server's processes, where they are on this machine.
         """
@@ -195,8 +196,8 @@ class ServerSession:
         size = DTYPE_BYTES[self.cell.dtype]
         length = len(self.prompt_ids) + workload.new_tokens
         memory = {
-            "weights": model.weights * size,
-            "step_weights": int(model.step_weights * size),
+            "weights": int(held_weight_bytes(model, stored_precision(model, size))),
+            "step_weights": int(read_weight_bytes(model, stored_precision(model, size))),
             "kv_cache": int(cost.kv_bytes(model, workload.batch, length, size)),
         }
         if self.service.server:

@@ -13,6 +13,7 @@ import sys
 from importlib.util import find_spec
 
 from claimbench.cost_model import cost
+from claimbench.cost_model.decoder import Decoder
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.system.cache import cache_folder
@@ -52,7 +53,7 @@ def refusal(cell: Cell, started: bool) -> str | None:
     return None
 
 
-def environment(cell: Cell, model: cost.Decoder, prompt_tokens: int) -> dict[str, str]:
+def environment(cell: Cell, model: Decoder, prompt_tokens: int) -> dict[str, str]:
     cores = sorted(os.sched_getaffinity(0))
     return {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[: cell.protocol.threads or len(cores)])),
@@ -64,7 +65,7 @@ def environment(cell: Cell, model: cost.Decoder, prompt_tokens: int) -> dict[str
     }
 
 
-def cache_gib(cell: Cell, model: cost.Decoder, prompt_tokens: int) -> int:
+def cache_gib(cell: Cell, model: Decoder, prompt_tokens: int) -> int:
     """Room for every row at full length and some blocks to spare, in whole GiB."""
     length = prompt_tokens + cell.workload.new_tokens
     needed = cost.kv_bytes(model, cell.workload.batch + 1, length, DTYPE_BYTES[cell.dtype])
