@@ -34,6 +34,23 @@ SMALL: dict[str, Any] = {
     "mamba_d_state": 16,
 }
 """Where a config has such a number."""
+EYES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "depth": 2,
+    "embed_dim": 32,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "deepstack_visual_indexes": [0],
+    "fullatt_block_indexes": [1],
+}
+"""The same of the part that sees."""
+TURNS = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
+"""Rotary positions of time, height and width, in heads of 16."""
 
 KINDS: dict[str, dict[str, Any]] = {
     "apertus": {},
@@ -107,23 +124,54 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """model_type -> what its config has beside `SMALL`."""
 
+WRAPPERS: dict[str, dict[str, Any]] = {
+    "gemma3": {"text_config": {"query_pre_attn_scalar": 16}, "mm_tokens_per_image": 4, "image_token_index": 290},
+    "llama4": {
+        "text_config": {"num_experts_per_tok": 1, "intermediate_size_mlp": 128, "attention_chunk_size": 64},
+        "vision_config": {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
+    },
+    "llava": {"image_token_index": 290},
+    "mistral3": {"image_token_index": 290},
+    "paligemma": {"text_config": {"model_type": "gemma2", "query_pre_attn_scalar": 16}, "image_token_index": 290},
+    "qwen2_vl": {"text_config": TURNS, "vision_config": {"hidden_size": 64}},
+    "qwen2_5_vl": {"text_config": TURNS},
+    "qwen3_vl": {"text_config": TURNS},
+}
+"""model_type of a model that sees as well -> what its config and those of its parts have beside `SMALL` and `EYES`."""
+
 
 def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     make = CONFIG_MAPPING[kind]
+    wanted = (KINDS | WRAPPERS)[kind] | changes
     usual = make()
-    wanted = {key: value for key, value in SMALL.items() if hasattr(usual, key)} | KINDS[kind] | changes
-    derived = {key for key in wanted if isinstance(getattr(make, key, None), property)}
-    return make(**{key: value for key, value in wanted.items() if key not in derived})
+    for name, sizes in (("text_config", SMALL), ("vision_config", EYES)):
+        if kind in WRAPPERS:
+            own = wanted.get(name, {})
+            part = CONFIG_MAPPING[own["model_type"]] if "model_type" in own else type(getattr(usual, name))
+            wanted |= {name: _fitting(part, sizes) | {"model_type": part.model_type} | own}
+    return make(**_fitting(make, SMALL) | wanted)
+
+
+def _fitting(make: type[PreTrainedConfig], sizes: dict[str, Any]) -> dict[str, Any]:
+    """Those of `sizes` that the config has, and does not derive from others."""
+    usual = make()
+    return {
+        key: value
+        for key, value in sizes.items()
+        if hasattr(usual, key) and not isinstance(getattr(make, key, None), property)
+    }
 
 
 def tiny_model(kind: str, **changes: Any) -> PreTrainedModel:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(tiny_config(kind, **changes)).eval()
+    config = tiny_config(kind, **changes)
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    return (AutoModelForCausalLM if causal else AutoModelForImageTextToText).from_config(config).eval()
 
 
 def save(kind: str, folder: Path, **changes: Any) -> PreTrainedModel:

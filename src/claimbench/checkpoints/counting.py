@@ -98,12 +98,19 @@ def completed(config: ModelConfig) -> PreTrainedConfig:
         raise SourceError(f"config.json: Transformers {transformers.__version__} knows no model_type {kind!r}")
     try:
         made: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(
-            {key: value for key, value in config.items() if key not in NOT_COUNTED}
+            {key: _with_floats(value) for key, value in config.items() if key not in NOT_COUNTED}
         )
     except Exception as error:  # a library's own checks: whatever it raises means that it cannot
         version = transformers.__version__
         raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
     return made
+
+
+def _with_floats(value: Any) -> Any:
+    """JSON has no infinity: the library writes {"__float__": "Infinity"} in its place."""
+    if isinstance(value, dict):
+        return float(value["__float__"]) if set(value) == {"__float__"} else {k: _with_floats(v) for k, v in value.items()}
+    return [_with_floats(one) for one in value] if isinstance(value, list) else value
 
 
 def meta_model(config: ModelConfig) -> PreTrainedModel:

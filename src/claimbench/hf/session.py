@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, StaticCache
 
 PROOF_STEPS = 4
+BROKEN = (AttributeError, ImportError, IndexError, KeyError, NotImplementedError, TypeError)
+"""What a library's own code raises where it was never tried with this model, or lacks a package for it."""
+BENEATH = ("torch", "importlib")
+QUANTIZERS = "transformers.quantizers."
 
 
 def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup:
@@ -90,9 +95,24 @@ def refusals(setup: GenerationSetup) -> Iterator[None]:
         text = str(error)
         if "can't allocate memory" in text:
             raise OutOfMemory(text) from error
-        if any(known in text for known in setup.unsupported):
+        if any(known in text for known in setup.unsupported) or _raised_in(error).startswith(QUANTIZERS):
             raise Unavailable(text) from error
         raise
+    except BROKEN as error:
+        if not _raised_in(error).startswith("transformers."):
+            raise
+        kind, said = type(error).__name__, str(error).partition("\n")[0]
+        raise Unavailable(f"Transformers {version('transformers')} breaks off with {kind}: {said}") from error
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose code raised `error`, or called what PyTorch and Python raised it in."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        found = found if name.partition(".")[0] in BENEATH else name
+        trace = trace.tb_next
+    return found
 
 
 class TransformersSession:
