@@ -23,6 +23,9 @@ from claimbench.planning.cell_cost import recomputes, spread_of
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
 
+WEIGHTS_ALONE = frozenset({"aqlm", "awq", "gptq", "hqq"})
+"""Quantized checkpoints whose products are in the cell's type; those of others may be in a faster one."""
+
 
 def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
     """The limit of one decode step at the mean length of this cell's decode steps; None where a rate is not known.
@@ -58,7 +61,7 @@ def prefill_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[
     draft = decoder_of(cell.draft) if cell.draft is not None else None
     if draft is not None and cell.workload.new_tokens > 1:
         models.append(draft)
-        read += draft.step_weights * DTYPE_BYTES[cell.dtype]
+        read += draft.least_step_bytes(DTYPE_BYTES[cell.dtype]) or 0
     flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
     return _limit_ms(ceilings, cell, read, 0.0, flops)
 
@@ -70,7 +73,7 @@ def _step_weight_bytes(cell: Cell, model: Decoder, memory: dict[str, int]) -> fl
     """
     if "step_weights" in memory:
         return memory["step_weights"] or None
-    return model.step_weights * DTYPE_BYTES[cell.dtype] if optimizations.is_exact(cell) else None
+    return model.least_step_bytes(DTYPE_BYTES[cell.dtype]) if optimizations.is_exact(cell) else None
 
 
 def _sharing(cell: Cell) -> tuple[int, int]:
@@ -91,7 +94,9 @@ def _limit_ms(ceilings: Ceilings, cell: Cell, weight_bytes: float, kv_bytes: flo
         return None
     named = {getattr(optimizations.find(use.name), "COMPUTE_DTYPE", cell.dtype) for use in cell.optimizations}
     used = [rates.get(dtype, 0.0) for dtype in named | {cell.dtype}]
-    computing = flops / max(used) if all(used) else 0.0  # a rate that was not measured limits nothing
+    card = cell.checkpoint.card
+    unknown = card is not None and card.quantized is not None and card.quantized not in WEIGHTS_ALONE
+    computing = flops / max(used) if all(used) and not unknown else 0.0  # a rate that was not measured limits nothing
     of_weights, of_rows = _sharing(cell)
     reading = (weight_bytes / of_weights + kv_bytes / of_rows) / bandwidth
     return float(max(reading, computing / of_rows)) * 1e3

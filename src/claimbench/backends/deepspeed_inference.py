@@ -23,7 +23,8 @@ from claimbench.cost_model import cost
 from claimbench.errors import CorruptCheckpoint
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
-from claimbench.hf.session import TransformersSession, make_setup, refusals
+from claimbench.hf.loading import refusals
+from claimbench.hf.session import TransformersSession, make_setup
 from claimbench.hf.setup import GenerationSetup
 from claimbench.hf.stepper import Emit
 from claimbench.proof import Findings

@@ -21,7 +21,8 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Decoder
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
-from claimbench.hf.session import TransformersSession, make_setup, refusals
+from claimbench.hf.loading import refusals
+from claimbench.hf.session import TransformersSession, make_setup
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Checkpoint
@@ -87,7 +88,7 @@ def unavailable(cell: Cell) -> str | None:
         return "the weights are in the CPU's memory already: offloading them to it moves nothing"
     if options.offload == "nvme":
         model = cost.decoder_of(cell.checkpoint)
-        return refusal(options.folder(), model.weights * DTYPE_BYTES[cell.dtype]) if model else None
+        return refusal(options.folder(), int(model.held_bytes(DTYPE_BYTES[cell.dtype]))) if model else None
     return None
 
 

@@ -75,11 +75,7 @@ class OfflineSession:
         """What the architecture needs in the cell's type; the weights are in a process of the engine's own."""
         size, workload = DTYPE_BYTES[self.cell.dtype], self.cell.workload
         length = self.prompt_tokens + workload.new_tokens
-        return {
-            "weights": self.model.weights * size,
-            "step_weights": int(self.model.step_weights * size),
-            "kv_cache": int(cost.kv_bytes(self.model, workload.batch, length, size)),
-        }
+        return cost.memory_of(self.model, workload.batch, length, size)
 
     def prove(self) -> Findings:
         """How the engine was configured, and that it serves no prompt from a cache.

@@ -18,10 +18,12 @@ from pydantic import ValidationError
 
 from claimbench.checkpoints import counting, hub
 from claimbench.checkpoints.local_files import CONFIG
+from claimbench.checkpoints.model_config import method_of
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
+from claimbench.checkpoints.stored import Entry, stored, with_stored
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError
-from claimbench.schema.card import Card
+from claimbench.schema.card import Card, Stored
 from claimbench.schema.json_file import digest, write_json
 
 FOLDER = Path(".claimbench") / "cards"
@@ -47,7 +49,9 @@ def find(source: str, keep_layers: int | None = None) -> Known:
     meant = parse(source)
     if isinstance(meant, LocalSource):
         path = meant.path / CONFIG
-        return Known(card_of(read_config(path), source, keep_layers)) if path.is_file() else Known()
+        if not path.is_file():
+            return Known()
+        return Known(with_stored(card_of(read_config(path), source, keep_layers), meant.path))
     if isinstance(meant, RandomSource):
         if isinstance(meant.architecture, str):
             return Known()
@@ -59,7 +63,8 @@ def find(source: str, keep_layers: int | None = None) -> Known:
         found = _from_hub(meant)
         if found is None:
             return Known()
-        return Known(card_of(found.config, source, keep_layers) if found.config else None, found.commit)
+        card = card_of(found.config, source, keep_layers) if found.config else None
+        return Known(card.model_copy(update={"stored": found.stored}) if card else None, found.commit)
     return Known()
 
 
@@ -67,6 +72,8 @@ class _OnHub(NamedTuple):
     commit: str
     config: ModelConfig
     """Empty where a GGUF holds it."""
+    stored: Stored | None = None
+    """Of a quantized model, where the hub told the headers of its files."""
 
 
 def _from_hub(source: HubSource) -> _OnHub | None:
@@ -74,16 +81,19 @@ def _from_hub(source: HubSource) -> _OnHub | None:
     where = FOLDER / f"{digest(list(source))}.json"
     try:
         known = json.loads(where.read_text(encoding="utf-8"))
-        return _OnHub(known["commit"], known["config"])
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = known.get("stored")
+        return _OnHub(known["commit"], known["config"], Stored.model_validate(kept) if kept else None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     found = hub.config_of(source)
     if found is None:
         return None
     commit, path = found
-    kept = _OnHub(commit, read_config(path) if path else {})
-    write_json(where, kept._asdict())
-    return kept
+    config = read_config(path) if path else {}
+    entries = hub.tensors_of(source, commit) if method_of(config) else None
+    found_here = stored([Entry(*each) for each in entries]) if entries else None
+    write_json(where, {"commit": commit, "config": config, "stored": found_here and found_here.model_dump(mode="json")})
+    return _OnHub(commit, config, found_here)
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from claimbench.checkpoints.model_config import with_layers
+from claimbench.checkpoints.model_config import method_of, with_floats, with_layers
+from claimbench.checkpoints.stored import with_stored
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Decoder, ModelConfig
 from claimbench.errors import SourceError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 1
+VERSION = 2
 """Raise it when what is counted changes: cards are remembered."""
 SHORT, LONG = 8, 16
 """Tokens of the two passes."""
@@ -46,7 +47,8 @@ ACTIVE = (
 
 def decoder_in(folder: Path, checkpoint: Checkpoint) -> Decoder:
     """What the cost of the checkpoint in `folder` is computed from: as planned, or counted now."""
-    return cost.decoder_of(checkpoint) or count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    known = cost.decoder_of(checkpoint) or count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return with_stored(known, folder) if isinstance(known, Card) else known
 
 
 def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
@@ -79,6 +81,7 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
         experts=experts,
         shape=_shape(config, _values(everything)),
         kept=tuple(_kept(model, text)),
+        quantized=method_of(config),
     )
 
 
@@ -98,19 +101,12 @@ def completed(config: ModelConfig) -> PreTrainedConfig:
         raise SourceError(f"config.json: Transformers {transformers.__version__} knows no model_type {kind!r}")
     try:
         made: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(
-            {key: _with_floats(value) for key, value in config.items() if key not in NOT_COUNTED}
+            {key: with_floats(value) for key, value in config.items() if key not in NOT_COUNTED}
         )
     except Exception as error:  # a library's own checks: whatever it raises means that it cannot
         version = transformers.__version__
         raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
     return made
-
-
-def _with_floats(value: Any) -> Any:
-    """JSON has no infinity: the library writes {"__float__": "Infinity"} in its place."""
-    if isinstance(value, dict):
-        return float(value["__float__"]) if set(value) == {"__float__"} else {k: _with_floats(v) for k, v in value.items()}
-    return [_with_floats(one) for one in value] if isinstance(value, list) else value
 
 
 def meta_model(config: ModelConfig) -> PreTrainedModel:

@@ -82,6 +82,21 @@ def config_of(source: HubSource) -> tuple[str, Path | None] | None:
     return commit, _Hub(source.repository, commit, where, offline=info is None).file(CONFIG)
 
 
+def tensors_of(source: HubSource, commit: str) -> list[tuple[str, str, int]] | None:
+    """Name, type and bytes of each tensor, from the headers of the files alone; None: the hub does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).get_safetensors_metadata(
+            source.repository, revision=commit
+        )
+    except Exception as error:  # as in `_ask`; without it the model has no ceiling, and all else goes on
+        logger.warning("hf://%s: no headers of its files (%s)", source.repository, _first_line(error))
+        return None
+    tensors = ((name, one) for file in found.files_metadata.values() for name, one in file.tensors.items())
+    return [(name, str(one.dtype), one.data_offsets[1] - one.data_offsets[0]) for name, one in tensors]
+
+
 def fetch_config(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     """Link the config of `source` alone into `folder`; returns the commit and its name."""
     commit, path = config_of(source) or ("", None)

@@ -72,6 +72,12 @@ class Decoder(Protocol):
     def widest(self) -> int:
         """Values that a token needs beside the residual stream, at the widest point of a layer."""
 
+    def held_bytes(self, value_bytes: float) -> float:
+        """Bytes of all weights, where those that are not quantized have `value_bytes` each."""
+
+    def least_step_bytes(self, value_bytes: float) -> float | None:
+        """Bytes of weights that one decode step must read at least; None: not known before they are fetched."""
+
     def kept_values(self, length: int) -> float:
         """Values that are kept between steps for one row of `length` tokens."""
 
@@ -173,6 +179,12 @@ class Architecture(NamedTuple):
         attention = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
         return max(attention, (3 if self.family == "llama" else 2) * self.intermediate)
 
+    def held_bytes(self, value_bytes: float) -> float:
+        return self.weights * value_bytes
+
+    def least_step_bytes(self, value_bytes: float) -> float:
+        return self.step_weights * value_bytes
+
     def kept_values(self, length: int) -> int:
         return 2 * self.layers * length * self.kv_heads * self.head_dim
 
@@ -271,7 +283,15 @@ def kv_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) ->
 
 def step_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes that one decode step must read at least: weights once for the batch, and every row's keys and values."""
-    return model.step_weights * bytes_per_value + kv_bytes(model, batch, length, bytes_per_value)
+    return (model.least_step_bytes(bytes_per_value) or 0) + kv_bytes(model, batch, length, bytes_per_value)
+
+
+def memory_of(model: Decoder, batch: int, length: int, bytes_per_value: float) -> dict[str, int]:
+    """What a system holds that does not say it itself: `weights`, `kv_cache`, and `step_weights` where it is known."""
+    held = {"weights": int(model.held_bytes(bytes_per_value))}
+    read = model.least_step_bytes(bytes_per_value)
+    known = {} if read is None else {"step_weights": int(read)}
+    return held | known | {"kv_cache": int(kv_bytes(model, batch, length, bytes_per_value))}
 
 
 def activation_bytes(model: Decoder, batch: int, new: int, bytes_per_value: float) -> float:
@@ -285,7 +305,7 @@ def activation_bytes(model: Decoder, batch: int, new: int, bytes_per_value: floa
 
 def peak_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes to hold at the worst moment of a generation to `length` tokens, were all of it a prompt."""
-    held = model.weights * bytes_per_value + kv_bytes(model, batch, length, bytes_per_value)
+    held = model.held_bytes(bytes_per_value) + kv_bytes(model, batch, length, bytes_per_value)
     return held + activation_bytes(model, batch, length, bytes_per_value)
 
 
@@ -334,22 +354,26 @@ def device_share(arch: Architecture, devices: int) -> Architecture:
 
 def held_weight_bytes(model: Decoder, precision: Precision) -> float:
     """Bytes of all weights."""
+    if precision.layer_bits is None:
+        return model.held_bytes(precision.value_bytes)
     return _weight_bytes(model.matrices, model.weights - model.matrices, precision)
 
 
 def read_weight_bytes(model: Decoder, precision: Precision) -> float:
     """Bytes of weights that one pass must read at least."""
+    if precision.layer_bits is None:
+        return model.least_step_bytes(precision.value_bytes) or 0
     return _weight_bytes(model.read_matrices, model.step_weights - model.read_matrices, precision)
 
 
 def _weight_bytes(matrices: float, others: float, precision: Precision) -> float:
-    layer_bits = 8 * precision.value_bytes if precision.layer_bits is None else precision.layer_bits
-    return matrices * layer_bits / 8 + others * precision.value_bytes
+    return matrices * (precision.layer_bits or 0) / 8 + others * precision.value_bytes
 
 
 def decoder_of(checkpoint: Checkpoint) -> Decoder | None:
     """What a checkpoint's cost is computed from; None: nothing is known of it before it is fetched."""
-    return architecture_of(checkpoint) or checkpoint.card
+    card = checkpoint.card
+    return card if card is not None and card.quantized else architecture_of(checkpoint) or card
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture | None:

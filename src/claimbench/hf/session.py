@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator
+from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,9 @@ from claimbench import proof
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
-from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
+from claimbench.errors import Unavailable
 from claimbench.hf import evidence, weight_memory
+from claimbench.hf.loading import refusals
 from claimbench.hf.setup import Choose, Generation, GenerationSetup
 from claimbench.hf.stepper import Emit, Stepper, StepTap
 from claimbench.proof import Findings
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, StaticCache
 
 PROOF_STEPS = 4
-BROKEN = (AttributeError, ImportError, IndexError, KeyError, NotImplementedError, TypeError)
-"""What a library's own code raises where it was never tried with this model, or lacks a package for it."""
-BENEATH = ("torch", "importlib")
-QUANTIZERS = "transformers.quantizers."
 
 
 def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup:
@@ -47,72 +43,6 @@ def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup
     if cell.workload.shortest is not None and setup.drafts:
         raise Unavailable("drafts take rows of one length")
     return setup
-
-
-def load_model(setup: GenerationSetup, folder: Path, **arguments: object) -> PreTrainedModel:
-    """The model in `folder` on the setup's device, unless `arguments` of `from_pretrained` place it elsewhere.
-
-    Raises:
-        WrongOutput: the folder lacks weights that the model has: the library would draw them at random.
-    """
-    import torch
-
-    model, info = class_for(folder).from_pretrained(
-        folder,
-        dtype=getattr(torch, setup.dtype),
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        **{"device_map": setup.device, **arguments},
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise WrongOutput(f"{folder} lacks {missing[0]} ({len(missing)} in all): it would be drawn at random")
-    return model.eval()
-
-
-def class_for(folder: Path) -> type[PreTrainedModel]:
-    """The class that generates text from the model in `folder`: one of those that read images too has it as a part."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    causal = type(config) in AutoModelForCausalLM._model_mapping
-    chosen: type[PreTrainedModel] = AutoModelForCausalLM if causal else AutoModelForImageTextToText
-    return chosen
-
-
-@contextmanager
-def refusals(setup: GenerationSetup) -> Iterator[None]:
-    """Turns what the libraries say about memory and support into the outcome that it is."""
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from error
-    except (RuntimeError, ValueError) as error:
-        text = str(error)
-        if "can't allocate memory" in text:
-            raise OutOfMemory(text) from error
-        if any(known in text for known in setup.unsupported) or _raised_in(error).startswith(QUANTIZERS):
-            raise Unavailable(text) from error
-        raise
-    except BROKEN as error:
-        if not _raised_in(error).startswith("transformers."):
-            raise
-        kind, said = type(error).__name__, str(error).partition("\n")[0]
-        raise Unavailable(f"Transformers {version('transformers')} breaks off with {kind}: {said}") from error
-
-
-def _raised_in(error: BaseException) -> str:
-    """The module whose code raised `error`, or called what PyTorch and Python raised it in."""
-    found, trace = "", error.__traceback__
-    while trace is not None:
-        name = str(trace.tb_frame.f_globals.get("__name__", ""))
-        found = found if name.partition(".")[0] in BENEATH else name
-        trace = trace.tb_next
-    return found
 
 
 class TransformersSession:

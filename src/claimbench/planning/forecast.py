@@ -266,14 +266,17 @@ def _model_line(plan: Plan, cell: Cell, ceilings: Ceilings) -> str:
     if model is None:
         return f"{cell.checkpoint.name}: nothing is known of it before it is fetched"
     size, memory = DTYPE_BYTES[cell.dtype], device_memory(plan, cell)
-    held, read = model.weights * size, cost.step_bytes(model, 1, 1, size)
+    held, read = model.held_bytes(size), cost.step_bytes(model, 1, 1, size)
     fits = f", {'fits' if peak_bytes(cell) < memory else 'does not fit'} in {quantity(memory, 'B')}" if memory else ""
-    line = (
-        f"{cell.checkpoint.name}: {quantity(model.weights)} parameters, {quantity(held, 'B')} in {cell.dtype}{fits}; "
-    )
+    line = f"{cell.checkpoint.name}: {quantity(model.weights)} parameters, {quantity(held, 'B')} {_form(cell)}{fits}; "
     line += f"a step reads {quantity(read, 'B')}"
     rate = ceilings.read_bytes_per_s
     return f"{line}: at least {quantity(read / rate * 1e3, 'ms')}" if rate else line
+
+
+def _form(cell: Cell) -> str:
+    card = cell.checkpoint.card
+    return f"as quantized by {card.quantized}" if card and card.stored else f"in {cell.dtype}"
 
 
 def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
@@ -284,7 +287,7 @@ def _disk_bytes(plan: Plan, missing: Iterable[str]) -> float:
             if not (CHECKPOINTS / folder_of(plan, checkpoint) / "manifest.json").exists():
                 wanted[checkpoint.name] = checkpoint
     known = ((one, cost.decoder_of(one)) for one in wanted.values())
-    return sum(model.weights * _stored_bytes(one) for one, model in known if model)
+    return sum(model.held_bytes(_stored_bytes(one)) for one, model in known if model)
 
 
 def _stored_bytes(checkpoint: Checkpoint) -> int:

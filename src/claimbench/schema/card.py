@@ -49,6 +49,27 @@ class Experts(Frozen):
         return self.weights * (1 - min(1.0, self.active / self.count))
 
 
+FLOAT_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+"""Types that a loader turns into the one that it computes in."""
+
+
+class Stored(Frozen):
+    """Bytes in the files of a quantized checkpoint, by type as safetensors spells it."""
+
+    held: dict[str, int] = Field(description="of everything")
+    read: dict[str, int] = Field(default={}, description="of them, those that every pass over text reads, or looks up")
+    experts: dict[str, int] = Field(default={}, description="and those of the experts of a mixture")
+
+
+def _floats_as(sizes: dict[str, int], value_bytes: float, widen: bool) -> float:
+    """All of `sizes`, with floats in `value_bytes`; those that are narrower stay where they are not widened."""
+    total = 0.0
+    for dtype, size in sizes.items():
+        ratio = value_bytes / FLOAT_BYTES.get(dtype, value_bytes)
+        total += size * (ratio if widen else min(1.0, ratio))
+    return total
+
+
 class Card(Frozen):
     model_type: str
     layers: int = Field(ge=1)
@@ -67,6 +88,29 @@ class Card(Frozen):
         default=None, description="fields of cost_model's Architecture, where the model is one"
     )
     kept: tuple[KeptLayers, ...] = ()
+    quantized: str | None = Field(default=None, description="the method that its config names")
+    stored: Stored | None = Field(default=None, description="of a quantized model; absent: its files are not known yet")
+
+    def held_bytes(self, value_bytes: float) -> float:
+        """Of all weights, where those that are not quantized have `value_bytes` each."""
+        if self.stored is None:
+            return self.weights * value_bytes
+        return _floats_as(self.stored.held, value_bytes, widen=True)
+
+    def least_step_bytes(self, value_bytes: float) -> float | None:
+        """Of weights, that one decode step must read; None where they are quantized in a way that is not known yet."""
+        if self.quantized is None:
+            return self.step_weights * value_bytes
+        if self.stored is None:
+            return None
+        share = min(1.0, self.experts.active / self.experts.count) if self.experts else 1.0
+        read = _floats_as(self.stored.read, value_bytes, widen=False)
+        return max(0.0, read + share * _floats_as(self.stored.experts, value_bytes, widen=False) - self._unread_table())
+
+    def _unread_table(self) -> float:
+        """Bytes of what is looked up by row, at most."""
+        floats = [FLOAT_BYTES[dtype] for dtype in self.stored.read if dtype in FLOAT_BYTES] if self.stored else []
+        return self.looked_up * max(floats, default=0)
 
     @property
     def step_weights(self) -> float:

@@ -192,11 +192,7 @@ class ServerSession:
         model, workload = decoder_in(self._checkpoint, self.cell.checkpoint), self.cell.workload
         size = DTYPE_BYTES[self.cell.dtype]
         length = self.prompt_tokens + workload.new_tokens
-        memory = {
-            "weights": model.weights * size,
-            "step_weights": int(model.step_weights * size),
-            "kv_cache": int(cost.kv_bytes(model, workload.batch, length, size)),
-        }
+        memory = cost.memory_of(model, workload.batch, length, size)
         if self.service.server:
             memory["server_rss"] = self.service.server.resident_bytes()
         return memory
