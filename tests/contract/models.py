@@ -55,6 +55,8 @@ TURNS = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mro
 KINDS: dict[str, dict[str, Any]] = {
     "apertus": {},
     "arcee": {},
+    "bamba": {"attn_layer_indices": [1], "mamba_n_groups": 1},
+    "bitnet": {},
     "bloom": {"n_head": 4},
     "codegen": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256, "n_ctx": 256, "rotary_dim": 8},
     "cohere": {},
@@ -77,10 +79,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "ernie4_5": {},
     "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1},
     "exaone4": {},
+    "exaone_moe": {},
     "falcon": {"num_kv_heads": 1, "multi_query": True},
+    "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_groups": 1},
+    "falcon_mamba": {"state_size": 8, "time_step_rank": 4},
+    "flex_olmo": {},
     "gemma": {},
     "gemma2": {"query_pre_attn_scalar": 16},
     "gemma3_text": {"query_pre_attn_scalar": 16},
+    "gemma3n_text": {
+        **{"intermediate_size": [128] * 4, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 300},
+        **{"laurel_rank": 8, "num_kv_shared_layers": 1, "activation_sparsity_pattern": [0.0] * 4},
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "full_attention"],
+    },
     "glm": {},
     "glm4": {},
     "glm4_moe": {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
@@ -92,18 +103,38 @@ KINDS: dict[str, dict[str, Any]] = {
     "gptj": {"n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 256, "rotary_dim": 8},
     "granite": {},
     "granitemoe": {},
+    "granitemoehybrid": {
+        **{"layer_types": ["mamba", "mamba", "attention", "mamba"], "shared_intermediate_size": 64},
+        "mamba_n_groups": 1,
+    },
+    "helium": {},
     "hunyuan_v1_dense": {},
+    "hunyuan_v1_moe": {},
+    "jamba": {
+        **{"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+        **{"mamba_dt_rank": 4, "mamba_d_state": 16, "use_mamba_kernels": False},
+    },
+    "jetmoe": {},
     "lfm2": {},
     "llama": {},
+    "llama4_text": {"num_experts_per_tok": 1, "intermediate_size_mlp": 128, "attention_chunk_size": 64},
     "mamba": {"state_size": 8, "time_step_rank": 4},
     "mamba2": {"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "minimax_m2": {},
     "ministral3": {},
     "mistral": {},
     "mixtral": {},
+    "mpt": {"d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 256},
     "nemotron": {},
+    "nemotron_h": {
+        **{"layers_block_type": ["mamba", "attention", "mamba", "moe"], "n_groups": 1, "n_shared_experts": 1},
+        **{"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16},
+        "moe_shared_expert_intermediate_size": 32,
+    },
     "olmo": {},
     "olmo2": {},
     "olmo3": {},
+    "olmo_hybrid": {},
     "olmoe": {},
     "opt": {"word_embed_proj_dim": 64},
     "phi": {},
@@ -112,15 +143,24 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen2_moe": {"shared_expert_intermediate_size": 32},
     "qwen3": {},
+    "qwen3_5_text": {
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16},
+        "linear_value_head_dim": 16,
+    },
     "qwen3_moe": {"num_experts": 8},
     "qwen3_next": {
         **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16},
         **{"linear_value_head_dim": 16, "shared_expert_intermediate_size": 32},
     },
+    "recurrent_gemma": {
+        **{"lru_width": 64, "attention_window_size": 32},
+        "block_types": ["recurrent", "recurrent", "attention"],
+    },
     "seed_oss": {},
     "smollm3": {},
     "stablelm": {},
     "starcoder2": {},
+    "vaultgemma": {},
 }
 """model_type -> what its config has beside `SMALL`."""
 
@@ -139,12 +179,14 @@ WRAPPERS: dict[str, dict[str, Any]] = {
 }
 """model_type of a model that sees as well -> what its config and those of its parts have beside `SMALL` and `EYES`."""
 
+KINDS |= WRAPPERS
+
 
 def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     make = CONFIG_MAPPING[kind]
-    wanted = (KINDS | WRAPPERS)[kind] | changes
+    wanted = KINDS[kind] | changes
     usual = make()
     for name, sizes in (("text_config", SMALL), ("vision_config", EYES)):
         if kind in WRAPPERS:

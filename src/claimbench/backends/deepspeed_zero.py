@@ -21,7 +21,7 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Decoder
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
-from claimbench.hf.loading import refusals
+from claimbench.hf.loading import class_for, refusals
 from claimbench.hf.session import TransformersSession, make_setup
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings
@@ -159,13 +159,12 @@ def _partitioned(
     import deepspeed
     import torch
     from deepspeed.runtime.swap_tensor import partitioned_param_swapper
-    from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
     config = settings(options, setup.dtype, decoder_in(folder, checkpoint), swap)
     partitioned_param_swapper.MIN_AIO_BYTES = options.smallest_swap  # it has no setting
     keeper = HfDeepSpeedConfig(config)
-    model = AutoModelForCausalLM.from_pretrained(
+    model = class_for(folder).from_pretrained(
         folder,
         dtype=getattr(torch, setup.dtype),
         local_files_only=True,

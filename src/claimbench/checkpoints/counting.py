@@ -59,6 +59,7 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
     """
     model = meta_model(with_layers(config, keep_layers) if keep_layers else config)
     text = model.config.get_text_config(decoder=True)
+    text.allow_global_per_layer_attribute_access = True  # of heads that differ, the config's own width will do
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     language = _parameters(decoder) | (_parameters(head) if head is not None else {})
     everything = _parameters(model)

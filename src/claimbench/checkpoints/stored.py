@@ -1,7 +1,7 @@
 """What the files of a quantized checkpoint hold: bytes by type, from their headers alone.
 
 Of other checkpoints a value has as many bytes as the cell's type. A quantized one is read as it lies there, so that
-its cost is that of the stored bytes: packed integers of several values, their scales, floats that were left as they are.
+its cost is that of the stored bytes: packed integers of several values, scales, floats that were left as they are.
 """
 
 from __future__ import annotations

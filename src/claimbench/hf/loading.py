@@ -86,6 +86,8 @@ def refusals(setup: GenerationSetup) -> Iterator[None]:
     except BROKEN as error:
         if not _raised_in(error).startswith("transformers."):
             raise
+        if isinstance(error, ImportError):
+            raise Unavailable(str(error)) from error
         kind, said = type(error).__name__, str(error).partition("\n")[0]
         raise Unavailable(f"Transformers {version('transformers')} breaks off with {kind}: {said}") from error
 

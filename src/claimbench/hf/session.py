@@ -20,6 +20,7 @@ from claimbench.hf.loading import refusals
 from claimbench.hf.setup import Choose, Generation, GenerationSetup
 from claimbench.hf.stepper import Emit, Stepper, StepTap
 from claimbench.proof import Findings
+from claimbench.schema.card import FLOAT_BYTES, Card
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload, row_lengths
 from claimbench.technique import Technique
 
@@ -181,9 +182,17 @@ class TransformersSession:
         """
         seen = self.watch()
         proof.check_finite(self._logits(self.prompt[:1], last=1))
+        self._check_narrow()
         found = evidence.check_plain(seen, self.setup)
         found["optimizations"] = {technique.name: technique.prove(seen) for technique in self.setup.techniques}
         return found
+
+    def _check_narrow(self) -> None:
+        """Raises Unavailable where the files hold narrow weights and the model no longer does: it was timed widened."""
+        stored = self.decoder.stored if isinstance(self.decoder, Card) else None
+        wanted = sum(size for dtype, size in stored.held.items() if dtype not in FLOAT_BYTES) if stored else 0
+        if weight_memory.narrow_bytes(self.model) < wanted / 2:
+            raise Unavailable(f"Transformers widened the weights to {self.cell.dtype}, instead of reading them narrow")
 
     def watch(self) -> evidence.TransformersEvidence:
         """Evidence from the first steps of one more generation; compilations are counted before it."""
