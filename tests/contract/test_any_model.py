@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.contract.conftest import rows_of, save_tokenizer
-from tests.contract.models import KINDS, save
+from tests.contract.models import KINDS, WRAPPERS, save
 
 from claimbench import optimizations
 from claimbench.backends import transformers as backend
@@ -124,6 +124,27 @@ def test_no_technique_changes_the_tokens_of_any_model() -> None:
 
 def test_rows_of_several_lengths_are_padded_and_masked(made: Made) -> None:
     assert len(rows(made, [], batch=3, shortest=20)) == 3
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_a_model_that_sees_as_well_runs_by_its_language_part(kind: str, tmp_path: Path) -> None:
+    """A tower is counted apart, and a technique gives the plain run's tokens or the library's own reason."""
+    seeing = Made(kind, tmp_path)
+    assert (seeing.card.towers > 0) == (kind != "llama4"), "Transformers reads Llama 4's language part alone"
+    plain = rows(seeing, [])
+    found = {name: outcome(seeing, uses, plain) for name, uses in TECHNIQUES.items()}
+    assert found.pop("early_exit").startswith("unavailable: Transformers 5.")
+    if kind == "paligemma":  # Gemma 2 inside: no fused attention, and masks that a static cache does not get
+        assert found.pop("sdpa").startswith("unavailable: ")
+        assert found.pop("static_cache").startswith("unavailable: ")
+    assert set(found.values()) == {"same"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_vl", "falcon_h1"])
+def test_one_compiled_layer_gives_the_same_tokens(kind: str, tmp_path: Path) -> None:
+    tried = Made(kind, tmp_path)
+    assert outcome(tried, [("compile_layer", {})], rows(tried, [])) == "same"
 
 
 def write_table() -> None:

@@ -20,10 +20,13 @@ from claimbench import optimizations
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import decoder_of
 from claimbench.cost_model.decoder import Decoder
-from claimbench.cost_model.weight_bytes import read_weight_bytes, stored_precision
+from claimbench.cost_model.weight_bytes import least_step_bytes
 from claimbench.planning.cell_cost import recomputes, spread_of
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, row_lengths
+
+WEIGHTS_ALONE = frozenset({"aqlm", "awq", "gptq", "hqq"})
+"""Quantized checkpoints whose products are in the cell's type; those of others may be in a faster one."""
 
 
 def step_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[str, int]) -> float | None:
@@ -61,7 +64,7 @@ def prefill_ms(cell: Cell, ceilings: Ceilings, prompt_tokens: int, memory: dict[
     draft = decoder_of(cell.draft) if cell.draft is not None else None
     if draft is not None and cell.workload.new_tokens > 1:
         models.append(draft)
-        read += read_weight_bytes(draft, stored_precision(draft, DTYPE_BYTES[cell.dtype]))
+        read += least_step_bytes(draft, DTYPE_BYTES[cell.dtype])
     flops = sum(cost.pass_flops(model, 1, new=row, past=0, heads_at=1) for model in models for row in rows)
     return _limit_ms(ceilings, cell, read, 0.0, flops)
 
@@ -73,8 +76,7 @@ def _step_weight_bytes(cell: Cell, model: Decoder, memory: dict[str, int]) -> fl
     """
     if "step_weights" in memory:
         return memory["step_weights"] or None
-    size = DTYPE_BYTES[cell.dtype]
-    return read_weight_bytes(model, stored_precision(model, size)) if optimizations.is_exact(cell) else None
+    return least_step_bytes(model, DTYPE_BYTES[cell.dtype]) if optimizations.is_exact(cell) else None
 
 
 def _sharing(cell: Cell) -> tuple[int, int]:
@@ -95,7 +97,9 @@ def _limit_ms(ceilings: Ceilings, cell: Cell, weight_bytes: float, kv_bytes: flo
         return None
     named = {getattr(optimizations.find(use.name), "COMPUTE_DTYPE", cell.dtype) for use in cell.optimizations}
     used = [rates.get(dtype, 0.0) for dtype in named | {cell.dtype}]
-    computing = flops / max(used) if all(used) else 0.0  # a rate that was not measured limits nothing
+    card = cell.checkpoint.card
+    unknown = card is not None and card.quantized is not None and card.quantized not in WEIGHTS_ALONE
+    computing = flops / max(used) if all(used) and not unknown else 0.0  # a rate that was not measured limits nothing
     of_weights, of_rows = _sharing(cell)
     reading = (weight_bytes / of_weights + kv_bytes / of_rows) / bandwidth
     return float(max(reading, computing / of_rows)) * 1e3

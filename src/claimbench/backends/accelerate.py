@@ -24,8 +24,9 @@ from pydantic import Field, StrictFloat, StrictInt
 from claimbench import optimizations, proof
 from claimbench.backends import transformers
 from claimbench.cost_model import cost
+from claimbench.cost_model.weight_bytes import held_bytes
 from claimbench.errors import OutOfMemory, Unavailable
-from claimbench.hf import session, weight_memory
+from claimbench.hf import loading, session, weight_memory
 from claimbench.hf.session import TransformersSession
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings
@@ -97,9 +98,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> AccelerateSession:
     placement = _placement(cell, options)
     scratch = _copied(checkpoint, options.offload_folder) if options.offload_folder else None
     try:
-        with session.refusals(setup):
+        with loading.refusals(setup):
             folder = scratch.folder if scratch else checkpoint
-            model = session.load_model(setup, folder, **setup.load, **placement)
+            model = loading.load_model(setup, folder, **setup.load, **placement)
             _check_map(map_of(model), cell, options)
             return AccelerateSession(cell, setup, checkpoint, model, scratch)
     except BaseException:
@@ -155,7 +156,7 @@ def _weight_bytes(cell: Cell) -> float:
     model = cost.decoder_of(cell.checkpoint)
     if model is None:
         raise Unavailable(f"the size of {cell.checkpoint.name} is not known before it is loaded")
-    return model.weights * DTYPE_BYTES[cell.dtype]
+    return held_bytes(model, DTYPE_BYTES[cell.dtype])
 
 
 def _host_bytes() -> int:

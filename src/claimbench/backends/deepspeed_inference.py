@@ -23,7 +23,8 @@ from claimbench.cost_model import cost
 from claimbench.errors import CorruptCheckpoint
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
-from claimbench.hf.session import TransformersSession, make_setup, refusals
+from claimbench.hf.loading import class_for, refusals
+from claimbench.hf.session import TransformersSession, make_setup
 from claimbench.hf.setup import GenerationSetup
 from claimbench.hf.stepper import Emit
 from claimbench.proof import Findings
@@ -135,9 +136,8 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> InferenceSession:
 def _whole_model(setup: GenerationSetup, folder: Path) -> PreTrainedModel:
     """All weights, in this rank's host memory, as the document's script of the unsharded checkpoint reads them."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    return class_for(folder).from_pretrained(
         folder,
         dtype=getattr(torch, setup.dtype),
         local_files_only=True,

@@ -19,9 +19,11 @@ from claimbench.backends import transformers
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
 from claimbench.cost_model.decoder import Decoder
+from claimbench.cost_model.weight_bytes import held_bytes
 from claimbench.hf import deepspeed as runtime
 from claimbench.hf import evidence
-from claimbench.hf.session import TransformersSession, make_setup, refusals
+from claimbench.hf.loading import class_for, refusals
+from claimbench.hf.session import TransformersSession, make_setup
 from claimbench.hf.setup import GenerationSetup
 from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Checkpoint
@@ -87,7 +89,7 @@ def unavailable(cell: Cell) -> str | None:
         return "the weights are in the CPU's memory already: offloading them to it moves nothing"
     if options.offload == "nvme":
         model = cost.decoder_of(cell.checkpoint)
-        return refusal(options.folder(), model.weights * DTYPE_BYTES[cell.dtype]) if model else None
+        return refusal(options.folder(), int(held_bytes(model, DTYPE_BYTES[cell.dtype]))) if model else None
     return None
 
 
@@ -158,13 +160,12 @@ def _partitioned(
     import deepspeed
     import torch
     from deepspeed.runtime.swap_tensor import partitioned_param_swapper
-    from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
     config = settings(options, setup.dtype, decoder_in(folder, checkpoint), swap)
     partitioned_param_swapper.MIN_AIO_BYTES = options.smallest_swap  # it has no setting
     keeper = HfDeepSpeedConfig(config)
-    model = AutoModelForCausalLM.from_pretrained(
+    model = class_for(folder).from_pretrained(
         folder,
         dtype=getattr(torch, setup.dtype),
         local_files_only=True,

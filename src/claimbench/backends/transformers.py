@@ -11,7 +11,8 @@ from pathlib import Path
 
 from claimbench import optimizations
 from claimbench.errors import Unavailable
-from claimbench.hf.session import TransformersSession, load_model, make_setup, refusals
+from claimbench.hf.loading import load_model, refusals
+from claimbench.hf.session import TransformersSession, make_setup
 from claimbench.schema.cell import Cell
 from claimbench.schema.frozen import Frozen
 

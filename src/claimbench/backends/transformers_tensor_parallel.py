@@ -17,7 +17,7 @@ from claimbench.backends import transformers
 from claimbench.checkpoints import tensors, tp_partition
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
-from claimbench.hf import session
+from claimbench.hf import loading, session
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.session import TransformersSession
 from claimbench.hf.setup import GenerationSetup
@@ -84,8 +84,8 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSess
         raise Unavailable(f"Transformers has no tensor-parallel plan for models of the type {config.model_type}")
     process_group.join(cell.device)
     setup = session.make_setup(cell, optimizations.used_by(cell))
-    with session.refusals(setup):
-        model = session.load_model(setup, checkpoint, **setup.load, **_spread())
+    with loading.refusals(setup):
+        model = loading.load_model(setup, checkpoint, **setup.load, **_spread())
         return TensorParallelSession(cell, setup, checkpoint, model)
 
 

@@ -17,7 +17,6 @@ from pydantic import Field
 
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
-from claimbench.cost_model.weight_bytes import held_weight_bytes, read_weight_bytes, stored_precision
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell
@@ -76,11 +75,7 @@ class OfflineSession:
         """What the architecture needs in the cell's type; the weights are in a process of the engine's own."""
         size, workload = DTYPE_BYTES[self.cell.dtype], self.cell.workload
         length = len(self.prompt_ids) + workload.new_tokens
-        return {
-            "weights": int(held_weight_bytes(self.model, stored_precision(self.model, size))),
-            "step_weights": int(read_weight_bytes(self.model, stored_precision(self.model, size))),
-            "kv_cache": int(cost.kv_bytes(self.model, workload.batch, length, size)),
-        }
+        return cost.memory_of(self.model, workload.batch, length, size)
 
     def prove(self) -> Findings:
         """How the engine was configured, and that it serves no prompt from a cache.

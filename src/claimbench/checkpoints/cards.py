@@ -8,6 +8,7 @@ for the commit that it was at when it was first asked for, until that file is de
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from importlib import metadata
@@ -18,12 +19,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from claimbench.checkpoints import counting, fetch, gguf_config, hub, manifest
 from claimbench.checkpoints.local_files import CONFIG, CONFIG_BYTES, pickles_alone
+from claimbench.checkpoints.model_config import method_of
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
+from claimbench.checkpoints.stored import Entry, sums, with_stored_bytes
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError
-from claimbench.schema.card import Card
+from claimbench.schema.card import Card, StoredBytes
 from claimbench.schema.json_file import canonical_json, digest, write_json
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(".claimbench") / "cards"
 COUNTING_S = 120.0
@@ -63,7 +68,9 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     pickles = found.unavailable if not isinstance(meant, RandomSource) else None
     counts = found.config and counted and not pickles
     card = card_of(found.config, source, keep_layers) if counts else None
-    write_json(_remembered(model), found._asdict())  # a branch with a mistake is asked for again
+    if card and not isinstance(meant, RandomSource):
+        card = card.model_copy(update={"stored_bytes": found.stored_bytes})
+    write_json(_remembered(model), _REMEMBERED.dump_python(found, mode="json"))  # a branch with a mistake: ask again
     return Known(card, found.commit, f"{source}: {pickles}" if pickles else None)
 
 
@@ -73,7 +80,7 @@ def _here(folder: Path, keep_layers: int | None) -> Known:
         return Known(card_of(_in_gguf(folder), where, keep_layers))
     if not path.is_file():
         return Known()
-    card = card_of(read_config(path, where), where, keep_layers)
+    card = with_stored_bytes(card_of(read_config(path, where), where, keep_layers), folder)
     pickles = pickles_alone([entry.name for entry in folder.iterdir()])
     return Known(card, None, f"{where}: {pickles}" if pickles else None)
 
@@ -92,6 +99,8 @@ class OnHub(NamedTuple):
     unavailable: str | None = None
     file_bytes: int | None = None
     """Of that GGUF, where the hub said so."""
+    stored_bytes: StoredBytes | None = None
+    """Of a quantized model, where the hub told the headers of its files."""
 
 
 def on_hub(source: HubSource) -> OnHub | None:
@@ -105,7 +114,17 @@ def on_hub(source: HubSource) -> OnHub | None:
         return None
     config = read_config(found.config, f"hf://{source.repository}@{source.revision}") if found.config else {}
     pickles = None if source.path else pickles_alone(found.names)
-    return OnHub(found.commit, config, pickles, found.sizes.get(str(source.path)))
+    stored_bytes = _stored_bytes(source._replace(revision=found.commit)) if method_of(config) else None
+    return OnHub(found.commit, config, pickles, found.sizes.get(str(source.path)), stored_bytes)
+
+
+def _stored_bytes(pinned: HubSource) -> StoredBytes | None:
+    """None where the hub does not give the headers: what the config says of its format stands in for them."""
+    try:
+        return sums(Entry(*each) for each in hub.tensors_of(pinned))
+    except SourceError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _remembered(source: HubSource) -> Path:

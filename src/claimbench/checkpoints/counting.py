@@ -24,7 +24,8 @@ from pydantic import ValidationError
 
 from claimbench.checkpoints import quantized
 from claimbench.checkpoints.mixtures import experts_of
-from claimbench.checkpoints.model_config import with_layers
+from claimbench.checkpoints.model_config import method_of, with_floats, with_layers
+from claimbench.checkpoints.stored import with_stored_bytes
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.cost_model.decoder import Decoder
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 2
+VERSION = 3
 """Raise it when what is counted changes: cards are remembered."""
 MOST_BYTES = 16 << 30
 SHORT, LONG = 8, 16
@@ -46,7 +47,8 @@ NOT_COUNTED = ("quantization_config", "auto_map", "_name_or_path", "transformers
 
 def decoder_in(folder: Path, checkpoint: Checkpoint) -> Decoder:
     """What the cost of the checkpoint in `folder` is computed from: as planned, or counted now."""
-    return cost.decoder_of(checkpoint) or count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    known = cost.decoder_of(checkpoint) or count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return with_stored_bytes(known, folder) if isinstance(known, Card) else known
 
 
 def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
@@ -57,6 +59,7 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
     """
     model = meta_model(with_layers(config, keep_layers) if keep_layers else config)
     text = model.config.get_text_config(decoder=True)
+    text.allow_global_per_layer_attribute_access = True  # of heads that differ, the config's own width will do
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     language = _parameters(decoder) | (_parameters(head) if head is not None else {})
     everything = _parameters(model)
@@ -80,6 +83,7 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
         stored=stored,
         shape=None if stored else _shape(config, _values(everything)),
         kept=tuple(_kept(model, text)),
+        quantized=method_of(config),
     )
 
 
@@ -99,22 +103,12 @@ def completed(config: ModelConfig) -> PreTrainedConfig:
         raise SourceError(f"config.json: Transformers {transformers.__version__} knows no model_type {kind!r}")
     try:
         made: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(
-            {key: _numbers(value) for key, value in config.items() if key not in NOT_COUNTED}
+            {key: with_floats(value) for key, value in config.items() if key not in NOT_COUNTED}
         )
     except Exception as error:  # a library's own checks: whatever it raises means that it cannot
         version = transformers.__version__
         raise SourceError(f"config.json: Transformers {version} cannot read it: {_first_line(error)}") from error
     return made
-
-
-def _numbers(value: Any) -> Any:
-    """With numbers in place of how Transformers writes those that JSON lacks: `{"__float__": "Infinity"}`."""
-    if isinstance(value, list):
-        return [_numbers(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    written = value.get("__float__")
-    return float(written) if isinstance(written, str) else {key: _numbers(each) for key, each in value.items()}
 
 
 def meta_model(config: ModelConfig) -> PreTrainedModel:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -63,34 +64,18 @@ def _read(checkpoint: Checkpoint) -> Header:
     if checkpoint.content is None:
         raise SourceError(f"{checkpoint.source}: the hub does not answer, and it was not asked before")
     pinned = source._replace(revision=checkpoint.content)
-    return _of_hub_gguf(source, pinned, checkpoint) if source.path else _of_hub(pinned)
+    return _of_hub_gguf(source, pinned, checkpoint) if source.path else _summed(hub.tensors_of(pinned))
 
 
 def _of_files(paths: list[Path]) -> Header:
+    files = [path for path in paths if path.suffix == ".safetensors"]
+    return _summed(entry for path in files for entry in safetensors_file.read_sizes(path))
+
+
+def _summed(entries: Iterable[tuple[str, str, int]]) -> Header:
     found: dict[str, int] = {}
-    for path in paths:
-        if path.suffix == ".safetensors":
-            for tensor in safetensors_file.read(path):
-                if tensor.dtype not in safetensors_file.DTYPE_BYTES:
-                    raise SourceError(f"{path}: {tensor.name}: the type {tensor.dtype} is not known here")
-                found[tensor.dtype] = found.get(tensor.dtype, 0) + tensor.bytes
-    return Header(bytes_by_dtype=found)
-
-
-def _of_hub(source: HubSource) -> Header:
-    from huggingface_hub import HfApi
-
-    where = f"hf://{source.repository}@{source.revision}"
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    try:
-        read = api.get_safetensors_metadata(source.repository, revision=source.revision)
-    except Exception as error:  # the hub's library and its HTTP library each have their own
-        reason = hub.first_line(error)
-        raise SourceError(f"{where}: the hub did not give the headers of its weights: {reason}") from None
-    found: dict[str, int] = {}
-    for tensor in (one for file in read.files_metadata.values() for one in file.tensors.values()):
-        begin, end = tensor.data_offsets
-        found[tensor.dtype] = found.get(tensor.dtype, 0) + end - begin
+    for _, dtype, size in entries:
+        found[dtype] = found.get(dtype, 0) + size
     return Header(bytes_by_dtype=found)
 
 

@@ -107,6 +107,24 @@ def look_up(source: HubSource) -> OnHub | None:
     return OnHub(commit, names, hub.file(CONFIG), sizes)
 
 
+def tensors_of(source: HubSource) -> list[tuple[str, str, int]]:
+    """Name, type and bytes of each tensor, from the headers of the files alone.
+
+    Raises:
+        SourceError: the hub does not give them.
+    """
+    from huggingface_hub import HfApi
+
+    where, api = f"hf://{source.repository}@{source.revision}", HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        found = api.get_safetensors_metadata(source.repository, revision=source.revision)
+    except Exception as error:  # the hub's library and its HTTP library each have their own
+        reason = first_line(error)
+        raise SourceError(f"{where}: the hub did not give the headers of its weights: {reason}") from None
+    tensors = ((name, one) for file in found.files_metadata.values() for name, one in file.tensors.items())
+    return [(name, str(one.dtype), one.data_offsets[1] - one.data_offsets[0]) for name, one in tensors]
+
+
 def fetch_config(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     """Link the config of `source` alone into `folder`; returns the commit and its name."""
     found = look_up(source)

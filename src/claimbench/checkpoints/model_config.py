@@ -7,6 +7,8 @@ so both are written. BLOOM's published configs say `n_embed` and `num_attention_
 
 from __future__ import annotations
 
+from typing import Any
+
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Architecture, ModelConfig
 from claimbench.errors import SourceError
@@ -117,3 +119,18 @@ def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
     result |= {key: layers for key in _LAYERS_KEYS if key in config}
     result |= {key: config[key][:layers] for key in _BY_LAYER if isinstance(config.get(key), list)}
     return result
+
+
+def method_of(config: ModelConfig) -> str | None:
+    """How a checkpoint's weights are quantized, of the model or of its language part; None: they are not."""
+    parts = (config, config.get("text_config") or {})
+    found = next((part["quantization_config"] for part in parts if part.get("quantization_config")), None)
+    return str(found.get("quant_method", "an unnamed method")) if isinstance(found, dict) else None
+
+
+def with_floats(value: Any) -> Any:
+    """JSON has no infinity: Transformers writes {"__float__": "Infinity"} in its place."""
+    if isinstance(value, dict):
+        infinite = set(value) == {"__float__"}
+        return float(value["__float__"]) if infinite else {key: with_floats(one) for key, one in value.items()}
+    return [with_floats(one) for one in value] if isinstance(value, list) else value

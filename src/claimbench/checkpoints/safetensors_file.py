@@ -84,12 +84,27 @@ class TensorFile(Protocol):
     def get_slice(self, name: str) -> TensorSlice: ...
 
 
+class _Place(NamedTuple):
+    """A tensor as the header has it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    """In the file."""
+    bytes: int
+
+
 def read(path: Path) -> list[StreamedTensor]:
     """The tensors of the file at `path`, in file order. Only the header is read now.
 
     Raises:
         CorruptCheckpoint: the header is not one, or the file's length disagrees with it.
     """
+    return [StreamedTensor(each.name, each.dtype, each.shape, _slice(path, *each[3:])) for each in _header(path)]
+
+
+def _header(path: Path) -> list[_Place]:
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -99,7 +114,7 @@ def read(path: Path) -> list[StreamedTensor]:
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-        tensors, end = [], 0
+        places, end = [], 0
         for name, entry in entries:
             begin, stop = entry["data_offsets"]
             shape = tuple(int(side) for side in entry["shape"])
@@ -108,12 +123,17 @@ def read(path: Path) -> list[StreamedTensor]:
             if begin != end:
                 raise ValueError(f"{name} begins at {begin}, expected {end}")
             end = stop
-            tensors.append(StreamedTensor(name, entry["dtype"], shape, _slice(path, 8 + length + begin, stop - begin)))
+            places.append(_Place(name, str(entry["dtype"]), shape, 8 + length + begin, stop - begin))
         if 8 + length + end != size:
             raise ValueError(f"expected {8 + length + end} bytes, found {size}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpoint(f"{path}: not a whole safetensors file ({error}): fetch it again") from error
-    return tensors
+    return places
+
+
+def read_sizes(path: Path) -> list[tuple[str, str, int]]:
+    """Name, type and bytes of each tensor of the file at `path`, of any type. Raises as `read` does."""
+    return [(each.name, each.dtype, each.bytes) for each in _header(path)]
 
 
 def _slice(path: Path, begin: int, length: int) -> Callable[[], Iterator[bytes | memoryview]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from claimbench.cost_model.decoder import Decoder
-from claimbench.cost_model.weight_bytes import held_weight_bytes, read_weight_bytes, stored_precision
+from claimbench.cost_model.weight_bytes import held_bytes, least_step_bytes
 from claimbench.schema.card import attended
 from claimbench.schema.cell import Checkpoint
 
@@ -245,8 +245,16 @@ def kv_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) ->
 
 def step_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes that one decode step must read at least: weights once for the batch, and every row's keys and values."""
-    weights = read_weight_bytes(model, stored_precision(model, bytes_per_value))
-    return weights + kv_bytes(model, batch, length, bytes_per_value)
+    return least_step_bytes(model, bytes_per_value) + kv_bytes(model, batch, length, bytes_per_value)
+
+
+def memory_of(model: Decoder, batch: int, length: int, bytes_per_value: float) -> dict[str, int]:
+    """What a system holds and reads that does not say it itself."""
+    return {
+        "weights": int(held_bytes(model, bytes_per_value)),
+        "step_weights": int(least_step_bytes(model, bytes_per_value)),
+        "kv_cache": int(kv_bytes(model, batch, length, bytes_per_value)),
+    }
 
 
 def activation_bytes(model: Decoder, batch: int, new: int, bytes_per_value: float) -> float:
@@ -260,12 +268,8 @@ def activation_bytes(model: Decoder, batch: int, new: int, bytes_per_value: floa
 
 def peak_bytes(model: Decoder, batch: int, length: int, bytes_per_value: float) -> float:
     """Bytes to hold at the worst moment of a generation to `length` tokens, were all of it a prompt."""
-    weights = held_weight_bytes(model, stored_precision(model, bytes_per_value))
-    return (
-        weights
-        + kv_bytes(model, batch, length, bytes_per_value)
-        + activation_bytes(model, batch, length, bytes_per_value)
-    )
+    held = held_bytes(model, bytes_per_value) + kv_bytes(model, batch, length, bytes_per_value)
+    return held + activation_bytes(model, batch, length, bytes_per_value)
 
 
 def pass_flops(model: Decoder, batch: int, new: int, past: int, heads_at: int | None = None) -> float:
@@ -304,7 +308,8 @@ def device_share(arch: Architecture, devices: int) -> Architecture:
 
 def decoder_of(checkpoint: Checkpoint) -> Decoder | None:
     """What a checkpoint's cost is computed from; None: nothing is known of it before it is fetched."""
-    return architecture_of(checkpoint) or checkpoint.card
+    card = checkpoint.card
+    return card if card is not None and card.quantized else architecture_of(checkpoint) or card
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture | None:

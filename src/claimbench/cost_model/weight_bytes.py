@@ -27,6 +27,21 @@ def stored_precision(model: Decoder, value_bytes: float) -> Precision:
     return Precision(value_bytes, min(stored.bits, 8 * value_bytes), stored.experts_alone)
 
 
+def held_bytes(model: Decoder, value_bytes: float) -> float:
+    """Bytes of all weights as they are stored, where those that are not quantized have `value_bytes` each."""
+    if isinstance(model, Card) and model.stored_bytes is not None:
+        return model.stored_bytes.all_held(value_bytes)
+    return held_weight_bytes(model, stored_precision(model, value_bytes))
+
+
+def least_step_bytes(model: Decoder, value_bytes: float) -> float:
+    """And of those that one decode step must read at least."""
+    if isinstance(model, Card) and model.stored_bytes is not None:
+        share = 1 - model.experts.idle_share if model.experts else 1.0
+        return model.stored_bytes.least_read(value_bytes, share, model.looked_up)
+    return read_weight_bytes(model, stored_precision(model, value_bytes))
+
+
 def held_weight_bytes(model: Decoder, precision: Precision) -> float:
     """Bytes of all weights."""
     quantized = model.expert_matrices if precision.experts_alone else model.matrices

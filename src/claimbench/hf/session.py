@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,13 @@ from claimbench import proof
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
-from claimbench.errors import OutOfMemory, Unavailable, WrongOutput
+from claimbench.errors import Unavailable
 from claimbench.hf import evidence, weight_memory
+from claimbench.hf.loading import refusals
 from claimbench.hf.setup import Choose, Generation, GenerationSetup
 from claimbench.hf.stepper import Emit, Stepper, StepTap
 from claimbench.proof import Findings
+from claimbench.schema.card import FLOAT_BYTES, Card
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload, row_lengths
 from claimbench.technique import Technique
 
@@ -42,57 +44,6 @@ def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup
     if cell.workload.shortest is not None and setup.drafts:
         raise Unavailable("drafts take rows of one length")
     return setup
-
-
-def load_model(setup: GenerationSetup, folder: Path, **arguments: object) -> PreTrainedModel:
-    """The model in `folder` on the setup's device, unless `arguments` of `from_pretrained` place it elsewhere.
-
-    Raises:
-        WrongOutput: the folder lacks weights that the model has: the library would draw them at random.
-    """
-    import torch
-
-    model, info = class_for(folder).from_pretrained(
-        folder,
-        dtype=getattr(torch, setup.dtype),
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-        **{"device_map": setup.device, **arguments},
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise WrongOutput(f"{folder} lacks {missing[0]} ({len(missing)} in all): it would be drawn at random")
-    return model.eval()
-
-
-def class_for(folder: Path) -> type[PreTrainedModel]:
-    """The class that generates text from the model in `folder`: one of those that read images too has it as a part."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    causal = type(config) in AutoModelForCausalLM._model_mapping
-    chosen: type[PreTrainedModel] = AutoModelForCausalLM if causal else AutoModelForImageTextToText
-    return chosen
-
-
-@contextmanager
-def refusals(setup: GenerationSetup) -> Iterator[None]:
-    """Turns what the libraries say about memory and support into the outcome that it is."""
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from error
-    except (RuntimeError, ValueError) as error:
-        text = str(error)
-        if "can't allocate memory" in text:
-            raise OutOfMemory(text) from error
-        if any(known in text for known in setup.unsupported):
-            raise Unavailable(text) from error
-        raise
 
 
 class TransformersSession:
@@ -236,9 +187,17 @@ class TransformersSession:
         """
         seen = self.watch()
         proof.check_finite(self._logits(self.prompt[:1], last=1))
+        self._check_narrow()
         found = evidence.check_plain(seen, self.setup)
         found["optimizations"] = {technique.name: technique.prove(seen) for technique in self.setup.techniques}
         return found
+
+    def _check_narrow(self) -> None:
+        """Raises Unavailable where the files hold narrow weights and the model no longer does: it was timed widened."""
+        stored = self.decoder.stored_bytes if isinstance(self.decoder, Card) else None
+        wanted = sum(size for dtype, size in stored.held.items() if dtype not in FLOAT_BYTES) if stored else 0
+        if weight_memory.narrow_bytes(self.model) < wanted / 2:
+            raise Unavailable(f"Transformers widened the weights to {self.cell.dtype}, instead of reading them narrow")
 
     def watch(self) -> evidence.TransformersEvidence:
         """Evidence from the first steps of one more generation; compilations are counted before it."""

@@ -69,8 +69,27 @@ def weight_bytes(model: PreTrainedModel) -> tuple[int, int]:
     return sum((held | read).values()), int(sum(read.values()) - _unread_bytes(model, read))
 
 
+def narrow_bytes(model: PreTrainedModel) -> int:
+    """Bytes of weights that are held in a type narrower than what is computed in, as quantized ones are."""
+    import torch
+
+    wide = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
+    parts = [part for weight in model.parameters() for part in inner_tensors(weight)]
+    parts += [one for module in model.modules() if hasattr(module, "in_features") for one in module.buffers(False)]
+    return sum(_storages(part for part in parts if part.dtype not in wide and part.dim() > 1).values())
+
+
+def _packed(module: nn.Module) -> dict[int, int]:
+    """Some quantized layers (AWQ, GPTQ) hold their packed matrix as a buffer, and no parameter at all."""
+    is_matrix = hasattr(module, "in_features") and not any(True for _ in module.parameters(recurse=False))
+    wide = (one for one in module.buffers(recurse=False) if one.dim() > 1)
+    return _storages(wide) if is_matrix else {}
+
+
 def _storages_of(module: nn.Module, recurse: bool = False) -> dict[int, int]:
-    return _storages(part for weight in module.parameters(recurse=recurse) for part in inner_tensors(weight))
+    own = _storages(part for weight in module.parameters(recurse=recurse) for part in inner_tensors(weight))
+    inside = module.modules() if recurse else [module]
+    return own | {address: size for one in inside for address, size in _packed(one).items()}
 
 
 def _unread_bytes(model: PreTrainedModel, read: dict[int, int]) -> float:

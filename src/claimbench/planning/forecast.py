@@ -17,7 +17,7 @@ from claimbench.checkpoints.headers import Header
 from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.cost_model.parallelism import device_bytes, largest_batch
-from claimbench.cost_model.weight_bytes import expected_weight_bytes, held_weight_bytes, stored_precision
+from claimbench.cost_model.weight_bytes import expected_weight_bytes, held_bytes, stored_precision
 from claimbench.errors import ResultError, SourceError
 from claimbench.formatting import quantity
 from claimbench.planning import cell_cost
@@ -273,7 +273,7 @@ def _disk_bytes_of(checkpoint: Checkpoint) -> float:
     if checkpoint.source.endswith(".gguf"):
         shards = 4 * model.weights if model else 0
         return (fetched or shards) + shards
-    return fetched or (held_weight_bytes(model, stored_precision(model, 2)) if model else 0)
+    return fetched or (held_bytes(model, 2) if model else 0)
 
 
 def header_of(checkpoint: Checkpoint) -> tuple[Header, str | None]:

@@ -66,6 +66,37 @@ class StoredFormat(Frozen):
     experts_alone: bool = Field(default=False, description="a mixture's experts are kept so, and nothing else")
 
 
+FLOAT_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+"""Types that a loader turns into the one that it computes in."""
+
+
+class StoredBytes(Frozen):
+    """Bytes in the files of a quantized checkpoint, by type as safetensors spells it."""
+
+    held: dict[str, int] = Field(description="of everything")
+    read: dict[str, int] = Field(default={}, description="of them, those that every pass over text reads, or looks up")
+    experts: dict[str, int] = Field(default={}, description="and those of the experts of a mixture")
+
+    def all_held(self, value_bytes: float) -> float:
+        """Of everything, where values that are not quantized have `value_bytes` each."""
+        return _floats_as(self.held, value_bytes, widen=True)
+
+    def least_read(self, value_bytes: float, share: float, looked_up: int) -> float:
+        """By one step, of a mixture's experts a `share`, and of `looked_up` values in tables no more than a row."""
+        table = looked_up * max((FLOAT_BYTES[dtype] for dtype in self.read if dtype in FLOAT_BYTES), default=0)
+        read = _floats_as(self.read, value_bytes, widen=False)
+        return max(0.0, read + share * _floats_as(self.experts, value_bytes, widen=False) - table)
+
+
+def _floats_as(sizes: dict[str, int], value_bytes: float, widen: bool) -> float:
+    """All of `sizes`, with floats in `value_bytes`; those that are narrower stay where they are not widened."""
+    total = 0.0
+    for dtype, size in sizes.items():
+        ratio = value_bytes / FLOAT_BYTES.get(dtype, value_bytes)
+        total += size * (ratio if widen else min(1.0, ratio))
+    return total
+
+
 class Card(Frozen):
     model_type: str
     layers: int = Field(ge=1)
@@ -85,6 +116,10 @@ class Card(Frozen):
         default=None, description="fields of cost_model's Architecture, where the model is one"
     )
     kept: tuple[KeptLayers, ...] = ()
+    quantized: str | None = Field(default=None, description="the method that its config names")
+    stored_bytes: StoredBytes | None = Field(
+        default=None, description="of a quantized model, where its files are known: exact, and `stored` is a bound"
+    )
 
     @property
     def step_weights(self) -> float:

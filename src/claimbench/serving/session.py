@@ -17,7 +17,6 @@ from pydantic import Field, field_validator
 
 from claimbench.checkpoints.counting import decoder_in
 from claimbench.cost_model import cost
-from claimbench.cost_model.weight_bytes import held_weight_bytes, read_weight_bytes, stored_precision
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell
@@ -195,11 +194,7 @@ class ServerSession:
         model, workload = decoder_in(self._checkpoint, self.cell.checkpoint), self.cell.workload
         size = DTYPE_BYTES[self.cell.dtype]
         length = len(self.prompt_ids) + workload.new_tokens
-        memory = {
-            "weights": int(held_weight_bytes(model, stored_precision(model, size))),
-            "step_weights": int(read_weight_bytes(model, stored_precision(model, size))),
-            "kv_cache": int(cost.kv_bytes(model, workload.batch, length, size)),
-        }
+        memory = cost.memory_of(model, workload.batch, length, size)
         if self.service.server:
             memory["server_rss"] = self.service.server.resident_bytes()
         return memory

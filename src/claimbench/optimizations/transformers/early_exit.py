@@ -46,7 +46,7 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
         "num_assistant_tokens_schedule": "constant",
         "assistant_confidence_threshold": settings.confidence_threshold,
     }
-    setup.unsupported += NO_DRAFTS
+    setup.unsupported += [*NO_DRAFTS, "layer types producing a cache"]
     setup.around.append(lambda: said_in_words(settings.layers))
 
 

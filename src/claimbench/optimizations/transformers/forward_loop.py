@@ -48,13 +48,15 @@ def forward_loop(generation: Generation) -> None:
         raise Unavailable("a model of this family takes its cache under a name of its own")
     head_at = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
     sequence = generation.prompt  # [batch, length]
-    inputs = sequence
+    inputs, positions = sequence, torch.arange(sequence.shape[1], device=sequence.device)[None]  # [1, length]
     for _ in range(generation.new_tokens):
-        output = model(input_ids=inputs, past_key_values=cache, use_cache=cache is not None, **head_at)
+        at = {"position_ids": positions} if "position_ids" in taken else {}  # some hybrids begin again at 0
+        output = model(input_ids=inputs, past_key_values=cache, use_cache=cache is not None, **head_at, **at)
         token = generation.choose(sequence, output.logits[:, -1])[:, None]  # [batch, 1]
         generation.emit(token)
         sequence = torch.cat([sequence, token], dim=1)
         inputs = sequence if cache is None else token
+        positions = torch.arange(sequence.shape[1] - inputs.shape[1], sequence.shape[1], device=sequence.device)[None]
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
