@@ -14,6 +14,7 @@ from tests.contract.test_any_model import cell_of
 from claimbench.backends import transformers as backend
 from claimbench.checkpoints import counting, manifest, stored
 from claimbench.checkpoints.shard import shard
+from claimbench.cost_model.weight_bytes import least_step_bytes
 from claimbench.errors import Unavailable
 from claimbench.schema.card import Card
 from claimbench.schema.cell import Checkpoint
@@ -59,7 +60,6 @@ def test_packed_tensors_are_linked_as_they_are_and_cost_what_is_stored(tmp_path:
     assert card.stored_bytes is not None
     assert sum(card.stored_bytes.held.values()) == sum(one.bytes for one in stored.entries(tmp_path / "made"))
     read = least_step_bytes(card, 4)
-    assert read is not None
     assert 0 < read < 0.75 * card.step_weights * 4
     with pytest.raises(Unavailable):
         backend.load(cell_of(card, []), tmp_path / "made", None)
@@ -76,11 +76,12 @@ def test_bitsandbytes_reads_narrow_and_no_less_than_the_ceiling_says(tmp_path: P
     save_tokenizer(tmp_path / "narrow")
     config = json.loads((tmp_path / "narrow" / "config.json").read_text(encoding="utf-8"))
     card = counting.count(config)
-    assert least_step_bytes(card, 4) is None, "unknown until its files are"
+    exact = least_step_bytes(stored.with_stored_bytes(card, tmp_path / "narrow"), 4)
+    assert 0 < least_step_bytes(card, 4) <= exact, "what a config says is a bound"
     session = backend.load(cell_of(card, []), tmp_path / "narrow", None)
     assert len(rows_of(session)[0]) == 8
     session.prove()
-    assert session.memory()["step_weights"] < 0.6 * card.step_weights * 4
+    assert exact <= session.memory()["step_weights"] < 0.6 * card.step_weights * 4
     session.close()
     with pytest.raises(Unavailable, match="quantized already, by bitsandbytes"):
         backend.load(cell_of(card, [("bitsandbytes_int8", {})]), tmp_path / "narrow", None)
