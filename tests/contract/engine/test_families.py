@@ -44,6 +44,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {}),
     "gemma2 without caps": ("gemma2", NO_CAP | NO_WINDOW),
     "gemma3": ("gemma3_text", NO_WINDOW),
+    "gemma3 with both kinds of layers": (
+        "gemma3_text",
+        NO_WINDOW | {"layer_types": [*["sliding_attention"] * 2, "full_attention", "sliding_attention"]},
+    ),
     "granite": (
         "granite",
         {"embedding_multiplier": 12.0, "attention_multiplier": 0.1, "residual_multiplier": 0.2, "logits_scaling": 8.0},

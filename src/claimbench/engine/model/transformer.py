@@ -344,7 +344,8 @@ class Transformer(nn.Module):
         plain = weights.embedding_norm
         self.embedding_norm = None if plain is None else parts.norm(plain, spec)
         rows = min(spec.arch.context, longest or spec.arch.context)
-        usual = Rotary(spec, rows, device) if spec.positions == "rotary" else None
+        first = min(set(range(spec.arch.layers)) - spec.local_layers, default=0)
+        usual = Rotary(spec, rows, device, first) if spec.positions == "rotary" else None
         local = Rotary(spec, rows, device, min(spec.local_layers)) if spec.local_layers else None
 
         def rotary(number: int) -> Rotary | None:
