@@ -186,7 +186,7 @@ def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     make = CONFIG_MAPPING[kind]
-    wanted = KINDS[kind] | changes
+    wanted = KINDS.get(kind, {}) | changes
     usual = make()
     for name, sizes in (("text_config", SMALL), ("vision_config", EYES)):
         if kind in WRAPPERS:

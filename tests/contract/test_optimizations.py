@@ -12,6 +12,7 @@ import pytest
 from tests.contract.conftest import COMPILED, SLOW, Load, Use, companions, make_cell, pairs, rows_of, use
 
 from claimbench import backends, optimizations
+from claimbench.checkpoints import counting
 from claimbench.cost_model import weight_bytes
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.hf import evidence
@@ -281,7 +282,6 @@ def test_a_compiled_layer_is_compiled_anew_for_a_larger_cache(load: Load, plain_
 )
 def test_quantized_weights_take_the_bytes_of_the_cost_model(name: str, bits: float, load: Load) -> None:
     session = load(use(name))
-    expected = weight_bytes.held_weight_bytes(
-        session.architecture, weight_bytes.Precision(value_bytes=4, layer_bits=bits)
-    )
+    decoder = counting.count(session.model.config.to_dict())
+    expected = weight_bytes.held_weight_bytes(decoder, weight_bytes.Precision(value_bytes=4, layer_bits=bits))
     assert session.memory()["weights"] == pytest.approx(expected, rel=0.02)

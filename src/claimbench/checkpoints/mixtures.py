@@ -51,10 +51,11 @@ def experts_of(layers: list[nn.Module], text: PreTrainedConfig) -> Experts | Non
 
     A token passes through one at least, where the config does not say through how many.
     """
+    stated = _number(text, ACTIVE), _number(text, COUNT)
     found = expert_modules(layers)
-    if not found:
+    if not found or stated == (None, None):  # stacked matrices may be blocks of one, as Griffin's gates are
         return None
-    active, count = _number(text, ACTIVE) or 1, _number(text, COUNT) or _counted(found[0])
+    active, count = stated[0] or 1, stated[1] or _counted(found[0])
     named = {id(one): (name, one.numel()) for module in found for name, one in module.named_parameters()}
     biases = sum(values for name, values in named.values() if name.endswith("bias"))
     weights = sum(values for _, values in named.values())

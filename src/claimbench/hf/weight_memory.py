@@ -88,8 +88,9 @@ def _packed(module: nn.Module) -> dict[int, int]:
 
 def _storages_of(module: nn.Module, recurse: bool = False) -> dict[int, int]:
     own = _storages(part for weight in module.parameters(recurse=recurse) for part in inner_tensors(weight))
-    inside = module.modules() if recurse else [module]
-    return own | {address: size for one in inside for address, size in _packed(one).items()}
+    inside = list(module.modules()) if recurse else [module]
+    states = _storages(part for one in inside for part in _tensors_in(getattr(one, "state", None)))
+    return own | states | {address: size for one in inside for address, size in _packed(one).items()}
 
 
 def _unread_bytes(model: PreTrainedModel, read: dict[int, int]) -> float:
