@@ -175,7 +175,7 @@ def _in_gguf(path: Path) -> ModelConfig:
     try:
         return read_config(kept)
     except SourceError:
-        config: ModelConfig = counted(gguf_config.__name__, {"path": str(path)}, f"file://{path}")
+        config: ModelConfig = counted(gguf_config.__name__, {"path": str(path)}, str(path))
     write_json(kept, config)
     return config
 
@@ -199,7 +199,7 @@ def counted(module: str, request: dict[str, object], where: str) -> dict[str, ob
         raise SourceError(f"{where}: counting its weights took over {COUNTING_S:.0f} s: is its config right?") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["counting its weights took too much memory: is its config right?"]
-        raise SourceError(f"{where}: {lines[-1]}")
+        raise SourceError(lines[-1] if lines[-1].startswith(where) else f"{where}: {lines[-1]}")
     answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
