@@ -281,8 +281,8 @@ def _of_sample(record: Result, sample: Sample, reference: Result | None, limits:
 
 def _against(record: Result, sample: Sample, prompt_tokens: int, ceilings: Ceilings) -> derive.Numbers:
     """How near a generation comes to physical limits."""
-    step_limit = roofline.step_ms(record.cell, ceilings, prompt_tokens, record.memory)
-    prefill_limit = roofline.prefill_ms(record.cell, ceilings, prompt_tokens, record.memory)
+    step_limit = roofline.step_ms(record.known_cell, ceilings, prompt_tokens, record.memory)
+    prefill_limit = roofline.prefill_ms(record.known_cell, ceilings, prompt_tokens, record.memory)
     steps = sample.step_ns[1:]
     mean_step_ms = sum(steps) / len(steps) / 1e6 if steps else 0.0
     return {

@@ -26,6 +26,7 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError
 from claimbench.schema.card import Card, StoredBytes
+from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import canonical_json, digest, write_json
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,16 @@ def _here(folder: Path, keep_layers: int | None) -> Known:
     card = with_stored_bytes(card_of(read_config(path, where), where, keep_layers), folder)
     pickles = pickles_alone([entry.name for entry in folder.iterdir()])
     return Known(card, None, f"{where}: {pickles}" if pickles else None)
+
+
+def loaded(checkpoint: Checkpoint, folder: Path) -> Card | None:
+    """The numbers of the model in `folder` where nothing was known of it when it was planned, as inside a download."""
+    if cost.decoder_of(checkpoint) is not None or not (folder / CONFIG).is_file():
+        return None
+    try:
+        return with_stored_bytes(card_of(read_config(folder / CONFIG), checkpoint.source), folder)
+    except SourceError:
+        return None
 
 
 def of_shape(name: str, keep_layers: int | None = None) -> Card | None:

@@ -70,6 +70,13 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
     fetch.fetch(checkpoint, fetched)
     record = fetch.read(fetched)
     _clear(folder)
+    _write(checkpoint, fetched, record, folder, max_shard_bytes)
+    cards.loaded(checkpoint, folder)  # counted and remembered now, and not while others wait for their turn
+
+
+def _write(
+    checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, folder: Path, max_shard_bytes: int | None
+) -> None:
     cut = checkpoint.keep_layers, checkpoint.tensor_parallel, max_shard_bytes
     if cut == (None, None, None) and any(file.name.endswith(".safetensors") for file in record.files):
         _link(checkpoint, fetched, record, folder)

@@ -22,6 +22,8 @@ class Message(TypedDict, total=False):
     conditions: dict[str, float]
     sha256: str
     """Of the checkpoint's manifest."""
+    card: Dumped | None
+    """Of the model, where the plan had none."""
     generation_s: float
     """As far as a warm-up can tell."""
     count: int
@@ -59,6 +61,7 @@ class BlockFacts(TypedDict, total=False):
     reason: str | None
     detail: str | None
     checkpoint_sha256: str
+    card: Dumped | None
     machine: MachineIdentity
     telemetry: Telemetry
     conditions: dict[str, float]

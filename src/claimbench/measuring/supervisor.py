@@ -132,7 +132,7 @@ def facts_in(messages: list[Message]) -> BlockFacts:
             case "conditions":
                 facts["conditions"] = message["conditions"]
             case "checkpoint":
-                facts["checkpoint_sha256"] = message["sha256"]
+                facts |= {"checkpoint_sha256": message["sha256"], "card": message["card"]}
             case "loaded":
                 fed = message["prompt_ids"]
                 facts |= {"load_ns": message["load_ns"], "prompt_tokens": len(fed), "prompt_ids": fed}

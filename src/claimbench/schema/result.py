@@ -13,6 +13,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from claimbench.schema import sealed
+from claimbench.schema.card import Card
 from claimbench.schema.cell import Cell
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest
@@ -82,6 +83,7 @@ class Result(Frozen):
     started_at: str = Field(description="UTC, ISO 8601")
     duration_s: float = Field(ge=0, description="the whole block, process start to end")
     checkpoint_sha256: str | None = Field(default=None, description="of the manifest of the weights that were loaded")
+    card: Card | None = Field(default=None, description="numbers of the model, where the plan did not know them")
     machine: MachineIdentity = {}
     telemetry: Telemetry = {}
     conditions: dict[str, float] = Field(
@@ -102,6 +104,13 @@ class Result(Frozen):
     energy_mj: int | None = Field(default=None, description="device energy over the timed samples, millijoules")
     proof: dict[str, object] = Field(default={}, description="what was seen to run")
     fidelity: Fidelity | None = None
+
+    @property
+    def known_cell(self) -> Cell:
+        """The cell, with what is known of its model by now."""
+        if self.card is None:
+            return self.cell
+        return self.cell.model_copy(update={"checkpoint": self.cell.checkpoint.model_copy(update={"card": self.card})})
 
 
 def write(path: Path, result: Result) -> None:
