@@ -6,6 +6,7 @@ import gc
 import json
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def outcome(made: Made, uses: list[tuple[str, dict[str, Any]]], plain: list[list
     try:
         return "same" if rows(made, uses) == plain else "other tokens"
     except Unavailable as refused:
-        return f"unavailable: {refused}"
+        return f"unavailable: {str(refused).partition('. ')[0]}"
 
 
 def told() -> dict[str, dict[str, str]]:
@@ -113,6 +114,8 @@ def test_what_it_keeps_is_counted_without_running_it(made: Made) -> None:
 
 
 def test_what_runs_on_it_is_what_the_table_says(made: Made) -> None:
+    if f"Transformers {version('transformers').rpartition('.')[0]}," not in DOCS.read_text(encoding="utf-8"):
+        pytest.skip("the table is of another release of Transformers")
     plain = rows(made, [])
     assert {name: outcome(made, uses, plain) for name, uses in TECHNIQUES.items()} == told()[made.kind]
 
