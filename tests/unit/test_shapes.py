@@ -99,9 +99,9 @@ def test_only_what_a_study_asks_for_is_counted(monkeypatch: pytest.MonkeyPatch) 
     asked: list[str] = []
     monkeypatch.setattr(cards, "of_shape", lambda name, _=None: asked.append(name))
     params = load_params(read_yaml(ROOT / "params.yaml"))
-    with_contents(params, load_studies(("quickstart",), ROOT / "studies"))
+    with_contents(params, load_studies(("quickstart",), ROOT / "studies").values())
     assert not set(asked) & set(COUNTED)
-    with_contents(params, load_studies(("llm_optims",), ROOT / "studies"))
+    with_contents(params, load_studies(("llm_optims",), ROOT / "studies").values())
     assert set(COUNTED) <= set(asked)
 
 
@@ -109,7 +109,7 @@ def test_document_d_runs_on_its_own_models_drawn_at_random() -> None:
     random = {name: f"{name}-random" for name in (*COUNTED, "mistral-7b", "llama-2-7b")}
     params = load_params({**read_yaml(ROOT / "params.yaml"), "studies": ["llm_optims"], "swap": random})
     studies = load_studies(params.studies, ROOT / "studies")
-    params = params.model_copy(update={"checkpoints": with_contents(params, studies)})
+    params = params.model_copy(update={"checkpoints": with_contents(params, studies.values())})
     plan = make_plan(params, studies, CPU, "cpu")
     rows = plan.studies["llm_optims"].rows
     assisted = plan.cells[str(rows["speculative"]["assisted"].cell)].cell
