@@ -11,9 +11,11 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from claimbench.checkpoints import cards
 from claimbench.planning.plan import make_plan
 from claimbench.schema.cell import Device
 from claimbench.schema.params import load_params, load_studies
@@ -38,7 +40,8 @@ def planned_ids(setting: str, study: str) -> dict[str, Any]:
     changed, machine, device = SETTINGS[setting]
     params = load_params({**read_yaml(ROOT / "params.yaml"), **changed, "studies": [study]})
     studies = load_studies(params.studies, ROOT / "studies")
-    params = params.model_copy(update={"checkpoints": with_contents(params, studies)})
+    with mock.patch.object(cards, "on_hub", return_value=None):  # branches move
+        params = params.model_copy(update={"checkpoints": with_contents(params, studies.values())})
     plan = make_plan(params, studies, machine, device)
     rows = plan.studies[study].rows
     ids: dict[str, Any] = {f"{name}/{address}": row.cell for name in rows for address, row in rows[name].items()}
