@@ -244,3 +244,15 @@ def step_bytes(session: Any) -> Iterator[int]:
             if number:
                 yield reads.nbytes
             reads.begin()
+
+
+@pytest.mark.parametrize("window", [2, 8, 12, 16])
+def test_a_window_that_ends_before_the_passes_that_count_it_is_counted_as_well(window: int) -> None:
+    from transformers import DynamicCache
+
+    made = Tiny(tiny_config("mistral", sliding_window=window))
+    for tokens in (1, 8, 48):
+        cache = DynamicCache(config=made.model.config)
+        with torch.no_grad():
+            made.model(input_ids=torch.arange(tokens)[None], past_key_values=cache, use_cache=True)
+        assert sum(counting._held(layer) for layer in cache.layers) == made.card.kept_values(tokens) > 0

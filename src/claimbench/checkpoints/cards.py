@@ -71,7 +71,8 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     card = card_of(found.config, source, keep_layers) if counts else None
     if card and not isinstance(meant, RandomSource):
         card = card.model_copy(update={"stored_bytes": found.stored_bytes})
-    write_json(_remembered(model), _REMEMBERED.dump_python(found, mode="json"))  # a branch with a mistake: ask again
+    stored = found.stored_bytes.model_dump(mode="json") if found.stored_bytes else None
+    write_json(_remembered(model), found._asdict() | {"stored_bytes": stored})  # a branch with a mistake: ask again
     return Known(card, found.commit, f"{source}: {pickles}" if pickles else None)
 
 

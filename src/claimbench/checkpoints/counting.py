@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 3
+VERSION = 4
 """Raise it when what is counted changes: cards are remembered."""
 MOST_BYTES = 16 << 30
 SHORT, LONG = 8, 16
@@ -212,13 +212,16 @@ def _kept(model: PreTrainedModel, text: PreTrainedConfig) -> Iterator[KeptLayers
     products = _query_values(text) if getattr(text, "num_attention_heads", None) else 0
     before: KeptLayers | None = None
     for least, most in zip(short, long, strict=True):
+        said = getattr(most, "sliding_window", None)
+        window = said if isinstance(said, int) and said > 0 else None
         each = (_held(most) - _held(least)) // (LONG - SHORT)
-        window = getattr(most, "sliding_window", None)
+        if window is not None:  # which may end before the longer pass does
+            each = _held(least) // max(1, min(SHORT, window - 1))
         now = KeptLayers(
             layers=1,
             token_values=each,
             fixed_values=max(0, _held(least) - each * SHORT) if window is None else 0,
-            window=window if isinstance(window, int) and window > 0 else None,
+            window=window,
             query_values=products if each else 0,
         )
         if before is not None and now == before.model_copy(update={"layers": 1}):
