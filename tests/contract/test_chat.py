@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.conftest import make_cell
+from tests.contract.conftest import make_cell, save_tokenizer
 
+from claimbench.checkpoints import prompt
 from claimbench.checkpoints.prompt import encode
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.messages import BlockFacts
@@ -58,3 +60,19 @@ def test_a_base_model_is_measured_on_the_text_that_the_message_has_for_it(tiny: 
     facts = measured(tiny, tmp_path / "base", None, base="once upon a time")
     assert facts["outcome"] == Outcome.OK, facts["reason"]
     assert facts["prompt_ids"] == encode(tiny, "once upon a time")
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", None])
+def test_a_template_is_found_where_transformers_finds_it(place: str | None, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    save_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if place == "tokenizer_config.json":
+        (tmp_path / place).write_text(
+            json.dumps(config | {"chat_template": "{{ messages[0].content }}"}), encoding="utf-8"
+        )
+    elif place:
+        (tmp_path / place).write_text("{{ messages[0].content }}", encoding="utf-8")
+    theirs = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert prompt.has_template(tmp_path) == bool(theirs.chat_template) == bool(place)

@@ -11,6 +11,7 @@ import json
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from claimbench.schema.json_file import canonical_json, digest, write_json
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path(".claimbench") / "cards"
+FOLDER = counting.FOLDER
 COUNTING_S = 120.0
 LONGEST = 10_000
 """Layers. A config that asks for more is a mistake, and counting them would never end."""
@@ -87,14 +88,11 @@ def _here(folder: Path, keep_layers: int | None) -> Known:
     return Known(card, None, f"{where}: {pickles}" if pickles else None)
 
 
-def loaded(checkpoint: Checkpoint, folder: Path) -> Card | None:
-    """The numbers of the model in `folder` where nothing was known of it when it was planned, as inside a download."""
-    if cost.decoder_of(checkpoint) is not None or not (folder / CONFIG).is_file():
-        return None
-    try:
-        return with_stored_bytes(card_of(read_config(folder / CONFIG), checkpoint.source), folder)
-    except SourceError:
-        return None
+def remember(checkpoint: Checkpoint, folder: Path) -> None:
+    """Count the model in `folder` now where nothing is known of it yet, and not while others wait for their turn."""
+    if cost.decoder_of(checkpoint) is None:
+        with suppress(SourceError):
+            card_of(read_config(folder / CONFIG), checkpoint.source)
 
 
 def of_shape(name: str, keep_layers: int | None = None) -> Card | None:
@@ -169,8 +167,7 @@ def card_of(config: ModelConfig, where: str, keep_layers: int | None = None) -> 
         SourceError: it is no config of a model that generates text, or its numbers are impossible.
     """
     _require_possible(config, where)
-    settings = [config, keep_layers, metadata.version("transformers"), counting.VERSION]
-    path = FOLDER / f"{digest(settings)}.json"
+    path = counting.remembered(config, keep_layers)
     try:
         return Card.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

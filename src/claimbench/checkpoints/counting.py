@@ -17,6 +17,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,13 @@ from claimbench.cost_model.decoder import Decoder
 from claimbench.errors import SourceError
 from claimbench.schema.card import Card, KeptLayers
 from claimbench.schema.cell import Checkpoint
+from claimbench.schema.json_file import digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+FOLDER = Path(".claimbench") / "cards"
 VERSION = 4
 """Raise it when what is counted changes: cards are remembered."""
 MOST_BYTES = 16 << 30
@@ -47,8 +50,32 @@ NOT_COUNTED = ("quantization_config", "auto_map", "_name_or_path", "transformers
 
 def decoder_in(folder: Path, checkpoint: Checkpoint) -> Decoder:
     """What the cost of the checkpoint in `folder` is computed from: as planned, or counted now."""
-    known = cost.decoder_of(checkpoint) or count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    known = cost.decoder_of(checkpoint) or _card_in(folder)
     return with_stored_bytes(known, folder) if isinstance(known, Card) else known
+
+
+def loaded(checkpoint: Checkpoint, folder: Path) -> Card | None:
+    """The numbers of the model in `folder` where nothing was known of it when it was planned, as inside a download."""
+    if cost.decoder_of(checkpoint) is not None or not (folder / "config.json").is_file():
+        return None
+    try:
+        return with_stored_bytes(_card_in(folder), folder)
+    except SourceError:
+        return None
+
+
+def _card_in(folder: Path) -> Card:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        return Card.model_validate_json(remembered(config).read_bytes())
+    except (OSError, ValidationError):
+        return count(config)
+
+
+def remembered(config: ModelConfig, keep_layers: int | None = None) -> Path:
+    """Where the card of `config` is kept once it was counted."""
+    settings = [config, keep_layers, metadata.version("transformers"), VERSION]
+    return FOLDER / f"{digest(settings)}.json"
 
 
 def count(config: ModelConfig, keep_layers: int | None = None) -> Card:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from claimbench.schema.cell import Cell, Workload
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 SETTINGS_BESIDE = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space"})
 """Keys of tokenizer_config.json by which Transformers changes what tokenizer.json does."""
 
@@ -30,8 +32,7 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
     """
     workload, is_random = cell.workload, cell.checkpoint.source.startswith("random://")
     if has_tokenizer(checkpoint):
-        is_chat = workload.chat and not is_random
-        ids = _chat(checkpoint, workload) if is_chat else encode(checkpoint, workload.prompt)
+        ids = list(_encoded(checkpoint, workload, workload.chat and not is_random))
     elif is_random:
         ids = [byte % vocabulary for byte in workload.prompt.encode()]
     else:
@@ -65,13 +66,26 @@ def require_room(cell: Cell, checkpoint: Path | None) -> None:
         )
 
 
+@cache
+def _encoded(checkpoint: Path, workload: Workload, is_chat: bool) -> tuple[int, ...]:
+    """Once for each process: reading a large vocabulary takes seconds."""
+    return tuple(_chat(checkpoint, workload) if is_chat else encode(checkpoint, workload.prompt))
+
+
 def _chat(checkpoint: Path, workload: Workload) -> list[int]:
     """A template writes every special token itself, so that encoding adds none."""
-    tokenizer = tokenizer_in(checkpoint)
-    if not tokenizer.chat_template and workload.base is not None:
+    if workload.base is not None and not has_template(checkpoint):
         return encode(checkpoint, workload.base)
+    tokenizer = tokenizer_in(checkpoint)
     text = chat.rendered(tokenizer, workload, checkpoint)
     return [int(token) for token in tokenizer(text, add_special_tokens=False).input_ids]
+
+
+def has_template(checkpoint: Path) -> bool:
+    """Whether Transformers would find a chat template, without reading the vocabulary."""
+    if any((checkpoint / name).exists() for name in TEMPLATE_FILES):
+        return True
+    return bool(_settings(checkpoint).get("chat_template"))
 
 
 def encode(checkpoint: Path, text: str) -> list[int]:
@@ -100,6 +114,10 @@ def tokenizer_in(checkpoint: Path) -> PreTrainedTokenizerBase:
 
 def _says_all(checkpoint: Path) -> bool:
     """Whether its tokenizer.json is the whole tokenizer."""
-    config = checkpoint / "tokenizer_config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return (checkpoint / "tokenizer.json").is_file() and not SETTINGS_BESIDE & settings.keys()
+    return (checkpoint / "tokenizer.json").is_file() and not SETTINGS_BESIDE & _settings(checkpoint).keys()
+
+
+def _settings(checkpoint: Path) -> dict[str, object]:
+    path = checkpoint / "tokenizer_config.json"
+    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found

@@ -71,7 +71,7 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
     record = fetch.read(fetched)
     _clear(folder)
     _write(checkpoint, fetched, record, folder, max_shard_bytes)
-    cards.loaded(checkpoint, folder)  # counted and remembered now, and not while others wait for their turn
+    cards.remember(checkpoint, folder)
 
 
 def _write(
