@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-deepspeed test-vllm check format lock schema clean
+.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm check format lock schema clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
 	@echo "make forecast    what a run will take, before it runs"
 	@echo "make test        set up, run the tests"
+	@echo "make test-wide   what runs on every kind of model, and what a pass of it costs"
 	@echo "make test-deepspeed  build DeepSpeed's environment (minutes), run the tests of its backends"
 	@echo "make test-vllm   build vLLM's environment (minutes), run the tests of its backends"
 	@echo "make check       format, lint and types, as CI does"
@@ -41,7 +42,10 @@ forecast: .venv/core.stamp
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test: .venv/dev.stamp
-	$(PYTEST)
+	$(PYTEST) -m "not wide"
+
+test-wide: .venv/dev.stamp
+	$(PYTEST) -m wide
 
 # A compiler is needed, and libaio-dev for the tests of offloading to files.
 test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json

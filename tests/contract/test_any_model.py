@@ -21,6 +21,7 @@ from claimbench.errors import Unavailable
 from claimbench.schema.card import Card
 from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 
+pytestmark = [pytest.mark.model, pytest.mark.wide]
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 TECHNIQUES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "plain": [],

@@ -24,7 +24,7 @@ from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Cell, Checkpoint, Workload
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.wide]
 
 LATENT = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
 ROUTED = {"num_key_value_heads": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}

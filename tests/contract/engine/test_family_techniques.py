@@ -16,7 +16,7 @@ from claimbench import backends, optimizations
 from claimbench.errors import Unavailable
 from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.wide]
 
 KINDS = ("gemma2", "gpt_oss", "falcon, groups")
 """Norms around halves, caps and windows; sinks and experts; parallel layers."""
