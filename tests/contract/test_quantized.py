@@ -16,7 +16,7 @@ from claimbench.checkpoints import counting, manifest, stored
 from claimbench.checkpoints.shard import shard
 from claimbench.cost_model.weight_bytes import least_step_bytes
 from claimbench.errors import Unavailable
-from claimbench.schema.card import Card
+from claimbench.schema.card import Card, StoredBytes
 from claimbench.schema.cell import Checkpoint
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -85,3 +85,15 @@ def test_bitsandbytes_reads_narrow_and_no_less_than_the_ceiling_says(tmp_path: P
     session.close()
     with pytest.raises(Unavailable, match="quantized already, by bitsandbytes"):
         backend.load(cell_of(card, [("bitsandbytes_int8", {})]), tmp_path / "narrow", None)
+
+
+def test_a_model_that_the_library_widens_while_it_runs_is_not_measured_as_narrow(tmp_path: Path) -> None:
+    """As compressed-tensors are: decompressed by the first pass, which no look at load time sees."""
+    save("llama", tmp_path / "made")
+    save_tokenizer(tmp_path / "made")
+    card = counting.count(json.loads((tmp_path / "made" / "config.json").read_text(encoding="utf-8")))
+    narrow = card.model_copy(update={"quantized": "test", "stored_bytes": StoredBytes(held={"I8": card.weights})})
+    session = backend.load(cell_of(narrow, []), tmp_path / "made", None)
+    with pytest.raises(Unavailable, match="widened the weights to float32"):
+        session.prove()
+    session.close()

