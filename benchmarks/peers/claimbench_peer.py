@@ -43,8 +43,8 @@ class Claimbench:
         for reason in filter(None, reasons):
             raise Unavailable(reason)
         self.session = backend.load(self.cell, Path(request["checkpoint"]), None)
-        if self.session.prompt_tokens != len(request["prompt"]):
-            raise ValueError(f"expected {len(request['prompt'])} prompt tokens, got {self.session.prompt_tokens}")
+        if len(self.session.prompt_ids) != len(request["prompt"]):
+            raise ValueError(f"expected {len(request['prompt'])} prompt tokens, got {len(self.session.prompt_ids)}")
         memory = self.session.memory()
         self.about = {
             "versions": {name: importlib.metadata.version(name) for name in ("claimbench", *backend.LIBRARIES)},

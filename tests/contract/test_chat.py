@@ -1,4 +1,4 @@
-"""Messages through whole blocks: the tokens that were fed stand in the result, and a template that fails ends it."""
+"""Messages, and models that no plan knew, through whole blocks and rounds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from tests.contract.conftest import make_cell, save_tokenizer
 from claimbench.checkpoints import counting, prompt
 from claimbench.checkpoints.prompt import encode
 from claimbench.checkpoints.shard import shard
+from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.measure import measure
 from claimbench.measuring.messages import BlockFacts
+from claimbench.measuring.round_process import RoundRequest
+from claimbench.measuring.rounds import measure_round
 from claimbench.measuring.supervisor import supervise
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.outcome import Outcome
@@ -84,6 +87,12 @@ def test_a_result_has_the_numbers_of_a_model_that_no_plan_knew(tiny: Path, tmp_p
     card = counting.count(json.loads((tiny / "config.json").read_text(encoding="utf-8")))
     assert found["inside"].card == found["inside"].known_cell.checkpoint.card == card
     assert found["known"].card is None
+    arms = [
+        ArmRequest(name=name, block=BlockRequest(cell=found["inside"].cell, checkpoint=tmp_path / "made"), key=key)
+        for name in ("one", "other")
+    ]
+    record = measure_round(RoundRequest(arms=tuple(arms), passes=1, seed=0), tmp_path / "round.json")
+    assert [one.result.card for one in record.arms] == [card, card]
 
 
 @pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", None])

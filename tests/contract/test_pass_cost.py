@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from claimbench.analysis import roofline
 from claimbench.backends import transformers as backend
-from claimbench.checkpoints import counting
+from claimbench.checkpoints import counting, loaded_model
 from claimbench.cost_model import cost
 from claimbench.hf import weight_memory
 from claimbench.schema.card import Card
@@ -219,7 +219,7 @@ def test_no_step_of_a_session_moves_fewer_bytes_than_its_ceiling(kind: str, tmp_
     """Through the backend's own session and the ceiling of its cell: at one byte a second, seconds are bytes."""
     save(kind, tmp_path)
     save_tokenizer(tmp_path)
-    card = counting.decoder_in(tmp_path, Checkpoint(name="tiny", source="file://tiny"))
+    card = loaded_model.decoder_in(tmp_path, Checkpoint(name="tiny", source="file://tiny"))
     assert isinstance(card, Card)
     cell = Cell(
         checkpoint=Checkpoint(name="tiny", source="file://tiny", card=card),

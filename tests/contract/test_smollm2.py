@@ -43,7 +43,7 @@ PROMPT = "Repeat after me: the keeper of the light keeps the light, and the ligh
 
 def sharded(name: str, folder: Path) -> Path:
     known = load_params(read_yaml(ROOT / "params.yaml")).checkpoints[name]
-    checkpoint = Checkpoint(name=name, **known.model_dump())
+    checkpoint = known.named(name)
     fetched, whole = folder / "fetched", folder / name
     fetch.fetch(checkpoint, fetched)
     shard.shard(checkpoint, fetched, whole, 2_000_000_000)

@@ -181,7 +181,7 @@ def test_more_devices_than_this_machine_has_are_unavailable_with_both_numbers(ba
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
     known = load_params(read_yaml(Path(__file__).parents[2] / "params.yaml")).checkpoints["smollm2"]
-    checkpoint, root = Checkpoint(name="smollm2", **known.model_dump()), tmp_path_factory.mktemp("smollm2")
+    checkpoint, root = known.named("smollm2"), tmp_path_factory.mktemp("smollm2")
     try:
         shard(checkpoint, root / "fetched", root / "out", 2_000_000_000)
     except SourceError as error:

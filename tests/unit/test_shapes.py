@@ -120,9 +120,12 @@ def test_document_d_runs_on_its_own_models_drawn_at_random() -> None:
     assert small.checkpoint.card.weights == COUNTED["gemma-2b"]
 
 
-def test_what_the_hub_has_as_a_pickle_alone_is_unavailable_and_never_fetched() -> None:
+def test_what_the_hub_has_as_a_pickle_alone_is_unavailable_and_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "on_hub", lambda _: None)
     params = load_params({**read_yaml(ROOT / "params.yaml"), "studies": ["llm_optims"], "swap": {}})
-    plan = make_plan(params, load_studies(params.studies, ROOT / "studies"), CPU, "cpu")
+    studies = load_studies(params.studies, ROOT / "studies")
+    params = params.model_copy(update={"checkpoints": with_contents(params, studies.values())})
+    plan = make_plan(params, studies, CPU, "cpu")
     rows = plan.studies["llm_optims"].rows
     for row in (*rows["speculative"].values(), *rows["prompt_lookup"].values()):
         assert row.cell is None

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from claimbench import optimizations, proof
 from claimbench.backends import transformers
-from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.cost_model import cost
 from claimbench.cost_model.decoder import Decoder
 from claimbench.cost_model.weight_bytes import held_bytes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.proof import Findings

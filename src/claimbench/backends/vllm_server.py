@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.schema.cell import Cell
 from claimbench.serving import vllm
 from claimbench.serving.client import Limits, OpenAI, get_json, get_text, served

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from claimbench.checkpoints import counting, fetch, gguf_config, hub, manifest
+from claimbench.checkpoints import counting, fetch, gguf_config, hub, loaded_model, manifest
 from claimbench.checkpoints.local_files import CONFIG, CONFIG_BYTES, pickles_alone
 from claimbench.checkpoints.model_config import method_of
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
@@ -32,7 +32,7 @@ from claimbench.schema.json_file import canonical_json, digest, write_json
 
 logger = logging.getLogger(__name__)
 
-FOLDER = counting.FOLDER
+FOLDER = loaded_model.FOLDER
 COUNTING_S = 120.0
 LONGEST = 10_000
 """Layers. A config that asks for more is a mistake, and counting them would never end."""
@@ -77,14 +77,14 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     return Known(card, found.commit, f"{source}: {pickles}" if pickles else None)
 
 
-def _here(folder: Path, keep_layers: int | None) -> Known:
-    where, path = f"file://{folder}", folder / CONFIG
-    if folder.suffix == ".gguf" and folder.is_file():
-        return Known(card_of(_in_gguf(folder), where, keep_layers))
+def _here(place: Path, keep_layers: int | None) -> Known:
+    where, path = f"file://{place}", place / CONFIG
+    if place.suffix == ".gguf" and place.is_file():
+        return Known(card_of(_in_gguf(place), where, keep_layers))
     if not path.is_file():
         return Known()
-    card = with_stored_bytes(card_of(read_config(path, where), where, keep_layers), folder)
-    pickles = pickles_alone([entry.name for entry in folder.iterdir()])
+    card = with_stored_bytes(card_of(read_config(path, where), where, keep_layers), place)
+    pickles = pickles_alone([entry.name for entry in place.iterdir()])
     return Known(card, None, f"{where}: {pickles}" if pickles else None)
 
 
@@ -167,7 +167,7 @@ def card_of(config: ModelConfig, where: str, keep_layers: int | None = None) -> 
         SourceError: it is no config of a model that generates text, or its numbers are impossible.
     """
     _require_possible(config, where)
-    path = counting.remembered(config, keep_layers)
+    path = loaded_model.remembered(config, keep_layers)
     try:
         return Card.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

@@ -17,8 +17,6 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -26,56 +24,21 @@ from pydantic import ValidationError
 from claimbench.checkpoints import quantized
 from claimbench.checkpoints.mixtures import experts_of
 from claimbench.checkpoints.model_config import method_of, with_floats, with_layers
-from claimbench.checkpoints.stored import with_stored_bytes
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
-from claimbench.cost_model.decoder import Decoder
 from claimbench.errors import SourceError
 from claimbench.schema.card import Card, KeptLayers
-from claimbench.schema.cell import Checkpoint
-from claimbench.schema.json_file import digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-FOLDER = Path(".claimbench") / "cards"
 VERSION = 4
 """Raise it when what is counted changes: cards are remembered."""
 MOST_BYTES = 16 << 30
 SHORT, LONG = 8, 16
 """Tokens of the two passes."""
 NOT_COUNTED = ("quantization_config", "auto_map", "_name_or_path", "transformers_version", "dtype", "torch_dtype")
-
-
-def decoder_in(folder: Path, checkpoint: Checkpoint) -> Decoder:
-    """What the cost of the checkpoint in `folder` is computed from: as planned, or counted now."""
-    known = cost.decoder_of(checkpoint) or _card_in(folder)
-    return with_stored_bytes(known, folder) if isinstance(known, Card) else known
-
-
-def loaded(checkpoint: Checkpoint, folder: Path) -> Card | None:
-    """The numbers of the model in `folder` where nothing was known of it when it was planned, as inside a download."""
-    if cost.decoder_of(checkpoint) is not None or not (folder / "config.json").is_file():
-        return None
-    try:
-        return with_stored_bytes(_card_in(folder), folder)
-    except SourceError:
-        return None
-
-
-def _card_in(folder: Path) -> Card:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    try:
-        return Card.model_validate_json(remembered(config).read_bytes())
-    except (OSError, ValidationError):
-        return count(config)
-
-
-def remembered(config: ModelConfig, keep_layers: int | None = None) -> Path:
-    """Where the card of `config` is kept once it was counted."""
-    settings = [config, keep_layers, metadata.version("transformers"), VERSION]
-    return FOLDER / f"{digest(settings)}.json"
 
 
 def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
@@ -228,7 +191,7 @@ def _kept(model: PreTrainedModel, text: PreTrainedConfig) -> Iterator[KeptLayers
         with _without_experts(model):
             short, long = (_cache_after(model, text, tokens) for tokens in (SHORT, LONG))
     except Exception as error:  # a model whose code asks for a value, which is not there
-        if getattr(text, "layer_types", None) or getattr(text, "kv_lora_rank", None):
+        if any(getattr(text, name, None) for name in ("layer_types", "kv_lora_rank", "sliding_window")):
             why = f"what it keeps between steps cannot be counted: {_first_line(error)}"
             raise SourceError(f"config.json: {why}") from error
         heads = text.num_attention_heads

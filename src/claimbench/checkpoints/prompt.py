@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claimbench.checkpoints import chat
-from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.checkpoints.local_files import CONFIG, VOCABULARY_FILES, has_tokenizer
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Cell, Workload

@@ -19,6 +19,8 @@ ELSEWHERE = re.compile(r"vision|visual|audio|image|multi_modal|mm_projector|\.mt
 """Parts that a pass over text does not read."""
 DROPPABLE = re.compile(r"(g_idx|qzeros|weight_zero_point|weight_shape|quant_map|quant_state\.\w+|input_scale)$")
 """Side values of a matrix, which a kernel may keep in another form or not at all."""
+HALVED = re.compile(r"absmax$")
+"""Scales in float32 that bitsandbytes keeps in bfloat16 where the CPU multiplies it (AVX512-BF16)."""
 
 
 class Entry(NamedTuple):
@@ -44,7 +46,7 @@ def sums(found: Iterable[Entry]) -> StoredBytes:
         if DROPPABLE.search(name) or ELSEWHERE.search(name):
             continue
         part = experts if EXPERT.search(name) else read
-        part[dtype] = part.get(dtype, 0) + size
+        part[dtype] = part.get(dtype, 0) + (size // 2 if HALVED.search(name) else size)
     return StoredBytes(held=held, read=read, experts=experts)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claimbench import proof
-from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.checkpoints.prompt import prompt_ids
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
-from claimbench.checkpoints import counting, manifest
+from claimbench.checkpoints import loaded_model, manifest
 from claimbench.checkpoints.prompt import require_room
 from claimbench.errors import Unavailable
 from claimbench.measuring.block_request import BlockRequest
@@ -127,7 +127,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
     if request.block.draft:
         manifest.verify(request.block.draft)
     if checkpoint:
-        sha256, card = manifest.verify(checkpoint).sha256, counting.loaded(cell.checkpoint, checkpoint)
+        sha256, card = manifest.verify(checkpoint).sha256, loaded_model.unplanned_card(cell.checkpoint, checkpoint)
         say("checkpoint", sha256=sha256, card=card.model_dump(mode="json") if card else None)
     backends.import_libraries(cell, checkpoint)
     require_room(cell, checkpoint)

@@ -114,7 +114,7 @@ def _known_before(cell: Cell, smaller: Path | None) -> BlockFacts | None:
 
 def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -> BlockFacts:
     """What is to be loaded, and how much of it lies in the page cache: `telemetry["checkpoint"]`, in bytes."""
-    from claimbench.checkpoints import counting, manifest
+    from claimbench.checkpoints import loaded_model, manifest
     from claimbench.errors import CorruptCheckpoint
 
     facts: BlockFacts = {"telemetry": {}}
@@ -123,7 +123,7 @@ def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -
             manifest.verify(draft)
         if checkpoint:
             facts["checkpoint_sha256"] = manifest.verify(checkpoint).sha256
-            card = counting.loaded(cell.checkpoint, checkpoint)
+            card = loaded_model.unplanned_card(cell.checkpoint, checkpoint)
             facts["card"] = card.model_dump(mode="json") if card else None
     except CorruptCheckpoint as error:
         return {"outcome": Outcome.ERROR, "reason": str(error).splitlines()[0], "detail": str(error)}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.cost_model import cost
 from claimbench.errors import Refusal, ServerFailed, WrongOutput
 from claimbench.proof import Findings

@@ -12,7 +12,7 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
-from claimbench.checkpoints.counting import decoder_in
+from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.checkpoints.local_files import has_tokenizer
 from claimbench.checkpoints.prompt import prompt_ids, tokenizer_in
 from claimbench.errors import Unavailable
