@@ -64,7 +64,7 @@ def compare(cell: Cell, checkpoint: Path, pairs: int) -> str:
     tokens = cell.workload.new_tokens
 
     def ours() -> float:
-        sample, _ = time_generation(session.generate(), cell.workload, cell.device)
+        sample, _ = time_generation(session.generate(), cell.workload)
         return sample.wall_ns / 1e9
 
     def theirs() -> float:

@@ -205,7 +205,7 @@ def test_operations_of_a_prompt_are_those_that_torch_counts(tiny: Tiny) -> None:
     tokens, card = 64, tiny.card
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tiny.model(input_ids=torch.arange(tokens)[None], use_cache=False)
-    square = sum(each.layers * each.query_values * tokens**2 for each in card.kept)
+    square = sum(each.layers * each.query_values * tokens**2 for each in card.kept or ())
     ours = cost.pass_flops(card, 1, tokens, past=0) + 2 * (square - card.attention_products(tokens, 0))
     more = TORCH_MULTIPLIES_MORE.get(card.model_type)
     if more is None:

@@ -23,18 +23,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "awq": {"bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"},
     "gptq": {"bits": 4, "group_size": 32, "sym": True, "desc_act": False},
     "fp8": {"weight_block_size": [32, 32], "activation_scheme": "dynamic"},
+    "mxfp4": {"modules_to_not_convert": ["model.layers.*.self_attn", "model.embed_tokens", "lm_head"]},
 }
 
 
 def save_packed(folder: Path, method: str) -> Card:
-    """A Llama whose matrices are packed as `method` stores them; the values mean nothing."""
+    """A Llama, or a mixture as gpt-oss is, whose matrices are packed as `method` stores them; values mean nothing."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    save("llama", folder)
+    save("gpt_oss" if method == "mxfp4" else "llama", folder)
     save_tokenizer(folder)
     tensors = load_file(folder / "model.safetensors")
-    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        tensors[f"{name}_blocks"] = torch.zeros(experts, outputs, inputs // 32, 16, dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.zeros(experts, outputs, inputs // 32, dtype=torch.uint8)
+    for name in [name for name in tensors if name.endswith("_proj.weight") and method != "mxfp4"]:
         matrix, base = tensors.pop(name), name.removesuffix("weight")
         outputs, inputs = matrix.shape
         if method == "fp8":

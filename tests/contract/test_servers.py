@@ -6,6 +6,7 @@ Transformers' own server is installed wherever Claimbench is. The others run whe
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +15,25 @@ from typing import Any
 import psutil
 import pytest
 from tests.contract.conftest import make_cell, rows_of, save_tiny
+from tests.contract.models import save
 
 from claimbench import backends
 from claimbench.backends import transformers as reference
+from claimbench.checkpoints import counting
 from claimbench.errors import Refusal, Unavailable
 from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
-from claimbench.schema.cell import Cell
+from claimbench.schema.cell import Cell, Checkpoint
 from claimbench.serving import vllm
 from claimbench.serving.session import ServerSession
 
 pytestmark = [pytest.mark.model, pytest.mark.servers]
 
+LLAMA3 = {
+    **{"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 8192,
+}
 LETTERS = [chr(code) for code in range(33, 127)]
 
 
@@ -52,30 +60,38 @@ def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def cell_of(name: str, options: dict[str, Any] | None = None, **workload: Any) -> Cell:
+def cell_of(
+    name: str, options: dict[str, Any] | None = None, checkpoint: Checkpoint | None = None, **workload: Any
+) -> Cell:
     module: Any = backends.find(name)
     cell = make_cell(**{"prompt": "Once-upon-a-time", "new_tokens": 12, **workload})
     told = module.Options.model_validate(options or {}).model_dump(mode="json")
     wide = cell.checkpoint.model_copy(update={"architecture": "tinyllama-1.1b"})  # planning looks at its heads alone
-    return cell.model_copy(update={"backend": name, "options": told, "checkpoint": wide})
+    return cell.model_copy(update={"backend": name, "options": told, "checkpoint": checkpoint or wide})
 
 
-def open_session(name: str, checkpoint: Path, options: dict[str, Any] | None = None, **workload: Any) -> ServerSession:
+def open_session(
+    name: str,
+    folder: Path,
+    options: dict[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
+    **workload: Any,
+) -> ServerSession:
     """The backend's session, or a skip with the reason why it cannot run here."""
-    cell = cell_of(name, options, **workload)
+    cell = cell_of(name, options, checkpoint, **workload)
     reason = backends.find(name).unavailable(cell)
     if reason:
         pytest.skip(reason)
     try:
-        session = backends.find(name).load(cell, checkpoint, None)
+        session = backends.find(name).load(cell, folder, None)
     except Unavailable as missing:
         pytest.skip(str(missing))
     assert isinstance(session, ServerSession)
     return session
 
 
-def reference_rows(checkpoint: Path, **workload: Any) -> list[list[int]]:
-    session = reference.load(cell_of("transformers", **workload), checkpoint, None)
+def reference_rows(folder: Path, checkpoint: Checkpoint | None = None, **workload: Any) -> list[list[int]]:
+    session = reference.load(cell_of("transformers", None, checkpoint, **workload), folder, None)
     rows = rows_of(session)
     session.close()
     return rows
@@ -100,21 +116,64 @@ def test_a_server_that_tells_ids_gives_the_reference_s_tokens(name, worded):
         close_and_check(session)
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gemma2": {},
+    "gemma3_text": {},
+    "llama": {"rope_parameters": LLAMA3},
+    "phi3": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {},
+    "qwen3_moe": {},
+}
+SERVERS = [
+    *("llama_server", "transformers_server"),
+    *(pytest.param(name, marks=pytest.mark.vllm) for name in ("vllm_server", "vllm_offline")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_model_of_any_family_is_served(name, kind, tmp_path, monkeypatch):
+    """The checkpoint as its makers publish it; the reference's tokens, rows of several lengths among them."""
+    folder = tmp_path / kind
+    save(kind, folder, hidden_size=128, head_dim=32, **FAMILIES[kind])
+    save_letters(folder)
+    card = counting.count(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    checkpoint = Checkpoint(name="tiny", source="file://tiny", card=card)
+    expected = reference_rows(folder, checkpoint, **ROWS)
+    told = {"eager": True} if name.startswith("vllm") else {}
+    if name == "vllm_offline":
+        assert in_vllm(cell_of(name, told, checkpoint, **ROWS), folder, monkeypatch)["tokens"] == expected[0]
+        return
+    session = open_session(name, folder, told, checkpoint, **ROWS)
+    try:
+        assert generated(session) == expected
+        session.prove()
+    finally:
+        close_and_check(session)
+
+
 @pytest.mark.vllm
 def test_vllm_without_a_server_gives_the_reference_s_tokens(worded, monkeypatch):
     """A whole block in vLLM's own environment, as the pipeline runs it; nothing stays in shared memory either."""
-    python = Path(os.environ.get(vllm.PYTHON_VARIABLE, "resources/environments/vllm/bin/python")).absolute()
-    if not python.exists():
-        pytest.skip(f"no interpreter with vLLM in {python}: {vllm.PYTHON_VARIABLE} may name one")
-    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
     before = set(Path("/dev/shm").iterdir())
-    cell = cell_of("vllm_offline", {"eager": True}, **ROWS)
-    facts = supervise(BlockRequest(cell=cell, checkpoint=worded), str(python))
-    assert facts["outcome"] == "ok", (facts["reason"], facts["detail"])
+    facts = in_vllm(cell_of("vllm_offline", {"eager": True}, **ROWS), worded, monkeypatch)
     assert facts["tokens"] == reference_rows(worded, **ROWS)[0]
     assert (facts["proof"]["prefix_cache"], facts["proof"]["dtype"]) == ("off", "float32")
     assert facts["proof"]["generations"] == len(facts["samples"]) + len(facts["warmup"])
     assert [path for path in set(Path("/dev/shm").iterdir()) - before if path.name.startswith("psm_")] == []
+
+
+def in_vllm(cell: Cell, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> BlockFacts:
+    """A whole block in vLLM's own environment, or a skip where there is none."""
+    python = Path(os.environ.get(vllm.PYTHON_VARIABLE, "resources/environments/vllm/bin/python")).absolute()
+    if not python.exists():
+        pytest.skip(f"no interpreter with vLLM in {python}: {vllm.PYTHON_VARIABLE} may name one")
+    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
+    facts = supervise(BlockRequest(cell=cell, checkpoint=checkpoint), str(python))
+    assert facts["outcome"] == "ok", (facts["reason"], facts["detail"])
+    return facts
 
 
 def close_and_check(session: ServerSession) -> None:

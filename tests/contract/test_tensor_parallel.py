@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import tempfile
@@ -14,7 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.contract.conftest import save_tokenizer
+from tests.contract.models import save
+
 from claimbench import backends
+from claimbench.checkpoints import counting
 from claimbench.checkpoints.shard import shard
 from claimbench.cost_model import cost
 from claimbench.errors import SourceError
@@ -34,6 +39,10 @@ BIGCODE = (
     "prefill_flash", "vectorised_processing", "cache_preallocated", "key_padding", "details_on_demand",
     "last_token_head", "fused_softmax", "fast_linear", "fused_layer_norm", "simple_mask",
 )  # fmt: skip
+
+
+CUT_BY_TRANSFORMERS = ("qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "phi3", "granite", "smollm3", "glm4",
+                       "mixtral", "qwen3_moe")  # fmt: skip
 
 
 def checkpoint_of(architecture: str, ranks: int | None = None) -> Checkpoint:
@@ -139,9 +148,25 @@ def test_transformers_on_two_ranks_says_what_one_process_says(folders: Any, tmp_
     assert list(record.tokens) == plain_tokens("tiny-llama", folders)
     for proof in (record.proof, *record.proof["ranks"]):
         assert proof["all_reduces_per_step"] in (4, 5)
-        assert proof["matrices_cut"] == 2 * 7
+        assert proof["matrices_cut"] == 2 * 7 + 2, "those of two layers, the embedding, the head"
     whole = 4 * cost.architecture("tiny-llama").step_weights
     assert all(0.5 <= rank["memory"]["step_weights"] / whole < 0.6 for rank in record.ranks)
+
+
+@pytest.mark.parametrize("kind", CUT_BY_TRANSFORMERS)
+def test_transformers_cuts_every_model_that_it_has_a_plan_for(kind: str, tmp_path: Path) -> None:
+    """Windows, norms of heads, fused matrices, mixtures: nothing of it has a formula here."""
+    save(kind, tmp_path / "source")
+    save_tokenizer(tmp_path / "source")
+    card = counting.count(json.loads((tmp_path / "source" / "config.json").read_text(encoding="utf-8")))
+    checkpoint, folder = Checkpoint(name="tiny", source=f"file://{tmp_path / 'source'}", card=card), tmp_path / "made"
+    shard(checkpoint, tmp_path / "fetched", folder)
+    cell = cell_of("transformers_tensor_parallel", checkpoint, {"devices": 2, "oversubscribe": True})
+    record = run(cell, folder, tmp_path / "0.json")
+    assert record.outcome == "ok", (record.reason, record.detail)
+    assert list(record.tokens) == said_by_one(checkpoint, folder)
+    assert all(rank["memory"]["step_weights"] < 0.75 * 4 * card.step_weights for rank in record.ranks)
+    assert all(proof["matrices_cut"] >= 2 * card.layers for proof in record.proof["ranks"])
 
 
 def test_a_family_without_a_plan_in_transformers_is_unavailable(folders: Any, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
-"""A checkpoint written as GGUF and read back is the same weights, and one token more that nobody can draw."""
+"""A checkpoint written as GGUF and read back is the same model, and one token more that nobody can draw."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from tests.contract.models import save as save_kind
+from tests.unit.test_gguf_models import LLAMA3, read_back, rope
 
 from claimbench.checkpoints import gguf_weights
 from claimbench.checkpoints.gguf_export import export
@@ -71,7 +75,7 @@ def values_of(tensor: StreamedTensor) -> npt.NDArray[np.float32]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_written_reads_back_as_the_checkpoint(tmp_path: Path, dtype: Dtype) -> None:
     weights = save(tmp_path)
-    config, tensors = gguf_weights.read(export(tmp_path, dtype, tmp_path / "out"))
+    config, tensors = gguf_weights.read(export(tmp_path, dtype, tmp_path / "out", 8))
     assert config["vocab_size"] == CONFIG["vocab_size"] + 1
     assert config["eos_token_id"] == CONFIG["vocab_size"], "the end is the token more"
     assert config["rope_parameters"]["rope_theta"] == 50000.0
@@ -87,25 +91,85 @@ def test_what_is_written_reads_back_as_the_checkpoint(tmp_path: Path, dtype: Dty
 
 def test_tied_embeddings_are_written_once(tmp_path: Path) -> None:
     save(tmp_path, tie_word_embeddings=True)
-    config, tensors = gguf_weights.read(export(tmp_path, "float32", tmp_path / "out"))
+    config, tensors = gguf_weights.read(export(tmp_path, "float32", tmp_path / "out", 8))
     assert config["tie_word_embeddings"]
     assert "lm_head.weight" not in {tensor.name for tensor in tensors}
 
 
 def test_a_file_that_is_there_is_kept_and_a_changed_checkpoint_has_another(tmp_path: Path) -> None:
     save(tmp_path)
-    first = export(tmp_path, "float32", tmp_path / "out")
+    first = export(tmp_path, "float32", tmp_path / "out", 8)
     written = first.stat().st_mtime_ns
-    assert export(tmp_path, "float32", tmp_path / "out").stat().st_mtime_ns == written
+    assert export(tmp_path, "float32", tmp_path / "out", 8).stat().st_mtime_ns == written
     save(tmp_path, rms_norm_eps=1e-6)
-    assert export(tmp_path, "float32", tmp_path / "out") != first
+    assert export(tmp_path, "float32", tmp_path / "out", 8) != first
 
 
-@pytest.mark.parametrize(
-    "change", [{"model_type": "bloom"}, {"attention_bias": True}, {"rope_parameters": {"rope_type": "llama3"}}]
-)
-def test_what_plain_llama_does_not_have_is_unavailable(tmp_path: Path, change: dict[str, Any]) -> None:
-    save(tmp_path, **change)
-    with pytest.raises(Unavailable, match="no GGUF file can be written"):
-        export(tmp_path, "float32", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama 3": ("llama", {"rope_parameters": LLAMA3}),
+    "llama, linear": ("llama", rope(rope_type="linear", factor=4.0)),
+    "mistral": ("mistral", {"sliding_window": 128}),
+    "qwen2": ("qwen2", rope()),
+    "qwen2, yarn": ("qwen2", rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "qwen3, tied": ("qwen3", {"tie_word_embeddings": True}),
+    "qwen2_moe": ("qwen2_moe", {}),
+    "qwen3_moe": ("qwen3_moe", {"num_experts": 4, "norm_topk_prob": True}),
+    "gemma2": ("gemma2", {"final_logit_softcapping": 7.0}),
+    "gemma3": ("gemma3_text", {}),
+    "phi3": ("phi3", {"sliding_window": None}),
+    "phi3, part of a head": ("phi3", rope(partial_rotary_factor=0.5) | {"sliding_window": None}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True}),
+    "starcoder2": ("starcoder2", {"sliding_window": None}),
+    "nemotron": ("nemotron", rope(partial_rotary_factor=0.25)),
+    "gpt2": ("gpt2", {}),
+    "bloom": ("bloom", {}),
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_model_that_is_written_and_read_back_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    import torch
+
+    kind, changes = WRITTEN[name]
+    model = save_kind(kind, tmp_path / "source", **changes).eval()
+    again = read_back(export(tmp_path / "source", "float32", tmp_path / "files", 100), tmp_path / "out")
+    ids = torch.arange(2 * 100).reshape(2, 100)
+    with torch.no_grad():
+        expected, arrived = model(ids).logits, again(ids).logits
+    assert expected.std() > 0.01
+    torch.testing.assert_close(arrived[..., :-1], expected, rtol=1e-3, atol=1e-4)
+    assert not arrived[..., -1].any()
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a type without a name": ("olmo2", {}, "of olmo2: its type is not among"),
+    "biases that no key says": ("llama", {"attention_bias": True}, "with attention_bias = True: it would be read as"),
+    "an activation that no key says": ("qwen2", {"hidden_act": "relu"}, "with hidden_act = 'relu'"),
+    "scaled positions that no table is written of": (
+        "phi3",
+        rope(rope_type="longrope", long_factor=[2.0] * 8, short_factor=[1.0] * 8) | {"sliding_window": None},
+        "scaled by 'longrope'",
+    ),
+    "a scaling that is not Llama 3's": ("llama", {"rope_parameters": LLAMA3 | {"low_freq_factor": 2.0}}, "Llama 3"),
+    "a window that llama.cpp has not": ("mistral", {"sliding_window": 32}, "no window of 32 tokens for mistral"),
+    "attention with a scale of its own": ("gemma3_text", {"query_pre_attn_scalar": 99}, "query_pre_attn_scalar = 99"),
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_file_cannot_say_is_refused_by_its_name_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    kind, changes, reason = REFUSED[name]
+    save_kind(kind, tmp_path / "source", **changes)
+    with pytest.raises(Unavailable, match=re.escape(reason)):
+        export(tmp_path / "source", "float32", tmp_path / "out", 100)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_quantized_checkpoint_is_not_written(tmp_path: Path) -> None:
+    save(tmp_path, quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(Unavailable, match="quantized already, by awq"):
+        export(tmp_path, "float32", tmp_path / "out", 8)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from claimbench.checkpoints.gguf_export import export
+from claimbench.checkpoints import gguf_export
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable, WrongOutput
-from claimbench.schema.cell import Cell
+from claimbench.schema.cell import Cell, Checkpoint
 from claimbench.serving.client import (
     CompletionRequest,
     JsonObject,
@@ -89,10 +89,17 @@ def unavailable(cell: Cell) -> str | None:
         return None
     if cell.device != "cpu":
         return f"started here it runs on the CPU: name a server with a GPU in {ADDRESS_VARIABLE}"
-    architecture = cost.architecture_of(cell.checkpoint)
-    if cost.decoder_of(cell.checkpoint) and (architecture is None or architecture.family != "llama"):
-        return "weights are written for it of the Llama family alone"
-    return None if binary() else f"not installed: llama-server ({ADVICE})"
+    why = _refusal(cell.checkpoint)
+    return why or (None if binary() else f"not installed: llama-server ({ADVICE})")
+
+
+def _refusal(checkpoint: Checkpoint) -> str | None:
+    """What is known before the weights are here: its type, and whether it is quantized."""
+    if checkpoint.card is not None:
+        return gguf_export.refusal(checkpoint.card.model_type, checkpoint.card.quantized)
+    if checkpoint.architecture is not None:
+        return gguf_export.refusal(cost.config(checkpoint.architecture)["model_type"])
+    return None
 
 
 class CompletionPiece(ServerAnswer):
@@ -194,9 +201,10 @@ def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: lis
     if program is None:
         raise Unavailable(f"not installed: llama-server ({ADVICE})")
     slots, threads = options.slots(cell.workload.batch), str(cell.protocol.threads or machine.usable_cores())
-    context = slots * (len(rows[0]) + cell.workload.new_tokens + 1)
+    length = len(rows[0]) + cell.workload.new_tokens
+    context = slots * (length + 1)
     cache = CACHE_TYPES[cell.dtype]
-    model = export(checkpoint, cell.dtype, cache_folder("gguf"))
+    model = gguf_export.export(checkpoint, cell.dtype, cache_folder("gguf"), length)
     command = [program, "--model", str(model), "--alias", cell.checkpoint.name]
     command += ["--host", LOOPBACK, "--port", str(port), "--parallel", str(slots), "--ctx-size", str(context)]
     command += ["--threads", threads, "--threads-batch", threads, "--cache-type-k", cache, "--cache-type-v", cache]

@@ -1,12 +1,16 @@
 """Transformers' own tensor parallelism (`tp_plan="auto"`): the library cuts the layers by its model's plan.
 
-A decode step reads 1/n of the matrices on each of n devices and pays two all-reduces a layer for it. Each parameter is
-a DTensor that knows its cut, and at every matrix the library looks at that from Python, which small models feel. Which
-families have a plan is the library's business: Llama and Mistral do, BLOOM and GPT-BigCode do not.
+A decode step reads 1/n of the matrices on each of n devices and pays one all-reduce for each matrix that is cut along
+its inputs, two a layer as a rule. Each parameter is a DTensor that knows its cut, and at every matrix the library looks
+at that from Python, which small models feel. Which models have a plan is the library's business: Llama, Qwen and Gemma
+do, BLOOM and GPT-BigCode do not. What a plan cuts is read from the model, so that every model with one can be checked.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +18,9 @@ from pydantic import Field
 
 from claimbench import optimizations
 from claimbench.backends import transformers
-from claimbench.checkpoints import tensors, tp_partition
-from claimbench.cost_model import cost
+from claimbench.checkpoints import counting, tp_partition
+from claimbench.checkpoints.loaded_model import decoder_in
+from claimbench.cost_model import cost, parallelism
 from claimbench.errors import Unavailable
 from claimbench.hf import loading, session
 from claimbench.hf.evidence import TransformersEvidence
@@ -39,6 +44,10 @@ SEAMS = frozenset({"attention", "cache", "grad"})
 
 
 ALL_REDUCE = "c10d::allreduce_"  # the profiler's name for it, whoever asked and over whatever link
+CUT = re.compile("colwise|rowwise|moe_tp_experts")
+"""Styles of a plan that cut a module's matrices."""
+SUMMED = re.compile("rowwise|moe_tp_experts")
+"""And those of them after which the devices sum what each has."""
 
 
 class Options(Frozen):
@@ -57,13 +66,22 @@ def unavailable(cell: Cell) -> str | None:
 
 
 def _refusal(arch: cost.Architecture | None, devices: int) -> str | None:
-    """The library cuts keys and values as it cuts queries: their heads must divide as well."""
-    why = tp_partition.refusal(arch, devices)
-    if why is None and arch is not None and arch.kv_heads % devices:
-        fits = [degree for degree in tp_partition.degrees(arch, arch.kv_heads) if arch.kv_heads % degree == 0]
-        why = f"Transformers cannot give {devices} devices equal parts of {arch.kv_heads} key-value heads: "
-        why += f"{' or '.join(map(str, fits))} would do"
-    return why
+    """The library cuts keys and values as it cuts queries: their heads must divide as well.
+
+    Of a model that there is no formula for, the heads are known once it is here.
+    """
+    if arch is None:
+        return None
+    why = tp_partition.indivisible(arch, devices)
+    return why or _uneven_heads(arch.kv_heads, devices)
+
+
+def _uneven_heads(kv_heads: int, devices: int) -> str | None:
+    if kv_heads % devices == 0:
+        return None
+    fits = [degree for degree in range(1, kv_heads + 1) if kv_heads % degree == 0]
+    why = f"Transformers cannot give {devices} devices equal parts of {kv_heads} key-value heads: "
+    return why + f"{' or '.join(map(str, fits))} would do"
 
 
 def launch(cell: Cell) -> list[str]:
@@ -80,8 +98,12 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> TensorParallelSess
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-    if not getattr(config, "base_model_tp_plan", None):
-        raise Unavailable(f"Transformers has no tensor-parallel plan for models of the type {config.model_type}")
+    text = config.get_text_config(decoder=True)
+    if not getattr(text, "base_model_tp_plan", None):
+        raise Unavailable(f"Transformers has no tensor-parallel plan for models of the type {text.model_type}")
+    why = _uneven_heads(getattr(text, "num_key_value_heads", None) or text.num_attention_heads, cell.devices)
+    if why:
+        raise Unavailable(why)
     process_group.join(cell.device)
     setup = session.make_setup(cell, optimizations.used_by(cell))
     with loading.refusals(setup):
@@ -103,23 +125,12 @@ def _spread() -> dict[str, object]:
 class TensorParallelSession(TransformersSession):
     def __init__(self, cell: Cell, setup: GenerationSetup, checkpoint: Path, model: PreTrainedModel) -> None:
         super().__init__(cell, setup, checkpoint, model, None)
-        whole = cost.architecture_of(cell.checkpoint)
-        assert whole is not None, "see `unavailable`"
-        self.whole = whole
-        self.decoder = tp_partition.share_of(whole, cell.devices)  # of which the key-value cache is counted
+        self.decoder = parallelism.share_of(decoder_in(checkpoint, cell.checkpoint), cell.devices)
+        """Of which the key-value cache is counted."""
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        whole = counting.meta_model(config).named_parameters(remove_duplicate=False)
+        self.whole = {name: one.numel() for name, one in whole}
         self.seen: TransformersEvidence | None = None
-
-    def memory(self) -> dict[str, int]:
-        """The library leaves some parts as views of whole tensors: those are held, and a step reads the parts."""
-        import torch
-
-        read: dict[int, int] = {}
-        for module in self.model.modules():
-            if not isinstance(module, torch.nn.Embedding):
-                for weight in module.parameters(recurse=False):
-                    part = _local(weight)
-                    read[part.data_ptr()] = part.nbytes
-        return super().memory() | {"step_weights": sum(read.values())}
 
     def watch(self) -> TransformersEvidence:
         self.seen = super().watch()
@@ -133,23 +144,35 @@ class TensorParallelSession(TransformersSession):
         """
         found = super().prove()
         assert self.seen is not None
-        passes, layers = self.seen.decode_steps + 1, self.whole.layers
-        reduces = self.seen.operators.get(ALL_REDUCE, 0) / passes
-        each = f"{2 * layers} all-reduces a pass, or one more for the embedding"
-        expect("tensor parallelism", reduces in (2 * layers, 2 * layers + 1), each, f"{reduces:g}")
+        reduces = self.seen.operators.get(ALL_REDUCE, 0) / (self.seen.decode_steps + 1)
+        least = sum(1 for style, _ in self._planned() if SUMMED.match(style))
+        each = f"at least {least} all-reduces a pass, one for each matrix that is cut along its inputs"
+        expect("tensor parallelism", reduces >= least > 0, each, f"{reduces:g}")
         return found | {"all_reduces_per_step": int(reduces), "matrices_cut": self._count_cut()}
 
+    def _planned(self) -> Iterator[tuple[str, str]]:
+        """(style, name) of each module that the model's plan names; of a mixture's experts that are one module, that."""
+        plan = self.model.tp_plan
+        for name, _ in self.model.named_modules():
+            style = plan.get(re.sub(r"\d+", "*", name))
+            if style:
+                yield style, name
+
     def _count_cut(self) -> int:
-        """Matrices of layers of which this rank holds its part and no more."""
-        shapes, own = tensors.shapes(self.whole), tp_partition.partitions(self.whole, self.cell.devices)
-        count = 0
-        for name, weight in self.model.named_parameters():
-            if name in own and own[name].kind in ("column", "row"):
-                held = tuple(_local(weight).shape)
-                expected = own[name].share(shapes[name], launchers.rank())
-                expect("tensor parallelism", held == expected, f"{name} of shape {expected} here", held)
-                count += 1
-        return count
+        """Matrices of which this rank holds its part and no more, all of those that the plan cuts."""
+        weights = self.model.named_parameters(remove_duplicate=False)
+        own = {name: _local(weight).numel() for name, weight in weights}
+        for name in self._matrices_to_cut():
+            part, whole = own[name], self.whole[name]
+            most = -(-whole // self.cell.devices)
+            expect("tensor parallelism", part <= most, f"at most {most} of {whole} values of {name} here", part)
+        return sum(own[name] < self.whole[name] for name, _ in self.model.named_parameters())
+
+    def _matrices_to_cut(self) -> Iterator[str]:
+        for style, module in self._planned():
+            if CUT.search(style):
+                weights = self.model.get_submodule(module).named_parameters(recurse=False)
+                yield from (f"{module}.{name}" for name, weight in weights if weight.dim() > 1)
 
     def close(self) -> None:
         super().close()

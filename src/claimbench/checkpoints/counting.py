@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 4
+VERSION = 5
 """Raise it when what is counted changes: cards are remembered."""
 MOST_BYTES = 16 << 30
 SHORT, LONG = 8, 16
@@ -72,7 +72,7 @@ def count(config: ModelConfig, keep_layers: int | None = None) -> Card:
         experts=experts_of(layers, text),
         stored=stored,
         shape=None if stored else _shape(config, _values(everything)),
-        kept=tuple(_kept(model, text)),
+        kept=_kept(model, text),
         quantized=method_of(config),
     )
 
@@ -181,24 +181,27 @@ def _shape(config: ModelConfig, weights: int) -> dict[str, int | bool | str | tu
     return found._asdict() if found.weights == weights and not windowed else None
 
 
-def _kept(model: PreTrainedModel, text: PreTrainedConfig) -> Iterator[KeptLayers]:
-    """What the layers keep, equal neighbours as one.
+def _kept(model: PreTrainedModel, text: PreTrainedConfig) -> tuple[KeptLayers, ...] | None:
+    """What the layers keep, equal neighbours as one; None where it is not known.
 
-    Raises:
-        SourceError: a pass over shapes cannot be made, and the layers need not be alike.
+    Some models ask for a value on the way, and a pass over shapes has none. Those whose layers all attend to
+    everything keep what their heads say.
     """
     try:
         with _without_experts(model):
             short, long = (_cache_after(model, text, tokens) for tokens in (SHORT, LONG))
-    except Exception as error:  # a model whose code asks for a value, which is not there
+    except Exception:  # whatever a model's code raises without values
         if any(getattr(text, name, None) for name in ("layer_types", "kv_lora_rank", "sliding_window")):
-            why = f"what it keeps between steps cannot be counted: {_first_line(error)}"
-            raise SourceError(f"config.json: {why}") from error
+            return None
         heads = text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // heads
         values = 2 * (getattr(text, "num_key_value_heads", None) or heads) * width
-        yield KeptLayers(layers=text.num_hidden_layers, token_values=values, query_values=_query_values(text))
-        return
+        return (KeptLayers(layers=text.num_hidden_layers, token_values=values, query_values=_query_values(text)),)
+    return tuple(_as_kept(short, long, text))
+
+
+def _as_kept(short: list[Any], long: list[Any], text: PreTrainedConfig) -> Iterator[KeptLayers]:
+    """From the layers of the caches behind `SHORT` and `LONG` tokens."""
     products = _query_values(text) if getattr(text, "num_attention_heads", None) else 0
     before: KeptLayers | None = None
     for least, most in zip(short, long, strict=True):

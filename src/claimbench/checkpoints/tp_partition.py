@@ -69,6 +69,11 @@ def refusal(arch: Architecture | None, ranks: int) -> str | None:
     """Why a model cannot be cut for so many ranks, and which numbers near it work; None where it can."""
     if arch is None or not is_known(arch):
         return UNKNOWN if ranks > 1 else None
+    return indivisible(arch, ranks)
+
+
+def indivisible(arch: Architecture, ranks: int) -> str | None:
+    """Why its heads or its feed-forward have no equal parts, and which numbers near it work."""
     why = _refusal(arch, ranks)
     if why is None:
         return None

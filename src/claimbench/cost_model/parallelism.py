@@ -61,10 +61,10 @@ def _equal_part(card: Card, devices: int) -> Card:
     """
     names = ("weights", "looked_up", "towers", "in_layers", "matrices", "largest", "widest", "vocabulary")
     of_kept = ("token_values", "fixed_values", "query_values")
-    kept = tuple(each.model_copy(update=_parts(each, of_kept, devices)) for each in card.kept)
+    kept = tuple(each.model_copy(update=_parts(each, of_kept, devices)) for each in card.kept or ())
     mixture = card.experts
     experts = mixture.model_copy(update=_parts(mixture, ("weights", "biases"), devices)) if mixture else None
-    return card.model_copy(update={**_parts(card, names, devices), "kept": kept, "experts": experts})
+    return card.model_copy(update={**_parts(card, names, devices), "kept": kept or card.kept, "experts": experts})
 
 
 def _parts(whole: Frozen, names: tuple[str, ...], devices: int) -> dict[str, int]:

@@ -168,11 +168,9 @@ class TransformersSession:
         weights, read = weight_memory.weight_bytes(self.model)
         length = self.prompt_tokens + self.cell.workload.new_tokens
         held = DTYPE_BYTES[self.cell.dtype] if self.setup.cache != "none" else 0
-        memory = {
-            "weights": weights,
-            "step_weights": read,
-            "kv_cache": int(cost.kv_bytes(self.decoder, self.cell.workload.batch, length, held)),
-        }
+        memory = {"weights": weights, "step_weights": read}
+        if not isinstance(self.decoder, Card) or self.decoder.kept is not None:
+            memory["kv_cache"] = int(cost.kv_bytes(self.decoder, self.cell.workload.batch, length, held))
         if self.assistant is not None:
             memory["draft_weights"] = weight_memory.weight_bytes(self.assistant)[0]
             memory["weights"] += memory["draft_weights"]
@@ -196,7 +194,7 @@ class TransformersSession:
         """Raises Unavailable where the files hold narrow weights and the model no longer does: it was timed widened."""
         stored = self.decoder.stored_bytes if isinstance(self.decoder, Card) else None
         wanted = sum(size for dtype, size in stored.held.items() if dtype not in FLOAT_BYTES) if stored else 0
-        if weight_memory.narrow_bytes(self.model) < wanted / 2:
+        if weight_memory.narrow_bytes(self.model) < wanted / self.cell.devices / 2:
             raise Unavailable(f"Transformers widened the weights to {self.cell.dtype}, instead of reading them narrow")
 
     def watch(self) -> evidence.TransformersEvidence:

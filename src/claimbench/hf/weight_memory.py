@@ -51,6 +51,11 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
+def _parts(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Address -> bytes of each tensor: a device's part of a matrix may be a view of the whole one's storage."""
+    return {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.device.type != "meta"}
+
+
 def weight_bytes(model: PreTrainedModel) -> tuple[int, int]:
     """Bytes that the model holds, buffers included, and bytes of weights that one decode step reads at least.
 
@@ -62,11 +67,11 @@ def weight_bytes(model: PreTrainedModel) -> tuple[int, int]:
     held: dict[int, int] = {}
     read: dict[int, int] = {}
     for module in model.modules():
-        weights = _storages_of(module)
-        held |= weights | _storages(module.buffers(recurse=False))
+        weights = list(_weights_of(module))
+        held |= _storages([*weights, *module.buffers(recurse=False)])
         if not isinstance(module, torch.nn.Embedding):
-            read |= weights | _storages(_tensors_in(getattr(module, "state", None)))
-    return sum((held | read).values()), int(sum(read.values()) - _unread_bytes(model, read))
+            read |= _parts(weights)
+    return sum(held.values()), int(sum(read.values()) - _unread_bytes(model, read))
 
 
 def narrow_bytes(model: PreTrainedModel) -> int:
@@ -79,29 +84,29 @@ def narrow_bytes(model: PreTrainedModel) -> int:
     return sum(_storages(part for part in parts if part.dtype not in wide and part.dim() > 1).values())
 
 
-def _packed(module: nn.Module) -> dict[int, int]:
+def _packed(module: nn.Module) -> Iterator[Tensor]:
     """Some quantized layers (AWQ, GPTQ) hold their packed matrix as a buffer, and no parameter at all."""
-    is_matrix = hasattr(module, "in_features") and not any(True for _ in module.parameters(recurse=False))
-    wide = (one for one in module.buffers(recurse=False) if one.dim() > 1)
-    return _storages(wide) if is_matrix else {}
+    if hasattr(module, "in_features") and not any(True for _ in module.parameters(recurse=False)):
+        yield from (one for one in module.buffers(recurse=False) if one.dim() > 1)
 
 
-def _storages_of(module: nn.Module, recurse: bool = False) -> dict[int, int]:
-    own = _storages(part for weight in module.parameters(recurse=recurse) for part in inner_tensors(weight))
-    inside = list(module.modules()) if recurse else [module]
-    states = _storages(part for one in inside for part in _tensors_in(getattr(one, "state", None)))
-    return own | states | {address: size for one in inside for address, size in _packed(one).items()}
+def _weights_of(module: nn.Module, recurse: bool = False) -> Iterator[Tensor]:
+    for one in module.modules() if recurse else [module]:
+        for weight in one.parameters(recurse=False):
+            yield from inner_tensors(weight)
+        yield from _tensors_in(getattr(one, "state", None))
+        yield from _packed(one)
 
 
 def _unread_bytes(model: PreTrainedModel, read: dict[int, int]) -> float:
     """Of what lies in other modules than embeddings, what a step over one token of text leaves out."""
     text = model.config.get_text_config(decoder=True)
     decoder, head = model.get_decoder(), model.get_output_embeddings()
-    language = _storages_of(decoder, recurse=True) | (_storages_of(head, recurse=True) if head is not None else {})
+    language = _parts(one for part in (decoder, head) if part is not None for one in _weights_of(part, recurse=True))
     towers = sum(size for address, size in read.items() if address not in language)
     layers = layers_of(decoder, text)
     mixture = experts_of(layers, text)
     if mixture is None:
         return towers
-    experts = sum(sum(_storages_of(module, recurse=True).values()) for module in expert_modules(layers))
+    experts = sum(sum(_parts(_weights_of(module, recurse=True)).values()) for module in expert_modules(layers))
     return towers + experts * mixture.idle_share

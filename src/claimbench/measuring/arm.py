@@ -30,12 +30,12 @@ from claimbench.measuring.clock import Waits, time_generation
 from claimbench.measuring.coordinator import run_ranks
 from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import LeaderSession, RankRequest, Record, receive, send
-from claimbench.measuring.worker import guarded, is_throttled, prove
+from claimbench.measuring.worker import Energy, guarded, is_throttled, prove
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema.cell import Device
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.result import Key
-from claimbench.system import affinity, memory
+from claimbench.system import affinity, gpus, memory
 from claimbench.system.processes import die_with_parent
 from claimbench.technique import Optimization
 
@@ -107,6 +107,8 @@ def serve(line: Connection, request_json: str, log: str) -> None:
         reason = missing_requirement(cell)
         if reason:
             raise Unavailable(reason)
+        if cell.device == "cpu":
+            gpus.hide()
         command = backends.launch(cell)
         if command:
             run_ranks(RankRequest(block=request.block, arm=request_json), command, say, line)
@@ -143,6 +145,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
         say("ready")
         rows: list[list[int]] = []
         bound, cores = dict[int, int](), os.sched_getaffinity(0)
+        energy = Energy(cell)
         while True:
             message = receive(line)
             if message["call"] == "warm up":
@@ -154,10 +157,12 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
                 gc.collect()
                 gc.freeze()  # a collection in the middle of a turn would go over what only loading made
             elif message["call"] == "turn":
+                energy.resume()
                 for _ in range(message["generations"]):
-                    waits = _waits(line, cell.workload.new_tokens, message["parts"], say)
-                    sample, rows = time_generation(timed.generate(), cell.workload, cell.device, waits)
+                    waits = _waits(line, cell.workload.new_tokens, message["parts"], say, energy)
+                    sample, rows = time_generation(timed.generate(), cell.workload, waits)
                     say("sample", sample=sample.model_dump(mode="json"))
+                energy.pause()
                 if is_throttled(cell):
                     say("throttled")
             else:
@@ -170,6 +175,7 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
         total = memory.total(each["memory"] for each in everyone) if everyone else record.memory
         say("memory", memory=total, ranks=everyone)
         if rows:
+            energy.tell(say)
             say("tokens", tokens=rows[0])
         if request.proves:
             prove(request.block, session, rows[0] if rows else [], say)
@@ -181,13 +187,15 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
     say("done")
 
 
-def _waits(line: Connection, new_tokens: int, parts: int, say: Say) -> Waits | None:
+def _waits(line: Connection, new_tokens: int, parts: int, say: Say, energy: Energy) -> Waits | None:
     """Where a generation in `parts` ends a turn and waits for the next one."""
 
     def wait() -> None:
+        energy.pause()
         say("ready")
         if receive(line)["call"] != "turn":
             raise RuntimeError("a generation was left in the middle")
+        energy.resume()
 
     marks = [math.ceil(part * new_tokens / parts) for part in range(1, parts)]
     return Waits(marks, wait) if marks else None
@@ -215,7 +223,7 @@ def _warm_up(request: ArmRequest, session: Slowed | Session, say: Say) -> None:
     walls: list[int] = []
     while len(walls) < least or (sum(walls) < WARM_S * 1e9 and len(walls) < protocol.warmup_max):
         say("phase", name="warm-up" if walls else "first call")
-        sample, _ = time_generation(session.generate(), cell.workload, cell.device)
+        sample, _ = time_generation(session.generate(), cell.workload)
         walls.append(sample.wall_ns)
         say("warmup", sample=sample.model_dump(mode="json"))
     say("warmed up", generation_s=walls[-1] / 1e9)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from claimbench.errors import Unavailable
 from claimbench.measuring.measure import device_lock
@@ -33,6 +33,8 @@ AT_LEAST_S = 0.6
 """Short kernels are repeated this long, so that one quiet moment of a shared machine is among them."""
 DTYPES = ("float32", "bfloat16", "float16")
 READ_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}
+"""At most: several such arrays have to fit into a GPU beside what is there already."""
+PARTS_OF_MEMORY = 8
 FILE_BYTES = 1 << 28
 FILE_READS = 3
 MATRIX_SIDES = (256, 512, 1024, 2048, 4096, 8192)
@@ -85,24 +87,35 @@ def best_seconds(
     return min(times[2:])
 
 
-def reading_kernels(device: Device) -> list[Callable[[], torch.Tensor]]:
-    """Each reads `READ_BYTES`, far more than any cache holds: a sum, and a matrix-vector product."""
+def read_bytes(device: Device) -> int:
+    """By one run of a kernel that reads: whole rows of 4096 floats, and on a small GPU an eighth of its memory."""
+    if device == "cpu":
+        return READ_BYTES[device]
     import torch
 
-    matrix = torch.ones(READ_BYTES[device] // 4 // 4096, 4096, device=device)
+    cuda: Any = torch.cuda
+    rows = min(READ_BYTES[device], cuda.get_device_properties(0).total_memory // PARTS_OF_MEMORY) // (4 * 4096)
+    return int(rows * 4 * 4096)
+
+
+def reading_kernels(device: Device) -> list[Callable[[], torch.Tensor]]:
+    """Each reads `read_bytes`, far more than any cache holds: a sum, and a matrix-vector product."""
+    import torch
+
+    matrix = torch.ones(read_bytes(device) // 4 // 4096, 4096, device=device)
     vector = torch.ones(4096, device=device)
     return [matrix.sum, lambda: matrix @ vector]
 
 
 def _read_bandwidth(device: Device) -> float:
     """Bytes per second: the better of the kernels that read."""
-    return READ_BYTES[device] / min(best_seconds(device, run) for run in reading_kernels(device))
+    return read_bytes(device) / min(best_seconds(device, run) for run in reading_kernels(device))
 
 
 def _copy_bandwidth() -> float:
     import torch
 
-    source = torch.ones(READ_BYTES["cuda"] // 4, device="cuda")
+    source = torch.ones(read_bytes("cuda") // 4, device="cuda")
     target = torch.empty_like(source)
     return float(2 * source.nbytes / best_seconds("cuda", lambda: target.copy_(source)))
 

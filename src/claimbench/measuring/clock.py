@@ -1,7 +1,9 @@
 """The clock: one generation, timed from outside the backend as its steps appear.
 
-On a CPU a monotonic host time is read as each step is yielded. On a GPU an event is recorded on the stream instead, and
-the device is waited for once, at the end, so that the clock adds no synchronisation of its own.
+Which clock it is follows from what a step yields. Of token ids, and of a CPU's tensors, a monotonic host time is read as
+each step is yielded. Of a GPU's tensors an event is recorded on the stream instead, and the device is waited for once,
+at the end, so that the clock adds no synchronisation of its own. A server's answers are timed by the host, whatever
+device it computes on: this process has no part in that device's work.
 
 A generation may stand still between two steps, while others have their turn (`Waits`): no step and no wall time holds
 that. On a GPU the device has done what it was asked before it waits.
@@ -10,6 +12,8 @@ that. On a GPU the device has done what it was asked before it waits.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import sys
 import time
 from array import array
 from collections import deque
@@ -18,13 +22,11 @@ from typing import Any
 
 from claimbench.backends import Column
 from claimbench.errors import WrongOutput
-from claimbench.schema.cell import Device, Workload
+from claimbench.schema.cell import Workload
 from claimbench.schema.result import Sample
 
 Clocked = tuple[int, list[int], list[Column], list[int]]
 """Nanoseconds of the generation and of each step, what the steps made, and before which of them it waited."""
-
-GPU_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # hardware slow-down, thermal (software, hardware), power brake
 
 
 class Waits:
@@ -47,15 +49,21 @@ class Waits:
 
 
 def time_generation(
-    steps: Iterator[Column], workload: Workload, device: Device, waits: Waits | None = None
+    steps: Iterator[Column], workload: Workload, waits: Waits | None = None
 ) -> tuple[Sample, list[list[int]]]:
     """Run `steps` to their end; the sample and the new token ids, one list a row.
 
     Raises:
         WrongOutput: a row has not exactly `workload.new_tokens` tokens.
     """
-    sample_clock = _device_clock if device == "cuda" else _host_clock
-    wall_ns, step_ns, columns, resumed = sample_clock(steps, waits)
+    begin = _event_on_device()
+    start = time.perf_counter_ns()
+    first = next(steps, None)
+    arrived = time.perf_counter_ns()
+    on_device = begin is not None and bool(getattr(first, "is_cuda", False))
+    rest = steps if first is None else itertools.chain([first], steps)
+    clocked = _device_clock(rest, waits, start, begin) if on_device else _host_clock(rest, waits, start, arrived)
+    wall_ns, step_ns, columns, resumed = clocked
     rows = rows_of(columns)
     if len(rows) != workload.batch or any(len(row) != workload.new_tokens for row in rows):
         got = f"{len(rows)} rows of {sorted({len(row) for row in rows})} tokens"
@@ -65,7 +73,7 @@ def time_generation(
         step_ns=tuple(step_ns),
         step_tokens=tuple(len(column[0]) for column in columns),
         tokens_sha256=hash_tokens(rows),
-        clock="device" if device == "cuda" else "host",
+        clock="device" if on_device else "host",
         resumed=tuple(step for step in resumed if step < len(step_ns)),
     )
     return sample, rows
@@ -85,13 +93,28 @@ def hash_tokens(rows: list[list[int]]) -> str:
     return hasher.hexdigest()
 
 
-def _host_clock(steps: Iterator[Column], waits: Waits | None) -> Clocked:
+def _event_on_device() -> Any:
+    """An event that is recorded now, where this process has a GPU open and idle; None elsewhere: none is opened."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    torch.cuda.synchronize()
+    return _recorded(torch.cuda)
+
+
+def _recorded(cuda: Any) -> Any:
+    event = cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _host_clock(steps: Iterator[Column], waits: Waits | None, start: int, arrived: int) -> Clocked:
+    """`arrived` is when the first of `steps` was there."""
     now = time.perf_counter_ns
-    stamps, columns = array("q"), []
+    stamps, columns = array("q"), list[Column]()
     resumed: dict[int, int] = {}
-    start = now()
     for column in steps:
-        stamps.append(now())
+        stamps.append(now() if columns else arrived)
         columns.append(column)
         if waits and waits.is_due(column):
             waits.stand()
@@ -105,35 +128,27 @@ def _host_clock(steps: Iterator[Column], waits: Waits | None) -> Clocked:
     return end - start - waited_ns, step_ns, columns, list(resumed)
 
 
-def _device_clock(steps: Iterator[Column], waits: Waits | None) -> Clocked:
+def _device_clock(steps: Iterator[Column], waits: Waits | None, start: int, begin: Any) -> Clocked:
+    """`begin` was recorded on the stream before the first of `steps` was asked for."""
     import torch
 
     cuda: Any = torch.cuda
-
-    def event() -> Any:
-        return cuda.Event(enable_timing=True)
-
-    begins, ends, columns = [event()], [], []
+    begins, ends, columns = [begin], [], []
     resumed: list[int] = []
     waited_ns = 0
-    torch.cuda.synchronize()
-    start = time.perf_counter_ns()
-    begins[0].record()
     for column in steps:
-        stamp = event()
-        stamp.record()
+        stamp = _recorded(cuda)
         ends.append(stamp)
         columns.append(column)
         if waits and waits.is_due(column):
-            torch.cuda.synchronize()
+            cuda.synchronize()
             stands = time.perf_counter_ns()
             waits.stand()
             waited_ns += time.perf_counter_ns() - stands
             resumed.append(len(columns))
-            stamp = event()
-            stamp.record()
+            stamp = _recorded(cuda)
         begins.append(stamp)
-    torch.cuda.synchronize()
+    cuda.synchronize()
     wall_ns = time.perf_counter_ns() - start - waited_ns
     step_ns = [round(begin.elapsed_time(end) * 1e6) for begin, end in zip(begins, ends, strict=False)]
     return wall_ns, step_ns, columns, resumed

@@ -81,5 +81,5 @@ def _answer_all(line: Connection, device: Device, dtypes: tuple[str, ...]) -> No
     send(line, {})
     while True:
         receive(line)
-        found = {"read": ceiling.READ_BYTES[device] / min(map(seconds, kernels))}
+        found = {"read": ceiling.read_bytes(device) / min(map(seconds, kernels))}
         send(line, found | {dtype: 2 * sides[dtype] ** 3 / seconds(run) for dtype, run in products.items()})

@@ -46,6 +46,7 @@ def environment_of(cell: Cell, temporary: Path) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # else the first question whether there is a GPU forbids to fork
         "TRANSFORMERS_VERBOSITY": "error",
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("inductor"))),
         "PYTHONUNBUFFERED": "1",

@@ -20,16 +20,16 @@ from typing import Protocol
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
 from claimbench.checkpoints.prompt import require_room
-from claimbench.errors import Refusal, SourceError, WrongOutput
+from claimbench.errors import OutOfMemory, Refusal, SourceError, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
-from claimbench.measuring.clock import GPU_THROTTLED, time_generation
+from claimbench.measuring.clock import time_generation
 from claimbench.measuring.coordinator import run_ranks
 from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import LeaderSession, RankRequest, Record
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Fidelity, Sample
-from claimbench.system import machine, memory
+from claimbench.system import gpus, machine, memory
 from claimbench.system.machine import CpuTicks
 from claimbench.system.processes import die_with_parent
 
@@ -55,6 +55,8 @@ def main() -> int:
 
     def work() -> None:
         cell = request.cell
+        if cell.device == "cpu":
+            gpus.hide()
         command = backends.launch(cell)
         if command:
             run_ranks(RankRequest(block=request), command, say)
@@ -89,7 +91,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """torch raises RuntimeError where its CPU allocator gives up, and a type of its own on a GPU."""
     text = str(error).lower()
     return (
-        isinstance(error, MemoryError)
+        isinstance(error, MemoryError | OutOfMemory)
         or type(error).__name__ == "OutOfMemoryError"
         or any(
             sign in text for sign in ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
@@ -151,7 +153,7 @@ def _compare(session: Session, reference: Cell, checkpoint: Path, tokens: list[i
 
 
 def _generate(cell: Cell, session: Generates) -> tuple[Sample, list[list[int]]]:
-    return time_generation(session.generate(), cell.workload, cell.device)
+    return time_generation(session.generate(), cell.workload)
 
 
 def warm_up(cell: Cell, session: Generates, say: Say) -> None:
@@ -169,20 +171,41 @@ def warm_up(cell: Cell, session: Generates, say: Say) -> None:
 
 def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession | None) -> list[list[int]]:
     rows: list[list[int]] = []
-    energy_before = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
+    energy = Energy(cell)
+    energy.resume()
     ticks_before, start = _ticks(lead), time.perf_counter()
     for number in range(cell.protocol.samples):
         say("phase", name=f"sample {number + 1} of {cell.protocol.samples}")
         sample, rows = _generate(cell, session)
         say("sample", sample=sample.model_dump(mode="json"))
     seconds, ticks = time.perf_counter() - start, _ticks(lead)
-    energy_after = machine.energy_mj(cell.devices) if cell.device == "cuda" else None
-    if energy_before is not None and energy_after is not None:
-        say("energy", energy_mj=energy_after - energy_before)
+    energy.pause()
+    energy.tell(say)
     conditions = neighbours(ticks_before, ticks, seconds) | {"throttled": float(is_throttled(cell))}
     say("conditions", conditions={name: round(value, 4) for name, value in conditions.items()})
     say("tokens", tokens=rows[0])
     return rows
+
+
+class Energy:
+    """What the GPUs of a cell take while it computes, between each `resume` and the next `pause`."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.devices = cell.devices if cell.device == "cuda" else 0
+        self.spent_mj: int | None = 0 if self.devices else None
+        self._before: int | None = None
+
+    def resume(self) -> None:
+        self._before = gpus.energy_mj(self.devices) if self.devices else None
+
+    def pause(self) -> None:
+        after = gpus.energy_mj(self.devices) if self.devices else None
+        known = None not in (self.spent_mj, self._before, after)
+        self.spent_mj = self.spent_mj + after - self._before if known else None  # type: ignore[operator]
+
+    def tell(self, say: Say) -> None:
+        if self.spent_mj is not None:
+            say("energy", energy_mj=self.spent_mj)
 
 
 def _ticks(lead: LeaderSession | None) -> CpuTicks:
@@ -204,9 +227,9 @@ def neighbours(before: CpuTicks, after: CpuTicks, seconds: float) -> dict[str, f
 def is_throttled(cell: Cell) -> bool:
     if cell.device != "cuda":
         return False
-    gpu = machine.telemetry("cuda").get("gpu")
+    gpu = gpus.snapshot()
     reasons = gpu["throttle_reasons"] if gpu else None
-    return bool(reasons and reasons & GPU_THROTTLED)
+    return bool(reasons and reasons & gpus.THROTTLED)
 
 
 def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
@@ -217,12 +240,16 @@ def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[
     ours = session.log_probs(tokens)  # [len(tokens), vocabulary]
     try:
         other = backends.find(reference.backend).load(reference, checkpoint, None)
-    except (MemoryError, RuntimeError) as error:
+    except (OutOfMemory, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             return None
         raise
     try:
         theirs = other.log_probs(tokens)
+    except (OutOfMemory, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return None
+        raise
     finally:
         other.close()
     if ours is None or theirs is None:

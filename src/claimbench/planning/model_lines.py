@@ -5,6 +5,7 @@ from __future__ import annotations
 from claimbench.cost_model import cost
 from claimbench.formatting import quantity
 from claimbench.planning.forecast import device_memory, header_of, peak_bytes
+from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.plan import Plan
@@ -36,7 +37,10 @@ def _line(plan: Plan, cell: Cell, ceilings: Ceilings) -> str:
     parts = [f"{quantity(model.weights)} parameters", disk, f"needs {quantity(needed, 'B')} in {cell.dtype}{fits}"]
     line = f"{name}: {', '.join(filter(None, parts))}; a step reads {quantity(read, 'B')}"
     line += f": at least {quantity(read / rate * 1e3, 'ms')}" if rate else ""
-    return f"{line} ({problem})" if problem else line
+    uncounted = isinstance(model, Card) and model.kept is None
+    notes = [problem, "without its cache, which cannot be counted" if uncounted else None]
+    said = "; ".join(filter(None, notes))
+    return f"{line} ({said})" if said else line
 
 
 def _on_disk(bytes_by_dtype: dict[str, int]) -> str:

@@ -115,7 +115,9 @@ class Card(Frozen):
     shape: dict[str, int | bool | str | tuple[str, ...]] | None = Field(
         default=None, description="fields of cost_model's Architecture, where the model is one"
     )
-    kept: tuple[KeptLayers, ...] = ()
+    kept: tuple[KeptLayers, ...] | None = Field(
+        default=(), description="between steps; null where it cannot be counted: bounds are without it"
+    )
     quantized: str | None = Field(default=None, description="the method that its config names")
     stored_bytes: StoredBytes | None = Field(
         default=None, description="of a quantized model, where its files are known: exact, and `stored` is a bound"
@@ -153,8 +155,9 @@ class Card(Frozen):
 
     def kept_values(self, length: int) -> float:
         """Of one row of `length` tokens, by all layers."""
-        return sum(each.values(length) for each in self.kept)
+        return sum(each.values(length) for each in self.kept or ())
 
     def attention_products(self, new: int, past: int) -> float:
         """Multiply-adds of queries with keys and of scores with values, in one row of a pass."""
-        return sum(each.layers * each.query_values * attended(new, past, each.window) for each in self.kept)
+        kept = self.kept or ()
+        return sum(each.layers * each.query_values * attended(new, past, each.window) for each in kept)

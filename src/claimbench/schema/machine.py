@@ -61,6 +61,7 @@ class GpuSnapshot(TypedDict, total=False):
     throttle_reasons: int | None
     energy_mj: int | None
     processes: int
+    pids: list[int]
 
 
 @with_config(KEEPS_OTHERS)

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TypedDict
 
 import psutil
 
 from claimbench.errors import ConfigError
 from claimbench.schema.cell import Device
 from claimbench.schema.json_file import digest
-from claimbench.schema.machine import Cpu, Gpu, GpuSnapshot, MachineFacts, MachineIdentity, Snapshot
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from claimbench.schema.machine import Cpu, MachineFacts, MachineIdentity, Snapshot
+from claimbench.system import gpus
 
 # What decides which kernels a CPU can run; the other flags do not change an inference's speed.
 INSTRUCTION_SETS = (
@@ -67,77 +64,25 @@ def _cpu() -> Cpu:
     }
 
 
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """NVIDIA's management library, or None where there is no driver."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # the library raises its own types for "no library", "no driver" and "no permission"
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _query(nvml: Any, call: str, *arguments: Any) -> Any:
-    """An answer of NVML, or None for a question that this device does not support."""
-    try:
-        return getattr(nvml, call)(*arguments)
-    except (nvml.NVMLError, AttributeError):
-        return None
-
-
-def _gpus() -> list[Gpu]:
-    with _nvml() as nvml:
-        if nvml is None:
-            return []
-        found: list[Gpu] = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            memory = _query(nvml, "nvmlDeviceGetMemoryInfo", handle)
-            ecc = _query(nvml, "nvmlDeviceGetEccMode", handle)
-            mig = _query(nvml, "nvmlDeviceGetMigMode", handle)
-            found.append(
-                {
-                    "name": _text(_query(nvml, "nvmlDeviceGetName", handle)),
-                    "memory_bytes": int(memory.total) if memory else None,
-                    "driver": _text(_query(nvml, "nvmlSystemGetDriverVersion")),
-                    "cuda": _query(nvml, "nvmlSystemGetCudaDriverVersion"),
-                    "power_limit_mw": _query(nvml, "nvmlDeviceGetPowerManagementLimit", handle),
-                    "ecc": bool(ecc[0]) if ecc else None,
-                    "mig": bool(mig[0]) if mig else None,
-                }
-            )
-        return found
-
-
 def identify() -> MachineIdentity:
     """This machine."""
     facts: MachineFacts = {
         "cpu": _cpu(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
-        "gpus": _gpus(),
+        "gpus": gpus.facts(),
         "architecture": platform.machine(),
     }
     return {**facts, "key": digest(facts), "system": f"{platform.system()} {platform.release()}"}
 
 
 def resolve_device(asked: str, machine: MachineIdentity) -> Device:
-    """`auto` is the GPU where there is one.
+    """`auto` is the GPU where torch can use one.
 
     Raises:
-        ConfigError: a GPU was asked for by name and there is none.
+        ConfigError: a GPU was asked for by name and there is none, or torch cannot use it.
     """
     if asked == "cuda" and not machine["gpus"]:
-        raise ConfigError("params.yaml: device: asked for cuda, but no NVIDIA driver answers here: use cpu or auto")
+        raise ConfigError(f"params.yaml: device: asked for cuda, but {gpus.seen().why_none}: use cpu or auto")
     if asked == "auto":
         return "cuda" if machine["gpus"] else "cpu"
     return "cuda" if asked == "cuda" else "cpu"
@@ -172,31 +117,7 @@ def telemetry(device: Device) -> Snapshot:
     frequency = psutil.cpu_freq()
     if frequency:
         snapshot["cpu_mhz"] = round(frequency.current)
-    if device == "cuda":
-        with _nvml() as nvml:
-            if nvml is not None:
-                snapshot["gpu"] = _gpu_snapshot(nvml, nvml.nvmlDeviceGetHandleByIndex(0))
+    gpu = gpus.snapshot() if device == "cuda" else None
+    if gpu is not None:
+        snapshot["gpu"] = gpu
     return snapshot
-
-
-def _gpu_snapshot(nvml: Any, handle: Any) -> GpuSnapshot:
-    processes = _query(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
-    return {
-        "sm_mhz": _query(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
-        "memory_mhz": _query(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
-        "celsius": _query(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
-        "power_mw": _query(nvml, "nvmlDeviceGetPowerUsage", handle),
-        "throttle_reasons": _query(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle),
-        "energy_mj": _query(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle),
-        "processes": len(processes),
-    }
-
-
-def energy_mj(devices: int = 1) -> int | None:
-    """The energy counters of the first `devices` GPUs, millijoules since the driver was loaded; None without them."""
-    with _nvml() as nvml:
-        if nvml is None:
-            return None
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(min(devices, nvml.nvmlDeviceGetCount()))]
-        values = [_query(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) for handle in handles]
-        return sum(int(value) for value in values) if values and None not in values else None

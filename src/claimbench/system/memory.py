@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,36 @@ def resident() -> int:
 
 
 def reset_peak() -> None:
-    """Make the kernel's high-water mark start anew, so that the peak is of generation and not of loading."""
-    try:
+    """Make the high-water marks of kernel and allocator start anew: peaks are of generation, and not of loading."""
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
+    cuda = _open_cuda()
+    if cuda is not None:
+        for device in range(cuda.device_count()):
+            cuda.reset_peak_memory_stats(device)
 
 
 def peaks(device: Device) -> dict[str, int]:
-    """`rss_peak`, and on a GPU what torch's allocator and the driver say of this process's current device."""
-    found = {"rss_peak": _peak_resident()}
-    if device == "cuda":
-        import torch
+    """`rss_peak`, and on GPUs what torch's allocator and the driver say of those that this process has tensors on.
 
-        cuda: Any = torch.cuda
-        if cuda.is_initialized():
-            free, total = cuda.mem_get_info()
-            found["device_allocated_peak"] = cuda.max_memory_allocated()
-            found["device_reserved_peak"] = cuda.max_memory_reserved()
-            found["device_used"] = total - free
+    A process that has none, as a server's client, says nothing of them.
+    """
+    found = {"rss_peak": _peak_resident()}
+    cuda = _open_cuda() if device == "cuda" else None
+    if cuda is not None:
+        used = [number for number in range(cuda.device_count()) if cuda.max_memory_reserved(number)]
+        free_and_total = [cuda.mem_get_info(number) for number in used]
+        if used:
+            found["device_allocated_peak"] = sum(map(cuda.max_memory_allocated, used))
+            found["device_reserved_peak"] = sum(map(cuda.max_memory_reserved, used))
+            found["device_used"] = sum(total - free for free, total in free_and_total)
     return found
+
+
+def _open_cuda() -> Any:
+    """torch.cuda where this process has opened a GPU; None elsewhere, where asking would open one."""
+    torch: Any = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def total(records: Iterable[Mapping[str, int]]) -> dict[str, int]:

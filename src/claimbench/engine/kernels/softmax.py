@@ -35,12 +35,13 @@ def _megatron_forward() -> Forward:
 
 
 class MegatronSoftmax:
-    """Its mask is of booleans: they are derived from the bias once a pass, or are all false."""
+    """Its mask is of booleans: they are derived from the bias once a pass, which has a bias of its own, or are all false."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
         self.hidden: tuple[Tensor, Tensor] | None = None
-        self.nothing: Tensor | None = None
+        self.nothing: list[Tensor] = []
+        """Of growing sizes. Captured graphs read those that they were captured with, so none is given up."""
 
     def __call__(self, scores: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """scores [batch, heads, new, keys]"""
@@ -50,9 +51,9 @@ class MegatronSoftmax:
         """[batch or 1, 1, new, keys]"""
         new, keys = scores.shape[2:]
         if bias is None:
-            if self.nothing is None or len(self.nothing) < new * keys:
-                self.nothing = torch.zeros(2 * new * keys, dtype=torch.bool, device=scores.device)
-            return self.nothing[: new * keys].view(1, 1, new, keys)
+            if not self.nothing or len(self.nothing[-1]) < new * keys:
+                self.nothing.append(torch.zeros(2 * new * keys, dtype=torch.bool, device=scores.device))
+            return self.nothing[-1][: new * keys].view(1, 1, new, keys)
         if self.hidden is None or self.hidden[0] is not bias:
             self.hidden = bias, (bias < 0).contiguous()
         return self.hidden[1]

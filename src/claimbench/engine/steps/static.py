@@ -106,6 +106,8 @@ class Place:
         cache.keys_after(new)
         self.past.fill_(cache.length)
         layers = cache.allocated[: len(self.setup.model.layers)]
+        if slots is None:
+            return [_in_place(slot.keys) for slot in layers], [_in_place(slot.values) for slot in layers]
         return [slot.keys[:, :, :slots] for slot in layers], [slot.values[:, :, :slots] for slot in layers]
 
     def bias(self, cache: Cache, new: int, keys: int) -> Tensor | None:
@@ -122,7 +124,17 @@ class Place:
         kept = self.biases.get((new, keys))
         if kept is None or kept.shape[:2] != bias.shape[:2]:
             kept = self.biases[new, keys] = torch.empty_like(bias, memory_format=torch.contiguous_format)
-        return kept.copy_(bias)
+        kept.copy_(bias)
+        return kept[:]  # a new object for each pass: what a softmax derived from the last one's values is stale
+
+
+def _in_place(tensor: Tensor) -> Tensor:
+    """The tensor itself, which compiled code is told stays where it is: a graph may write into it, and copies nothing.
+
+    Inductor gives up its CUDA graph where an input that it would have to copy is written to.
+    """
+    torch._dynamo.mark_static_address(tensor)  # type: ignore[no-untyped-call]
+    return tensor
 
 
 def own_code(function: Run) -> Run:

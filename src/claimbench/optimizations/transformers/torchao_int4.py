@@ -41,10 +41,11 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 
 
 def apply(setup: GenerationSetup, settings: Settings) -> None:
+    """Inductor's settings stay as they are: torchao would change them for all that is compiled, the baseline is not."""
     from torchao.quantization import Int4WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    config = Int4WeightOnlyConfig(group_size=settings.group_size, int4_packing_format="tile_packed_to_4d")
+    config = Int4WeightOnlyConfig(group_size=settings.group_size, int4_packing_format="tile_packed_to_4d", set_inductor_config=False)
     setup.load["quantization_config"] = TorchAoConfig(config)
 
 

@@ -29,10 +29,11 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 
 
 def apply(setup: GenerationSetup, settings: Settings) -> None:
+    """Inductor's settings stay as they are: torchao would change them for all that is compiled, the baseline is not."""
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    setup.load["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig())
+    setup.load["quantization_config"] = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:

@@ -1,0 +1,29 @@
+"""Prints which GPUs torch can use here, or why none, as one line of JSON. In a process of its own: it opens them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def listed() -> dict[str, Any]:
+    import torch
+
+    cuda: Any = torch.cuda
+    if torch.version.cuda is None:
+        amd = "AMD's ROCm, and only NVIDIA's GPUs are supported" if getattr(torch.version, "hip", None) else None
+        return {"devices": [], "why_none": f"torch {torch.__version__} is built for {amd or 'the CPU alone'}"}
+    try:
+        cuda.init()
+        found = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
+    except Exception as error:  # whatever the driver's answer becomes: it means that torch cannot use a GPU
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return {"devices": [], "why_none": f"torch cannot use one: {first}"}
+    devices = [
+        {"uuid": str(one.uuid), "name": str(one.name), "memory_bytes": int(one.total_memory)} for one in found
+    ]
+    return {"devices": devices, "why_none": None if devices else "torch sees none"}
+
+
+if __name__ == "__main__":
+    print(json.dumps(listed()))

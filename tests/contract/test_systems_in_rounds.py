@@ -1,0 +1,109 @@
+"""Real systems take turns with Transformers in one round: ranks, servers, and environments of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.models import save
+from tests.contract.test_servers import save_letters
+
+from claimbench import backends
+from claimbench.checkpoints import counting
+from claimbench.checkpoints.shard import shard
+from claimbench.measuring.arm import ArmRequest
+from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.round_process import RoundRequest
+from claimbench.measuring.rounds import measure_round
+from claimbench.planning.result_key import key_of
+from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
+from claimbench.schema.round import Arm
+
+PASSES = 3
+RANKS = {"devices": 2, "oversubscribe": True}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
+    root = tmp_path_factory.mktemp("tiny")
+    save("llama", root / "source", hidden_size=128, head_dim=32)
+    save_letters(root / "source")
+    card = counting.count(json.loads((root / "source" / "config.json").read_text(encoding="utf-8")))
+    checkpoint = Checkpoint(name="tiny", source=f"file://{root / 'source'}", card=card)
+    shard(checkpoint, root / "fetched", root / "made")
+    return checkpoint, root / "made"
+
+
+def interpreter(environment: str, variable: str) -> str:
+    """That of another environment, or a skip where it is not built."""
+    python = Path(os.environ.get(variable, f"resources/environments/{environment}/bin/python")).absolute()
+    if not python.exists():
+        pytest.skip(f"no interpreter with {environment} in {python}: {variable} may name one")
+    return str(python)
+
+
+def in_turn(tiny: tuple[Checkpoint, Path], output: Path, *systems: tuple[str, dict[str, Any], str | None]) -> list[Arm]:
+    """The arms of a round of plain Transformers and of `systems`: backend, options, interpreter."""
+    checkpoint, folder = tiny
+    arms = []
+    for backend, options, python in (("transformers", {}, None), *systems):
+        settings = backends.find(backend).Options.model_validate(options).model_dump(mode="json")
+        cell = Cell(
+            checkpoint=checkpoint,
+            backend=backend,
+            options=settings,
+            workload=Workload(prompt="Once-upon-a-time", new_tokens=8, batch=2),
+            device="cpu",
+            protocol=Protocol(samples=1, warmup_max=2, timeout_s=300, threads=1),
+        )
+        reason = backends.find(backend).unavailable(cell)
+        if reason:
+            pytest.skip(reason)
+        request = BlockRequest(cell=cell, checkpoint=folder)
+        arms.append(ArmRequest(name=backend, block=request, key=key_of(cell, "m"), python=python))
+    record = measure_round(RoundRequest(arms=tuple(arms), passes=PASSES, seed=0), output / "round.json")
+    return list(record.arms)
+
+
+def check(arms: list[Arm]) -> None:
+    """All their turns, the tokens of one process of Transformers, a proof, and nothing that computes while it waits."""
+    for one in arms:
+        assert one.result.outcome == "ok", (one.name, one.result.reason, one.result.detail)
+        assert [turns.number for turns in one.turns] == list(range(PASSES))
+        assert one.result.tokens == arms[0].result.tokens
+        assert one.result.proof
+        assert one.waiting_cpu < 0.5, f"{one.name} computes while others have their turn"
+
+
+@pytest.mark.ranks
+def test_ranks_of_the_engine_and_of_transformers(tiny: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    systems = [(name, RANKS, None) for name in ("engine_tensor_parallel", "transformers_tensor_parallel")]
+    arms = in_turn(tiny, tmp_path, *systems)
+    check(arms)
+    assert [len(one.result.ranks) for one in arms] == [0, 2, 2]
+
+
+@pytest.mark.servers
+def test_transformers_own_server(tiny: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    check(in_turn(tiny, tmp_path, ("transformers_server", {}, None)))
+
+
+@pytest.mark.vllm
+def test_vllm_with_a_server_and_without(
+    tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = interpreter("vllm", "CLAIMBENCH_VLLM_PYTHON")
+    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
+    check(in_turn(tiny, tmp_path, ("vllm_server", {"eager": True}, python), ("vllm_offline", {"eager": True}, python)))
+
+
+@pytest.mark.deepspeed
+def test_deepspeed_cut_and_streamed(
+    tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = interpreter("deepspeed", "CLAIMBENCH_DEEPSPEED_PYTHON")
+    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
+    check(in_turn(tiny, tmp_path, ("deepspeed_inference", RANKS, python), ("deepspeed_zero", RANKS, python)))
