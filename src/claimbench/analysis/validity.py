@@ -54,6 +54,7 @@ RULES = (
     Rule("swapped_mb", 1.0, Effect.WEIGH, SWAPPED),
     Rule("swapped_mb", 500.0, Effect.VOID, SWAPPED),
     Rule("throttled", 0.0, Effect.WEIGH, "the GPU throttled its clocks (seen {:.0f} times)"),
+    Rule("foreign_gpu", 0.0, Effect.NOTE, "other processes had the GPU open ({:.0f} of them)"),
     Rule("slept_s", 1.0, Effect.VOID, "the machine slept for {:.0f} s"),
     Rule("clock_gap", 0.1, Effect.NOTE, "host and device clock differ by {:.0%} of a generation"),
     Rule("first_pass", 0.25, Effect.NOTE, "the first pass took {:.0%} longer than the later ones"),

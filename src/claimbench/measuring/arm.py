@@ -30,7 +30,7 @@ from claimbench.measuring.clock import Waits, time_generation
 from claimbench.measuring.coordinator import run_ranks
 from claimbench.measuring.messages import Say
 from claimbench.measuring.rank_protocol import LeaderSession, RankRequest, Record, receive, send
-from claimbench.measuring.worker import Energy, guarded, is_throttled, prove
+from claimbench.measuring.worker import Energy, guarded, prove
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema.cell import Device
 from claimbench.schema.frozen import Frozen
@@ -163,8 +163,6 @@ def answer(line: Connection, request: ArmRequest, say: Say, lead: LeaderSession 
                     sample, rows = time_generation(timed.generate(), cell.workload, waits)
                     say("sample", sample=sample.model_dump(mode="json"))
                 energy.pause()
-                if is_throttled(cell):
-                    say("throttled")
             else:
                 break
             say("ready")

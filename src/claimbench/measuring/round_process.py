@@ -43,9 +43,11 @@ from claimbench.measuring import worker
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.gauge import Gauge, Rates
 from claimbench.measuring.seat import Seat, Turn, floor_to_power, start, times_start
+from claimbench.schema.cell import Device
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.round import Round
 from claimbench.system import machine
+from claimbench.system.gpu_watch import GpuWatch
 from claimbench.system.processes import die_with_parent
 
 TURN_S = 0.1
@@ -135,7 +137,7 @@ def _sit_together(request: RoundRequest, folder: Path, begun_ns: int) -> Seating
     rates: list[Rates] = []
     gauge = _gauge_for(ready)
     order = iter(orders(len(seats), passes * laps, request.seed))
-    turns = _TurnGiver(seats, begun_ns)
+    turns = _TurnGiver(seats, _device(request), begun_ns)
     for number in range(passes):
         if gauge:
             rates.append(gauge.read())
@@ -156,7 +158,7 @@ def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> Seating:
     The second's passes are as far from those that they are paired with on either side, on the whole.
     """
     seats: list[Seat] = []
-    turns = _TurnGiver(seats, begun_ns)
+    turns = _TurnGiver(seats, _device(request), begun_ns)
     passes = max(2, request.passes)
     for place, one in enumerate(request.arms):
         seat = start(one, request.number, folder)
@@ -174,6 +176,10 @@ def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> Seating:
         if seat.is_here:
             seat.call("close", "end")
     return Seating(seats, passes, turns.conditions())
+
+
+def _device(request: RoundRequest) -> Device:
+    return request.arms[0].block.cell.device
 
 
 def _seated(request: RoundRequest, folder: Path) -> list[Seat]:
@@ -243,12 +249,14 @@ def _passes(request: RoundRequest, seats: Sequence[Seat]) -> int:
 class _TurnGiver:
     """Gives turns to seats, and notes what the machine is like meanwhile; analysis/validity.py says what follows."""
 
-    def __init__(self, seats: Sequence[Seat], begun_ns: int) -> None:
+    def __init__(self, seats: Sequence[Seat], device: Device, begun_ns: int) -> None:
         self.seats, self.begun_ns = seats, begun_ns
         self.given: dict[int, list[Turn]] = {}
         """In this pass, by the process."""
         self.ticks, self.begun = machine.cpu_ticks(), time.perf_counter()
         self.asleep_s, self.swapped = _asleep_s(), psutil.swap_memory().sin
+        own = (process.pid for seat in seats for process in seat.family)
+        self.watch = GpuWatch(own) if device == "cuda" else None
 
     def give(self, seat: Seat, number: int, place: int, watches: bool) -> None:
         """Have it compute until its turn is over, unless it has ended.
@@ -279,8 +287,8 @@ class _TurnGiver:
         found = worker.neighbours(self.ticks, machine.cpu_ticks(), time.perf_counter() - self.begun)
         return found | {
             "swapped_mb": (psutil.swap_memory().sin - self.swapped) / 1e6,
-            "throttled": float(sum(seat.throttled for seat in self.seats)),
             "slept_s": max(0.0, _asleep_s() - self.asleep_s),
+            **(worker.of_gpu(self.watch.end()) if self.watch else {}),
         }
 
     def _cpu_s(self, computes: Seat) -> dict[int, float]:

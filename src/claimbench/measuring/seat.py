@@ -170,10 +170,6 @@ class Seat:
     def pass_s(self) -> float:
         return self.pass_generations * self.generation_s
 
-    @property
-    def throttled(self) -> bool:
-        return any(message["event"] == "throttled" for message in self.messages)
-
     def turns_in(self, passes: int) -> int:
         """Of `passes`, those in which it generates."""
         wanted = max(2, (passes + 1) // 2) if self.is_slow else passes

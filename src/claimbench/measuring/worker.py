@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
 from claimbench.checkpoints.prompt import require_room
@@ -29,7 +31,8 @@ from claimbench.measuring.rank_protocol import LeaderSession, RankRequest, Recor
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Fidelity, Sample
-from claimbench.system import gpus, machine, memory
+from claimbench.system import gpu_watch, gpus, machine, memory
+from claimbench.system.gpu_watch import GpuWatch
 from claimbench.system.machine import CpuTicks
 from claimbench.system.processes import die_with_parent
 
@@ -173,6 +176,7 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession |
     rows: list[list[int]] = []
     energy = Energy(cell)
     energy.resume()
+    watch = GpuWatch(_family()) if cell.device == "cuda" else None
     ticks_before, start = _ticks(lead), time.perf_counter()
     for number in range(cell.protocol.samples):
         say("phase", name=f"sample {number + 1} of {cell.protocol.samples}")
@@ -181,7 +185,7 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession |
     seconds, ticks = time.perf_counter() - start, _ticks(lead)
     energy.pause()
     energy.tell(say)
-    conditions = neighbours(ticks_before, ticks, seconds) | {"throttled": float(is_throttled(cell))}
+    conditions = neighbours(ticks_before, ticks, seconds) | (of_gpu(watch.end()) if watch else {})
     say("conditions", conditions={name: round(value, 4) for name, value in conditions.items()})
     say("tokens", tokens=rows[0])
     return rows
@@ -224,12 +228,15 @@ def neighbours(before: CpuTicks, after: CpuTicks, seconds: float) -> dict[str, f
     return {"foreign_cpu": max(0.0, foreign) / capacity, "steal": steal}
 
 
-def is_throttled(cell: Cell) -> bool:
-    if cell.device != "cuda":
-        return False
-    gpu = gpus.snapshot()
-    reasons = gpu["throttle_reasons"] if gpu else None
-    return bool(reasons and reasons & gpus.THROTTLED)
+def of_gpu(seen: gpu_watch.Seen) -> dict[str, float]:
+    """The conditions among what was seen of a GPU."""
+    return {name: float(value) for name, value in seen.items()}  # type: ignore[arg-type]
+
+
+def _family() -> list[int]:
+    """This process and all that it started, servers among them."""
+    own = psutil.Process()
+    return [own.pid, *(child.pid for child in own.children(recursive=True))]
 
 
 def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
@@ -237,19 +244,19 @@ def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[
 
     None where the two do not fit in memory together, or one of them gives no probabilities.
     """
-    ours = session.log_probs(tokens)  # [len(tokens), vocabulary]
     try:
-        other = backends.find(reference.backend).load(reference, checkpoint, None)
+        return _distance(session, reference, checkpoint, tokens)
     except (OutOfMemory, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             return None
         raise
+
+
+def _distance(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
+    ours = session.log_probs(tokens)  # [len(tokens), vocabulary]
+    other = backends.find(reference.backend).load(reference, checkpoint, None)
     try:
         theirs = other.log_probs(tokens)
-    except (OutOfMemory, MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            return None
-        raise
     finally:
         other.close()
     if ours is None or theirs is None:

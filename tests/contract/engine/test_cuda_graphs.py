@@ -123,3 +123,68 @@ def test_in_the_open_nothing_is_replayed(load_engine: LoadEngine, recorder: Reco
 def test_without_a_gpu_there_are_no_graphs(load_engine: LoadEngine) -> None:
     with pytest.raises(Unavailable, match="cuda_graphs: captures CUDA graphs, and a CPU has none"):
         load_engine("cuda_graphs", "cache_static")
+
+
+def record(run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """A capture as a GPU makes it: the operations and their addresses are kept, and no Python runs again.
+
+    Warm-ups come first, outside of what is kept, as they do there.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_map
+
+    class Tape(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: list[tuple[Any, Any, Any, Any]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            self.kept.append((func, args, kwargs or {}, out))
+            return out
+
+        def replay(self) -> None:
+            for func, args, kwargs, out in self.kept:
+                if any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns):
+                    continue  # a view: where it lies is known
+                again = func(*args, **kwargs)
+                if not func._schema.is_mutable:
+                    tree_map(lambda kept, new: kept.copy_(new) if hasattr(kept, "copy_") else None, out, again)
+
+    for _ in range(3):
+        run()
+    tape = Tape()
+    with tape:
+        logits = run()
+    return tape.replay, logits
+
+
+def stand_in_for_megatron(scores: Any, mask: Any, scale: float) -> Any:
+    return (scores * scale).masked_fill(mask, -10000.0).softmax(-1)
+
+
+SOFTMAXES: list[list[Use]] = [[], [("fused_softmax", {"how": "megatron"})], [("fused_softmax", {"how": "jit"})]]
+
+
+@pytest.mark.parametrize("mask", [[], ["simple_mask"]], ids=str)
+@pytest.mark.parametrize("softmax", SOFTMAXES, ids=str)
+@pytest.mark.parametrize("workload", [{"batch": 2}, {"batch": 3, "shortest": 4}], ids=["even", "ragged"])
+def test_what_is_derived_from_a_mask_is_of_the_step_that_a_graph_replays(
+    workload: dict[str, Any],
+    softmax: list[Use],
+    mask: list[Use],
+    load_engine: LoadEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every softmax with every mask, where nothing of a step's Python runs when it is replayed."""
+    from claimbench.engine.kernels import softmax as kernels
+    from claimbench.engine.steps import cuda_graphs
+
+    for name in ("cuda_graphs", "fused_softmax"):
+        monkeypatch.setattr(optimizations.find(name), "unavailable", lambda *_: None)
+    monkeypatch.setattr(cuda_graphs, "capture_on_gpu", lambda _: record)
+    monkeypatch.setattr(kernels, "_megatron_forward", lambda: stand_in_for_megatron)
+    session = load_engine(("cuda_graphs", {"key_multiple": 8}), "cache_static", *mask, *softmax, **workload)
+    rows = rows_of(load_engine(**workload))
+    assert rows_of(session) == rows
+    assert rows_of(session) == rows

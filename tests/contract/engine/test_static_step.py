@@ -87,3 +87,27 @@ def test_without_a_compiler_fused_code_is_unavailable(
         load_engine(name, "cache_static")
     module: Any = optimizations.find(name)
     assert module.unavailable(engine_cell(use(name)), module.Settings(code="traced")) is None
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_whatever_compiled_code_writes_to_is_told_to_stay_where_it_is(
+    name: str, load_engine: LoadEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else Inductor makes no CUDA graph of it, and says so in a debug log alone."""
+    from claimbench.engine.steps import static
+
+    written: list[bool] = []
+
+    def watch(graph: Any, _: Any) -> Any:
+        for node in graph.graph.nodes:
+            if node.op == "call_method" and node.target == "index_copy_":
+                tensor = node.args[0]
+                assert tensor.op == "placeholder", "it writes into a view of an input"
+                written.append("_dynamo_static_input_type" in tensor.meta.get("tensor_dict", {}))
+        return graph.forward
+
+    monkeypatch.setattr(static, "how_to_compile", lambda *_: {"backend": watch})
+    session = load_engine(use(name), "cache_static")
+    assert rows_of(session) == rows_of(load_engine())
+    layers = session.decoder.spec.arch.layers
+    assert written == [True] * (2 if name == "compiled_block" else 2 * layers)
