@@ -415,11 +415,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from claimbench.system.redaction import guard_last_resort, redact
+
     parsed = _parser().parse_args(arguments)
+    guard_last_resort()
     try:
         parsed.handler(parsed)
     except ClaimbenchError as error:
-        print(f"claimbench: {error}", file=sys.stderr)
+        print(f"claimbench: {redact(str(error))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):

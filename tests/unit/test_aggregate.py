@@ -359,3 +359,17 @@ def test_a_cell_that_was_fed_other_tokens_than_its_reference_is_not_compared_wit
 
     with pytest.raises(ResultError, match=f"expected the same prompt for cell {slow} and its reference"):
         lab.table(plan, block)
+
+
+def test_blocks_that_loaded_other_bytes_are_not_pooled(lab: Any, made: Made) -> None:
+    """As a branch of a hub that moved between two blocks, or a folder that was changed: tokenizer included."""
+    plan = lab.plan(PLAIN, blocks=2)
+    loaded = {0: "a" * 64, 1: "b" * 64}
+
+    def block(planned: PlannedCell, number: int) -> Result:
+        return made(planned, number, checkpoint_sha256=loaded[number])
+
+    with pytest.raises(ResultError, match=r"0\.json and .*1\.json: expected the same weights .* \(a{12} and b{12}\)"):
+        lab.table(plan, block)
+    loaded[1] = loaded[0]
+    assert len(lab.table(plan, block))

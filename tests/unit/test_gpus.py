@@ -30,7 +30,7 @@ class Driver(ModuleType):
     class NVMLError(Exception):
         pass
 
-    NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
 
     def __init__(self) -> None:
         super().__init__("pynvml")
@@ -187,9 +187,7 @@ def test_torch_says_what_it_is_built_for(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     card = SimpleNamespace(uuid="aaaa-1111", name="NVIDIA A100", total_memory=80 * GB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
-    assert torch_devices.listed()["devices"] == [
-        {"uuid": "aaaa-1111", "name": "NVIDIA A100", "memory_bytes": 80 * GB}
-    ]
+    assert torch_devices.listed()["devices"] == [{"uuid": "aaaa-1111", "name": "NVIDIA A100", "memory_bytes": 80 * GB}]
 
 
 WORKER = """

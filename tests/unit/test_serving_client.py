@@ -16,14 +16,19 @@ from claimbench.schema.cell import Cell, Checkpoint, Workload
 from claimbench.serving import load as loads
 from claimbench.serving import request_metrics
 from claimbench.serving.client import (
+    AFTER_DONE_S,
     Chunk,
     CompletionRequest,
     Limits,
     OpenAI,
+    RequestFailed,
     StreamEvent,
     ask,
+    get_json,
+    get_text,
     message_of,
     open_client,
+    served,
 )
 from claimbench.serving.load import Load, Record, Target
 from claimbench.serving.null_server import MODEL
@@ -166,7 +171,10 @@ def test_an_open_loop_sends_when_requests_are_due_and_not_when_answers_have_come
 
 @pytest.mark.parametrize(
     ("failure", "kind"),
-    [("429", "busy"), ("400", "refused"), ("500", "failed"), ("half", "cut"), ("stuck", "stuck"), ("short", "length")],
+    [
+        *(("429", "busy"), ("400", "refused"), ("500", "failed"), ("half", "cut"), ("stuck", "stuck")),
+        *(("short", "length"), ("named_error", "failed"), ("error_event", "failed")),
+    ],
 )
 def test_what_becomes_of_a_request_is_on_record(failure: str, kind: str) -> None:
     server = start(fails=f'"{failure}"')
@@ -242,3 +250,69 @@ def test_an_address_holds_no_secret() -> None:
     with pytest.raises(ValueError, match="CLAIMBENCH_SERVER_TOKEN"):
         ServerOptions(url="http://user:password@host:80")
     assert ServerOptions(url="http://host:80/").url == "http://host:80"
+
+
+def test_requests_that_follow_each_other_share_one_connection(quick: Server) -> None:
+    """A body that is not read to its end takes its connection with it, and the next request pays for another one."""
+    before = get_json(quick.address, "/metrics")["connections"]
+    assert all(record.failure is None for record in under(quick, Load(requests=6)))
+    assert get_json(quick.address, "/metrics")["connections"] == before + 2, "one of the load, one of this look"
+
+
+def test_a_server_that_keeps_its_connection_after_the_last_event_costs_no_answer() -> None:
+    server = start(fails='"lingers"')
+    try:
+        records = under(server, Load(requests=2))
+    finally:
+        server.stop()
+    assert [record.failure for record in records] == [None, None]
+    assert max(record.ended_ns - record.chunk_ns[-1] for record in records) < 10 * AFTER_DONE_S * 1e9
+
+
+def test_events_without_data_are_passed_over() -> None:
+    server = start(blank_events="true")
+    try:
+        records = under(server, Load(requests=1))
+    finally:
+        server.stop()
+    assert [record.failure for record in records] == [None]
+    assert records[0].chunk_tokens == (1,) * 5
+
+
+def test_the_reason_of_an_error_that_has_a_name_is_kept() -> None:
+    server = start(fails='"named_error"')
+    try:
+        (record,) = under(server, Load(requests=1))
+    finally:
+        server.stop()
+    assert record.reason == "the server broke off with: asked to fail by name"
+
+
+def test_a_server_with_a_key_is_asked_with_it_whatever_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start(api_key='"let-me-in"')
+    try:
+        with pytest.raises(RequestFailed, match="401"):
+            served(server.address, MODEL)
+        monkeypatch.setenv("CLAIMBENCH_SERVER_TOKEN", "let-me-in")
+        assert served(server.address, MODEL).id == MODEL
+        assert get_text(server.address, "/metrics")
+        assert [record.failure for record in under(server, Load(requests=1))] == [None]
+    finally:
+        server.stop()
+
+
+def test_text_is_not_encoded_again_where_the_server_s_own_count_says_what_each_event_brought(quick: Server) -> None:
+    asked: list[str] = []
+
+    def slow_count(chunk: Chunk) -> int:
+        asked.append(chunk.text)
+        return 1
+
+    async def work() -> list[Record]:
+        async with open_client(quick.address) as client:
+            target = Target(client, OpenAI(MODEL, {}), Limits(), slow_count)
+            return await loads.run(Load(requests=3), target, [CompletionRequest("Hello", 5)])
+
+    records = asyncio.run(work())
+    assert asked == []
+    assert [record.chunk_tokens for record in records] == [(1,) * 5] * 3

@@ -73,7 +73,7 @@ def aggregate(
 
     Raises:
         ResultError: a result is missing, edited, not the one that the plan asks for at its path, or was fed another
-            prompt than the cell's others.
+            prompt, or had other weights, than the cell's others.
     """
     _check_all_there(plan)
     found = {
@@ -87,6 +87,7 @@ def aggregate(
     rows: list[TableRow] = []
     for id, planned in plan.cells.items():
         reference = _reference(found, planned)
+        _require_same_weights(id, found[id])
         _require_same_prompt(id, [*found[id], *(found[planned.reference] if planned.reference else [])])
         for number, each in enumerate(found[id]):
             limits = Limits(as_read(ceilings, each.ceilings) if each.ceilings else ceilings, best)
@@ -127,6 +128,18 @@ def in_rounds(plan: Plan, rounds: Mapping[str, Round]) -> dict[str, list[Measure
 def _seconds(arm: Arm) -> float:
     """What a seat costs: loading, warming up and its turns."""
     return arm.ready_s + sum(sample.wall_ns for sample in arm.result.samples) / 1e9
+
+
+def _require_same_weights(id: str, measured: list[Measured]) -> None:
+    """Raises ResultError where two blocks of a cell loaded other bytes: a source that moved, or that was read otherwise."""
+    loaded = [each for each in measured if each.record.checkpoint_sha256]
+    for each in loaded[1:]:
+        if each.record.checkpoint_sha256 != loaded[0].record.checkpoint_sha256:
+            raise ResultError(
+                f"{loaded[0].path} and {each.path}: expected the same weights for cell {id}, and the checkpoints that "
+                f"they loaded differ ({loaded[0].record.checkpoint_sha256[:12]} and "
+                f"{each.record.checkpoint_sha256[:12]}): delete the one that is not meant and measure again"
+            )
 
 
 def _require_same_prompt(id: str, measured: list[Measured]) -> None:

@@ -25,7 +25,7 @@ from claimbench.serving import tgi
 from claimbench.serving.client import Limits, get_json, get_text
 from claimbench.serving.connect import Connection, start_or_connect
 from claimbench.serving.process import Launch
-from claimbench.serving.session import TOKEN_VARIABLE, ServerOptions, ServerSession, Service
+from claimbench.serving.session import ServerOptions, ServerSession, Service
 from claimbench.serving.tokens import Tokenizer, prompt_rows
 from claimbench.system import machine
 
@@ -95,7 +95,7 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
             prompts=list(prompts),
             rows=rows,
             about=_about(cell, options, checkpoint, connection),
-            metrics=lambda: tgi.counters(get_text(connection.address, "/metrics", os.environ.get(TOKEN_VARIABLE))),
+            metrics=lambda: tgi.counters(get_text(connection.address, "/metrics")),
             server=connection.server,
             limits=Limits(stall_s=options.stall_s),
             load=options.load,
@@ -108,7 +108,7 @@ def _about(cell: Cell, options: Options, checkpoint: Path, connection: Connectio
         (str(checkpoint.resolve()), tgi.INSIDE) if connection.server else (_hub_name(cell), str(checkpoint.resolve()))
     )
     limits = {"max_input_tokens": options.max_input_tokens, "max_total_tokens": options.max_total_tokens}
-    reported = get_json(connection.address, "/info", os.environ.get(TOKEN_VARIABLE))
+    reported = get_json(connection.address, "/info")
     info = tgi.check_info(reported, names, limits if connection.server else {})
     architecture = cost.architecture_of(cell.checkpoint)
     family = architecture.family if architecture else "this architecture"

@@ -131,12 +131,14 @@ def _write(path: Path, checkpoint: Path, config: ModelConfig, architecture: str,
 
     made, model = counting.completed(config), counting.meta_model(config)
     writer = library.GGUFWriter(path, architecture)
-    for key, value in _settings(made).items():
+    for key, value in _settings(made, architecture).items():
         _add(writer, f"{architecture}.{key}", value)
     _add_vocabulary(writer, made.vocab_size)
     kinds = library.GGMLQuantizationType
     tensors = {**_tensors(checkpoint, made, model, architecture), **_rotary_tables(made, model)}
-    held = {name: "F32" if len(one.shape) == 1 or ROUTER.search(name) else TYPES[dtype] for name, one in tensors.items()}
+    held = {
+        name: "F32" if len(one.shape) == 1 or ROUTER.search(name) else TYPES[dtype] for name, one in tensors.items()
+    }
     for name, (shape, _) in tensors.items():
         kind = kinds[held[name]]
         size = prod(shape) * (4 if kind == kinds.F32 else 2)
@@ -152,13 +154,13 @@ def _write(path: Path, checkpoint: Path, config: ModelConfig, architecture: str,
     _require_same(path, made, architecture)
 
 
-def _settings(made: PreTrainedConfig) -> dict[str, Any]:
+def _settings(made: PreTrainedConfig, architecture: str) -> dict[str, Any]:
     """By the last parts of their keys."""
     found: dict[str, Any] = {}
     for key, names in gguf_config.NAMES.items():
         values = (getattr(made, name, None) for name in names)
         value = next((value for value in values if value is not None), None)
-        if value is not None:
+        if value is not None and (key != "attention.sliding_window" or architecture in WINDOWED):
             found[key] = value
     heads, hidden = made.num_attention_heads, made.hidden_size
     width = getattr(made, "head_dim", None) or hidden // heads
@@ -291,9 +293,7 @@ def _experts(files: dict[str, TensorFile], name: str, source: str, made: PreTrai
         if part == "down":
             return _Exported(shape, lambda: file.get_tensor(source))
         half = 0 if part == "gate" else 1
-        return _Exported(
-            (shape[0], shape[1] // 2, *shape[2:]), lambda: file.get_tensor(source).chunk(2, dim=1)[half]
-        )
+        return _Exported((shape[0], shape[1] // 2, *shape[2:]), lambda: file.get_tensor(source).chunk(2, dim=1)[half])
     each = [f"{at}.{expert}.{part}_proj.weight" for expert in range(made.num_experts)]
     if any(one not in files for one in each):
         return None

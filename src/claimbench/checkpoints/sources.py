@@ -12,7 +12,6 @@ random://hf://org/name?seed=0       the same for a model whose config is on the 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, cast
@@ -20,6 +19,7 @@ from urllib.parse import parse_qsl, unquote
 
 from claimbench.cost_model import cost
 from claimbench.errors import SourceError, did_you_mean
+from claimbench.system.redaction import redact
 
 RandomDtype = Literal["float32", "bfloat16", "float16"]
 RANDOM_DTYPES = ("float32", "bfloat16", "float16")
@@ -167,16 +167,6 @@ def _parse_random(source: str, rest: str) -> RandomSource:
     if dtype not in RANDOM_DTYPES:
         raise SourceError(f"{source}: dtype: expected one of {', '.join(RANDOM_DTYPES)}, got {dtype!r}")
     return RandomSource(whose, int(seed), cast(RandomDtype, dtype))
-
-
-def redact(text: str) -> str:
-    """`text` without the hub token and without the credentials of index addresses."""
-    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        token = os.environ.get(variable, "").strip()
-        if token:
-            text = text.replace(token, "***")
-    text = re.sub(r"\bhf_\w{4,}", "hf_***", text)
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
 
 
 def last_line(text: str) -> str:

@@ -29,6 +29,7 @@ from claimbench.schema.cell import Cell, Device
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
 from claimbench.system import machine, page_cache, scratch
+from claimbench.system.redaction import redacted_result
 
 
 def measure(
@@ -82,7 +83,7 @@ def measure(
         key=key,
         started_at=started.isoformat(timespec="seconds"),
         duration_s=round(time.monotonic() - clock, 3),
-        **facts,
+        **redacted_result(facts),
     )
     result.write(output, record)
     return record

@@ -31,6 +31,7 @@ from claimbench.schema.result import Result
 from claimbench.schema.round import Arm, Turns
 from claimbench.system import machine
 from claimbench.system.processes import kill_all
+from claimbench.system.redaction import redacted_result
 
 SHORTEST_TURN_S = 0.1
 """A faster cell takes several steps in its turn, or generates several times: turns that are about as long cost every
@@ -284,7 +285,7 @@ class Seat:
             key=self.request.key,
             started_at=started.isoformat(timespec="seconds"),
             duration_s=round(self.spent_s, 3),
-            **facts,
+            **redacted_result(facts),
         )
         return Arm(
             name=self.request.name,

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field, StrictFloat, StrictInt
 
@@ -101,21 +101,40 @@ def arrivals_ns(load: Load) -> list[int]:
     return [round(due * 1e9) for due in itertools.accumulate(gaps)]
 
 
+class Answered(NamedTuple):
+    """A request that has ended, its tokens not counted yet."""
+
+    record: Record
+    chunks: list[Chunk]
+
+
 async def run(load: Load, target: Target, asks: Sequence[CompletionRequest]) -> list[Record]:
     """Send `load.requests` requests, taken from `asks` in turn; the records, by request."""
     start = time.perf_counter_ns()
 
-    async def send(number: int, scheduled_ns: int | None = None) -> Record:
+    async def send(number: int, scheduled_ns: int | None = None) -> Answered:
         due = time.perf_counter_ns() - start if scheduled_ns is None else scheduled_ns
         return await _one(target, asks[number % len(asks)], due, start)
 
     if load.kind == "open":
-        return await _open_loop(arrivals_ns(load), start, send)
-    return await _closed_loop(load.requests, load.clients, send)
+        answered = await _open_loop(arrivals_ns(load), start, send)
+    else:
+        answered = await _closed_loop(load.requests, load.clients, send)
+    return [_counted(one, target) for one in answered]
 
 
-async def _closed_loop(requests: int, clients: int, send: Callable[[int], Awaitable[Record]]) -> list[Record]:
-    records: dict[int, Record] = {}
+def _counted(one: Answered, target: Target) -> Record:
+    """With the tokens of each event, once the load is over: to count them may mean to encode their text again.
+
+    Where the server counts as many tokens as there were events, each brought one.
+    """
+    if one.record.completion_tokens == len(one.chunks):
+        return one.record.model_copy(update={"chunk_tokens": (1,) * len(one.chunks)})
+    return one.record.model_copy(update={"chunk_tokens": tuple(map(target.count_tokens, one.chunks))})
+
+
+async def _closed_loop(requests: int, clients: int, send: Callable[[int], Awaitable[Answered]]) -> list[Answered]:
+    records: dict[int, Answered] = {}
     numbers = iter(range(requests))
 
     async def client() -> None:
@@ -126,7 +145,7 @@ async def _closed_loop(requests: int, clients: int, send: Callable[[int], Awaita
     return [records[number] for number in range(requests)]
 
 
-async def _open_loop(due_ns: list[int], start: int, send: Callable[[int, int], Awaitable[Record]]) -> list[Record]:
+async def _open_loop(due_ns: list[int], start: int, send: Callable[[int, int], Awaitable[Answered]]) -> list[Answered]:
     tasks = []
     for number, due in enumerate(due_ns):
         left = (start + due - time.perf_counter_ns()) / 1e9
@@ -136,7 +155,7 @@ async def _open_loop(due_ns: list[int], start: int, send: Callable[[int, int], A
     return list(await asyncio.gather(*tasks))
 
 
-async def _one(target: Target, request: CompletionRequest, due_ns: int, start: int) -> Record:
+async def _one(target: Target, request: CompletionRequest, due_ns: int, start: int) -> Answered:
     """One request's record; a refusal is a record too."""
     chunks: list[Chunk] = []
     sent = time.perf_counter_ns() - start
@@ -147,17 +166,17 @@ async def _one(target: Target, request: CompletionRequest, due_ns: int, start: i
         usage = answer.usage
     except RequestFailed as refusal:
         failure, reason = refusal.kind, str(refusal)
-    return Record(
+    record = Record(
         scheduled_ns=due_ns,
         sent_ns=sent,
         chunk_ns=tuple(chunk.at_ns - start for chunk in chunks),
-        chunk_tokens=tuple(target.count_tokens(chunk) for chunk in chunks),
         prompt_tokens=usage.prompt if usage else None,
         completion_tokens=usage.completion if usage else None,
         ended_ns=time.perf_counter_ns() - start,
         failure=failure,
         reason=reason,
     )
+    return Answered(record, chunks)
 
 
 GROWTH = 1.05

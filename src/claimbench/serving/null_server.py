@@ -25,7 +25,7 @@ SPIN_S = 0.002
 
 Failure = Literal[
     "never_healthy", "dies_at_once", "dies_midway", "400", "429", "500", "half", "stuck", "error_event", "garbled",
-    "no_usage", "short", "wrong_model", "not_a_stream", "stubborn",
+    "no_usage", "short", "wrong_model", "not_a_stream", "stubborn", "named_error", "lingers",
 ]  # fmt: skip
 
 
@@ -37,6 +37,10 @@ class Settings(Frozen):
     token: int = 1
     tell_ids: bool = True
     fails: Failure | None = None
+    api_key: str | None = None
+    """Without which every request but that for its health is refused."""
+    blank_events: bool = False
+    """Events without data between the others, as some servers keep a connection alive with."""
 
 
 class AskedTokens(BaseModel):
@@ -48,20 +52,26 @@ class AskedTokens(BaseModel):
 class NullServer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.requests = 0
+        self.requests = self.connections = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Requests of one connection, one after the other, until the client closes it."""
+        self.connections += 1
         try:
             while line := await reader.readline():
                 method, path, _ = line.decode().split(" ", 2)
-                length = 0
+                length, key = 0, None
                 while (header := await reader.readline()) not in (b"\r\n", b""):
                     name, _, value = header.decode().partition(":")
                     if name.lower() == "content-length":
                         length = int(value)
+                    if name.lower() == "authorization":
+                        key = value.strip().removeprefix("Bearer ")
                 body = await reader.readexactly(length)
-                await self._respond(method, path, body, writer)
+                if self.settings.api_key not in (None, key) and path != "/health":
+                    _send(writer, 401, {"error": {"message": f"the key {key} is not known"}})
+                else:
+                    await self._respond(method, path, body, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -74,7 +84,7 @@ class NullServer:
         elif method == "GET" and path == "/v1/models":
             _send(writer, 200, {"data": [{"id": "another" if fails == "wrong_model" else self.settings.model}]})
         elif method == "GET" and path == "/metrics":
-            _send(writer, 200, {"requests": self.requests})
+            _send(writer, 200, {"requests": self.requests, "connections": self.connections})
         elif method == "POST" and path == "/v1/completions":
             self.requests += 1
             await self._complete(body, writer)
@@ -95,12 +105,16 @@ class NullServer:
                 return
             due = start + int((self.settings.prefill_ms + number * self.settings.step_ms) * 1e6)
             await _wait_until(due)
+            if self.settings.blank_events:
+                _part(writer, b": still here\n\ndata:\n\n")
             _event(writer, self._token(due))
             await writer.drain()
         made = count - (1 if fails == "short" else 0)
         usage = {} if fails == "no_usage" else {"usage": {"prompt_tokens": 4, "completion_tokens": made}}
         _event(writer, {"choices": [{"text": "", "finish_reason": "length"}], **usage})
         _part(writer, b"data: [DONE]\n\n")
+        if fails == "lingers":
+            await asyncio.Event().wait()
         _part(writer, b"")
 
     def _token(self, due: int) -> JsonObject:
@@ -120,6 +134,8 @@ class NullServer:
             _part(writer, b"")
         elif fails == "error_event":
             _event(writer, {"error": {"message": "asked to break off"}})
+        elif fails == "named_error":
+            _part(writer, b'event: error\ndata: {"message": "asked to fail by name"}\n\n')
         elif fails == "garbled":
             _part(writer, b"data: not JSON\n\n")
         else:

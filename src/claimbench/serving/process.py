@@ -1,8 +1,7 @@
 """A server's process: started on the loopback address, waited for until healthy, ended with all that it started.
 
 Whatever goes wrong is a `Refusal` with one line of reason, and the server's last lines go to standard error, where the
-supervisor of a block picks them up. Secrets are values of variables whose names say so; they reach no line and no
-record.
+supervisor of a block picks them up. Secrets reach no line and no record, see system/redaction.py.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,7 +16,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
@@ -26,6 +23,7 @@ from claimbench.errors import ServerFailed
 from claimbench.serving.subreaper import KeepRequest
 from claimbench.system import memory
 from claimbench.system.processes import LOOPBACK, kill_all, last_lines
+from claimbench.system.redaction import redact, secrets_of
 
 if TYPE_CHECKING:
     import psutil
@@ -33,10 +31,6 @@ if TYPE_CHECKING:
 KEPT_LINES = 60
 GRACE_S = 10.0
 POLL_S = 0.1
-SECRET = re.compile(
-    r"TOKEN(?!S|IZER)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE
-)
-HIDDEN = "<secret>"
 
 
 @dataclass(frozen=True)
@@ -65,18 +59,6 @@ def check_port(port: int) -> None:
             raise ServerFailed(
                 f"port {port} of {LOOPBACK} is in use: choose another, or stop what listens there"
             ) from error
-
-
-def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Values of variables whose names say that they are secret, the longest first."""
-    found = {value for name, value in environment.items() if SECRET.search(name) and len(value) >= 4}
-    return tuple(sorted(found, key=len, reverse=True))
-
-
-def redact(text: str, secrets: tuple[str, ...]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    return text
 
 
 class LaunchRecord(TypedDict):

@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.cost_model import cost
-from claimbench.errors import Refusal, ServerFailed, WrongOutput
+from claimbench.errors import Refusal, ServerFailed, Unavailable, WrongOutput
 from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.frozen import Frozen
 from claimbench.serving import request_metrics
 from claimbench.serving.client import (
+    TOKEN_VARIABLE,
     Chunk,
     CompletionRequest,
     CompletionResponse,
@@ -36,8 +37,8 @@ from claimbench.serving.client import (
 from claimbench.serving.load import Load, LoadRecord, Target, run, sweep
 from claimbench.serving.process import Server, record_of
 from claimbench.serving.tokens import UNKNOWN, Tokenizer
+from claimbench.system.redaction import redact
 
-TOKEN_VARIABLE = "CLAIMBENCH_SERVER_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 SERVER_DIED_S = 1.0
 
 
@@ -64,9 +65,19 @@ class ServerOptions(Frozen):
 
 
 def url_of(options: ServerOptions, variable: str) -> str | None:
-    """The address from the options, else from the environment variable."""
-    address = options.url or os.environ.get(variable)
-    return ServerOptions(url=address).url if address else None
+    """The address from the options, else from the environment variable.
+
+    Raises:
+        Unavailable: the variable holds no address, or one with a password.
+    """
+    named = os.environ.get(variable)
+    if options.url or not named:
+        return options.url
+    try:
+        return ServerOptions(url=named).url
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise Unavailable(f"{variable}: {redact(why)}") from None
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class ServerSession:
         if service.tokenizer:
             service.tokenizer.prepare()
         self._loop = asyncio.new_event_loop()
-        self._client = open_client(service.address, os.environ.get(TOKEN_VARIABLE))
+        self._client = open_client(service.address)
 
     @property
     def prompt_ids(self) -> list[int]:

@@ -1,6 +1,6 @@
 """Looks at a GPU from a process of its own while something is timed: whoever is timed asks the driver nothing.
 
-    echo '{"pids": [1, 2]}' | python -m claimbench.system.gpu_watch     looks until its standard input ends
+echo '{"pids": [1, 2]}' | python -m claimbench.system.gpu_watch     looks until its standard input ends
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class Seen(NamedTuple):
 
 def seen() -> Seen:
     """What torch can use here. Costs seconds the first time where there is a driver, and nothing where there is none."""
-    return _seen(os.environ.get(VISIBLE), sys.executable) if _has_driver() else Seen((), "no NVIDIA driver answers here")
+    return (
+        _seen(os.environ.get(VISIBLE), sys.executable) if _has_driver() else Seen((), "no NVIDIA driver answers here")
+    )
 
 
 @functools.cache
@@ -61,9 +63,7 @@ def _has_driver() -> bool:
 def _seen(visible: str | None, python: str) -> Seen:
     """By torch, which opens the devices: this process may have to fork later, and must not."""
     try:
-        done = subprocess.run(
-            [python, "-m", OURS], capture_output=True, text=True, timeout=ANSWER_S, check=False
-        )
+        done = subprocess.run([python, "-m", OURS], capture_output=True, text=True, timeout=ANSWER_S, check=False)
         said = json.loads(done.stdout.strip().splitlines()[-1])
         return Seen(tuple(Device(**one) for one in said["devices"]), said["why_none"])
     except (OSError, subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError) as error:

@@ -19,9 +19,7 @@ def listed() -> dict[str, Any]:
     except Exception as error:  # whatever the driver's answer becomes: it means that torch cannot use a GPU
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return {"devices": [], "why_none": f"torch cannot use one: {first}"}
-    devices = [
-        {"uuid": str(one.uuid), "name": str(one.name), "memory_bytes": int(one.total_memory)} for one in found
-    ]
+    devices = [{"uuid": str(one.uuid), "name": str(one.name), "memory_bytes": int(one.total_memory)} for one in found]
     return {"devices": devices, "why_none": None if devices else "torch sees none"}
 
 

@@ -90,7 +90,9 @@ class Captured:
         values = [pair[1][:, :, : shape.keys] for pair in place]
 
         def run() -> Tensor:
-            bias = None if self.bias is None else self.bias[:]  # a new object: what was derived from its values is stale
+            bias = (
+                None if self.bias is None else self.bias[:]
+            )  # a new object: what was derived from its values is stale
             return static_step(setup.model, self.tokens, self.past, self.padding, bias, keys, values)
 
         self.run, self.capture = run, capture

@@ -45,7 +45,9 @@ def apply(setup: GenerationSetup, settings: Settings) -> None:
     from torchao.quantization import Int4WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    config = Int4WeightOnlyConfig(group_size=settings.group_size, int4_packing_format="tile_packed_to_4d", set_inductor_config=False)
+    config = Int4WeightOnlyConfig(
+        group_size=settings.group_size, int4_packing_format="tile_packed_to_4d", set_inductor_config=False
+    )
     setup.load["quantization_config"] = TorchAoConfig(config)
 
 
