@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-
 from tests.contract.conftest import save_tokenizer
 from tests.contract.models import save
 

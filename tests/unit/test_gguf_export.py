@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-
 from tests.contract.models import save as save_kind
 from tests.unit.test_gguf_models import LLAMA3, read_back, rope
 

@@ -37,32 +37,32 @@ class Driver(ModuleType):
         self.opened = 0
         self.pids = [10, 11, 99]
 
-    def nvmlInit(self) -> None:  # noqa: N802
+    def nvmlInit(self) -> None:
         self.opened += 1
 
-    def nvmlShutdown(self) -> None:  # noqa: N802
+    def nvmlShutdown(self) -> None:
         pass
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
         if uuid not in HANDLES:
             raise self.NVMLError(uuid)
         return HANDLES[uuid]
 
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
         return SimpleNamespace(total={"a100": 80, "t4": 15, "slice": 10}[handle] * GB)
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
         if handle not in ENERGY:
             raise self.NVMLError("a slice has no counter")
         return ENERGY[handle]
 
-    def nvmlDeviceGetClockInfo(self, handle: str, which: int) -> int:  # noqa: N802
+    def nvmlDeviceGetClockInfo(self, handle: str, which: int) -> int:
         return {"a100": 1410, "t4": 1590, "slice": 1410}[handle] * which
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:
         return [SimpleNamespace(pid=pid) for pid in self.pids]
 
-    def nvmlSystemGetDriverVersion(self) -> bytes:  # noqa: N802
+    def nvmlSystemGetDriverVersion(self) -> bytes:
         return b"580.82.07"
 
 

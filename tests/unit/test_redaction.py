@@ -26,7 +26,7 @@ PLANTED = {
 }
 SECRETS = ("an-odd-token", "k3y-of-a-server", "pass-w0rd", "s0le-token", "line-0ne-of-it", "line-tw0-of-it")
 INNOCENT = {
-    **{"TOKENIZERS_PARALLELISM": "false", "SSH_AUTH_SOCK": "/tmp/agent.sock", "USE_AUTH_TOKEN": "true"},  # noqa: S108
+    **{"TOKENIZERS_PARALLELISM": "false", "SSH_AUTH_SOCK": "/tmp/agent.sock", "USE_AUTH_TOKEN": "true"},
     **{"MAX_TOKENS": "2048", "AUTH": "abc", "OMP_NUM_THREADS": "2222", "PLAIN_URL": "http://host:80/path"},
 }
 

@@ -131,14 +131,14 @@ def _seconds(arm: Arm) -> float:
 
 
 def _require_same_weights(id: str, measured: list[Measured]) -> None:
-    """Raises ResultError where two blocks of a cell loaded other bytes: a source that moved, or that was read otherwise."""
-    loaded = [each for each in measured if each.record.checkpoint_sha256]
-    for each in loaded[1:]:
-        if each.record.checkpoint_sha256 != loaded[0].record.checkpoint_sha256:
+    """Raises ResultError where two blocks of a cell loaded other bytes: a source that moved, or was read otherwise."""
+    loaded = [(each.record.checkpoint_sha256, each.path) for each in measured if each.record.checkpoint_sha256]
+    for sha256, path in loaded[1:]:
+        first, other = loaded[0]
+        if sha256 != first:
             raise ResultError(
-                f"{loaded[0].path} and {each.path}: expected the same weights for cell {id}, and the checkpoints that "
-                f"they loaded differ ({loaded[0].record.checkpoint_sha256[:12]} and "
-                f"{each.record.checkpoint_sha256[:12]}): delete the one that is not meant and measure again"
+                f"{other} and {path}: expected the same weights for cell {id}, and the checkpoints that they loaded "
+                f"differ ({first[:12]} and {sha256[:12]}): delete the one that is not meant and measure again"
             )
 
 

@@ -151,7 +151,7 @@ class TensorParallelSession(TransformersSession):
         return found | {"all_reduces_per_step": int(reduces), "matrices_cut": self._count_cut()}
 
     def _planned(self) -> Iterator[tuple[str, str]]:
-        """(style, name) of each module that the model's plan names; of a mixture's experts that are one module, that."""
+        """(style, name) of each module that the model's plan names; a layer's experts are one."""
         plan = self.model.tp_plan
         for name, _ in self.model.named_modules():
             style = plan.get(re.sub(r"\d+", "*", name))

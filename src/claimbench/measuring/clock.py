@@ -1,9 +1,9 @@
 """The clock: one generation, timed from outside the backend as its steps appear.
 
-Which clock it is follows from what a step yields. Of token ids, and of a CPU's tensors, a monotonic host time is read as
-each step is yielded. Of a GPU's tensors an event is recorded on the stream instead, and the device is waited for once,
-at the end, so that the clock adds no synchronisation of its own. A server's answers are timed by the host, whatever
-device it computes on: this process has no part in that device's work.
+Which clock it is follows from what a step yields. For token ids, and for a CPU's tensors, a monotonic host time is read
+as each step is yielded. For a GPU's tensors an event is recorded on the stream instead, and the device is waited for
+once, at the end, so that the clock adds no synchronisation of its own. A server's answers are timed by the host,
+whatever device it computes on: this process has no part in that device's work.
 
 A generation may stand still between two steps, while others have their turn (`Waits`): no step and no wall time holds
 that. On a GPU the device has done what it was asked before it waits.

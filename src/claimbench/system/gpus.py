@@ -45,10 +45,10 @@ class Seen(NamedTuple):
 
 
 def seen() -> Seen:
-    """What torch can use here. Costs seconds the first time where there is a driver, and nothing where there is none."""
-    return (
-        _seen(os.environ.get(VISIBLE), sys.executable) if _has_driver() else Seen((), "no NVIDIA driver answers here")
-    )
+    """What torch can use here. Where there is a driver, the first look takes seconds."""
+    if not _has_driver():
+        return Seen((), "no NVIDIA driver answers here")
+    return _seen(os.environ.get(VISIBLE), sys.executable)
 
 
 @functools.cache

@@ -35,7 +35,7 @@ def _megatron_forward() -> Forward:
 
 
 class MegatronSoftmax:
-    """Its mask is of booleans: they are derived from the bias once a pass, which has a bias of its own, or are all false."""
+    """Its mask is of booleans: derived from the bias, which each pass has one of, or all false."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward

@@ -133,7 +133,7 @@ def _in_place(tensor: Tensor) -> Tensor:
 
     Inductor gives up its CUDA graph where an input that it would have to copy is written to.
     """
-    torch._dynamo.mark_static_address(tensor)  # type: ignore[no-untyped-call]
+    torch._dynamo.mark_static_address(tensor)
     return tensor
 
 

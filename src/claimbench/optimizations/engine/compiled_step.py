@@ -1,7 +1,8 @@
 """Physics: saves launches, round trips through memory and Python. A whole decode step, token ids in and logits out, is
 one graph of fused kernels: chains of small operations stay in registers, and the host makes one call instead of
-hundreds; with `reduce-overhead` or `max-autotune` on a GPU, one captured graph. Weights are still read once a step: where that fills the
-time, as in large models, it cannot help much. Compiling costs seconds to minutes before the first token.
+hundreds; with `reduce-overhead` or `max-autotune` on a GPU, one captured graph. Weights are still read once a step:
+where that fills the time, as in large models, it cannot help much. Compiling costs seconds to minutes before the first
+token.
 
 One graph serves the whole generation, since no length is a number in Python: the cache is static, and attention goes
 over all of its slots, which costs most at short lengths. The prompt is not compiled. Other widths, as speculation asks
