@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from claimbench import __main__ as command
+from claimbench.checkpoints.shard import shard
 from claimbench.errors import ConfigError
 from claimbench.measuring.measure import measure
 from claimbench.planning.result_key import key_of
@@ -66,6 +67,12 @@ def test_every_text_of_a_value_is_looked_at_and_numbers_are_left() -> None:
     }
 
 
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    shard(cell("null_model").checkpoint, tmp_path / "fetched", tmp_path / "made")
+    return tmp_path / "made"
+
+
 def cell(backend: str, **options: Any) -> Cell:
     from claimbench import backends
 
@@ -79,9 +86,12 @@ def cell(backend: str, **options: Any) -> Cell:
     )
 
 
-def test_a_password_in_a_server_s_address_is_refused_and_never_written(planted: None, tmp_path: Path) -> None:
-    asked = cell("tgi").model_copy(update={"dtype": "bfloat16"})
-    record = measure(asked, 0, key_of(asked, "m"), tmp_path / "0.json", checkpoint=None)
+def test_a_password_in_a_server_s_address_is_refused_and_never_written(
+    planted: None, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLAIMBENCH_LLAMA_SERVER_URL", PLANTED["CLAIMBENCH_TGI_URL"])
+    asked = cell("llama_server")
+    record = measure(asked, 0, key_of(asked, "m"), tmp_path / "0.json", checkpoint=tiny)
     written = (tmp_path / "0.json").read_text(encoding="utf-8")
     assert not [secret for secret in SECRETS if secret in written]
     assert record.outcome == "unavailable"
