@@ -13,6 +13,7 @@ import pytest
 
 from claimbench.analysis import validity
 from claimbench.errors import ConfigError
+from claimbench.measuring.worker import Energy
 from claimbench.schema.cell import Cell, Checkpoint, Workload
 from claimbench.system import gpu_watch, gpus, machine, memory, torch_devices
 
@@ -274,3 +275,45 @@ def test_peaks_are_those_of_all_gpus_that_a_process_uses_since_it_was_loaded(mon
     assert memory.peaks("cuda")["device_reserved_peak"] == 10 * GB
     cuda.peak = {0: 0, 1: 0}
     assert set(memory.peaks("cuda")) == {"rss_peak"}, "a server's client holds nothing there"
+
+
+def cell_on(device: str) -> Cell:
+    return Cell(
+        checkpoint=Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama"),
+        backend="null_model",
+        options={"devices": 2},
+        workload=Workload(prompt="Hello", new_tokens=4),
+        device=device,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("readings", "spent"),
+    [([100, 150, 300, 310], 60), ([100, 150, 300, None], None), ([None, 150, 300, 310], None)],
+)
+def test_energy_is_that_of_a_cell_s_own_turns(
+    readings: list[int | None], spent: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others took while it stood still is not its own; a counter that is silent once leaves nothing to tell."""
+    left, asked = iter(readings), list[int]()
+
+    def read(devices: int) -> int | None:
+        asked.append(devices)
+        return next(left)
+
+    monkeypatch.setattr(gpus, "energy_mj", read)
+    energy, said = Energy(cell_on("cuda")), list[Any]()
+    for _ in range(2):
+        energy.resume()
+        energy.pause()
+    energy.tell(lambda event, **more: said.append((event, more)))
+    assert said == ([("energy", {"energy_mj": spent})] if spent is not None else [])
+    assert asked == [2] * 4, "of all of its devices"
+
+
+def test_a_cell_of_the_cpu_asks_for_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "energy_mj", lambda _: pytest.fail("asked"))
+    energy = Energy(cell_on("cpu"))
+    energy.resume()
+    energy.pause()
+    energy.tell(lambda *_, **__: pytest.fail("told"))
