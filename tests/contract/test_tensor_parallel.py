@@ -152,20 +152,66 @@ def test_transformers_on_two_ranks_says_what_one_process_says(folders: Any, tmp_
     assert all(0.5 <= rank["memory"]["step_weights"] / whole < 0.6 for rank in record.ranks)
 
 
+def published(kind: str, root: Path, ranks: int | None = None, **changes: Any) -> tuple[Checkpoint, Path]:
+    """A tiny model of a kind as its makers publish it, and where it lies once it was fetched and sharded."""
+    source = root / "source"
+    if not source.exists():
+        save(kind, source, **changes)
+        save_tokenizer(source)
+        fill(source)
+    card = counting.count(json.loads((source / "config.json").read_text(encoding="utf-8")))
+    checkpoint = Checkpoint(name="tiny", source=f"file://{source}", card=card, tensor_parallel=ranks)
+    made = root / f"made-{ranks}"
+    shard(checkpoint, root / f"fetched-{ranks}", made)
+    return checkpoint, made
+
+
 @pytest.mark.parametrize("kind", CUT_BY_TRANSFORMERS)
 def test_transformers_cuts_every_model_that_it_has_a_plan_for(kind: str, tmp_path: Path) -> None:
     """Windows, norms of heads, fused matrices, mixtures: nothing of it has a formula here."""
-    save(kind, tmp_path / "source")
-    save_tokenizer(tmp_path / "source")
-    card = counting.count(json.loads((tmp_path / "source" / "config.json").read_text(encoding="utf-8")))
-    checkpoint, folder = Checkpoint(name="tiny", source=f"file://{tmp_path / 'source'}", card=card), tmp_path / "made"
-    shard(checkpoint, tmp_path / "fetched", folder)
+    checkpoint, folder = published(kind, tmp_path)
     cell = cell_of("transformers_tensor_parallel", checkpoint, {"devices": 2, "oversubscribe": True})
     record = run(cell, folder, tmp_path / "0.json")
     assert record.outcome == "ok", (record.reason, record.detail)
     assert list(record.tokens) == said_by_one(checkpoint, folder)
+    card = checkpoint.card
+    assert card is not None
     assert all(rank["memory"]["step_weights"] < 0.75 * 4 * card.step_weights for rank in record.ranks)
     assert all(proof["matrices_cut"] >= 2 * card.layers for proof in record.proof["ranks"])
+
+
+BIASED = {"attention_bias": True, "mlp_bias": True}
+
+
+@pytest.mark.parametrize("how", ["pre-sharded", "unsharded"])
+@pytest.mark.parametrize(("kind", "changes"), [("qwen2", {}), ("qwen3", {}), ("llama", BIASED)])
+def test_the_engine_cuts_biases_and_leaves_norms_of_heads_whole(
+    kind: str, changes: dict[str, Any], how: str, tmp_path: Path
+) -> None:
+    whole, folder = published(kind, tmp_path, **changes)
+    expected = said_by_one(whole, folder)
+    checkpoint, folder = published(kind, tmp_path, ranks=2) if how == "pre-sharded" else (whole, folder)
+    options = {"devices": 2, "checkpoint": how, "oversubscribe": True}
+    record = run(cell_of("engine_tensor_parallel", checkpoint, options), folder, tmp_path / "0.json")
+    assert record.outcome == "ok", (record.reason, record.detail)
+    assert list(record.tokens) == expected
+    assert whole.card is not None
+    assert all(0.5 <= rank["memory"]["step_weights"] / (4 * whole.card.step_weights) < 0.56 for rank in record.ranks)
+
+
+def fill(folder: Path) -> None:
+    """Put numbers into what Transformers draws as zeros and ones: biases and norms that are left out would not show."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    generator = torch.Generator().manual_seed(0)
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if tensor.dim() == 1:
+                tensors[name] = tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+        path.unlink()
+        save_file(tensors, path, metadata={"format": "pt"})
 
 
 def test_a_family_without_a_plan_in_transformers_is_unavailable(folders: Any, tmp_path: Path) -> None:

@@ -263,7 +263,6 @@ def test_published_spellings_of_bloom_are_understood() -> None:
     [
         ({"model_type": "gpt2", "auto_map": {}}, "expected one of llama, mistral, gpt_bigcode, bloom, got 'gpt2'"),
         ({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}, "expected unquantized weights"),
-        ({"model_type": "llama", "attention_bias": True}, "biased Llama models"),
     ],
 )
 def test_configs_that_cannot_be_honoured_are_refused(config: dict[str, Any], message: str) -> None:

@@ -17,6 +17,8 @@ from claimbench.schema.cell import Checkpoint
 CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
     "gpt_bigcode": "GPTBigCodeForCausalLM",
     "bloom": "BloomForCausalLM",
 }
@@ -52,8 +54,6 @@ def normalise(config: ModelConfig, where: str) -> ModelConfig:
         raise SourceError(
             f"{where}: expected unquantized weights, got a quantization_config: use the original checkpoint"
         )
-    if config.get("attention_bias") or config.get("mlp_bias"):
-        raise SourceError(f"{where}: expected no attention_bias and no mlp_bias: biased Llama models are not supported")
     result = {key: value for key, value in config.items() if key not in _DROPPED}
     result["architectures"] = [CLASSES[kind]]
     for name, synonyms in _SYNONYMS.get(kind, {}).items():
@@ -61,7 +61,7 @@ def normalise(config: ModelConfig, where: str) -> ModelConfig:
             value = result.pop(synonym, None)
             if value is not None:
                 result.setdefault(name, value)
-    if kind in ("llama", "mistral"):
+    if kind in cost.LLAMA_LIKE:
         _spell_rope(result)
     return result
 

@@ -38,18 +38,20 @@ def _llama(arch: Architecture) -> dict[str, Shape]:
     table: dict[str, Shape] = {"model.embed_tokens.weight": (arch.vocabulary, hidden)}
     for layer in range(arch.layers):
         at = f"model.layers.{layer}"
-        table |= {
-            f"{at}.input_layernorm.weight": (hidden,),
-            f"{at}.self_attn.q_proj.weight": (queries, hidden),
-            f"{at}.self_attn.k_proj.weight": (keys, hidden),
-            f"{at}.self_attn.v_proj.weight": (keys, hidden),
-            f"{at}.self_attn.o_proj.weight": (hidden, queries),
-            f"{at}.post_attention_layernorm.weight": (hidden,),
-            f"{at}.mlp.gate_proj.weight": (inner, hidden),
-            f"{at}.mlp.up_proj.weight": (inner, hidden),
-            f"{at}.mlp.down_proj.weight": (hidden, inner),
-        }
+        table[f"{at}.input_layernorm.weight"] = (hidden,)
+        for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+            table |= _matrix(f"{at}.self_attn.{name}_proj", rows, hidden, bias="qkv" in arch.biases)
+        if arch.qk_norm:
+            table |= {f"{at}.self_attn.{name}_norm.weight": (arch.head_dim,) for name in ("q", "k")}
+        table |= _matrix(f"{at}.self_attn.o_proj", hidden, queries, bias="out" in arch.biases)
+        table[f"{at}.post_attention_layernorm.weight"] = (hidden,)
+        for name, rows, columns in (("gate", inner, hidden), ("up", inner, hidden), ("down", hidden, inner)):
+            table |= _matrix(f"{at}.mlp.{name}_proj", rows, columns, bias="mlp" in arch.biases)
     return table | {"model.norm.weight": (hidden,)}
+
+
+def _matrix(name: str, *shape: int, bias: bool) -> dict[str, Shape]:
+    return _with_bias(name, *shape) if bias else {f"{name}.weight": shape}
 
 
 def _with_bias(name: str, *shape: int) -> dict[str, Shape]:

@@ -62,7 +62,7 @@ UNKNOWN = "tensor parallelism: how its matrices are cut is not known"
 
 def is_known(arch: Architecture | None) -> bool:
     """Whether it is described here how a model's matrices are cut."""
-    return arch is not None and arch.family != "other" and not arch.biases and not arch.qk_norm
+    return arch is not None and arch.family != "other"
 
 
 def refusal(arch: Architecture | None, ranks: int) -> str | None:
