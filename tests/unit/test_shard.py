@@ -261,7 +261,7 @@ def test_published_spellings_of_bloom_are_understood() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "gpt2", "auto_map": {}}, "expected one of llama, mistral, gpt_bigcode, bloom, got 'gpt2'"),
+        ({"model_type": "gpt2", "auto_map": {}}, "expected one of llama, mistral, qwen2, qwen3, .*, got 'gpt2'"),
         ({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}, "expected unquantized weights"),
     ],
 )

@@ -168,6 +168,18 @@ def test_cuts_do_not_depend_on_where_chunks_end(size: int) -> None:
 def test_a_model_whose_cuts_are_not_described_is_refused() -> None:
     arch = cost.architecture("tiny-llama")
     assert tp_partition.is_known(arch)
-    for unknown in (arch._replace(family="other"), arch._replace(biases=("qkv",)), arch._replace(qk_norm=True)):
-        assert not tp_partition.is_known(unknown)
-        assert tp_partition.refusal(unknown, 2) == tp_partition.UNKNOWN
+    unknown = arch._replace(family="other")
+    assert not tp_partition.is_known(unknown)
+    assert tp_partition.refusal(unknown, 2) == tp_partition.UNKNOWN
+
+
+def test_biases_are_cut_with_their_rows_and_added_once_and_norms_of_heads_stay_whole() -> None:
+    arch = cost.architecture("tiny-llama")._replace(biases=("qkv", "out", "mlp"), qk_norm=True)
+    found = tp_partition.partitions(arch, 2)
+    at = "model.layers.0"
+    kinds = {name: found[f"{at}.{name}"].kind for name in ("self_attn.q_proj.bias", "mlp.up_proj.bias")}
+    assert set(kinds.values()) == {"column"}
+    for name in ("self_attn.o_proj.bias", "mlp.down_proj.bias", "self_attn.q_norm.weight", "self_attn.k_norm.weight"):
+        assert found[f"{at}.{name}"].kind == "replicated"
+        assert tp_partition.added_once(f"{at}.{name}") == name.endswith("bias")
+    assert found[f"{at}.self_attn.k_proj.bias"].share((32,), 1) == (16,)
