@@ -127,16 +127,21 @@ def meta_model(config: ModelConfig) -> PreTrainedModel:
 
 
 def layers_of(decoder: nn.Module, text: PreTrainedConfig) -> list[nn.Module]:
-    """The decoder's layers: the first list of as many modules as the config has layers.
+    """The decoder's layers: the first list of as many modules as the config has layers, or that is called so.
+
+    Some configs count each half of a layer, since each has a cache of its own.
 
     Raises:
         SourceError: there is none.
     """
     import torch
 
-    for module in decoder.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == text.num_hidden_layers:
+    lists = {name: one for name, one in decoder.named_modules() if isinstance(one, torch.nn.ModuleList)}
+    for module in lists.values():
+        if len(module) == text.num_hidden_layers:
             return list(module)
+    if "layers" in lists:
+        return list(lists["layers"])
     raise SourceError(f"config.json: found no list of {text.num_hidden_layers} layers in {type(decoder).__name__}")
 
 
