@@ -148,6 +148,23 @@ def test_parameters_that_cannot_be_read_are_one_line(project, text, told):
     assert told in line
 
 
+def test_parameters_are_read_as_dvc_writes_them_and_a_command_line_goes_before(project):
+    """Snakemake's own reader would take `1e-05` for text, and `no` for a boolean."""
+    path = project.folder / "params.yaml"
+    text = path.read_text(encoding="utf-8").replace("samples: 1", "samples: 1\n  tolerance: 1e-05")
+    text = (
+        text.replace("  tiny:\n", "  tiny: &tiny\n")
+        + "  'no':\n    <<: *tiny\n    source: random://tiny-llama?seed=2\n"
+    )
+    path.write_text(text + "swap: {other: no}\n", encoding="utf-8")
+    project.snakemake("--config", "measure={series: 7}", "--", "measured")
+    (plan,) = [json.loads(each.read_text()) for each in (project.folder / "results/plan").glob("*.json")]
+    assert plan["params"]["measure"] | {"tolerance": 1e-05, "series": 7, "samples": 1} == plan["params"]["measure"]
+    assert plan["params"]["swap"] == {"other": "no"}
+    printed = project.snakemake("--config", "measure={series: 7, timeout_s: .inf}", "all", fails=True)
+    assert "params.yaml: measure.timeout_s: expected a finite number (got inf)" in printed
+
+
 def test_an_edited_result_is_one_message_that_names_the_file_and_what_to_do(rendered):
     path = sorted(rendered.results())[0]
     file = rendered.folder / path

@@ -5,22 +5,25 @@ import sys
 
 from snakemake.logging import logger
 from snakemake.settings.types import Quietness
+from snakemake.utils import update_config
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from claimbench.schema.validation import read_yaml
 from claimbench.workflow.job_log import JobLogHandler
 from claimbench.workflow.jobs import Workflow, as_json, in_one_message
 
-# Snakemake's own reader keeps the last of two equal keys without a word.
+# Snakemake's own reader keeps the last of two equal keys without a word, and takes other words than DVC for numbers.
 with in_one_message():
-    read_yaml(Path("params.yaml"))
+    PARAMS = read_yaml(Path("params.yaml")) or {}
 
 
 configfile: "params.yaml"
 
 
+update_config(PARAMS, workflow.config_settings.overwrite_config)
+
 with in_one_message():
-    FLOW = Workflow(config, Path(os.path.relpath(Path(workflow.basedir) / "studies")))
+    FLOW = Workflow(PARAMS, Path(os.path.relpath(Path(workflow.basedir) / "studies")))
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is activated or not.
 os.environ.update(
