@@ -152,17 +152,17 @@ def test_parameters_are_read_as_dvc_writes_them_and_a_command_line_goes_before(p
     """Snakemake's own reader would take `1e-05` for text, and `no` for a boolean."""
     path = project.folder / "params.yaml"
     text = path.read_text(encoding="utf-8").replace("samples: 1", "samples: 1\n  tolerance: 1e-05")
-    text = (
-        text.replace("  tiny:\n", "  tiny: &tiny\n")
-        + "  'no':\n    <<: *tiny\n    source: random://tiny-llama?seed=2\n"
-    )
+    text = text.replace("  tiny:\n", "  tiny: &tiny\n")
+    more = "  'no': {<<: *tiny, source: 'random://tiny-llama?seed=2'}\n"
+    text = text.replace("device: cpu", more + "device: cuda")
     path.write_text(text + "swap: {other: no}\n", encoding="utf-8")
-    project.snakemake("--config", "measure={series: 7}", "--", "measured")
+    project.snakemake("--config", "device=cpu", "--", "measured")
     (plan,) = [json.loads(each.read_text()) for each in (project.folder / "results/plan").glob("*.json")]
-    assert plan["params"]["measure"] | {"tolerance": 1e-05, "series": 7, "samples": 1} == plan["params"]["measure"]
+    assert plan["params"]["measure"] | {"tolerance": 1e-05, "samples": 1} == plan["params"]["measure"]
     assert plan["params"]["swap"] == {"other": "no"}
-    printed = project.snakemake("--config", "measure={series: 7, timeout_s: .inf}", "all", fails=True)
-    assert "params.yaml: measure.timeout_s: expected a finite number (got inf)" in printed
+    assert plan["device"] == "cpu"
+    printed = project.snakemake("--config", "device=mps", "--", "measured", fails=True)
+    assert "claimbench: params.yaml: device: expected auto, cpu or cuda: NVIDIA GPUs" in printed
 
 
 def test_an_edited_result_is_one_message_that_names_the_file_and_what_to_do(rendered):
