@@ -101,7 +101,7 @@ def _shape(checkpoint: CheckpointParams) -> Card | None:
 
 
 def digest_of(plan: Plan) -> str:
-    return digest(plan.model_dump(mode="json"), length=64)
+    return plan.seal
 
 
 def as_json(checkpoint: Checkpoint) -> str:
