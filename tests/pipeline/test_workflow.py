@@ -165,18 +165,19 @@ def test_parameters_are_read_as_dvc_writes_them_and_a_command_line_goes_before(p
     assert "claimbench: params.yaml: device: expected auto, cpu or cuda: NVIDIA GPUs" in printed
 
 
-def test_an_edited_result_is_one_message_that_names_the_file_and_what_to_do(rendered):
+def test_an_edited_result_is_set_aside_and_measured_anew_alone(rendered):
     path = sorted(rendered.results())[0]
     file = rendered.folder / path
     envelope = json.loads(file.read_text(encoding="utf-8"))
     envelope["result"]["samples"][0]["wall_ns"] //= 2
-    file.write_text(json.dumps(envelope), encoding="utf-8")
-    printed = rendered.snakemake("all", fails=True)
-    (message,) = [line for line in printed.splitlines() if line.startswith("claimbench: ")]
-    assert message.endswith(f"Delete it and run again to measure that block anew: {path}")
-    assert "Traceback" not in printed
-    file.unlink()
-    assert len(rendered.measured_by("all")) == 1
+    file.write_text(edited := json.dumps(envelope), encoding="utf-8")
+    printed = []
+    assert len(rendered.measured_while(lambda: printed.append(rendered.snakemake("all")))) == 1
+    (message,) = [line for line in printed[0].splitlines() if line.startswith("claimbench: ")]
+    assert message.startswith("claimbench: a result was edited after it was measured")
+    assert message.endswith(f"({path}): kept as {path}.damaged.1, and measured anew")
+    assert (rendered.folder / f"{path}.damaged.1").read_text(encoding="utf-8") == edited
+    assert rendered.measured_by("all") == []
 
 
 def started(project):

@@ -9,6 +9,7 @@ from snakemake.utils import update_config
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from claimbench.schema.validation import read_yaml
+from claimbench.workflow.another_try import make_way
 from claimbench.workflow.job_log import JobLogHandler
 from claimbench.workflow.jobs import Workflow, as_json, in_one_message
 
@@ -24,6 +25,15 @@ update_config(PARAMS, workflow.config_settings.overwrite_config)
 
 with in_one_message():
     FLOW = Workflow(PARAMS, Path(os.path.relpath(Path(workflow.basedir) / "studies")))
+
+# A dry run renames nothing: it counts a job less for each result that a run sets aside.
+if workflow.is_main_process and not workflow.dryrun:
+    with in_one_message():
+        make_way(
+            FLOW.plan,
+            Path(FLOW.decided[0]) if FLOW.decided else None,
+            lambda line: print(f"claimbench: {line}", file=sys.stderr, flush=True),
+        )
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is activated or not.
 os.environ.update(

@@ -28,6 +28,7 @@ from claimbench.schema import result
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
+from claimbench.schema.set_aside import failures, set_aside
 from claimbench.system import machine, page_cache, scratch
 from claimbench.system.redaction import redacted_result
 
@@ -77,6 +78,10 @@ def measure(
                 before = machine.telemetry(cell.device)
                 facts |= supervise(request, python)
                 facts["telemetry"] |= {"before": before, "after": machine.telemetry(cell.device)}
+    failed = failures(output)
+    if failed:
+        times = "once" if len(failed) == 1 else f"{len(failed)} times"
+        facts["flags"] = [*facts.get("flags", []), f"failed {times} before this try, in passing"]
     record = Result(
         cell=cell,
         block=block,
@@ -95,6 +100,9 @@ def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | N
     try:
         found = result.read(output)
     except ResultError:
+        if output.is_dir():
+            raise
+        set_aside(output, "damaged")
         return None
     return found if (found.cell, found.block, found.key) == (cell, block, key) else None
 

