@@ -22,6 +22,7 @@ from claimbench.errors import SourceError
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest, write_json
+from claimbench.system import turns
 
 SOURCE = "source.json"
 LOCAL_STAMPS = Path(".claimbench") / "local-hashes.json"
@@ -44,9 +45,22 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
     Raises:
         SourceError: they cannot be had, or are not what was asked for; one message, no credentials in it.
     """
-    source = parse(checkpoint.source)
+    parse(checkpoint.source)
     if _is_whole(checkpoint, folder):
         return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with turns.alone(lock_of(folder), f"{checkpoint.name} to be fetched") as waited:
+        if not (waited and _is_whole(checkpoint, folder)):
+            _fetch(checkpoint, folder)
+
+
+def lock_of(folder: Path) -> Path:
+    """What is held while `folder` is written: beside it, so that clearing the folder leaves it alone."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
+    source = parse(checkpoint.source)
     (folder / SOURCE).unlink(missing_ok=True)
     with disk.explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
