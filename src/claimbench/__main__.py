@@ -310,6 +310,11 @@ def _environment(arguments: argparse.Namespace) -> None:
     environments.build(arguments.lock, arguments.folder, arguments.output)
 
 
+def _from_file(text: str) -> str:
+    """An argument that may be long: itself, or what the file holds that it names behind an `@`."""
+    return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="claimbench", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
@@ -324,9 +329,10 @@ def _parser() -> argparse.ArgumentParser:
     path: dict[str, Any] = {"type": Path, "required": True}
     maybe_path: dict[str, Any] = {"type": Path}
     text: dict[str, Any] = {"required": True}
+    long: dict[str, Any] = {"required": True, "type": _from_file}
     command("machine", _machine, "say what this machine is, for a plan made elsewhere", output=path)
     command(
-        "plan", _plan, "write every cell, its key and its files", params=text, studies=text, digest=text, output=path
+        "plan", _plan, "write every cell, its key and its files", params=long, studies=text, digest=text, output=path
     )
     command("fetch", _fetch, "bring a checkpoint's files here", checkpoint=text, output=path)
     command(
@@ -349,14 +355,14 @@ def _parser() -> argparse.ArgumentParser:
         "measure",
         _measure,
         "measure one block of one cell",
-        cell=text,
+        cell=long,
         key=text,
         block={"type": int, "required": True},
         plan=path,
         output=path,
         checkpoint=maybe_path,
         draft=maybe_path,
-        reference={"default": ""},
+        reference={"default": "", "type": _from_file},
         reference_checkpoint=maybe_path,
         smaller=maybe_path,
         python={"default": sys.executable},
@@ -365,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
         "frontier",
         _frontier,
         "search between the batches of a sweep for the largest that fits",
-        cell=text,
+        cell=long,
         key=text,
         swept={"type": Path, "nargs": "+", "required": True},
         output=path,

@@ -165,6 +165,18 @@ def test_parameters_are_read_as_dvc_writes_them_and_a_command_line_goes_before(p
     assert "claimbench: params.yaml: device: expected auto, cpu or cuda: NVIDIA GPUs" in printed
 
 
+def test_a_path_with_braces_a_strict_umask_and_a_prompt_of_140_kb_are_no_matter(tmp_path, project_in):
+    folder = tmp_path / "a {b} 'c' {wildcards.d}"
+    folder.mkdir()
+    project = project_in(folder)
+    project.study["prompts"]["hello"] = "it's {hello} " * 11_000
+    project.write()
+    (project.folder / "params.yaml").chmod(0o600)
+    project.run("bash", "-c", "umask 077 && exec snakemake --cores all all")
+    assert {record["outcome"] for record in project.records()} == {"ok"}
+    assert (project.folder / "reports/report.md").exists()
+
+
 def test_an_edited_result_is_set_aside_and_measured_anew_alone(rendered):
     path = sorted(rendered.results())[0]
     file = rendered.folder / path

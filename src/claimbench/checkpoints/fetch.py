@@ -19,6 +19,7 @@ from claimbench.checkpoints.local_files import vocabularies, wanted_files
 from claimbench.checkpoints.manifest import File
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
 from claimbench.errors import SourceError
+from claimbench.schema import plain_file
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest, write_json
@@ -102,8 +103,8 @@ def _pinned(source: HubSource, checkpoint: Checkpoint) -> HubSource:
 def read(folder: Path) -> Fetched:
     """Raises SourceError where `folder` has no whole `source.json`."""
     try:
-        return Fetched.model_validate(json.loads((folder / SOURCE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
+        return Fetched.model_validate(json.loads(plain_file.read_text(folder / SOURCE, manifest.MOST_BYTES)))
+    except (OSError, ValueError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise SourceError(f"{folder / SOURCE}: expected a record of fetched files ({first}): fetch it first") from error
 

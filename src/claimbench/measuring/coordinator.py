@@ -212,7 +212,8 @@ def _launched(cell: Cell, command: list[str], secret: bytes, connections: RankCo
             command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env={**os.environ, **names},
             preexec_fn=die_with_parent,
         )

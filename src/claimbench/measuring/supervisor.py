@@ -11,7 +11,7 @@ import subprocess
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.messages import BlockFacts, Message
@@ -74,7 +74,8 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env=environment,
         start_new_session=True,
     )
@@ -114,9 +115,11 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
 def _collect_messages(stream: IO[str], messages: list[Message]) -> None:
     for line in stream:
         try:
-            messages.append(json.loads(line))
-        except ValueError:  # a line cut short by the death of the worker
-            return
+            message = json.loads(line)
+        except ValueError:  # cut short by the death of the worker, or no message: all is read, or the worker would wait
+            continue
+        if isinstance(message, dict) and "event" in message:
+            messages.append(cast("Message", message))
 
 
 def facts_in(messages: list[Message]) -> BlockFacts:

@@ -53,7 +53,7 @@ def _build(lock: Path, folder: Path, stamp: Path) -> None:
 
 
 def _run(command: list[str], purpose: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-4:])
         raise SourceError(f"could not {purpose}:\n{last}")

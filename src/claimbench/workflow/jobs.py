@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,11 +22,14 @@ from claimbench.planning.plan import make_plan, order
 from claimbench.planning.result_key import build_program
 from claimbench.schema.card import Card
 from claimbench.schema.cell import Checkpoint
-from claimbench.schema.json_file import canonical_json, digest
+from claimbench.schema.json_file import canonical_json, digest, write_json
 from claimbench.schema.params import CheckpointParams, Params, load_params, load_studies
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell
 from claimbench.schema.study import Study
 from claimbench.system import machine
+
+ARGUMENTS = Path(".claimbench") / "arguments"
+LONGEST_ARGUMENT = 20_000
 
 
 @contextmanager
@@ -106,6 +110,19 @@ def digest_of(plan: Plan) -> str:
 
 def as_json(checkpoint: Checkpoint) -> str:
     return canonical_json(checkpoint.model_dump(mode="json"))
+
+
+def as_argument(text: str) -> str:
+    """`text` as one argument of the command line, or `@` and the file that it was written to where it is long.
+
+    The kernel takes no argument above 128 KiB, and a shell's command is one: a long prompt would not start.
+    """
+    if len(shlex.quote(text)) <= LONGEST_ARGUMENT:
+        return text
+    path = ARGUMENTS / f"{digest(text, length=32)}.json"
+    if not path.exists():
+        write_json(path, json.loads(text))
+    return f"@{path}"
 
 
 class Workflow:
@@ -249,7 +266,7 @@ class Workflow:
     def _arguments(self, id: str, block: int) -> dict[str, str]:
         planned, needed = self.cell(id), self.needs(id, block)
         flags = {
-            "cell": canonical_json(planned.cell.model_dump(mode="json")),
+            "cell": as_argument(canonical_json(planned.cell.model_dump(mode="json"))),
             "key": canonical_json(planned.key.model_dump(mode="json")),
             "block": str(block),
             "plan": self.plan_json,
@@ -261,7 +278,7 @@ class Workflow:
             flags["smaller"] = needed["smaller"]
         if planned.reference and planned.reference != id and block == 0:
             reference = self.cell(planned.reference).cell
-            flags["reference"] = canonical_json(reference.model_dump(mode="json"))
+            flags["reference"] = as_argument(canonical_json(reference.model_dump(mode="json")))
         if self.environment(id) != "core":
             flags["python"] = str(ENVIRONMENTS / self.environment(id) / "bin" / "python")
         return flags
