@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 
@@ -50,7 +50,8 @@ class PlainLoader(yaml.SafeLoader):
         return node
 
     def _composed(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        before, mark = self._values, self.peek_event().start_mark
+        before = self._values
+        mark: yaml.Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         is_alias = self.check_event(yaml.AliasEvent)
         self._count(1, mark)
         if len(self._path) > MOST_DEPTH:
@@ -120,8 +121,8 @@ def _number(node: yaml.ScalarNode) -> float:
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
-PlainLoader.add_constructor(f"{TAG}int", lambda _, node: _integer(node))
-PlainLoader.add_constructor(f"{TAG}float", lambda _, node: _number(node))
+PlainLoader.add_constructor(f"{TAG}int", lambda _, node: _integer(cast("yaml.ScalarNode", node)))
+PlainLoader.add_constructor(f"{TAG}float", lambda _, node: _number(cast("yaml.ScalarNode", node)))
 for kind, pattern, begins in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?0b[01_]+|[-+]?0o[0-7_]+|[-+]?0x[0-9a-fA-F_]+|[-+]?[0-9][0-9_]*", "-+0123456789"),
