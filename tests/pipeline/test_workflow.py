@@ -165,12 +165,18 @@ def test_parameters_are_read_as_dvc_writes_them_and_a_command_line_goes_before(p
     assert "claimbench: params.yaml: device: expected auto, cpu or cuda: NVIDIA GPUs" in printed
 
 
-def test_a_path_with_braces_a_strict_umask_and_a_prompt_of_140_kb_are_no_matter(tmp_path, project_in):
-    folder = tmp_path / "a {b} 'c' {wildcards.d}"
-    folder.mkdir()
+def test_a_path_with_braces_is_one_line(tmp_path, project_in):
+    (folder := tmp_path / "a {b}").mkdir()
+    (line,) = mistaken(project_in(folder))
+    assert line == f"claimbench: {folder}: Snakemake takes braces in a path for wildcards: rename the folder"
+
+
+def test_a_path_with_quotes_a_strict_umask_and_a_prompt_of_140_kb_are_no_matter(tmp_path, project_in):
+    (folder := tmp_path / "a 'b' $c").mkdir()
     project = project_in(folder)
-    project.params["checkpoints"]["tiny"] = "random://tiny-bloom"  # its positions have no end
-    project.study["prompts"]["hello"] = "it's {hello} " * 11_000
+    named = {"source": "pypi://none==1/model.gguf", "architecture": "tiny-llama"}  # the null backend loads nothing
+    project.params["checkpoints"]["tiny"] = named
+    project.study["prompts"]["hello"] = "it's{hello}" * 13_000
     project.write()
     (project.folder / "params.yaml").chmod(0o600)
     project.run("bash", "-c", "umask 077 && exec snakemake --cores all all")

@@ -11,10 +11,17 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from claimbench.schema.validation import read_yaml
 from claimbench.workflow.another_try import make_way
 from claimbench.workflow.job_log import JobLogHandler
-from claimbench.workflow.jobs import Workflow, as_argument, as_json, in_one_message
+from claimbench.workflow.jobs import (
+    Workflow,
+    as_argument,
+    as_json,
+    expect_no_wildcards,
+    in_one_message,
+)
 
 # Snakemake's own reader keeps the last of two equal keys without a word, and takes other words than DVC for numbers.
 with in_one_message():
+    expect_no_wildcards(Path(workflow.basedir))
     PARAMS = read_yaml(Path("params.yaml")) or {}
 
 
