@@ -177,38 +177,55 @@ def _selftest(arguments: argparse.Namespace) -> None:
 
 
 def _aggregate(arguments: argparse.Namespace) -> None:
-    from claimbench.analysis import aggregate
-    from claimbench.schema import ceilings
+    from claimbench.analysis import aggregate, table_file
+    from claimbench.schema import round as round_file
+
+    plan, limits, made_of = _what_a_table_is_made_of(arguments)
+    rounds = round_file.read_all(arguments.rounds) if arguments.rounds else {}
+    table = aggregate.aggregate(plan, limits, rounds=rounds)
+    table_file.write(table, arguments.parquet, arguments.csv, made_of)
+
+
+def _what_a_table_is_made_of(arguments: argparse.Namespace) -> tuple[Plan, Ceilings, dict[str, str]]:
+    """The plan, this machine's ceilings, and their seals by name, with that of the rounds where there are any."""
+    from claimbench.schema import ceilings, sealed
     from claimbench.schema import round as round_file
     from claimbench.schema.plan import read as read_plan
 
-    rounds = round_file.read_all(arguments.rounds) if arguments.rounds else {}
-    table = aggregate.aggregate(read_plan(arguments.plan), ceilings.read(arguments.ceilings), rounds=rounds)
-    aggregate.write_table(table, arguments.parquet, arguments.csv)
+    plan = read_plan(arguments.plan)
+    limits = ceilings.read(arguments.ceilings, plan.machine["key"], plan.device)
+    made_of = {"plan": plan.seal, "ceilings": sealed.seal(limits)}
+    if arguments.rounds:
+        made_of["rounds"] = sealed.seal(round_file.read_summary(arguments.rounds))
+    return plan, limits, made_of
 
 
 def _judge(arguments: argparse.Namespace) -> None:
-    from claimbench.analysis import aggregate
+    from claimbench.analysis import table_file
     from claimbench.judging import judge
     from claimbench.schema import frontier, verdicts
     from claimbench.schema.plan import read as read_plan
 
     plan = read_plan(arguments.plan)
+    read = table_file.read(arguments.table, {"plan": plan.seal})
     found = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
-    verdicts.write(arguments.output, judge.judge(plan, aggregate.read_table(arguments.table), frontiers=found))
+    judged = judge.judge(plan, read.table, frontiers=found)
+    made_of = {"plan": plan.seal, "table": read.seal}
+    verdicts.write(arguments.output, judged.model_copy(update={"made_of": made_of}))
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from claimbench.analysis import aggregate
+    from claimbench.analysis import table_file
     from claimbench.reporting import report
-    from claimbench.schema import ceilings, verdicts
     from claimbench.schema import round as round_file
-    from claimbench.schema.plan import read as read_plan
+    from claimbench.schema import sealed, verdicts
 
-    plan, table = read_plan(arguments.plan), aggregate.read_table(arguments.table)
-    limits = ceilings.read(arguments.ceilings)
+    plan, limits, made_of = _what_a_table_is_made_of(arguments)
+    read = table_file.read(arguments.table, made_of)
+    judged = verdicts.read(arguments.verdicts)
+    sealed.require_made_of(arguments.verdicts, judged.made_of, {"plan": plan.seal, "table": read.seal}, "judge")
     rounds = round_file.read_summary(arguments.rounds) if arguments.rounds else None
-    report.render(plan, table, verdicts.read(arguments.verdicts), limits, arguments.output, rounds)
+    report.render(plan, read.table, judged, limits, arguments.output, rounds)
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
@@ -220,7 +237,8 @@ def _forecast(arguments: argparse.Namespace) -> None:
 
     plan = jobs.plan_for(read_yaml(arguments.params), Path(arguments.studies))
     path = paths.ceilings_path(plan)
-    limits = ceilings.read(path) if path.exists() else ceilings.Ceilings()
+    known = path.exists()
+    limits = ceilings.read(path, plan.machine["key"], plan.device) if known else ceilings.Ceilings()
     expected = forecast.forecast(plan, limits)
     labels = paths.labels(plan)
     for id, count in sorted(expected.missing_by_cell.items(), key=lambda item: labels.get(item[0], "~")):
@@ -292,6 +310,11 @@ def _environment(arguments: argparse.Namespace) -> None:
     environments.build(arguments.lock, arguments.folder, arguments.output)
 
 
+def _from_file(text: str) -> str:
+    """An argument that may be long: itself, or what the file holds that it names behind an `@`."""
+    return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="claimbench", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
@@ -306,9 +329,10 @@ def _parser() -> argparse.ArgumentParser:
     path: dict[str, Any] = {"type": Path, "required": True}
     maybe_path: dict[str, Any] = {"type": Path}
     text: dict[str, Any] = {"required": True}
+    long: dict[str, Any] = {"required": True, "type": _from_file}
     command("machine", _machine, "say what this machine is, for a plan made elsewhere", output=path)
     command(
-        "plan", _plan, "write every cell, its key and its files", params=text, studies=text, digest=text, output=path
+        "plan", _plan, "write every cell, its key and its files", params=long, studies=text, digest=text, output=path
     )
     command("fetch", _fetch, "bring a checkpoint's files here", checkpoint=text, output=path)
     command(
@@ -331,14 +355,14 @@ def _parser() -> argparse.ArgumentParser:
         "measure",
         _measure,
         "measure one block of one cell",
-        cell=text,
+        cell=long,
         key=text,
         block={"type": int, "required": True},
         plan=path,
         output=path,
         checkpoint=maybe_path,
         draft=maybe_path,
-        reference={"default": ""},
+        reference={"default": "", "type": _from_file},
         reference_checkpoint=maybe_path,
         smaller=maybe_path,
         python={"default": sys.executable},
@@ -347,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
         "frontier",
         _frontier,
         "search between the batches of a sweep for the largest that fits",
-        cell=text,
+        cell=long,
         key=text,
         swept={"type": Path, "nargs": "+", "required": True},
         output=path,

@@ -53,6 +53,7 @@ def checkpoint_of(architecture: str, ranks: int | None = None) -> Checkpoint:
 def own_device_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests time nothing, so they wait for no measurement."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CLAIMBENCH_LOCKS", str(tmp_path))
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,8 @@ class Project:
             "DVC_SYSTEM_CONFIG_DIR": str(self.folder.parent / "no-config"),
             "DVC_GLOBAL_CONFIG_DIR": str(self.folder.parent / "no-config"),
             "XDG_CACHE_HOME": str(self.folder.parent / "cache"),
-            "TMPDIR": str(self.scratch),  # the device's lock lies there: tests do not wait for a study that runs
+            "TMPDIR": str(self.scratch),
+            "CLAIMBENCH_LOCKS": str(self.scratch),  # tests do not wait for a study that runs
         }
 
     @property

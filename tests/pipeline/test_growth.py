@@ -127,5 +127,5 @@ def test_an_edit_of_a_kind_of_check_judges_anew(project: Any) -> None:
 
 
 def verdicts(folder: Path) -> dict[str, Any]:
-    written = json.loads((folder / "results/verdicts.json").read_text(encoding="utf-8"))
+    written = json.loads((folder / "results/verdicts.json").read_text(encoding="utf-8"))["verdicts"]
     return {claim["id"]: claim for claim in written["claims"]}

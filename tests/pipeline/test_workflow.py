@@ -148,18 +148,55 @@ def test_parameters_that_cannot_be_read_are_one_line(project, text, told):
     assert told in line
 
 
-def test_an_edited_result_is_one_message_that_names_the_file_and_what_to_do(rendered):
+def test_parameters_are_read_as_dvc_writes_them_and_a_command_line_goes_before(project):
+    """Snakemake's own reader would take `1e-05` for text, and `no` for a boolean."""
+    path = project.folder / "params.yaml"
+    text = path.read_text(encoding="utf-8").replace("samples: 1", "samples: 1\n  tolerance: 1e-05")
+    text = text.replace("  tiny:\n", "  tiny: &tiny\n")
+    more = "  'no': {<<: *tiny, source: 'random://tiny-llama?seed=2'}\n"
+    text = text.replace("device: cpu", more + "device: cuda")
+    path.write_text(text + "swap: {other: no}\n", encoding="utf-8")
+    project.snakemake("--config", "device=cpu", "--", "measured")
+    (plan,) = [json.loads(each.read_text()) for each in (project.folder / "results/plan").glob("*.json")]
+    assert plan["params"]["measure"] | {"tolerance": 1e-05, "samples": 1} == plan["params"]["measure"]
+    assert plan["params"]["swap"] == {"other": "no"}
+    assert plan["device"] == "cpu"
+    printed = project.snakemake("--config", "device=mps", "--", "measured", fails=True)
+    assert "claimbench: params.yaml: device: expected auto, cpu or cuda: NVIDIA GPUs" in printed
+
+
+def test_a_path_with_braces_is_one_line(tmp_path, project_in):
+    (folder := tmp_path / "a {b}").mkdir()
+    (line,) = mistaken(project_in(folder))
+    assert line == f"claimbench: {folder}: Snakemake takes braces in a path for wildcards: rename the folder"
+
+
+def test_a_path_with_quotes_a_strict_umask_and_a_prompt_of_140_kb_are_no_matter(tmp_path, project_in):
+    (folder := tmp_path / "a 'b' $c").mkdir()
+    project = project_in(folder)
+    named = {"source": "pypi://none==1/model.gguf", "architecture": "tiny-llama"}  # the null backend loads nothing
+    project.params["checkpoints"]["tiny"] = named
+    project.study["prompts"]["hello"] = "it's{hello}" * 13_000
+    project.write()
+    (project.folder / "params.yaml").chmod(0o600)
+    project.run("bash", "-c", "umask 077 && exec snakemake --cores all all")
+    assert {record["outcome"] for record in project.records()} == {"ok"}
+    assert (project.folder / "reports/report.md").exists()
+
+
+def test_an_edited_result_is_set_aside_and_measured_anew_alone(rendered):
     path = sorted(rendered.results())[0]
     file = rendered.folder / path
     envelope = json.loads(file.read_text(encoding="utf-8"))
     envelope["result"]["samples"][0]["wall_ns"] //= 2
-    file.write_text(json.dumps(envelope), encoding="utf-8")
-    printed = rendered.snakemake("all", fails=True)
-    (message,) = [line for line in printed.splitlines() if line.startswith("claimbench: ")]
-    assert message.endswith(f"Delete it and run again to measure that block anew: {path}")
-    assert "Traceback" not in printed
-    file.unlink()
-    assert len(rendered.measured_by("all")) == 1
+    file.write_text(edited := json.dumps(envelope), encoding="utf-8")
+    printed = []
+    assert len(rendered.measured_while(lambda: printed.append(rendered.snakemake("all")))) == 1
+    (message,) = [line for line in printed[0].splitlines() if line.startswith("claimbench: ")]
+    assert message.startswith("claimbench: a result was edited after it was measured")
+    assert message.endswith(f"({path}): kept as {path}.damaged.1, and measured anew")
+    assert (rendered.folder / f"{path}.damaged.1").read_text(encoding="utf-8") == edited
+    assert rendered.measured_by("all") == []
 
 
 def started(project):

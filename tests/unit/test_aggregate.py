@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from claimbench.analysis import aggregate, roofline
+from claimbench.analysis import aggregate, roofline, table_file
 from claimbench.analysis.derive import agreement
 from claimbench.cost_model import cost
 from claimbench.errors import ResultError
@@ -329,12 +329,12 @@ experiments:
 
 def test_the_table_survives_parquet_and_csv(lab: Any) -> None:
     table = lab.table(lab.plan(PLAIN, blocks=2))
-    aggregate.write_table(table, Path("out/table.parquet"), Path("out/table.csv"))
-    pd.testing.assert_frame_equal(aggregate.read_table(Path("out/table.parquet")), table)
+    table_file.write(table, Path("out/table.parquet"), Path("out/table.csv"), {})
+    pd.testing.assert_frame_equal(table_file.read(Path("out/table.parquet"), {}).table, table)
     assert list(pd.read_csv("out/table.csv").columns) == list(aggregate.COLUMNS)
-    table.drop(columns="step_ms").to_parquet("out/old.parquet")
+    table_file.write(table.drop(columns="step_ms"), Path("out/old.parquet"), Path("out/old.csv"), {})
     with pytest.raises(ResultError, match="step_ms"):
-        aggregate.read_table(Path("out/old.parquet"))
+        table_file.read(Path("out/old.parquet"), {})
 
 
 def test_blocks_that_were_fed_other_tokens_are_not_pooled(lab: Any, made: Made) -> None:

@@ -72,7 +72,7 @@ def test_a_trial_that_ends_otherwise_ends_the_search_with_its_reason() -> None:
 def test_a_file_that_is_no_search_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "frontier.json"
     path.write_text('{"fits": "many"}', encoding="utf-8")
-    with pytest.raises(ResultError, match=r"frontier\.json: no search for a frontier can be read"):
+    with pytest.raises(ResultError, match=r"not a search of this version of Claimbench .*frontier\.json"):
         read(path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claimbench.analysis import aggregate
+from claimbench.analysis import table_file
 from claimbench.errors import ConfigError
 from claimbench.formatting import quantity
 from claimbench.judging import recommend
@@ -413,7 +413,7 @@ def test_what_is_written_is_json_without_holes(lab: Any) -> None:
     plan = lab.plan(claims(ratio("half"), ratio("tgi")))
     found = judge(plan, lab.table(plan))
     verdicts.write(lab.folder / "verdicts.json", found)
-    written = json.loads((lab.folder / "verdicts.json").read_text())
+    written = json.loads((lab.folder / "verdicts.json").read_text())["verdicts"]
     assert set(written["cells"]) == set(plan.cells)
     assert written["device_name"] == "Example CPU @ 2 GHz"
     assert written["claims"][0]["verdict"] == "not runnable here"
@@ -423,8 +423,8 @@ def test_what_is_written_is_json_without_holes(lab: Any) -> None:
 def test_the_verdicts_of_a_table_read_back_are_the_same(lab: Any) -> None:
     plan = lab.plan(claims(ratio("half"), ratio("oom")))
     table = lab.table(plan)
-    aggregate.write_table(table, lab.folder / "table.parquet", lab.folder / "table.csv")
-    assert judge(plan, aggregate.read_table(lab.folder / "table.parquet")) == judge(plan, table)
+    table_file.write(table, lab.folder / "table.parquet", lab.folder / "table.csv", {})
+    assert judge(plan, table_file.read(lab.folder / "table.parquet", {}).table) == judge(plan, table)
 
 
 def test_a_cell_is_summed_up_with_its_interval_outcome_and_agreement(lab: Any, report: Verdicts) -> None:

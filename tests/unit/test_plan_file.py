@@ -17,8 +17,9 @@ STUDY = "experiments: {pace: {question: q, cells: {fast: {options: {step_ms: 1}}
 
 def test_what_is_written_is_read_again(lab: Any) -> None:
     plan = lab.plan(STUDY)
-    Path("plan.json").write_text(json.dumps(plan.model_dump(mode="json")), encoding="utf-8")
-    assert read(Path("plan.json")) == plan
+    path = Path(f"{plan.seal[:12]}.json")
+    path.write_text(json.dumps(plan.model_dump(mode="json")), encoding="utf-8")
+    assert read(path) == plan
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"device": "cpu"}'])

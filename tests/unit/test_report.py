@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 
 from claimbench.__main__ import main
-from claimbench.analysis import aggregate
+from claimbench.analysis import aggregate, table_file
 from claimbench.judging import judge
 from claimbench.planning.plan import make_plan
 from claimbench.reporting import report
-from claimbench.schema import ceilings, result, verdicts
+from claimbench.schema import ceilings, result, sealed, verdicts
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.params import load_params
@@ -116,7 +116,13 @@ MACHINE: dict[str, Any] = {
     "gpus": [],
     "system": "Linux 6.1",
 }
-CEILINGS = Ceilings(read_bytes_per_s=16e9, matmul_flops_per_s={"float32": 8e12, "bfloat16": 9e12}, threads=2)
+CEILINGS = Ceilings(
+    device="cpu",
+    machine=MACHINE["key"],
+    read_bytes_per_s=16e9,
+    matmul_flops_per_s={"float32": 8e12, "bfloat16": 9e12},
+    threads=2,
+)
 SLOWER = {"no_cache": 5.0, "bitsandbytes_int8": 1.4, "sdpa": 0.9, "prompt_lookup": 0.7}
 
 Invent = Callable[[PlannedCell, int], Result]
@@ -238,39 +244,31 @@ def test_the_same_inputs_give_the_same_bytes(project: tuple[Path, Inputs, str], 
 
 def test_it_renders_from_what_is_written_without_torch(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
     _, inputs, text = project
-    (tmp_path / "plan.json").write_text(inputs.plan.model_dump_json(), encoding="utf-8")
-    verdicts.write(tmp_path / "verdicts.json", inputs.verdicts)
-    ceilings.write(tmp_path / "ceilings.json", CEILINGS)
-    inputs.table.to_parquet(tmp_path / "table.parquet")
+    arguments = [*stage_on(tmp_path, inputs, "report"), "--output", str(tmp_path / "reports")]
     script = (
         "import sys\n"
-        "from pathlib import Path\n"
         "class Absent:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "from claimbench.analysis import aggregate\n"
-        "from claimbench.reporting import report\n"
-        "from claimbench.schema import ceilings, verdicts\n"
-        "from claimbench.schema.plan import Plan\n"
-        "here = Path(sys.argv[1])\n"
-        "plan = Plan.model_validate_json((here / 'plan.json').read_text())\n"
-        "table = aggregate.read_table(here / 'table.parquet')\n"
-        "found, limits = verdicts.read(here / 'verdicts.json'), ceilings.read(here / 'ceilings.json')\n"
-        "report.render(plan, table, found, limits, here / 'reports')\n"
+        "from claimbench.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
     assert (tmp_path / "reports" / "report.md").read_text(encoding="utf-8") == text
 
 
 def stage_on(folder: Path, inputs: Inputs, stage: str) -> list[str]:
     """The command line of `stage`, on `inputs` as they are written."""
-    (folder / "plan.json").write_text(inputs.plan.model_dump_json(), encoding="utf-8")
+    plan = f"{inputs.plan.seal[:12]}.json"
+    (folder / plan).write_text(inputs.plan.model_dump_json(), encoding="utf-8")
     ceilings.write(folder / "ceilings.json", CEILINGS)
-    verdicts.write(folder / "verdicts.json", inputs.verdicts)
-    inputs.table.to_parquet(folder / "table.parquet")
-    flags = {"plan": "plan.json", "table": "table.parquet"}
+    made_of = {"plan": inputs.plan.seal, "ceilings": sealed.seal(CEILINGS)}
+    table_file.write(inputs.table, folder / "table.parquet", folder / "table.csv", made_of)
+    made_of["table"] = table_file.seal(inputs.table)
+    verdicts.write(folder / "verdicts.json", inputs.verdicts.model_copy(update={"made_of": made_of}))
+    flags = {"plan": plan, "table": "table.parquet"}
     if stage == "report":
         flags |= {"verdicts": "verdicts.json", "ceilings": "ceilings.json"}
     return [stage, *(text for flag, name in flags.items() for text in (f"--{flag}", str(folder / name)))]
@@ -283,8 +281,8 @@ def test_an_older_table_is_refused_in_a_sentence(
     older = project[1]._replace(table=project[1].table.drop(columns=["tpot_ms", "load_itl_ms"]))
     assert main([*stage_on(tmp_path, older, stage), "--output", str(tmp_path / "out")]) == 4
     assert capsys.readouterr().err == (
-        f"claimbench: {tmp_path / 'table.parquet'} is of another version: it lacks tpot_ms, load_itl_ms. "
-        "Make it anew with the stage `aggregate`.\n"
+        f"claimbench: {tmp_path / 'table.parquet'}: the table is of another version: it lacks tpot_ms, load_itl_ms. "
+        "Delete it and run again: the stage `aggregate` makes it anew\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -292,10 +290,10 @@ def test_an_older_table_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"schema_version": 2}', "is of another version: expected schema_version 1, got 2. Make it anew"),
-        ('{"schema_version": 1}', "no verdicts can be read"),
-        ("[]", "no verdicts can be read"),
-        ("{", "no verdicts can be read"),
+        ('{"seal": "", "verdicts": {"schema_version": 2}}', "the stage `judge` makes them anew"),
+        ('{"schema_version": 1}', "not verdicts of this version of Claimbench"),
+        ("[]", "not verdicts of this version of Claimbench"),
+        ("{", "not verdicts of this version of Claimbench"),
     ],
 )
 def test_verdicts_of_another_version_are_refused_in_a_sentence(
@@ -305,7 +303,7 @@ def test_verdicts_of_another_version_are_refused_in_a_sentence(
     (tmp_path / "verdicts.json").write_text(content, encoding="utf-8")
     assert main([*asked, "--output", str(tmp_path / "out")]) == 4
     error = capsys.readouterr().err
-    assert error.startswith(f"claimbench: {tmp_path / 'verdicts.json'}")
+    assert error.endswith(f": {tmp_path / 'verdicts.json'}\n")
     assert said in error
     assert error.count("\n") == 1
 
@@ -315,7 +313,9 @@ def test_the_stages_judge_and_report_give_what_their_functions_give(
 ) -> None:
     _, inputs, text = project
     assert main([*stage_on(tmp_path, inputs, "judge"), "--output", str(tmp_path / "again.json")]) == 0
-    assert verdicts.read(tmp_path / "again.json") == inputs.verdicts
+    again = verdicts.read(tmp_path / "again.json")
+    assert again.model_copy(update={"made_of": {}}) == inputs.verdicts
+    assert set(again.made_of) == {"plan", "table"}
     assert main([*stage_on(tmp_path, inputs, "report"), "--output", str(tmp_path / "reports")]) == 0
     assert (tmp_path / "reports" / "report.md").read_text(encoding="utf-8") == text
 

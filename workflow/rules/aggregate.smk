@@ -25,7 +25,7 @@ rule aggregate:
         rounds=lambda wildcards, input: (
             f"--rounds {input.decided}" if FLOW.decided else ""
         ),
-        code=FLOW.code("analysis.aggregate", libraries=["pandas", "pyarrow"]),
+        code=FLOW.code("analysis.table_file", libraries=["pandas", "pyarrow"]),
     message:
         "Gathering all results into one table"
     shell:

@@ -5,22 +5,42 @@ import sys
 
 from snakemake.logging import logger
 from snakemake.settings.types import Quietness
+from snakemake.utils import update_config
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from claimbench.schema.validation import read_yaml
+from claimbench.workflow.another_try import make_way
 from claimbench.workflow.job_log import JobLogHandler
-from claimbench.workflow.jobs import Workflow, as_json, in_one_message
+from claimbench.workflow.jobs import (
+    Workflow,
+    as_argument,
+    as_json,
+    expect_no_wildcards,
+    in_one_message,
+)
 
-# Snakemake's own reader keeps the last of two equal keys without a word.
+# Snakemake's own reader keeps the last of two equal keys without a word, and takes other words than DVC for numbers.
 with in_one_message():
-    read_yaml(Path("params.yaml"))
+    expect_no_wildcards(Path(workflow.basedir))
+    PARAMS = read_yaml(Path("params.yaml")) or {}
 
 
 configfile: "params.yaml"
 
 
+update_config(PARAMS, workflow.config_settings.overwrite_config)
+
 with in_one_message():
-    FLOW = Workflow(config, Path(os.path.relpath(Path(workflow.basedir) / "studies")))
+    FLOW = Workflow(PARAMS, Path(os.path.relpath(Path(workflow.basedir) / "studies")))
+
+# A dry run renames nothing: it counts a job less for each result that a run sets aside.
+if workflow.is_main_process and not workflow.dryrun:
+    with in_one_message():
+        make_way(
+            FLOW.plan,
+            Path(FLOW.decided[0]) if FLOW.decided else None,
+            lambda line: print(f"claimbench: {line}", file=sys.stderr, flush=True),
+        )
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is activated or not.
 os.environ.update(

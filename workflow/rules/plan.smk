@@ -14,7 +14,7 @@ rule plan:
     conda:
         "../../envs/core.yaml"
     params:
-        params=lambda wildcards: FLOW.params_json,  # a string's own {1..4} would be taken for a wildcard
+        params=lambda wildcards: as_argument(FLOW.params_json),  # a string's own {1..4} would be taken for a wildcard
         studies=str(FLOW.studies),
         digest=FLOW.digest,
     message:

@@ -184,31 +184,6 @@ def blocks_in(rows: pd.DataFrame, metric: str) -> list[list[float]]:
     return blocks
 
 
-def write_table(table: pd.DataFrame, parquet: Path, csv: Path) -> None:
-    parquet.parent.mkdir(parents=True, exist_ok=True)
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(parquet, index=False)
-    table.to_csv(csv, index=False)
-
-
-def read_table(parquet: Path) -> pd.DataFrame:
-    """The table that `write_table` wrote.
-
-    Raises:
-        ResultError: it is missing or is not such a table.
-    """
-    try:
-        table = pd.read_parquet(parquet)
-    except (OSError, ValueError) as error:
-        raise ResultError(f"cannot read {parquet}: {error}: make it with the stage `aggregate`") from error
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise ResultError(
-            f"{parquet} is of another version: it lacks {', '.join(missing)}. Make it anew with the stage `aggregate`."
-        )
-    return table
-
-
 def _check_all_there(plan: Plan) -> None:
     paths = [path for planned in plan.cells.values() for path in planned.paths()]
     missing = [path for path in paths if not Path(path).is_file()]

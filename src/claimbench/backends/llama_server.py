@@ -74,7 +74,14 @@ def programs() -> dict[str, str | None]:
     if found is None:
         return {"llama-server": None}
     try:
-        reported = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=VERSION_S, check=False)
+        reported = subprocess.run(
+            [found, "--version"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=VERSION_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {"llama-server": "unknown"}
     lines = (reported.stdout + reported.stderr).splitlines()

@@ -26,6 +26,7 @@ from claimbench.checkpoints.stored import Entry, sums, with_stored_bytes
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError
+from claimbench.schema import plain_file
 from claimbench.schema.card import Card, StoredBytes
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import canonical_json, digest, write_json
@@ -148,12 +149,11 @@ def read_config(path: Path, where: str | None = None) -> ModelConfig:
     """The `config.json` at `path`, which messages call the config of `where`. Raises SourceError where it is none."""
     named = f"{where}: {CONFIG}" if where else str(path)
     try:
-        if path.stat().st_size > CONFIG_BYTES:
-            raise ValueError(f"larger than {CONFIG_BYTES} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(plain_file.read_text(path, CONFIG_BYTES))
         canonical_json(value)  # no JSON either: a number that is none or not finite, half a character
     except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{named}: not JSON ({error})") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{named}: not JSON ({why})") from error
     if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
         raise SourceError(f"{named}: expected a mapping with a model_type")
     config: ModelConfig = value
@@ -200,7 +200,8 @@ def counted(module: str, request: dict[str, object], where: str) -> dict[str, ob
             [sys.executable, "-m", module],
             input=json.dumps(request),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=COUNTING_S,
             check=False,
         )

@@ -19,9 +19,11 @@ from claimbench.checkpoints.local_files import vocabularies, wanted_files
 from claimbench.checkpoints.manifest import File
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
 from claimbench.errors import SourceError
+from claimbench.schema import plain_file
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest, write_json
+from claimbench.system import turns
 
 SOURCE = "source.json"
 LOCAL_STAMPS = Path(".claimbench") / "local-hashes.json"
@@ -44,9 +46,22 @@ def fetch(checkpoint: Checkpoint, folder: Path) -> None:
     Raises:
         SourceError: they cannot be had, or are not what was asked for; one message, no credentials in it.
     """
-    source = parse(checkpoint.source)
+    parse(checkpoint.source)
     if _is_whole(checkpoint, folder):
         return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with turns.alone(lock_of(folder), f"{checkpoint.name} to be fetched") as waited:
+        if not (waited and _is_whole(checkpoint, folder)):
+            _fetch(checkpoint, folder)
+
+
+def lock_of(folder: Path) -> Path:
+    """What is held while `folder` is written: beside it, so that clearing the folder leaves it alone."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
+    source = parse(checkpoint.source)
     (folder / SOURCE).unlink(missing_ok=True)
     with disk.explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,8 +103,8 @@ def _pinned(source: HubSource, checkpoint: Checkpoint) -> HubSource:
 def read(folder: Path) -> Fetched:
     """Raises SourceError where `folder` has no whole `source.json`."""
     try:
-        return Fetched.model_validate(json.loads((folder / SOURCE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
+        return Fetched.model_validate(json.loads(plain_file.read_text(folder / SOURCE, manifest.MOST_BYTES)))
+    except (OSError, ValueError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise SourceError(f"{folder / SOURCE}: expected a record of fetched files ({first}): fetch it first") from error
 

@@ -16,11 +16,13 @@ from typing import Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from claimbench.errors import CorruptCheckpoint
+from claimbench.schema import plain_file
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest, write_json
 
 MANIFEST = "manifest.json"
 STAMPS = ".verified.json"
+MOST_BYTES = 1_000_000_000
 
 
 class Tensor(Frozen):
@@ -103,13 +105,13 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Manifest.model_validate(json.loads(plain_file.read_text(path, MOST_BYTES)))
     except OSError as error:
         raise CorruptCheckpoint(
             f"{path}: expected a manifest, but it cannot be read ({error.strerror}): "
             f"the checkpoint was never finished. {advice(folder)}"
         ) from error
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise CorruptCheckpoint(f"{path}: not a manifest of this version ({first}). {advice(folder)}") from error
 

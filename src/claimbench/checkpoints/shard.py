@@ -36,9 +36,10 @@ from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.sources import RandomSource, parse
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Architecture, ModelConfig
-from claimbench.errors import SourceError
+from claimbench.errors import CorruptCheckpoint, SourceError
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import write_json
+from claimbench.system import turns
 
 USUAL_SHARD_BYTES = 2_000_000_000
 """Of a file that is written here, at most, where params.yaml says nothing."""
@@ -69,9 +70,21 @@ def shard(checkpoint: Checkpoint, fetched: Path, folder: Path, max_shard_bytes: 
     """
     fetch.fetch(checkpoint, fetched)
     record = fetch.read(fetched)
-    _clear(folder)
-    _write(checkpoint, fetched, record, folder, max_shard_bytes)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with turns.alone(fetch.lock_of(folder), f"{checkpoint.name} to be written") as waited:
+        if not (waited and _is_whole(checkpoint, folder)):
+            _clear(folder)
+            _write(checkpoint, fetched, record, folder, max_shard_bytes)
     cards.remember(checkpoint, folder)
+
+
+def _is_whole(checkpoint: Checkpoint, folder: Path) -> bool:
+    """Whether another run has written it just now; the name of its folder holds all that it follows from."""
+    try:
+        found = manifest.verify(folder)
+    except CorruptCheckpoint:
+        return False
+    return (found.checkpoint, found.source) == (checkpoint.name, checkpoint.source)
 
 
 def _write(

@@ -48,6 +48,7 @@ from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import RESULTS, Plan, PlannedGroup
 from claimbench.schema.round import TWIN, Round
+from claimbench.schema.set_aside import set_aside
 from claimbench.schema.verdicts import Needed, Verdict
 
 ROUNDS = RESULTS / "rounds"
@@ -223,8 +224,12 @@ class Decider:
 
     def is_worth_more(self, id: str) -> bool:
         """Whether another round could tell anything new: what is unavailable or wrong stays so."""
-        known = [arm.result.outcome for arm in self.arms_of(id)]
-        return not known or Outcome.OK in known
+        arms = self.arms_of(id)
+        return not arms or self.is_due(id) or any(arm.result.outcome == Outcome.OK for arm in arms)
+
+    def is_due(self, id: str) -> bool:
+        """Whether it failed in passing, and has another try."""
+        return round_file.is_another_try_due(self.arms_of(id))
 
     def arms_of(self, id: str) -> list[round_file.Arm]:
         key = self.plan.cells[id].key
@@ -233,6 +238,8 @@ class Decider:
 
     def together(self, *ids: str) -> int:
         """Rounds that all of `ids` sat in, under the keys of the plan, and that no rule of validity voids."""
+        if any(map(self.is_due, ids)):
+            return 0
         wanted = {(id, self.plan.cells[id].key.id) for id in ids}
         return sum(wanted <= sat_in(one) for one in self.rounds.values() if validity.weight(validity.of_round(one)))
 
@@ -420,7 +427,7 @@ def in_groups(plan: Plan) -> Plan:
 
 
 def read_rounds(plan: Plan, folder: Path, say: Say) -> dict[str, Round]:
-    """The rounds in `folder` that a cell of the plan sat in under its key, by path; a damaged file is told of."""
+    """The rounds in `folder` that a cell of the plan sat in under its key, by path; a damaged file is set aside."""
     wanted = {(id, plan.cells[id].key.id) for group in plan.groups for id in group.everyone}
     found: dict[str, Round] = {}
     for path in sorted(folder.glob("*.json")):
@@ -428,6 +435,7 @@ def read_rounds(plan: Plan, folder: Path, say: Say) -> dict[str, Round]:
             record = round_file.read(path)
         except ResultError as error:
             say(f"left out: {error}")
+            set_aside(path, "damaged")
             continue
         if wanted & sat_in(record):
             found[str(path)] = record

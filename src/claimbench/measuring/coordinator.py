@@ -184,8 +184,10 @@ def run_ranks(request: RankRequest, command: list[str], say: Say, calls: Connect
                 failure = RankMonitor(connections, request, say, last_lines).run()
     if failure:
         detail = "".join(connections.printed.get(failure.rank, last_lines))
-        outcome = Outcome.ERROR if failure.kind in ("killed", "ended", "launcher") else failure.kind
-        say("refused", outcome=outcome, reason=failure.reason, signal=failure.signal, detail=detail)
+        passing = failure.kind in ("killed", "ended", "launcher")
+        outcome = Outcome.ERROR if passing else failure.kind
+        said = {"reason": failure.reason, "signal": failure.signal, "detail": detail, "passing": passing}
+        say("refused", outcome=outcome, **said)
 
 
 @contextmanager
@@ -210,7 +212,8 @@ def _launched(cell: Cell, command: list[str], secret: bytes, connections: RankCo
             command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env={**os.environ, **names},
             preexec_fn=die_with_parent,
         )

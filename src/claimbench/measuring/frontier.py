@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from claimbench.measuring.measure import measure
-from claimbench.schema import json_file, result
+from claimbench.schema import frontier as frontier_file
+from claimbench.schema import result
 from claimbench.schema.cell import Cell
 from claimbench.schema.frontier import Frontier, Trial
 from claimbench.schema.outcome import FITS, OUT_OF_MEMORY
@@ -36,7 +37,7 @@ def find(
         return _trial(measure(at_batch(cell, batch), 0, key, path, checkpoint=checkpoint, draft=draft, python=python))
 
     found = search([_trial(result.read(path), swept=True) for path in swept], attempt)
-    json_file.write_json(output, found.model_dump(mode="json"))
+    frontier_file.write(output, found)
     return found
 
 

@@ -10,8 +10,6 @@ processes they are sums over its ranks, and `Result.ranks` has each one's.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,7 +26,8 @@ from claimbench.schema import result
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
-from claimbench.system import machine, page_cache, scratch
+from claimbench.schema.set_aside import failures, set_aside
+from claimbench.system import machine, page_cache, turns
 from claimbench.system.redaction import redacted_result
 
 
@@ -77,6 +76,10 @@ def measure(
                 before = machine.telemetry(cell.device)
                 facts |= supervise(request, python)
                 facts["telemetry"] |= {"before": before, "after": machine.telemetry(cell.device)}
+    failed = failures(output)
+    if failed:
+        times = "once" if len(failed) == 1 else f"{len(failed)} times"
+        facts["flags"] = [*facts.get("flags", []), f"failed {times} before this try, in passing"]
     record = Result(
         cell=cell,
         block=block,
@@ -95,6 +98,9 @@ def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | N
     try:
         found = result.read(output)
     except ResultError:
+        if output.is_dir():
+            raise
+        set_aside(output, "damaged")
         return None
     return found if (found.cell, found.block, found.key) == (cell, block, key) else None
 
@@ -127,7 +133,8 @@ def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -
             card = loaded_model.unplanned_card(cell.checkpoint, checkpoint)
             facts["card"] = card.model_dump(mode="json") if card else None
     except CorruptCheckpoint as error:
-        return {"outcome": Outcome.ERROR, "reason": str(error).splitlines()[0], "detail": str(error)}
+        reason = str(error).splitlines()[0]
+        return {"outcome": Outcome.ERROR, "passing": True, "reason": reason, "detail": str(error)}
     files = [file for folder in (checkpoint, draft) if folder for file in sorted(folder.glob("*.safetensors"))]
     try:
         found = page_cache.prepare(files, cell.protocol.page_cache)
@@ -140,12 +147,6 @@ def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -
 
 @contextmanager
 def device_lock(device: Device) -> Iterator[None]:
-    """One timing job at a time per device, across every checkout; the kernel frees it if its holder dies."""
-    path = scratch.temporary() / f"claimbench-{os.getuid()}-{device}.lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"claimbench: waiting for another measurement on {device}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """One timing job at a time per device, of all users in all checkouts; others wait, and say for whom."""
+    with turns.alone(turns.of_machine(device), f"another measurement on {device}"):
         yield

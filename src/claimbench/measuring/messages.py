@@ -42,6 +42,8 @@ class Message(TypedDict, total=False):
     reason: str
     signal: str | None
     """That killed a rank, by name."""
+    passing: bool
+    """It may end well at another try."""
     detail: str
     """What the rank printed last."""
 
@@ -58,6 +60,7 @@ class BlockFacts(TypedDict, total=False):
     """Fields of a `Result`, as far as they are known."""
 
     outcome: Outcome
+    passing: bool
     reason: str | None
     detail: str | None
     checkpoint_sha256: str

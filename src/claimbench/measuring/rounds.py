@@ -95,7 +95,8 @@ class _Running:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=environment_of(cell, self.own.folder),
             start_new_session=True,
         )

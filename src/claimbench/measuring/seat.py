@@ -44,9 +44,9 @@ GRACE_S = 5.0
 class Ended(Exception):
     """An arm is not there any more; the text is the reason."""
 
-    def __init__(self, outcome: Outcome, reason: str) -> None:
+    def __init__(self, outcome: Outcome, reason: str, passing: bool = False) -> None:
         super().__init__(reason)
-        self.outcome = outcome
+        self.outcome, self.passing = outcome, passing
 
 
 class Turn(NamedTuple):
@@ -91,6 +91,7 @@ class Seat:
     messages: list[Message] = field(default_factory=list)
     turns: list[Turns] = field(default_factory=list)
     outcome: Outcome | None = None
+    passing: bool = False
     reason: str | None = None
     spent_s: float = 0.0
     ready_s: float = 0.0
@@ -207,7 +208,7 @@ class Seat:
         except (EOFError, OSError):
             self._died()
         except Ended as end:
-            self.end(end.outcome, str(end))
+            self.end(end.outcome, str(end), end.passing)
         took = time.monotonic() - self.begun
         self.left_s, self.spent_s = self.left_s - took, self.spent_s + took
 
@@ -226,7 +227,7 @@ class Seat:
                 case "phase":
                     self.phase = message["name"]
                 case "refused":
-                    raise Ended(Outcome(message["outcome"]), message["reason"])
+                    raise Ended(Outcome(message["outcome"]), message["reason"], message.get("passing", False))
                 case _:
                     self.messages.append(message)
 
@@ -237,11 +238,11 @@ class Seat:
             self.end(Outcome.OOM, f"killed by the kernel for memory, during: {self.phase}")
             return
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with status {code}"
-        self.end(Outcome.ERROR, f"its process was {how}, during: {self.phase}")
+        self.end(Outcome.ERROR, f"its process was {how}, during: {self.phase}", passing=True)
 
-    def end(self, outcome: Outcome, reason: str | None) -> None:
+    def end(self, outcome: Outcome, reason: str | None, passing: bool = False) -> None:
         """Record how it ended, and see to it that nothing of it is left."""
-        self.outcome, self.reason = outcome, reason
+        self.outcome, self.reason, self.passing = outcome, reason, passing
         with suppress(psutil.NoSuchProcess):
             own = psutil.Process(self.pid)
             started = own.children(recursive=True)
@@ -275,6 +276,7 @@ class Seat:
         lines = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         facts |= {
             "outcome": outcome,
+            "passing": self.passing and outcome == Outcome.ERROR,
             "reason": reason,
             "detail": None if outcome == Outcome.OK else lines[-4000:] or None,
             "machine": machine.identify(),

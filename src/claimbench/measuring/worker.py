@@ -22,7 +22,7 @@ import psutil
 from claimbench import backends, optimizations
 from claimbench.backends import Column, Session
 from claimbench.checkpoints.prompt import require_room
-from claimbench.errors import OutOfMemory, Refusal, SourceError, WrongOutput
+from claimbench.errors import CorruptCheckpoint, OutOfMemory, Refusal, ServerFailed, SourceError, WrongOutput
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.clock import time_generation
 from claimbench.measuring.coordinator import run_ranks
@@ -77,9 +77,11 @@ def guarded(work: Callable[[], None], say: Say) -> None:
     try:
         work()
     except Refusal as refusal:
-        say("refused", outcome=refusal.outcome, reason=str(refusal))
+        passing = isinstance(refusal, ServerFailed)
+        say("refused", outcome=refusal.outcome, reason=str(refusal), passing=passing)
     except SourceError as error:
-        say("refused", outcome=Outcome.ERROR, reason=str(error))
+        passing = isinstance(error, CorruptCheckpoint)
+        say("refused", outcome=Outcome.ERROR, reason=str(error), passing=passing)
     except (MemoryError, RuntimeError, OSError, ValueError) as error:
         traceback.print_exc()
         out_of_memory = is_out_of_memory(error)

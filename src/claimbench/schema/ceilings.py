@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from claimbench.errors import ResultError
+from claimbench.schema import sealed
 from claimbench.schema.cell import Device
 from claimbench.schema.frozen import Frozen
-from claimbench.schema.json_file import write_json
+
+ADVICE = "Delete it and run again: the stage `ceiling` measures them anew"
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Ceilings(Frozen):
@@ -18,12 +23,12 @@ class Ceilings(Frozen):
     """Its key."""
     torch: str | None = None
     threads: int | None = None
-    read_bytes_per_s: float | None = None
-    matmul_flops_per_s: dict[str, float] = {}
+    read_bytes_per_s: Rate | None = None
+    matmul_flops_per_s: dict[str, Rate] = {}
     """By dtype."""
-    file_read_bytes_per_s: dict[str, float | None] = {}
+    file_read_bytes_per_s: dict[str, Rate | None] = {}
     """By state of the page cache; None where it cannot be brought into that state."""
-    copy_bytes_per_s: float | None = None
+    copy_bytes_per_s: Rate | None = None
     """Of a GPU's memory; reads and writes both count."""
 
 
@@ -56,17 +61,19 @@ def best_of(several: Iterable[Ceilings]) -> Ceilings:
 
 
 def write(path: Path, ceilings: Ceilings) -> None:
-    write_json(path, ceilings.model_dump(mode="json", exclude_none=True))
+    sealed.write(path, "ceilings", ceilings)
 
 
-def read(path: Path) -> Ceilings:
-    """The ceilings at `path`.
+def read(path: Path, machine: str, device: Device) -> Ceilings:
+    """The ceilings at `path`, which are of `device` of `machine`, by its key.
 
     Raises:
-        ResultError: there is no such file, it holds no ceilings, or those of another version.
+        ResultError: there is no such file, it was edited, or holds no ceilings, or those of another machine.
     """
-    try:
-        return Ceilings.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ResultError(f"{path}: no ceilings can be read ({first}). Delete it and run again.") from error
+    found = sealed.read(path, "ceilings", Ceilings, ADVICE)
+    if (found.machine, found.device) != (machine, device):
+        raise ResultError(
+            f"expected the ceilings of {device} on machine {machine}, got those of {found.device} on machine "
+            f"{found.machine}. {ADVICE}: {path}"
+        )
+    return found

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
-from claimbench.errors import ResultError
+from claimbench.schema import sealed
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.outcome import Outcome
 
@@ -45,15 +42,13 @@ def describe(found: Frontier) -> str:
     return f"Between the swept batches, {found.fits} fits and {found.fails} does not ({found.searched} trials)."
 
 
+def write(path: Path, found: Frontier) -> None:
+    sealed.write(path, "search", found)
+
+
 def read(path: Path) -> Frontier:
     """
     Raises:
-        ResultError: there is no such file, or it is of another version.
+        ResultError: there is no such file, it was edited by hand, or it is of another version.
     """
-    try:
-        return Frontier.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise ResultError(
-            f"{path}: no search for a frontier can be read ({first}). Delete it and run again."
-        ) from error
+    return sealed.read(path, "search", Frontier, "Delete it and run again: its trials are kept")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictFloat, StrictInt, model_validator
+from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, model_validator
 
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.schema.card import Card
@@ -17,6 +17,8 @@ from claimbench.schema.validation import read_yaml, validate
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 SOURCE_KINDS = ("hf://", "pypi://", "random://", "file://")
+
+OTHER_DEVICES = ("mps", "metal", "rocm", "hip", "amd", "xpu", "sycl", "npu", "tpu", "xla", "hpu", "vulkan", "opencl")
 
 
 class CheckpointParams(Frozen):
@@ -81,8 +83,15 @@ class Limits(Frozen):
     devices: StrictInt | None = Field(default=None, ge=1, description="GPUs, or processes on a CPU, of one cell")
 
 
+def _supported(device: object) -> object:
+    """Devices of other makers are no misspelling, so what there is instead is said."""
+    if isinstance(device, str) and device.partition(":")[0].lower() in OTHER_DEVICES:
+        raise ValueError("expected auto, cpu or cuda: NVIDIA GPUs (cuda) and CPUs are supported, and no others yet")
+    return device
+
+
 class Params(Frozen):
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_supported)] = "auto"
     studies: tuple[str, ...] = Field(min_length=1)
     swap: dict[str, str] = Field(default={}, description="a study's checkpoint -> the one to use in its place")
     checkpoints: dict[str, CheckpointParams] = Field(min_length=1)

@@ -8,8 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from claimbench.errors import ResultError
+from claimbench.schema import plain_file, sealed
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.frozen import Frozen
+from claimbench.schema.json_file import digest
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.params import Params
@@ -97,6 +99,11 @@ class Plan(Frozen):
     budget_minutes: float = 0.0
     """For all rounds."""
 
+    @property
+    def seal(self) -> str:
+        """Its sha256; the first twelve digits are the name of its file."""
+        return digest(self.model_dump(mode="json"), length=64)
+
     def row(self, study: str, address: str) -> Row:
         """The row at `experiment/label[@...]` of `study`.
 
@@ -111,14 +118,20 @@ def read(path: Path) -> Plan:
     """The plan at `path`.
 
     Raises:
-        ResultError: the file is missing, cut short, or of another version of Claimbench.
+        ResultError: the file is missing, cut short, edited by hand, or of another version of Claimbench.
     """
     try:
-        return Plan.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        found = Plan.model_validate(json.loads(plain_file.read_text(path, sealed.MOST_BYTES)))
     except OSError as error:
         raise ResultError(f"cannot read the plan {path}: {error.strerror}. `snakemake plan` makes it.") from error
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise ResultError(
             f"{path}: not a plan of this version of Claimbench ({first}). Delete it; `snakemake plan` makes it anew."
         ) from error
+    if not found.seal.startswith(path.stem):
+        raise ResultError(
+            f"{path}: the plan was edited after it was made: its content does not match its name. "
+            "Delete it; `snakemake plan` makes it anew."
+        )
+    return found

@@ -20,6 +20,9 @@ from claimbench.schema.json_file import digest
 from claimbench.schema.machine import KEEPS_OTHERS, MachineIdentity, Telemetry
 from claimbench.schema.outcome import Outcome
 
+TRIES = 3
+"""Of what fails in passing, in all: then it counts as a property of the cell on this machine."""
+
 
 class Sample(Frozen):
     """One generation. `step_ns[0]` runs from the call to the first new token (prefill); the rest are decode steps."""
@@ -78,6 +81,10 @@ class Result(Frozen):
     block: int = Field(ge=0)
     key: Key
     outcome: Outcome
+    passing: bool = Field(
+        default=False,
+        description="it failed, perhaps by no property of the cell: killed from outside, a server that died",
+    )
     reason: str | None = Field(default=None, description="one line; set whenever the outcome is not ok")
     detail: str | None = Field(default=None, description="the worker's last lines, for a person to read")
     started_at: str = Field(description="UTC, ISO 8601")

@@ -7,7 +7,7 @@ generate in turn. Its file is sealed like a result, and says nothing that was no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from pydantic import Field
 from claimbench.errors import ResultError
 from claimbench.schema import sealed
 from claimbench.schema.frozen import Frozen
-from claimbench.schema.result import Result, Sample
+from claimbench.schema.result import TRIES, Result, Sample
 
 ADVICE = "Delete it and run again: the rounds that are there are kept"
 TWIN = "twin"
@@ -91,6 +91,12 @@ def read(path: Path) -> Round:
         ResultError: the file is missing, cut short, edited by hand, or of another schema.
     """
     return sealed.read(path, "round", Round, "Delete it: the next run measures another round")
+
+
+def is_another_try_due(arms: Sequence[Arm]) -> bool:
+    """Whether a cell that had these `arms`, its twin's left out, failed in passing alone, and not yet `TRIES` times."""
+    failed = [arm for arm in arms if arm.name != TWIN and arm.result.passing]
+    return 0 < len(failed) < TRIES and all(arm.result.passing for arm in arms)
 
 
 class Rounds(Frozen):

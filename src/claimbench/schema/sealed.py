@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from claimbench.errors import ResultError
+from claimbench.schema import plain_file
 from claimbench.schema.json_file import digest, write_json
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_BYTES: Final = 1_000_000_000
 
 
 def seal_of(content: object) -> str:
     """The sha256 of a value's canonical JSON."""
     return digest(content, length=64)
+
+
+def seal(record: BaseModel) -> str:
+    """`seal_of` a record as it is written."""
+    return seal_of(record.model_dump(mode="json"))
+
+
+def require_made_of(path: Path, made_of: Mapping[str, str], given: Mapping[str, str], stage: str) -> None:
+    """Raises ResultError where the file at `path` was made of other inputs than those `given`, by name and seal."""
+    for name, expected in given.items():
+        if made_of.get(name) != expected:
+            raise ResultError(
+                f"{path} does not follow from the {name} that it is shown with: it was made of others. "
+                f"Delete it and run again: the stage `{stage}` makes it anew"
+            )
 
 
 def write(path: Path, kind: str, record: BaseModel) -> None:
@@ -31,16 +49,20 @@ def read(path: Path, kind: str, model: type[Model], advice: str) -> Model:
     Raises:
         ResultError: the file is missing, cut short, edited by hand, or of another schema.
     """
+    several = kind.endswith("s")
     try:
-        envelope = json.loads(path.read_text(encoding="utf-8"))
+        envelope = json.loads(plain_file.read_text(path, MOST_BYTES))
         record = model.model_validate(envelope[kind])
         seal, content = envelope["seal"], seal_of(envelope[kind])
     except OSError as error:
         raise ResultError(f"cannot read {kind} {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise ResultError(f"not a {kind} of this version of Claimbench ({first}). {advice}: {path}") from error
+        what = kind if several else f"a {kind}"
+        raise ResultError(f"not {what} of this version of Claimbench ({first}). {advice}: {path}") from error
     if seal != content:
         edited = f"a {kind} was edited after it was measured: its seal does not match its content"
+        if several:
+            edited = f"{kind} were edited after they were made: their seal does not match their content"
         raise ResultError(f"{edited}. {advice}: {path}")
     return record

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,39 +13,48 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from claimbench.errors import ConfigError, did_you_mean
+from claimbench.schema import plain_file
+from claimbench.schema.yaml_loader import PlainLoader
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Plain YAML silently keeps the last of two equal keys; a study would lose an experiment without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is there twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+MOST_BYTES = 1_000_000
+"""Of params.yaml or a study: the largest that Claimbench has are a twentieth of it."""
 
 
 def parse_yaml(text: str, where: str) -> Any:
+    """The value that `text` says, by yaml_loader.py's rules.
+
+    Raises:
+        ConfigError: it is not such YAML; the line is named, and the key where there is one.
+    """
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a SafeLoader
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = f"U+{ord(text[error.position]):04X}"
+        raise ConfigError(f"{where}, line {line}: a character that no text has ({code}): take it out") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: {error.problem or error}") from error
+        line_named = f", line {mark.line + 1}" if mark else ""
+        problem = str(error.problem or error)
+        advice = ": indent with spaces" if "'\\t'" in problem else ""
+        raise ConfigError(f"{where}{line_named}: {problem}{advice}") from error
 
 
 def read_yaml(path: Path) -> Any:
+    """`parse_yaml` of a file; a larger one than `MOST_BYTES` is not opened.
+
+    Raises:
+        ConfigError: it cannot be read, is no text, or is not such YAML.
+    """
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        content = plain_file.read_bytes(path, MOST_BYTES)
+        return parse_yaml(content.decode("utf-8"), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: expected UTF-8, got byte 0x{content[error.start]:02x}") from error
 
 
 def validate(model: type[Model], value: object, where: str) -> Model:
@@ -55,10 +65,24 @@ def validate(model: type[Model], value: object, where: str) -> Model:
     """
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: expected keys and values, got {type(value).__name__}")
+    for key, number in _not_finite(value):
+        raise ConfigError(f"{where}: {key}: expected a finite number (got {number})")
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{where}: {line}" for line in _sentences(model, value, error))) from error
+
+
+def _not_finite(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[str, float]]:
+    """Infinities and NaNs by their key: what Snakemake's command line sets has not been parsed here."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield ".".join(map(str, path)), value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_finite(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _not_finite(inner, (*path, number))
 
 
 def _sentences(model: type[BaseModel], value: object, error: ValidationError) -> list[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
-from claimbench.errors import ResultError
+from claimbench.schema import sealed
 from claimbench.schema.cell import Device, Dtype
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.interval import Interval
-from claimbench.schema.json_file import write_json
 from claimbench.schema.outcome import Outcome
 
 VERSION: Final = 1
@@ -51,6 +49,8 @@ class Verdicts(Frozen):
     """Every cell of the plan, by id."""
     frontiers: dict[str, Frontier] = {}
     recommendations: tuple[Recommendation, ...]
+    made_of: dict[str, str] = {}
+    """Seals of the inputs, by name."""
 
 
 class Needed(Frozen):
@@ -192,22 +192,13 @@ class Recommendation(Frozen):
 
 
 def write(path: Path, verdicts: Verdicts) -> None:
-    write_json(path, verdicts.model_dump(mode="json"))
+    sealed.write(path, "verdicts", verdicts)
 
 
 def read(path: Path) -> Verdicts:
     """The verdicts at `path`.
 
     Raises:
-        ResultError: there is no such file, it holds no verdicts, or those of another version.
+        ResultError: there is no such file, it was edited by hand, holds no verdicts, or those of another version.
     """
-    advice = "Make it anew with the stage `judge`."
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["schema_version"]
-        if version == VERSION:
-            return Verdicts.model_validate(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0]
-        raise ResultError(f"{path}: no verdicts can be read ({first}). {advice}") from error
-    raise ResultError(f"{path} is of another version: expected schema_version {VERSION}, got {version!r}. {advice}")
+    return sealed.read(path, "verdicts", Verdicts, "Delete it and run again: the stage `judge` makes them anew")

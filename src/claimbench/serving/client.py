@@ -12,9 +12,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from claimbench.errors import ServerFailed, WrongOutput
 
@@ -206,7 +206,7 @@ def _whole(answer: CompletionResponse, request: CompletionRequest) -> Completion
 def _parsed(data: str) -> JsonObject:
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise RequestFailed("garbled", f"an event is not a JSON object: {data[:SHOWN]!r}")
@@ -222,7 +222,7 @@ def message_of(body: str) -> str:
     """The sentence inside an error's body, however the server wraps it."""
     try:
         value: object = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body.strip()[:SHOWN]
     for key in ("error", "message", "detail"):
         while isinstance(value, dict) and key in value:
@@ -251,15 +251,19 @@ def read_as(answer: type[Answer], value: JsonObject, otherwise: str) -> Answer:
         raise RequestFailed("garbled", f"{otherwise}: {str(value)[:SHOWN]}") from error
 
 
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Choice(ServerAnswer):
     text: str | None = None
-    token_ids: list[int] | None = None
+    token_ids: list[TokenId] | None = None
     finish_reason: str | None = None
 
 
 class TokenCounts(ServerAnswer):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
 
 
 class CompletionEvent(ServerAnswer):
@@ -328,7 +332,7 @@ def get_json(address: str, path: str, timeout_s: float = 30.0) -> JsonObject:
     text = get_text(address, path, timeout_s)
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestFailed("garbled", f"{path} is not JSON: {text[:SHOWN]!r}") from error
     if not isinstance(value, dict):
         raise RequestFailed("garbled", f"{path} is not a JSON object: {text[:SHOWN]!r}")

@@ -64,7 +64,8 @@ class GpuWatch:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):

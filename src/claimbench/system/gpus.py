@@ -63,7 +63,9 @@ def _has_driver() -> bool:
 def _seen(visible: str | None, python: str) -> Seen:
     """By torch, which opens the devices: this process may have to fork later, and must not."""
     try:
-        done = subprocess.run([python, "-m", OURS], capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        done = subprocess.run(
+            [python, "-m", OURS], capture_output=True, encoding="utf-8", errors="replace", timeout=ANSWER_S, check=False
+        )
         said = json.loads(done.stdout.strip().splitlines()[-1])
         return Seen(tuple(Device(**one) for one in said["devices"]), said["why_none"])
     except (OSError, subprocess.TimeoutExpired, IndexError, ValueError, KeyError, TypeError) as error:

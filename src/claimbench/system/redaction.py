@@ -43,12 +43,15 @@ def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def redact(text: str, secrets: tuple[str, ...] | None = None) -> str:
-    """`text` without `secrets`, by default those of this process's environment, and without what looks like one."""
+    """`text` without `secrets`, by default those of this process's environment, and without what looks like one.
+
+    Half a character, as a server may say it in JSON, cannot be written down and becomes a question mark.
+    """
     for secret in secrets_of(os.environ) if secrets is None else secrets:
         text = text.replace(secret, HIDDEN)
     for form, instead in FORMS:
         text = form.sub(instead, text)
-    return text
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def redacted(value: Any, secrets: tuple[str, ...] | None = None) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from claimbench.errors import SourceError
 from claimbench.schema.json_file import write_json
+from claimbench.system import turns
 
 SOURCE = Path(__file__).parent.parent.parent
 COMPLETE = b"# complete"
@@ -29,6 +30,13 @@ def build(lock: Path, folder: Path, stamp: Path) -> None:
     Raises:
         SourceError: pip could not install the lock, or the program failed; carries the last lines.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with turns.alone(folder.with_name(f".{folder.name}.lock"), f"{folder.name} to be installed") as waited:
+        if not (waited and stamp.exists()):
+            _build(lock, folder, stamp)
+
+
+def _build(lock: Path, folder: Path, stamp: Path) -> None:
     text = lock.read_bytes()
     _run([sys.executable, "-m", "venv", "--clear", str(folder)], "create the environment")
     python = folder / "bin" / "python"
@@ -45,7 +53,7 @@ def build(lock: Path, folder: Path, stamp: Path) -> None:
 
 
 def _run(command: list[str], purpose: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-4:])
         raise SourceError(f"could not {purpose}:\n{last}")

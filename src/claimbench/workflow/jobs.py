@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from claimbench import backends
 from claimbench.checkpoints import cards
 from claimbench.checkpoints.fetch import local_identity
 from claimbench.cost_model import cost
-from claimbench.errors import ClaimbenchError, SourceError
+from claimbench.errors import ClaimbenchError, ConfigError, SourceError
 from claimbench.planning import target_machine
 from claimbench.planning.code_hash import stage_hash
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, FETCHED, ceilings_path, folder_of
@@ -21,11 +22,14 @@ from claimbench.planning.plan import make_plan, order
 from claimbench.planning.result_key import build_program
 from claimbench.schema.card import Card
 from claimbench.schema.cell import Checkpoint
-from claimbench.schema.json_file import canonical_json, digest
+from claimbench.schema.json_file import canonical_json, digest, write_json
 from claimbench.schema.params import CheckpointParams, Params, load_params, load_studies
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell
 from claimbench.schema.study import Study
 from claimbench.system import machine
+
+ARGUMENTS = Path(".claimbench") / "arguments"
+LONGEST_ARGUMENT = 20_000
 
 
 @contextmanager
@@ -36,6 +40,12 @@ def in_one_message() -> Iterator[None]:
     except ClaimbenchError as error:
         print(f"claimbench: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+
+
+def expect_no_wildcards(folder: Path) -> None:
+    """Raises ConfigError where Snakemake would take parts of the project's own path for wildcards."""
+    if set("{}") & set(str(folder)):
+        raise ConfigError(f"{folder}: Snakemake takes braces in a path for wildcards: rename the folder")
 
 
 def plan_for(config: Mapping[str, object], studies: Path) -> Plan:
@@ -101,11 +111,24 @@ def _shape(checkpoint: CheckpointParams) -> Card | None:
 
 
 def digest_of(plan: Plan) -> str:
-    return digest(plan.model_dump(mode="json"), length=64)
+    return plan.seal
 
 
 def as_json(checkpoint: Checkpoint) -> str:
     return canonical_json(checkpoint.model_dump(mode="json"))
+
+
+def as_argument(text: str) -> str:
+    """`text` as one argument of the command line, or `@` and the file that it was written to where it is long.
+
+    The kernel takes no argument above 128 KiB, and a shell's command is one: a long prompt would not start.
+    """
+    if len(shlex.quote(text)) <= LONGEST_ARGUMENT:
+        return text
+    path = ARGUMENTS / f"{digest(text, length=32)}.json"
+    if not path.exists():
+        write_json(path, json.loads(text))
+    return f"@{path}"
 
 
 class Workflow:
@@ -249,7 +272,7 @@ class Workflow:
     def _arguments(self, id: str, block: int) -> dict[str, str]:
         planned, needed = self.cell(id), self.needs(id, block)
         flags = {
-            "cell": canonical_json(planned.cell.model_dump(mode="json")),
+            "cell": as_argument(canonical_json(planned.cell.model_dump(mode="json"))),
             "key": canonical_json(planned.key.model_dump(mode="json")),
             "block": str(block),
             "plan": self.plan_json,
@@ -261,7 +284,7 @@ class Workflow:
             flags["smaller"] = needed["smaller"]
         if planned.reference and planned.reference != id and block == 0:
             reference = self.cell(planned.reference).cell
-            flags["reference"] = canonical_json(reference.model_dump(mode="json"))
+            flags["reference"] = as_argument(canonical_json(reference.model_dump(mode="json")))
         if self.environment(id) != "core":
             flags["python"] = str(ENVIRONMENTS / self.environment(id) / "bin" / "python")
         return flags

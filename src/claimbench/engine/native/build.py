@@ -69,7 +69,9 @@ def library(flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 def _built(compiler: str, flags: tuple[str, ...]) -> Path:
     folder = cache_folder("native")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S).stdout
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=BUILD_TIMEOUT_S
+    ).stdout
     key = {
         "source": SOURCE.read_text(encoding="utf-8"),
         "flags": [*FLAGS, *(flags or THIS_CPU)],
@@ -91,7 +93,9 @@ def _compile(compiler: str, choices: list[tuple[str, ...]], path: Path) -> None:
         for flags in choices:
             command = [compiler, *FLAGS, *flags, str(SOURCE), "-o", str(partial), "-lm"]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
+                done = subprocess.run(
+                    command, capture_output=True, encoding="utf-8", errors="replace", timeout=BUILD_TIMEOUT_S
+                )
             except (OSError, subprocess.TimeoutExpired) as error:
                 first_error = first_error or str(error)
                 continue

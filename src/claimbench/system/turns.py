@@ -1,0 +1,79 @@
+"""Waiting for one's turn: a lock on a file that the kernel frees when its holder dies, and who holds it, for a person.
+
+What is locked on one machine is so for every user and every TMPDIR: two that time at once would time each other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from claimbench.errors import ClaimbenchError
+
+EVERYONE = Path("/tmp")  # noqa: S108 - a lock is of use only where every user looks for it
+VARIABLE = "CLAIMBENCH_LOCKS"
+"""Names another folder for locks of the machine: for tests, and for containers that share a device and a folder."""
+
+
+def of_machine(name: str) -> Path:
+    """The file that everyone on this machine locks for `name`."""
+    return Path(os.environ.get(VARIABLE) or EVERYONE) / f"claimbench-{name}.lock"
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[bool]:
+    """Hold the lock at `path` while `what` is done; whether another had to be waited for, which is said.
+
+    Raises:
+        ClaimbenchError: the lock cannot be opened, or something else lies in its place.
+    """
+    handle = _opened(path)
+    try:
+        waited = False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            print(f"claimbench: waiting for {what}, which {holder} does", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):  # of another user that lets nobody write: it is locked all the same
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} of {_user()}\n".encode(), 0)
+        yield waited
+    finally:
+        os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    """Opened by whoever made it; one's own is made for everyone, whatever the umask.
+
+    Opening another user's file in a folder with a sticky bit is refused where it asks to create it.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    for attempt in (os.O_RDWR, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_RDWR, os.O_RDONLY):
+        try:
+            handle = os.open(path, attempt | flags, 0o666)
+        except OSError as error:
+            refusal = error
+            continue
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise ClaimbenchError(f"{path}: expected a lock, which is a regular file: remove what lies there")
+        if attempt & os.O_CREAT:
+            os.fchmod(handle, 0o666)
+        return handle
+    raise ClaimbenchError(f"{path}: the lock cannot be opened ({refusal.strerror}): remove it, or set {VARIABLE}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"

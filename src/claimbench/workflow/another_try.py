@@ -1,0 +1,98 @@
+"""Before Snakemake looks at files: results that do not count are set aside, so that their jobs run again.
+
+Snakemake runs no job whose output is there, whatever stands in it. So a result or a round that is damaged, edited or of
+another cell, and a failure that may have been a passing one, is renamed beside itself (schema/set_aside.py) when a run
+begins. All else stays: one bad file costs what it held, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from claimbench.errors import ResultError
+from claimbench.schema import frontier, result, sealed
+from claimbench.schema import round as round_file
+from claimbench.schema.plan import Plan, PlannedCell
+from claimbench.schema.result import TRIES
+from claimbench.schema.round import Round
+from claimbench.schema.set_aside import failures, set_aside
+
+Say = Callable[[str], object]
+
+
+def make_way(plan: Plan, decided: Path | None, say: Say) -> None:
+    """Set aside what does not count of the plan's results, its searches, and of the rounds that `decided` lists."""
+    for planned in plan.cells.values():
+        for block, path in enumerate(planned.paths()):
+            _result(planned, block, Path(path), say)
+    for search in plan.frontiers.values():
+        _search(Path(search.path), say)
+    if decided is not None and decided.exists():
+        _rounds(plan, decided, say)
+
+
+def _result(planned: PlannedCell, block: int, path: Path, say: Say) -> None:
+    if not path.exists():
+        return
+    try:
+        found = result.read(path)
+    except ResultError as error:
+        say(f"{_first(error)}: kept as {set_aside(path, 'damaged')}, and measured anew")
+        return
+    if (found.cell.id, found.block, found.key.id) != (planned.cell.id, block, planned.key.id):
+        say(f"{path} is the result of another cell or block: kept as {set_aside(path, 'damaged')}, and measured anew")
+    elif found.passing and len(failures(path)) + 1 < TRIES:
+        tried = len(failures(path)) + 1
+        say(f"{path}: {found.reason}: kept as {set_aside(path, 'failed')}, and tried again ({tried} of {TRIES} tries)")
+
+
+def _search(path: Path, say: Say) -> None:
+    if not path.exists():
+        return
+    try:
+        frontier.read(path)
+    except ResultError as error:
+        say(f"{_first(error)}: kept as {set_aside(path, 'damaged')}, and searched anew")
+
+
+def _rounds(plan: Plan, decided: Path, say: Say) -> None:
+    """The list of rounds goes with a round that does not count: the rounds that are there are found without it."""
+    try:
+        summary = round_file.read_summary(decided)
+    except ResultError as error:
+        say(f"{_first(error)}: kept as {set_aside(decided, 'damaged')}, and made anew")
+        return
+    rounds, is_whole = list[Round](), True
+    for name, seal in summary.seals.items():
+        path = Path(name)
+        try:
+            record = round_file.read(path)
+        except ResultError as error:
+            kept = f"kept as {set_aside(path, 'damaged')}, and " if path.exists() else ""
+            say(f"{_first(error)}: {kept}measured anew")
+            is_whole = False
+            continue
+        rounds.append(record)
+        is_whole = is_whole and sealed.seal(record) == seal
+    again = failed_in_passing(plan, rounds)
+    if again:
+        say(f"failed once, and tried again in another round: {', '.join(again)}")
+    if again or not is_whole:
+        set_aside(decided, "older")
+
+
+def failed_in_passing(plan: Plan, rounds: list[Round]) -> list[str]:
+    """Cells that no round has well, and that failed in fewer than `TRIES` of them, in passing."""
+    found = []
+    for id in dict.fromkeys(id for group in plan.groups for id in group.everyone):
+        arms = [arm for one in rounds for arm in one.arms if arm.result.cell.id == id]
+        if round_file.is_another_try_due([arm for arm in arms if arm.result.key == plan.cells[id].key]):
+            found.append(id)
+    return found
+
+
+def _first(error: ResultError) -> str:
+    """The mistake without the advice, which is followed already, and with the file that closes the sentence."""
+    text = str(error)
+    return f"{text.partition('. ')[0]} ({text.rpartition(': ')[2]})" if ". " in text else text
