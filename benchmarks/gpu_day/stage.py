@@ -234,7 +234,8 @@ def described(context: Context) -> Json:
 def _run_child(stage: str, context: Context, todo: list[Check], record: Record, ends: float) -> None:
     """One child, until it is done, dead, or too late; every check that it began is then known."""
     settings = {"device": context.device, "tiny": context.tiny, "minutes": context.minutes}
-    with tempfile.TemporaryDirectory(prefix="gpu-day-", ignore_cleanup_errors=True) as scratch:
+    words = record.path.with_suffix(".log").open("a", encoding="utf-8")  # of libraries, and tracebacks
+    with words as log, tempfile.TemporaryDirectory(prefix="gpu-day-", ignore_cleanup_errors=True) as scratch:
         request = {
             "context": settings,
             "scratch": scratch,
@@ -247,6 +248,7 @@ def _run_child(stage: str, context: Context, todo: list[Check], record: Record, 
             [sys.executable, str(ENTRY), "--serve", stage],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
             start_new_session=True,
         )
