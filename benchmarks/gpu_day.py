@@ -43,6 +43,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/gpu-day-out"), help="where results stay")
     parser.add_argument("--pack", type=Path, help="the folder that pack wrote")
     parser.add_argument("--bundle", type=Path, help="a folder with the checkpoint's parts; else the pack's")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu-day-work", help="of the stage product")
     parser.add_argument("--deadline", type=float, default=DEADLINE_S, help="seconds for the stage")
     parser.add_argument("--minutes", type=float, default=3.0, help="for the rounds of the stage product")
     parser.add_argument("--again", action="store_true", help="run what failed before once more")
@@ -82,6 +83,7 @@ def main() -> int:
             tiny=arguments.tiny,
             scratch=Path(folder),
             out=arguments.out.resolve(),
+            work=arguments.work.resolve(),
             bundle=bundle.resolve() if bundle else None,
             minutes=arguments.minutes,
         )

@@ -157,6 +157,8 @@ def timed(context: Context, shape: str, way: str, keys: int) -> Json:
     """Load, compile, time three generations by the product's clock, look at the kernels of some steps, prove."""
     import torch
 
+    if context.cuda:
+        torch.cuda.reset_peak_memory_stats()
     session, cell = opened(context, shape, WAYS[way], keys)
     try:
         from claimbench.measuring.clock import time_generation
@@ -183,15 +185,13 @@ def timed(context: Context, shape: str, way: str, keys: int) -> Json:
         return found
     finally:
         session.close()
-        if context.cuda:
-            torch.cuda.reset_peak_memory_stats()
 
 
 def opened(context: Context, shape: str, way: Way, keys: int) -> tuple[Any, Any]:
     """A session whose weights are drawn on the device; `Skip` where something for it is lacking."""
     from claimbench import optimizations
     from claimbench.engine.session import checked
-    from claimbench.errors import OutOfMemory, Unavailable
+    from claimbench.errors import Unavailable
     from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
     from gpu_day import drawn
 
@@ -212,7 +212,7 @@ def opened(context: Context, shape: str, way: Way, keys: int) -> tuple[Any, Any]
         if way.backend == "transformers":
             return drawn.transformers_session(cell, folder), cell
         return checked(drawn.DrawnSession, cell, folder, None, optimizations.used_by(cell)), cell
-    except (Unavailable, OutOfMemory) as why:
+    except Unavailable as why:
         raise Skip(str(why)) from why
 
 

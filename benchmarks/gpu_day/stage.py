@@ -29,6 +29,8 @@ PASS, FAIL, SKIP, LATE = "PASS", "FAIL", "SKIP", "LATE"
 """LATE: the stage was over before it; the next call tries it."""
 KNOWN = (PASS, FAIL, SKIP)
 ENTRY = Path(__file__).parents[1] / "gpu_day.py"
+PATHS = ("scratch", "out", "work", "bundle")
+"""Of a context."""
 Json = dict[str, Any]
 
 
@@ -47,6 +49,8 @@ class Context:
     """A folder of this call's own."""
     out: Path
     """Where results stay."""
+    work: Path
+    """Where the product keeps what it makes, from one call to the next."""
     bundle: Path | None = None
     """A folder with checkpoints that were brought along."""
     minutes: float = 3.0
@@ -173,7 +177,7 @@ def serve(stage: str, request: Json) -> None:
     die_with_parent()
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    paths = {name: Path(request[name]) if request[name] else None for name in ("scratch", "out", "bundle")}
+    paths = {name: Path(request[name]) if request[name] else None for name in PATHS}
     context = Context(**{**request["context"], **paths})
     table = {check.name: check for check in checks_of(stage, context)}
     known: dict[str, Json] = request["known"]
@@ -187,13 +191,13 @@ def serve(stage: str, request: Json) -> None:
 
 
 def run_stage(stage: str, context: Context, deadline_s: float, again: bool = False) -> Record:
-    """Run what is not known yet of `stage`, and keep the record in the folder `out`. With `again`, failures too."""
+    """Run what has not passed or failed yet, and keep the record in the folder `out`. With `again`, failures too."""
     ends = time.monotonic() + deadline_s
     table = checks_of(stage, context)
     record = Record(context.out / f"{stage.rpartition('.')[2]}.json", stage)
-    if again:
-        for name in [name for name, row in record.rows.items() if row["verdict"] == FAIL]:
-            del record.rows[name]
+    anew = (SKIP, FAIL) if again else (SKIP,)  # what was lacking may be here now, and costs nothing where it is not
+    for name in [name for name, row in record.rows.items() if row["verdict"] in anew]:
+        del record.rows[name]
     record.content["calls"].append(described(context))
     record.write()
     todo = [check for check in table if not record.is_known(check.name)]
@@ -240,6 +244,7 @@ def _run_child(stage: str, context: Context, todo: list[Check], record: Record, 
             "context": settings,
             "scratch": scratch,
             "out": str(context.out),
+            "work": str(context.work),
             "bundle": str(context.bundle) if context.bundle else None,
             "names": [check.name for check in todo],
             "known": record.rows,

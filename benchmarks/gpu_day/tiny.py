@@ -104,14 +104,16 @@ def rows_of(session: Any) -> list[list[int]]:
     return rows
 
 
-@functools.cache
-def plain(asked: Asked) -> tuple[list[list[int]], Any]:
-    """Tokens of a cell, and where they are greedy the logarithms of row 0's probabilities, on the CPU."""
-    session = loaded(asked)
-    rows = rows_of(session)
-    logs = session.log_probs(rows[0]) if "sampling" not in dict(asked.workload) else None
-    session.close()
-    return rows, None if logs is None else logs.float().cpu()
+SAID: dict[str, list[list[int]]] = {}
+"""Tokens of plain runs: many cells are compared with one."""
+
+
+def plain(asked: Asked) -> list[list[int]]:
+    if repr(asked) not in SAID:
+        session = loaded(asked)
+        SAID[repr(asked)] = rows_of(session)
+        session.close()
+    return SAID[repr(asked)]
 
 
 def hold(asked: Asked) -> Json:
@@ -128,7 +130,7 @@ def hold(asked: Asked) -> Json:
         exact = optimizations.is_exact(session.cell) and asked.dtype == "float32"
         found: Json = {"exact": exact, "dtype": asked.dtype}
         if exact:
-            expected, _ = plain(reference_of(asked))
+            expected = plain(reference_of(asked))
             same = [sum(a == b for a, b in zip(one, other, strict=True)) for one, other in zip(rows, expected, strict=True)]
             where = "this device" if drawn else "the CPU"
             expect(rows == expected, f"the tokens of the plain run on {where}", f"{same} of {len(rows[0])} a row")
