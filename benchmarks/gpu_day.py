@@ -7,8 +7,8 @@
     python benchmarks/gpu_day.py render FOLDER                 here: a page beside reports/
 
 There needs no network: torch, Transformers and the usual scientific packages are installed, what they lack is in the
-pack. A stage that was ended goes on when it is called again with the same folder. `--device cpu --tiny` tries
-a stage on any machine. Of the checkpoint, each part may travel with another stage: `product` finds all of them in `--bundle`.
+pack. A stage that was ended goes on when it is called again with the same folder. `--device cpu --tiny` tries a stage
+on any machine. Of the checkpoint, each part may travel with another stage: `product` finds them all in `--bundle`.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ class DrawnSession(EngineSession):
 
     def open(self, folder: Path) -> tuple[Spec, Weights]:
         spec, dtype = spec_in(folder), getattr(torch, self.cell.dtype)
-        return spec, weights_in(DrawnShards(folder, dtype, self.cell.device, str(self.cell.checkpoint.architecture)), spec)
+        shape = str(self.cell.checkpoint.architecture)
+        return spec, weights_in(DrawnShards(folder, dtype, self.cell.device, shape), spec)
 
 
 def transformers_session(cell: Any, folder: Path) -> Any:
@@ -87,9 +88,13 @@ def transformers_session(cell: Any, folder: Path) -> Any:
     if quantization is not None:
         from torchao.quantization import quantize_
 
-        kept = ("lm_head",)
-        quantize_(model, quantization.quant_type, lambda part, name: isinstance(part, torch.nn.Linear) and name not in kept)
+        quantize_(model, quantization.quant_type, _is_layers_matrix)
     return TransformersSession(cell, setup, folder, model, None)
+
+
+def _is_layers_matrix(part: torch.nn.Module, name: str) -> bool:
+    """The head stays as it is, as Transformers keeps it."""
+    return isinstance(part, torch.nn.Linear) and name != "lm_head"
 
 
 def _spread(name: str, parameter: torch.Tensor, config: Any) -> float:

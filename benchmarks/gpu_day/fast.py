@@ -44,6 +44,7 @@ def _model(mode: str) -> Use:
     return "compile_model", {"mode": mode}
 
 
+GRAPHED: tuple[str | Use, ...] = (*LIBRARY, _model("reduce-overhead"))
 WAYS = {
     "eager": Way(LEAN, is_tiny=True),
     "graph": Way((*LEAN, "cuda_graphs"), is_tiny=True),
@@ -55,9 +56,9 @@ WAYS = {
     "compiled, graph, int4": Way((*LEAN, _compiled("reduce-overhead"), "weight_int4")),
     "eager, int8": Way((*LEAN, ("weight_int8", {"compiled": False})), is_tiny=True),
     "Transformers": Way(("sdpa", "static_cache"), "transformers", is_tiny=True),
-    "Transformers, compiled, graph": Way((*LIBRARY, _model("reduce-overhead")), "transformers"),
-    "Transformers, compiled, graph, torchao int8": Way((*LIBRARY, _model("reduce-overhead"), "torchao_int8"), "transformers"),
-    "Transformers, compiled, graph, torchao int4": Way((*LIBRARY, _model("reduce-overhead"), "torchao_int4"), "transformers"),
+    "Transformers, compiled, graph": Way(GRAPHED, "transformers"),
+    "Transformers, compiled, graph, torchao int8": Way((*GRAPHED, "torchao_int8"), "transformers"),
+    "Transformers, compiled, graph, torchao int4": Way((*GRAPHED, "torchao_int4"), "transformers"),
     "compiled, autotuned": Way((*LEAN, _compiled("max-autotune"))),
     "Transformers, compiled, autotuned": Way((*LIBRARY, _model("max-autotune")), "transformers"),
 }
@@ -217,7 +218,7 @@ def opened(context: Context, shape: str, way: Way, keys: int) -> tuple[Any, Any]
 
 
 def kernels(session: Any) -> Json:
-    """Kernels a step, and microseconds a step in which none runs. The profiler slows the host: eager steps idle more."""
+    """Kernels a step, and microseconds a step in which none runs. Profiling slows the host: eager steps idle more."""
     import torch
 
     from claimbench.proof import recorded

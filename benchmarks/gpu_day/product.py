@@ -133,7 +133,7 @@ def checkpoints(context: Context) -> Json:
 
 
 def from_bundle(context: Context, checkpoint: Any, into: Path) -> None:
-    """Put the bundle's file where `fetch` looks first, as if it had fetched it; `Skip` where it is not in the bundle."""
+    """Put the bundle's file where `fetch` looks first, as if fetched; `Skip` where it is not in the bundle."""
     from claimbench.checkpoints import fetch
     from claimbench.checkpoints.manifest import File
     from claimbench.schema.json_file import write_json

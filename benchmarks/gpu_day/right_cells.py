@@ -21,14 +21,15 @@ SHOWN: dict[str, dict[str, Any]] = {
 }
 """Settings and workloads by which a technique can be seen to act, where its defaults on one greedy row cannot."""
 LEAN = ("simple_mask", "cache_static", "last_token_head", "details_on_demand", "vectorised_processing")
+MASKED: tuple[str, ...] = ("cache_static", "cuda_graphs", "simple_mask")
 TOGETHER: dict[str, tuple[list[str | Use], dict[str, Any]]] = {
     "graph, lean": ([*LEAN, "fused_layer_norm", "cuda_graphs"], {}),
     "graph, ragged": (["cache_static", "cuda_graphs"], RAGGED),
     "graph, 8 bits": (["cache_static", "cuda_graphs", ("weight_int8", {"compiled": False})], {}),
     "graph, 8 bits compiled": (["cache_static", "cuda_graphs", "weight_int8"], {}),
     "graph, 4 bits": (["cache_static", "cuda_graphs", ("weight_int4", {"compiled": False})], {}),
-    "graph, Megatron's softmax": (["cache_static", "cuda_graphs", "simple_mask", ("fused_softmax", {"how": "megatron"})], {}),
-    "graph, Triton's softmax": (["cache_static", "cuda_graphs", "simple_mask", ("fused_softmax", {"how": "triton"})], {}),
+    "graph, Megatron's softmax": ([*MASKED, ("fused_softmax", {"how": "megatron"})], {}),
+    "graph, Triton's softmax": ([*MASKED, ("fused_softmax", {"how": "triton"})], {}),
     "compiled step, reduce-overhead": (["cache_static", ("compiled_step", {"mode": "reduce-overhead"})], {}),
     "compiled step, max-autotune": (["cache_static", ("compiled_step", {"mode": "max-autotune"})], {}),
     "compiled step, ragged": (["cache_static", "compiled_step"], RAGGED),
@@ -63,7 +64,8 @@ TRANSFORMERS: dict[str, list[str | Use]] = {
     "loop, no_grad": ["forward_loop", "no_grad"],
     "loop, inference mode": ["forward_loop", "inference_mode"],
     "loop, gradients": ["forward_loop", "grad_enabled"],
-} | {f"SDPA, {kernel}": [("sdpa", {"kernel": kernel})] for kernel in ("any", "math", "flash", "efficient", "cudnn")}  # fmt: skip
+    **{f"SDPA, {kernel}": [("sdpa", {"kernel": kernel})] for kernel in ("any", "math", "flash", "efficient", "cudnn")},
+}  # fmt: skip
 NARROW = ("FlashAttention-2", "4 bits, torchao", "SDPA, flash", "SDPA, cudnn")
 """What a GPU has in 16 bits alone."""
 
@@ -118,15 +120,15 @@ def _workload(raw: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(rest.items())
 
 
-def held(uses: list[str | Use], family: str, context: Context, workload: dict[str, Any], backend: str = "engine") -> Json:
+def held(uses: list[str | Use], family: str, context: Context, workload: dict[str, Any]) -> Json:
     """In float32; where a kernel has 16 bits alone, in bfloat16."""
-    asked = Asked(whole(uses), family, context.device, backend, workload=_workload(workload))
+    asked = Asked(whole(uses), family, context.device, workload=_workload(workload))
     try:
         return hold(asked)
     except Skip as why:
         if not context.cuda or "16 bits" not in str(why):
             raise
-        return hold(Asked(asked.uses, family, context.device, backend, "bfloat16", asked.workload))
+        return hold(Asked(asked.uses, family, context.device, "engine", "bfloat16", asked.workload))
 
 
 def of_technique(context: Context, name: str, family: str) -> Json:

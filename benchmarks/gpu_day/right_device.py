@@ -164,7 +164,8 @@ def told_of(sample: Any, known_ns: float, context: Context) -> Json:
     expect(sample.clock == ("device" if context.cuda else "host"), "the clock of this device", sample.clock)
     steps = sum(sample.step_ns)
     expect(abs(steps / sample.wall_ns - 1) < WITHIN[context.device], "steps that sum to the wall time", sample)
-    return {"clock": sample.clock, "steps_over_wall": steps / sample.wall_ns, "step_over_known": steps / STEPS / known_ns}
+    ratios = {"steps_over_wall": steps / sample.wall_ns, "step_over_known": steps / STEPS / known_ns}
+    return {"clock": sample.clock, **ratios}
 
 
 def clock_against_wall(context: Context) -> Json:

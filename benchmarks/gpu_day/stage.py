@@ -20,7 +20,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -34,7 +36,7 @@ PATHS = ("scratch", "out", "work", "bundle")
 Json = dict[str, Any]
 
 
-class Skip(Exception):  # noqa: N818
+class Skip(Exception):
     """What a check needs is not here; its text says what."""
 
 
@@ -102,8 +104,8 @@ class Record:
 
 
 def checks_of(stage: str, context: Context) -> list[Check]:
-    """The checks of a stage, in order; its module says them. `stage` is a name here, or any module's."""
-    module = importlib.import_module(stage if "." in stage or stage.startswith("test_") else f"gpu_day.{stage}")
+    """The checks of a stage, in order, as its module says them: one of this package, or by its full name another."""
+    module = importlib.import_module(stage if "." in stage else f"gpu_day.{stage}")
     found: list[Check] = module.checks(context)
     names = [check.name for check in found]
     assert len(set(names)) == len(names), "two checks of one name"
@@ -150,8 +152,8 @@ def run_check(check: Check, context: Context, record: dict[str, Json]) -> Json:
         traceback.print_exc()
         verdict, reason, found = FAIL, first_line(error), {}
         broken = context.cuda and _is_broken()
-    seconds = time.perf_counter() - start
-    return {"name": check.name, "verdict": verdict, "seconds": seconds, "reason": reason, "found": found, "broken": broken}
+    said = {"name": check.name, "verdict": verdict, "seconds": time.perf_counter() - start}
+    return {**said, "reason": reason, "found": found, "broken": broken}
 
 
 def _wait_for_device() -> None:
@@ -226,6 +228,7 @@ def described(context: Context) -> Json:
         except metadata.PackageNotFoundError:
             versions[name] = None
     return {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": context.device,
         "tiny": context.tiny,
         "claimbench": __version__,
@@ -308,10 +311,8 @@ def _how(status: int) -> str:
 
 def _end(child: subprocess.Popen[str]) -> None:
     """The child and what it started, whether it lives or not."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 
