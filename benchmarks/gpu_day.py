@@ -47,6 +47,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, default=DEADLINE_S, help="seconds for the stage")
     parser.add_argument("--minutes", type=float, default=3.0, help="for the rounds of the stage product")
     parser.add_argument("--again", action="store_true", help="run what failed before once more")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="of names of checks; the others stay as they are")
     parser.add_argument("--name", default="", help="of the machine, in the name of the page that render writes")
     return parser.parse_args()
 
@@ -87,7 +88,7 @@ def main() -> int:
             bundle=bundle.resolve() if bundle else None,
             minutes=arguments.minutes,
         )
-        record = stage.run_stage(arguments.stage, context, arguments.deadline, arguments.again)
+        record = stage.run_stage(arguments.stage, context, arguments.deadline, arguments.again, arguments.only)
         print("\n".join(stage.table_of(record)))
     return 1 if any(row["verdict"] == stage.FAIL for row in record.rows.values()) else 0
 

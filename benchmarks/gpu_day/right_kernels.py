@@ -39,6 +39,7 @@ def table(context: Context) -> dict[str, tuple[Kernel, tuple[str, ...], tuple[st
         "softmax triton": (part(softmax, how="triton"), ("cuda", "triton"), None),
         "attention flash, one token": (part(attention, new=1), (), half),
         "attention flash, a prompt": (part(attention, new=KEYS), (), half),
+        "attention flash, tokens behind a past": (part(attention, new=NEW), ("cuda",), half),
         "matrix [in, out]": (fast_linear, (), None),
         "norm native": (part(norm, how="native"), (), None),
         "norm compiled": (part(norm, how="compile"), (), None),
