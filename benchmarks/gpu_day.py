@@ -76,7 +76,7 @@ def main() -> int:
 
             folders.append(pack.unpack(arguments.pack, Path(folder) / "site"))
         use(folders)
-        from gpu_day import stage
+        from gpu_day import record, stage
 
         bundle = arguments.bundle or (arguments.pack / "checkpoint" if arguments.pack else None)
         context = stage.Context(
@@ -88,9 +88,9 @@ def main() -> int:
             bundle=bundle.resolve() if bundle else None,
             minutes=arguments.minutes,
         )
-        record = stage.run_stage(arguments.stage, context, arguments.deadline, arguments.again, arguments.only)
-        print("\n".join(stage.table_of(record)))
-    return 1 if any(row["verdict"] == stage.FAIL for row in record.rows.values()) else 0
+        found = stage.run_stage(arguments.stage, context, arguments.deadline, arguments.again, arguments.only)
+        print("\n".join(record.table_of(found)))
+    return 1 if any(row["verdict"] == record.FAIL for row in found.rows.values()) else 0
 
 
 if __name__ == "__main__":

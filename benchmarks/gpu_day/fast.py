@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from gpu_day.record import Json
 from gpu_day.right_cells import whole
 from gpu_day.right_device import expect
-from gpu_day.stage import Check, Context, Json, Skip
+from gpu_day.stage import Check, Context, Skip
 from gpu_day.tiny import Use
 
 REPEATS = 3

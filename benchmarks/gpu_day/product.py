@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from gpu_day import pack
+from gpu_day.record import Json
 from gpu_day.right_device import expect
-from gpu_day.stage import ENTRY, Check, Context, Json, Skip
+from gpu_day.stage import ENTRY, Check, Context, Skip
 
 ROOT = ENTRY.parents[1]
 ARCHIVE_BYTES = 15 << 20

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu_day.stage import FAIL, LATE, PASS, SKIP, Json
+from gpu_day.record import FAIL, LATE, PASS, SKIP, Json
 
 STAGES = ("right", "fast", "product")
 ARCHIVE = "product.tar.gz"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpu_day.record import Json
 from gpu_day.right_device import expect
-from gpu_day.stage import Check, Context, Json, Skip
+from gpu_day.stage import Check, Context, Skip
 
 SPARE_BYTES = 1_200 << 20
 """Left free on the device: a context fits into it, scores of a large batch do not."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from gpu_day.stage import Check, Context, Json, Skip
+from gpu_day.record import Json
+from gpu_day.stage import Check, Context, Skip
 from gpu_day.tiny import DRAFT, FAMILIES, Asked, Use, hold
 
 SAMPLED: dict[str, Any] = {"batch": 3, "temperature": 1.5}

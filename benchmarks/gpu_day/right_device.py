@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gpu_day.stage import Check, Context, Json, Skip
+from gpu_day.record import Json
+from gpu_day.stage import Check, Context, Skip
 
 LOOP_S = 3.0
 SAME_CEILING = {"cuda": 0.05, "cpu": 0.6}

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from gpu_day.record import Json
 from gpu_day.right_device import expect
-from gpu_day.stage import Check, Context, Json
+from gpu_day.stage import Check, Context
 
 ROUNDINGS = 8
 """Errors of a result, in units of its type's rounding, relative to the largest value of its row."""

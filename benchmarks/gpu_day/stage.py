@@ -20,21 +20,18 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-PASS, FAIL, SKIP, LATE = "PASS", "FAIL", "SKIP", "LATE"
-"""LATE: the stage was over before it; the next call tries it."""
-KNOWN = (PASS, FAIL, SKIP)
+from gpu_day.record import FAIL, LATE, PASS, SKIP, Json, Record, described, line_of
+
 ENTRY = Path(__file__).parents[1] / "gpu_day.py"
 PATHS = ("scratch", "out", "work", "bundle")
 """Of a context."""
-Json = dict[str, Any]
 
 
 class Skip(Exception):
@@ -72,36 +69,6 @@ class Check:
     needs: tuple[str, ...] = ()
     """`cuda`, an importable module, or `check:<name>` for one that has to have passed."""
     limit_s: float = 120.0
-
-
-class Record:
-    """The file of a stage."""
-
-    def __init__(self, path: Path, stage: str) -> None:
-        self.path = path
-        self.content: Json = {"stage": stage, "calls": [], "rows": {}}
-        if path.exists():
-            self.content = json.loads(path.read_text(encoding="utf-8"))
-            if self.content.get("stage") != stage:
-                raise SystemExit(f"{path}: expected the record of the stage {stage}")
-
-    @property
-    def rows(self) -> dict[str, Json]:
-        rows: dict[str, Json] = self.content["rows"]
-        return rows
-
-    def is_known(self, name: str) -> bool:
-        return self.rows.get(name, {}).get("verdict") in KNOWN
-
-    def note(self, name: str, verdict: str, seconds: float, reason: str = "", found: Json | None = None) -> None:
-        self.rows[name] = {"verdict": verdict, "seconds": round(seconds, 3), "reason": reason, "found": found or {}}
-        self.write()
-
-    def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(self.path)
 
 
 def checks_of(stage: str, context: Context) -> list[Check]:
@@ -204,7 +171,7 @@ def run_stage(stage: str, context: Context, deadline_s: float, again: bool = Fal
     anew = (SKIP, FAIL) if again else (SKIP,)  # what was lacking may be here now, and costs nothing where it is not
     for name in [name for name, row in record.rows.items() if row["verdict"] in anew]:
         del record.rows[name]
-    record.content["calls"].append(described(context))
+    record.content["calls"].append(described(context.device, context.tiny))
     record.write()
     todo = [check for check in table if not record.is_known(check.name) and re.search(only, check.name)]
     while todo and time.monotonic() < ends:
@@ -215,31 +182,6 @@ def run_stage(stage: str, context: Context, deadline_s: float, again: bool = Fal
     record.content["rows"] = {check.name: record.rows[check.name] for check in table if check.name in record.rows}
     record.write()
     return record
-
-
-def described(context: Context) -> Json:
-    """The machine and the libraries of this call."""
-    from importlib import metadata
-
-    from claimbench import __version__
-    from claimbench.system import machine
-
-    here = machine.identify()
-    versions = {}
-    for name in ("torch", "triton", "transformers", "torchao", "bitsandbytes", "pydantic", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": context.device,
-        "tiny": context.tiny,
-        "claimbench": __version__,
-        "python": sys.version.split()[0],
-        "machine": dict(here),
-        "versions": versions,
-    }
 
 
 def _run_child(stage: str, context: Context, todo: list[Check], record: Record, ends: float) -> None:
@@ -318,19 +260,3 @@ def _end(child: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-def line_of(name: str, row: Json) -> str:
-    return f"{row['verdict']}  {row['seconds']:7.1f} s  {name}{': ' + row['reason'] if row['reason'] else ''}"
-
-
-def table_of(record: Record) -> list[str]:
-    """The table at the end of a stage, the failures last, where they are seen."""
-    rows = sorted(record.rows.items(), key=lambda row: row[1]["verdict"] == FAIL)
-    return [*(line_of(name, row) for name, row in rows), counts(row for _, row in rows)]
-
-
-def counts(rows: Iterable[Json]) -> str:
-    rows = list(rows)
-    told = ", ".join(f"{sum(row['verdict'] == one for row in rows)} {one}" for one in (PASS, FAIL, SKIP, LATE))
-    return f"{told}, {sum(row['seconds'] for row in rows):.0f} s in checks"

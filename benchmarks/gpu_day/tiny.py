@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_day.record import Json
 from gpu_day.right_device import expect
-from gpu_day.stage import Json, Skip
+from gpu_day.stage import Skip
 
 Use = tuple[str, dict[str, Any]]
 FAMILIES = ("tiny-llama", "tiny-bigcode", "tiny-bloom")

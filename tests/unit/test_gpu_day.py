@@ -176,6 +176,8 @@ def test_a_bundle_lacks_a_part_or_has_a_wrong_one(pack: ModuleType, offline: Pat
 def test_a_failing_check_is_a_fail_and_the_others_go_on(
     stage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from gpu_day.record import table_of  # type: ignore[import-not-found]
+
     extra = """
         Check("wrong", note("wrong", fail)),
         Check("killed", note("killed", die)),
@@ -203,7 +205,7 @@ def test_a_failing_check_is_a_fail_and_the_others_go_on(
     assert record.rows["hangs"]["reason"] == "over its 1.5 s"
     assert "no_such_module" in record.rows["for a module"]["reason"]
     assert json.loads((tmp_path / "out" / "made.json").read_text())["rows"] == record.rows
-    assert stage.table_of(record)[-1].startswith("3 PASS, 4 FAIL, 3 SKIP, 0 LATE")
+    assert table_of(record)[-1].startswith("3 PASS, 4 FAIL, 3 SKIP, 0 LATE")
     (tmp_path / "site" / "fakes" / "tame").touch()
     again = stage.run_stage("fakes.made", context_in(stage, tmp_path), 60, again=True)
     assert verdicts(again)["killed"] == verdicts(again)["hangs"] == "PASS"
