@@ -13,8 +13,11 @@ from gpu_day.stage import Check, Context, Skip
 LOOP_S = 3.0
 SAME_CEILING = {"cuda": 0.05, "cpu": 0.6}
 """How far two measurements of a limit may be apart: a CPU is shared with others."""
-WITHIN = {"cuda": 0.03, "cpu": 0.25}
-"""How far the clock may be from the wall, and from what is known of a loop."""
+WITHIN = 0.03
+"""How far steps may be from summing to the wall time."""
+KNOWN = {"cuda": 0.06, "cpu": 1.0}
+"""How far a step may be from what is known of a loop: beside others, a CPU takes up to twice as long."""
+TRIES = 3
 STEPS = 20
 
 
@@ -127,7 +130,7 @@ class Loop:
         self.matrix = torch.randn(side, side, device=self.device) / math.sqrt(side)
         self.tokens = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
         self.work()
-        self.known_ns = min(self.wall_ns() for _ in range(3)) / STEPS
+        self.known_ns = min(self.wall_ns() for _ in range(TRIES)) / STEPS
 
     def work(self) -> None:
         for _ in range(self.products):
@@ -148,7 +151,7 @@ class Loop:
         return time.perf_counter_ns() - start
 
     def timed(self, work: Callable[[], None]) -> Any:
-        """What the product's own clock says of `STEPS` steps."""
+        """What the product's own clock says of `STEPS` steps, at the best of some tries, as is what is known."""
         from claimbench.measuring.clock import time_generation
         from claimbench.schema.cell import Workload
 
@@ -157,14 +160,15 @@ class Loop:
                 work()
                 yield self.tokens
 
-        return time_generation(steps(), Workload(prompt="clock", new_tokens=STEPS))[0]
+        workload = Workload(prompt="clock", new_tokens=STEPS)
+        return min((time_generation(steps(), workload)[0] for _ in range(TRIES)), key=lambda sample: sample.wall_ns)
 
 
 def told_of(sample: Any, known_ns: float, context: Context) -> Json:
     """A sample whose steps sum to its wall time, in ratios."""
     expect(sample.clock == ("device" if context.cuda else "host"), "the clock of this device", sample.clock)
     steps = sum(sample.step_ns)
-    expect(abs(steps / sample.wall_ns - 1) < WITHIN[context.device], "steps that sum to the wall time", sample)
+    expect(abs(steps / sample.wall_ns - 1) < WITHIN, "steps that sum to the wall time", sample)
     ratios = {"steps_over_wall": steps / sample.wall_ns, "step_over_known": steps / STEPS / known_ns}
     return {"clock": sample.clock, **ratios}
 
@@ -174,7 +178,7 @@ def clock_against_wall(context: Context) -> Json:
     loop = Loop(context)
     found = told_of(loop.timed(loop.work), loop.known_ns, context)
     off = abs(found["step_over_known"] - 1)
-    expect(off < 2 * WITHIN[context.device], f"steps of {loop.known_ns / 1e6:.3f} ms", f"{off:.1%} off")
+    expect(off < KNOWN[context.device], f"steps of {loop.known_ns / 1e6:.3f} ms", f"{off:.1%} off")
     return found | {"known_ms": loop.known_ns / 1e6}
 
 
@@ -189,7 +193,7 @@ def clock_of_graph(context: Context) -> Json:
     graph.replay()
     found = told_of(loop.timed(graph.replay), loop.known_ns, context)
     off = abs(found["step_over_known"] - 1)
-    expect(off < 2 * WITHIN[context.device], f"steps of {loop.known_ns / 1e6:.3f} ms", f"{off:.1%} off")
+    expect(off < KNOWN[context.device], f"steps of {loop.known_ns / 1e6:.3f} ms", f"{off:.1%} off")
     return found
 
 
@@ -210,6 +214,6 @@ def clock_beside_neighbour(context: Context) -> Json:
     sample = loop.timed(work)
     expect(sample.clock == "device", "the device's clock", sample.clock)
     share = sum(sample.step_ns) / STEPS / loop.known_ns
-    expect(share > 1 - WITHIN["cuda"], "no step shorter than alone", f"{share:.3f} of it")
+    expect(share > 1 - WITHIN, "no step shorter than alone", f"{share:.3f} of it")
     expect(sum(sample.step_ns) <= sample.wall_ns * 1.01, "no more than the wall time", sample)
     return {"step_over_alone": share, "steps_over_wall": sum(sample.step_ns) / sample.wall_ns}
