@@ -1,4 +1,4 @@
-"""What an hour of a lent GPU is to find out: are all paths right, how fast are they, and does the product run there?
+"""What half an hour of a GPU is to find out: are all paths right, how fast are they, and does the product run there?
 
     make gpu-day-pack                                          here: wheels and a checkpoint, in build/gpu-day
     python benchmarks/gpu_day.py right --pack build/gpu-day --out FOLDER       there: nine minutes

@@ -1,1 +1,1 @@
-"""What an hour of a lent GPU is to find out, in stages that are each one command: see `benchmarks/gpu_day.py`."""
+"""What half an hour of a GPU is to find out, in stages that are each one command: see `benchmarks/gpu_day.py`."""

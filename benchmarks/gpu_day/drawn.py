@@ -47,7 +47,7 @@ class DrawnShards(Shards):
         self.arch = cost.architecture(architecture)
         self.initial = float(cost.config(architecture)["initializer_range"])
         self.table = shapes(self.arch)
-        self.where = dict.fromkeys(self.table)  # type: ignore[arg-type]
+        self.where = dict.fromkeys(self.table)  # type: ignore[assignment]
 
     def find(self, name: str) -> torch.Tensor | None:
         known = self.known(name)

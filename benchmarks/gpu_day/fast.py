@@ -132,7 +132,7 @@ def bare(context: Context, shape: str) -> Json:
 def _captured(run: Callable[[], Any]) -> Callable[[], Any]:
     import torch
 
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # libraries take their workspaces now
         run()
@@ -233,7 +233,7 @@ def kernels(session: Any) -> Json:
             next(generation)
         torch.cuda.synchronize()
     generation.close()
-    on_device = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
+    on_device = torch.autograd.DeviceType.CUDA
     spans = [
         (event.start_ns(), event.start_ns() + event.duration_ns())
         for event in profiler.kineto_results.events()

@@ -53,7 +53,7 @@ def described(device: str, tiny: bool) -> Json:
     from claimbench.system import machine
 
     here = machine.identify()
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("torch", "triton", "transformers", "torchao", "bitsandbytes", "pydantic", "numpy"):
         try:
             versions[name] = metadata.version(name)

@@ -10,7 +10,7 @@ from gpu_day.stage import Check, Context, Skip
 
 SPARE_BYTES = 1_200 << 20
 """Left free on the device: a context fits into it, scores of a large batch do not."""
-CROWD = {"batch": 8192, "prompt_tokens": 128}
+CROWD: dict[str, Any] = {"batch": 8192, "prompt_tokens": 128}
 TIMEOUT_S = 90.0
 
 
@@ -36,7 +36,7 @@ def block(context: Context, name: str, backend: str = "engine", options: Any = N
         backend=backend,
         options=options or {},
         workload=Workload(**{"prompt": "hello", "prompt_tokens": 16, "new_tokens": 8, **workload}),
-        device=context.device,  # type: ignore[arg-type]
+        device=context.device,
         protocol=Protocol(samples=2, warmup_max=2, timeout_s=TIMEOUT_S, memory_limit=limit),
     )
     folder = context.scratch / "tiny"

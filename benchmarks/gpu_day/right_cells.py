@@ -152,7 +152,7 @@ def of_preset(context: Context, study: str, name: str, family: str) -> Json:
     from claimbench.schema.validation import read_yaml
 
     folder = Path(__file__).parents[2] / "studies"
-    known: Any = read_yaml(folder / f"{study}.yaml")["presets"]  # type: ignore[index]
+    known: Any = read_yaml(folder / f"{study}.yaml")["presets"]
 
     def flat(items: list[Any]) -> list[str | Use]:
         found: list[str | Use] = []

@@ -141,10 +141,8 @@ def norm(device: str, dtype: Any, how: str) -> tuple[Any, Any]:
     x, exact = drawn(device, dtype, 2, NEW, WIDTH)
     weight, exact_weight = drawn(device, dtype, WIDTH)
     bias, exact_bias = drawn(device, dtype, WIDTH)
-    rms, layer = (
-        NORMS[how](Affine(weight), spec_of("tiny-llama")),
-        NORMS[how](Affine(weight, bias), spec_of("tiny-bigcode")),
-    )
+    rms: Any = NORMS[how](Affine(weight), spec_of("tiny-llama"))
+    layer: Any = NORMS[how](Affine(weight, bias), spec_of("tiny-bigcode"))
     centred = exact - exact.mean(-1, keepdim=True)
     expected = [
         exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + rms.eps) * exact_weight,

@@ -1,4 +1,4 @@
-"""The stages that are run on a lent GPU: what is packed, what a stage loses, and that each stage runs on a CPU."""
+"""The stages that are run on a GPU's machine: what is packed, what a stage loses, and that each stage runs on a CPU."""
 
 from __future__ import annotations
 
