@@ -207,7 +207,7 @@ def opened(context: Context, shape: str, way: Way, keys: int) -> tuple[Any, Any]
         optimizations=tuple(uses),
         dtype="bfloat16" if context.cuda else "float32",
         workload=Workload(prompt="How fast?", prompt_tokens=keys, new_tokens=TOKENS[context.tiny] + 1),
-        device=context.device,  # type: ignore[arg-type]
+        device=context.device,
     )
     folder = drawn.folder_of(shape, context.scratch)
     try:
@@ -233,7 +233,7 @@ def kernels(session: Any) -> Json:
             next(generation)
         torch.cuda.synchronize()
     generation.close()
-    on_device = torch.autograd.DeviceType.CUDA
+    on_device = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
     spans = [
         (event.start_ns(), event.start_ns() + event.duration_ns())
         for event in profiler.kineto_results.events()
