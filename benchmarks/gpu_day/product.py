@@ -69,11 +69,17 @@ def checks(context: Context) -> list[Check]:
 
 
 def in_work(context: Context) -> Any:
-    """Go to the work folder and plan: what the workflow knows."""
+    """Go to the work folder and write the plan there: what the workflow knows."""
+    from claimbench.schema.json_file import write_json
+
     work = context.work / ("tiny" if context.tiny else "product")
     (work / "studies").mkdir(parents=True, exist_ok=True)
     os.chdir(work)
-    return _workflow(context)
+    flow = _workflow(context)
+    path = Path(flow.plan_json)
+    if not path.exists():  # also where another call has another budget, which is another plan
+        write_json(path, flow.plan.model_dump(mode="json"))
+    return flow
 
 
 @functools.cache
@@ -105,10 +111,7 @@ def command(*words: object) -> None:
 
 def plan(context: Context) -> Json:
     """The plan for this machine: as many cells as the study has, and none that asks for the other device."""
-    from claimbench.schema.json_file import write_json
-
     flow = in_work(context)
-    write_json(Path(flow.plan_json), flow.plan.model_dump(mode="json"))
     devices = {planned.cell.device for planned in flow.plan.cells.values()}
     expect(devices == {context.device}, f"cells on {context.device}", devices)
     expect(not flow.frontiers, "a study without searches, which are not walked here", flow.frontiers)
