@@ -100,13 +100,15 @@ def _workflow(context: Context) -> Any:
 
 def command(*words: object) -> None:
     """A command of the product's own; what it says goes to the log, its last line into the error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "claimbench", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    print(done.stdout, done.stderr, file=sys.stderr, flush=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise RuntimeError(f"claimbench {words[0]} ended with status {done.returncode}: {last}")
+    last = "it said nothing"
+    command = [sys.executable, "-m", "claimbench", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:  # as it comes: a stage that is ended leaves what was said so far
+            print(line, end="", file=sys.stderr, flush=True)
+            last = line.strip() or last
+    if process.returncode:
+        raise RuntimeError(f"claimbench {words[0]} ended with status {process.returncode}: {last}")
 
 
 def plan(context: Context) -> Json:
