@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm check format lock schema clean
+.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm check format lock schema gpu-day-pack clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -17,6 +17,7 @@ help:
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
 	@echo "make lock        write envs/*.lock from the environment at hand (maintainers)"
+	@echo "make gpu-day-pack  what benchmarks/gpu_day.py needs on a GPU's machine without a network"
 	@echo "make clean       remove what can be made again; results and checkpoints stay"
 
 # pip keeps its place in the message of the rule that failed, so nothing is hidden here.
@@ -77,6 +78,9 @@ lock: .venv/dev.stamp
 
 schema: .venv/core.stamp
 	$(BIN)/python -m claimbench schema --output studies/schema
+
+gpu-day-pack: .venv/core.stamp
+	$(BIN)/python benchmarks/gpu_day.py pack
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache logs
