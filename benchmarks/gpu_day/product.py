@@ -162,10 +162,10 @@ def limits(context: Context) -> Json:
     path = Path(flow.ceilings)
     if context.tiny:  # the real ones take a minute: on a CPU that others use they would say nothing
         path.parent.mkdir(parents=True, exist_ok=True)
-        ceilings.write(path, ceilings.Ceilings())
+        ceilings.write(path, ceilings.Ceilings(device=flow.plan.device, machine=flow.plan.machine["key"]))
     elif not path.exists():
         command("ceiling", "--device", context.device, "--machine", flow.plan.machine["key"], "--output", path)
-    found: Json = ceilings.read(path).model_dump(mode="json")
+    found: Json = ceilings.read(path, flow.plan.machine["key"], flow.plan.device).model_dump(mode="json")
     expect(context.tiny or (found["read_bytes_per_s"] or 0) > 0, "a bandwidth of memory", found)
     return found
 
@@ -211,12 +211,12 @@ def blocks(context: Context) -> Json:
 
 
 def table(context: Context) -> Json:
-    from claimbench.analysis import aggregate
+    from claimbench.analysis import table_file
 
     flow = in_work(context)
     words = ["--plan", flow.plan_json, "--ceilings", flow.ceilings, "--rounds", *flow.decided]
     command("aggregate", *words, "--parquet", TABLE, "--csv", TABLE.with_suffix(".csv"))
-    rows = len(aggregate.read_table(TABLE))
+    rows = len(table_file.read(TABLE, {"plan": flow.plan.seal}).table)
     expect(rows > 0, "rows in the table", rows)
     return {"rows": rows}
 
