@@ -117,13 +117,13 @@ def test_a_server_that_tells_ids_gives_the_reference_s_tokens(name, worded):
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "gemma2": {},
-    "gemma3_text": {},
+    "gemma2": {"query_pre_attn_scalar": 32},
+    "gemma3_text": {"query_pre_attn_scalar": 32},
     "llama": {"rope_parameters": LLAMA3},
     "phi3": {"sliding_window": None},
     "qwen2": {},
     "qwen3": {},
-    "qwen3_moe": {},
+    "qwen3_moe": {"norm_topk_prob": True},
 }
 SERVED = [
     *(("llama_server", kind) for kind in FAMILIES),

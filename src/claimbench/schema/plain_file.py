@@ -24,7 +24,7 @@ def read_bytes(path: Path, at_most: int) -> bytes:
             raise OSError(errno.EFBIG, f"larger than {at_most} bytes", str(path))
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     with os.fdopen(handle, "rb") as file:
-        return file.read(at_most)
+        return file.read(found.st_size)  # room for `at_most` would be taken at once
 
 
 def read_text(path: Path, at_most: int) -> str:
