@@ -68,7 +68,7 @@ def test_more_blocks_measure_only_the_blocks_that_are_missing(project):
 def test_a_change_of_executed_code_measures_again(project):
     project.measured_by()
     clock = project.folder / "src/claimbench/measuring/clock.py"
-    edit(clock, "sample_clock(steps, waits)", "sample_clock(iter(steps), waits)")
+    edit(clock, "itertools.chain([first], steps)", "itertools.chain([first], iter(steps))")
     assert paces(project.measured_by()) == ALL
 
 
