@@ -259,13 +259,31 @@ def test_requests_that_follow_each_other_share_one_connection(quick: Server) -> 
     assert get_json(quick.address, "/metrics")["connections"] == before + 2, "one of the load, one of this look"
 
 
-def test_a_server_that_keeps_its_connection_after_the_last_event_costs_no_answer() -> None:
-    server = start(fails='"lingers"')
+class Uncounted(OpenAI):
+    """Of a server that does not say how many tokens it made."""
+
+    def read(self, event: dict[str, Any]) -> StreamEvent:
+        return super().read(event)._replace(usage=None)
+
+
+@pytest.mark.parametrize("dialect", [OpenAI, Uncounted])
+@pytest.mark.parametrize("fails", ["lingers", "cut_after_done"])
+def test_an_answer_whose_last_event_has_come_is_whole_however_its_connection_ends(fails: str, dialect: Any) -> None:
+    server = start(fails=f'"{fails}"')
+
+    async def work() -> list[Record]:
+        async with open_client(server.address) as client:
+            target = Target(
+                client, dialect(MODEL, {}, ids_key="token_ids", counts=dialect is OpenAI), Limits(stall_s=20), count
+            )
+            return await loads.run(Load(requests=2), target, [CompletionRequest("Hello", 5)])
+
     try:
-        records = under(server, Load(requests=2))
+        records = asyncio.run(work())
     finally:
         server.stop()
-    assert [record.failure for record in records] == [None, None]
+    assert [(record.failure, record.reason) for record in records] == [(None, None)] * 2
+    assert [record.chunk_tokens for record in records] == [(1,) * 5] * 2
     assert max(record.ended_ns - record.chunk_ns[-1] for record in records) < 10 * AFTER_DONE_S * 1e9
 
 
@@ -279,13 +297,14 @@ def test_events_without_data_are_passed_over() -> None:
     assert records[0].chunk_tokens == (1,) * 5
 
 
-def test_the_reason_of_an_error_that_has_a_name_is_kept() -> None:
-    server = start(fails='"named_error"')
+@pytest.mark.parametrize(("fails", "said"), [("named_error", "asked to fail by name"), ("nameless_error", "no reason")])
+def test_an_event_that_is_called_an_error_ends_the_answer_with_its_reason(fails: str, said: str) -> None:
+    server = start(fails=f'"{fails}"')
     try:
         (record,) = under(server, Load(requests=1))
     finally:
         server.stop()
-    assert record.reason == "the server broke off with: asked to fail by name"
+    assert record.reason == f"the server broke off with: {said}"
 
 
 def test_a_server_with_a_key_is_asked_with_it_whatever_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

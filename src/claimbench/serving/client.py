@@ -144,49 +144,75 @@ async def ask(
     """
     import httpx2
 
-    sent_ns, chunks, done = time.perf_counter_ns(), list[Chunk](), False
-    finish, usage = None, None
-    loop = asyncio.get_running_loop()
+    stream = _Stream(dialect, on_chunk)
+    sent_ns, loop = time.perf_counter_ns(), asyncio.get_running_loop()
     end = loop.time() + limits.answer_s
     try:
         async with asyncio.timeout_at(min(loop.time() + limits.stall_s, end)) as patience:
-            stream = client.stream("POST", dialect.path, json=dialect.body(request))
-            async with stream as response:
+            async with client.stream("POST", dialect.path, json=dialect.body(request)) as response:
                 if response.status_code != 200:
                     raise _refusal(response.status_code, (await response.aread()).decode("utf-8", "replace"))
                 async for event in httpx2.EventSource(response):
                     now = time.perf_counter_ns()
-                    if not done:
-                        patience.reschedule(min(loop.time() + limits.stall_s, end))
-                    if done or not event.data:
-                        continue
-                    if event.data == "[DONE]":
-                        done = True
-                        patience.reschedule(loop.time() + AFTER_DONE_S)
-                        continue
-                    if event.event == "error":
-                        raise RequestFailed("failed", f"the server broke off with: {message_of(event.data)}")
-                    piece = dialect.read(_parsed(event.data))
-                    finish, usage = piece.finish or finish, piece.usage or usage
-                    if piece.text or piece.tokens:
-                        chunks.append(Chunk(now, piece.text, piece.tokens))
-                        if on_chunk:
-                            on_chunk(chunks[-1])
-    except TimeoutError:
-        if done:  # it keeps the connection open, and all of the answer is here
-            return _whole(CompletionResponse(sent_ns, tuple(chunks), finish, usage), request)
-        if loop.time() >= end:
-            raise RequestFailed("late", f"the answer was not whole within {limits.answer_s:g} s") from None
-        raise RequestFailed("stuck", f"the stream stood still for {limits.stall_s:g} s") from None
-    except httpx2.SSEError as error:
-        raise RequestFailed("garbled", f"not a stream of events: {error}") from error
-    except httpx2.ConnectError as error:
-        raise RequestFailed("gone", f"no connection to the server: {error}") from error
-    except httpx2.TransportError as error:
-        raise RequestFailed("cut", f"the answer broke off: {type(error).__name__}: {error}") from error
-    if usage is None and not dialect.counts:
-        usage = Usage(None, sum(len(chunk.tokens) for chunk in chunks))
-    return _whole(CompletionResponse(sent_ns, tuple(chunks), finish, usage), request)
+                    if not stream.is_over:
+                        stream.take(event.event, event.data, now)
+                        wait_s = AFTER_DONE_S if stream.is_over else limits.stall_s
+                        patience.reschedule(min(loop.time() + wait_s, end))
+    except (TimeoutError, httpx2.SSEError, httpx2.TransportError) as error:
+        if not stream.is_over:  # else all of the answer is here, however its connection ends
+            raise _broken_off(error, limits, is_late=loop.time() >= end) from error
+    return _whole(stream.response(sent_ns), request)
+
+
+class _Stream:
+    """The events of one answer so far."""
+
+    def __init__(self, dialect: Dialect, on_chunk: Callable[[Chunk], None] | None) -> None:
+        self.dialect, self.on_chunk = dialect, on_chunk
+        self.chunks: list[Chunk] = []
+        self.finish: str | None = None
+        self.usage: Usage | None = None
+        self.is_over = False
+        """Its last event has come; the body has not ended yet."""
+
+    def take(self, name: str, data: str, at_ns: int) -> None:
+        """One event; those without data keep a connection alive.
+
+        Raises:
+            RequestFailed: it is an error, or not what the API says.
+        """
+        if name == "error":
+            raise RequestFailed("failed", f"the server broke off with: {message_of(data) or 'no reason'}")
+        if data == "[DONE]":
+            self.is_over = True
+        elif data:
+            piece = self.dialect.read(_parsed(data))
+            self.finish, self.usage = piece.finish or self.finish, piece.usage or self.usage
+            if piece.text or piece.tokens:
+                self.chunks.append(Chunk(at_ns, piece.text, piece.tokens))
+                if self.on_chunk:
+                    self.on_chunk(self.chunks[-1])
+
+    def response(self, sent_ns: int) -> CompletionResponse:
+        usage = self.usage
+        if usage is None and not self.dialect.counts:
+            usage = Usage(None, sum(len(chunk.tokens) for chunk in self.chunks))
+        return CompletionResponse(sent_ns, tuple(self.chunks), self.finish, usage)
+
+
+def _broken_off(error: Exception, limits: Limits, is_late: bool) -> RequestFailed:
+    import httpx2
+
+    match error:
+        case TimeoutError() if is_late:
+            return RequestFailed("late", f"the answer was not whole within {limits.answer_s:g} s")
+        case TimeoutError():
+            return RequestFailed("stuck", f"the stream stood still for {limits.stall_s:g} s")
+        case httpx2.SSEError():
+            return RequestFailed("garbled", f"not a stream of events: {error}")
+        case httpx2.ConnectError():
+            return RequestFailed("gone", f"no connection to the server: {error}")
+    return RequestFailed("cut", f"the answer broke off: {type(error).__name__}: {error}")
 
 
 def _whole(answer: CompletionResponse, request: CompletionRequest) -> CompletionResponse:

@@ -25,7 +25,8 @@ SPIN_S = 0.002
 
 Failure = Literal[
     "never_healthy", "dies_at_once", "dies_midway", "400", "429", "500", "half", "stuck", "error_event", "garbled",
-    "no_usage", "short", "wrong_model", "not_a_stream", "stubborn", "named_error", "lingers",
+    "no_usage", "short", "wrong_model", "not_a_stream", "stubborn", "named_error", "nameless_error",
+    "lingers", "cut_after_done",
 ]  # fmt: skip
 
 
@@ -115,6 +116,10 @@ class NullServer:
         _part(writer, b"data: [DONE]\n\n")
         if fails == "lingers":
             await asyncio.Event().wait()
+        if fails == "cut_after_done":
+            await writer.drain()
+            writer.transport.abort()
+            return
         _part(writer, b"")
 
     def _token(self, due: int) -> JsonObject:
@@ -136,6 +141,8 @@ class NullServer:
             _event(writer, {"error": {"message": "asked to break off"}})
         elif fails == "named_error":
             _part(writer, b'event: error\ndata: {"message": "asked to fail by name"}\n\n')
+        elif fails == "nameless_error":
+            _part(writer, b"event: error\ndata:\n\n")
         elif fails == "garbled":
             _part(writer, b"data: not JSON\n\n")
         else:
