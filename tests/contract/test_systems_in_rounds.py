@@ -37,12 +37,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
     return checkpoint, root / "made"
 
 
-def interpreter(environment: str, variable: str) -> str:
+def interpreter(python: Path) -> str:
     """That of another environment, or a skip where it is not built."""
-    python = Path(os.environ.get(variable, f"resources/environments/{environment}/bin/python")).absolute()
     if not python.exists():
-        pytest.skip(f"no interpreter with {environment} in {python}: {variable} may name one")
-    return str(python)
+        pytest.skip(f"no interpreter in {python}: the environment is not built")
+    return str(python.absolute())
 
 
 def in_turn(tiny: tuple[Checkpoint, Path], output: Path, *systems: tuple[str, dict[str, Any], str | None]) -> list[Arm]:
@@ -91,19 +90,27 @@ def test_transformers_own_server(tiny: tuple[Checkpoint, Path], tmp_path: Path) 
     check(in_turn(tiny, tmp_path, ("transformers_server", {}, None)))
 
 
-@pytest.mark.vllm
-def test_vllm_with_a_server_and_without(
-    tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    python = interpreter("vllm", "CLAIMBENCH_VLLM_PYTHON")
-    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
-    check(in_turn(tiny, tmp_path, ("vllm_server", {"eager": True}, python), ("vllm_offline", {"eager": True}, python)))
+EAGER = {"eager": True}
+ENVIRONMENTS = Path("resources/environments")
+VLLM = Path(os.environ.get("CLAIMBENCH_VLLM_PYTHON", ENVIRONMENTS / "vllm/bin/python"))
+DEEPSPEED = Path(os.environ.get("CLAIMBENCH_DEEPSPEED", ENVIRONMENTS / "deepspeed")) / "bin/python"
 
 
-@pytest.mark.deepspeed
-def test_deepspeed_cut_and_streamed(
-    tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("python", "options", "systems"),
+    [
+        pytest.param(VLLM, EAGER, ("vllm_server", "vllm_offline"), marks=pytest.mark.vllm),
+        pytest.param(DEEPSPEED, RANKS, ("deepspeed_inference", "deepspeed_zero"), marks=pytest.mark.deepspeed),
+    ],
+)
+def test_systems_in_environments_of_their_own(
+    python: Path,
+    options: dict[str, Any],
+    systems: tuple[str, ...],
+    tiny: tuple[Checkpoint, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    python = interpreter("deepspeed", "CLAIMBENCH_DEEPSPEED_PYTHON")
+    own = interpreter(python)
     monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
-    check(in_turn(tiny, tmp_path, ("deepspeed_inference", RANKS, python), ("deepspeed_zero", RANKS, python)))
+    check(in_turn(tiny, tmp_path, *((name, options, own) for name in systems)))

@@ -115,11 +115,15 @@ def test_the_card_that_torch_was_left_is_the_one_that_is_named_keyed_and_read(se
     assert gpus.energy_mj() is None
 
 
-def test_a_card_that_torch_cannot_use_is_no_gpu_and_the_reason_is_said(see: See) -> None:
+def test_a_card_that_torch_cannot_use_is_no_gpu_and_the_reason_is_said(
+    see: See, caplog: pytest.LogCaptureFixture
+) -> None:
     see(why_none="torch 2.13.0+cpu is built for the CPU alone")
     here = machine.identify()
     assert here["gpus"] == []
     assert machine.resolve_device("auto", here) == "cpu"
+    (warning,) = caplog.messages
+    assert "the CPU, since torch 2.13.0+cpu is built for the CPU alone although an NVIDIA driver is here" in warning
     with pytest.raises(ConfigError, match=r"asked for cuda, but torch 2\.13\.0\+cpu is built for the CPU alone"):
         machine.resolve_device("cuda", here)
 
@@ -150,7 +154,9 @@ def test_a_plan_asks_torch_once_and_opens_the_driver_s_library_twice_at_most(
     assert (len(asked), driver.opened) == (1, 2)
 
 
-def test_without_a_driver_nobody_is_asked(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_nobody_is_asked(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse() -> None:
         raise driver.NVMLError("no driver")
 
@@ -158,6 +164,8 @@ def test_without_a_driver_nobody_is_asked(driver: Driver, monkeypatch: pytest.Mo
     monkeypatch.setattr(gpus, "SIGNS_OF_A_DRIVER", ())
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("torch was asked"))
     forget()
+    assert machine.resolve_device("auto", machine.identify()) == "cpu"
+    assert not caplog.messages, "nothing is amiss"
     with pytest.raises(ConfigError, match="asked for cuda, but no NVIDIA driver answers here: use cpu or auto"):
         machine.resolve_device("cuda", machine.identify())
 

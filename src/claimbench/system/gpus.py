@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from claimbench.schema.machine import Gpu, GpuSnapshot
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+NO_DRIVER = "no NVIDIA driver answers here"
 SIGNS_OF_A_DRIVER = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 """Linux's own, a container's, and Windows' below Linux."""
 ANSWER_S = 180
@@ -47,7 +48,7 @@ class Seen(NamedTuple):
 def seen() -> Seen:
     """What torch can use here. Where there is a driver, the first look takes seconds."""
     if not _has_driver():
-        return Seen((), "no NVIDIA driver answers here")
+        return Seen((), NO_DRIVER)
     return _seen(os.environ.get(VISIBLE), sys.executable)
 
 

@@ -6,6 +6,7 @@ for an A10G's. `telemetry` is a snapshot: clocks, load, neighbours. Nothing here
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from pathlib import Path
@@ -31,6 +32,9 @@ INSTRUCTION_SETS = (
     "sve",
     "asimd",
 )
+
+
+logger = logging.getLogger(__name__)
 
 
 class CpuTicks(TypedDict):
@@ -76,13 +80,15 @@ def identify() -> MachineIdentity:
 
 
 def resolve_device(asked: str, machine: MachineIdentity) -> Device:
-    """`auto` is the GPU where torch can use one.
+    """`auto` is the GPU where torch can use one. Where there is a driver and torch cannot, a warning says why.
 
     Raises:
         ConfigError: a GPU was asked for by name and there is none, or torch cannot use it.
     """
     if asked == "cuda" and not machine["gpus"]:
         raise ConfigError(f"params.yaml: device: asked for cuda, but {gpus.seen().why_none}: use cpu or auto")
+    if asked == "auto" and not machine["gpus"] and gpus.seen().why_none not in (None, gpus.NO_DRIVER):
+        logger.warning("device: auto: the CPU, since %s although an NVIDIA driver is here", gpus.seen().why_none)
     if asked == "auto":
         return "cuda" if machine["gpus"] else "cpu"
     return "cuda" if asked == "cuda" else "cpu"
