@@ -37,15 +37,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
     return checkpoint, root / "made"
 
 
-def interpreter(python: Path) -> str:
-    """That of another environment, or a skip where it is not built."""
-    if not python.exists():
-        pytest.skip(f"no interpreter in {python}: the environment is not built")
-    return str(python.absolute())
+System = tuple[str, dict[str, Any], str | None]
+"""Backend, options, interpreter."""
 
 
-def in_turn(tiny: tuple[Checkpoint, Path], output: Path, *systems: tuple[str, dict[str, Any], str | None]) -> list[Arm]:
-    """The arms of a round of plain Transformers and of `systems`: backend, options, interpreter."""
+def in_turn(tiny: tuple[Checkpoint, Path], output: Path, *systems: System, in_company: bool = True) -> list[Arm]:
+    """The arms of a round of plain Transformers and of `systems`; not in company: of one, between two of the other."""
     checkpoint, folder = tiny
     arms = []
     for backend, options, python in (("transformers", {}, None), *systems):
@@ -63,8 +60,9 @@ def in_turn(tiny: tuple[Checkpoint, Path], output: Path, *systems: tuple[str, di
             pytest.skip(reason)
         request = BlockRequest(cell=cell, checkpoint=folder)
         arms.append(ArmRequest(name=backend, block=request, key=key_of(cell, "m"), python=python))
-    record = measure_round(RoundRequest(arms=tuple(arms), passes=PASSES, seed=0), output / "round.json")
-    return list(record.arms)
+    seated = tuple(arms) if in_company else (*arms, arms[0])
+    request = RoundRequest(arms=seated, passes=PASSES, seed=0, in_company=in_company)
+    return list(measure_round(request, output / "round.json").arms)
 
 
 def check(arms: list[Arm]) -> None:
@@ -90,27 +88,38 @@ def test_transformers_own_server(tiny: tuple[Checkpoint, Path], tmp_path: Path) 
     check(in_turn(tiny, tmp_path, ("transformers_server", {}, None)))
 
 
-EAGER = {"eager": True}
+def environment(python: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The interpreter of another environment, which runs this code, or a skip where it is not built."""
+    if not python.exists():
+        pytest.skip(f"no interpreter in {python}: the environment is not built")
+    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
+    return str(python.absolute())
+
+
 ENVIRONMENTS = Path("resources/environments")
 VLLM = Path(os.environ.get("CLAIMBENCH_VLLM_PYTHON", ENVIRONMENTS / "vllm/bin/python"))
 DEEPSPEED = Path(os.environ.get("CLAIMBENCH_DEEPSPEED", ENVIRONMENTS / "deepspeed")) / "bin/python"
 
 
-@pytest.mark.parametrize(
-    ("python", "options", "systems"),
-    [
-        pytest.param(VLLM, EAGER, ("vllm_server", "vllm_offline"), marks=pytest.mark.vllm),
-        pytest.param(DEEPSPEED, RANKS, ("deepspeed_inference", "deepspeed_zero"), marks=pytest.mark.deepspeed),
-    ],
-)
-def test_systems_in_environments_of_their_own(
-    python: Path,
-    options: dict[str, Any],
-    systems: tuple[str, ...],
-    tiny: tuple[Checkpoint, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.deepspeed
+def test_deepspeed_cut_and_streamed(
+    tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = interpreter(python)
-    monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
-    check(in_turn(tiny, tmp_path, *((name, options, own) for name in systems)))
+    own = environment(DEEPSPEED, monkeypatch)
+    check(in_turn(tiny, tmp_path, ("deepspeed_inference", RANKS, own), ("deepspeed_zero", RANKS, own)))
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("name", ["vllm_server", "vllm_offline"])
+def test_vllm_whose_engine_may_spin_for_a_while_sits_between_two_turns_of_the_other(
+    name: str, tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside others it took up to 0.8 of a core while they had their turn: whoever does is measured alone (ABBA)."""
+    own = environment(VLLM, monkeypatch)
+    first, system, again = in_turn(tiny, tmp_path, (name, {"eager": True}, own), in_company=False)
+    for one, numbers in ((first, [0, 1]), (system, [0, 1, 2]), (again, [2])):
+        assert one.result.outcome == "ok", (one.name, one.result.reason, one.result.detail)
+        assert [turns.number for turns in one.turns] == numbers
+        assert one.result.tokens == first.result.tokens
+        assert one.waiting_cpu == 0, "nobody else is there"
+    assert system.result.proof
