@@ -43,7 +43,7 @@ forecast: .venv/core.stamp
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test: .venv/dev.stamp
-	$(PYTEST) -m "not wide"
+	$(PYTEST) -m "not wide and not deepspeed and not vllm"
 
 test-wide: .venv/dev.stamp
 	$(PYTEST) -m wide

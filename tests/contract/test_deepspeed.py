@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.environments import python_of
 
 from claimbench import backends, optimizations
 from claimbench.checkpoints.shard import shard
@@ -27,10 +28,7 @@ from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
 from claimbench.schema.result import Result
 
-ENVIRONMENT = Path(os.environ.get("CLAIMBENCH_DEEPSPEED", "resources/environments/deepspeed")).resolve()
 RUN = pytest.mark.deepspeed
-BUILT = (ENVIRONMENT / "ops.json").exists()
-NOT_BUILT = f"DeepSpeed's environment is not built in {ENVIRONMENT}: make test-deepspeed"
 
 
 def cell(backend: str, architecture: str = "tiny-llama", keep_layers: int | None = None, **changed: Any) -> Cell:
@@ -66,14 +64,13 @@ def reference_tokens(asked: Cell, folder: Path) -> tuple[int, ...]:
 
 
 def block(asked: Cell, folder: Path, output: Path) -> Result:
-    if not BUILT:
-        pytest.skip(NOT_BUILT)
+    python = python_of("deepspeed")
     if asked.options.get("offload") == "nvme":
-        state = json.loads((ENVIRONMENT / "ops.json").read_text(encoding="utf-8"))["async_io"]
+        state = json.loads((python.parents[1] / "ops.json").read_text(encoding="utf-8"))["async_io"]
         if state != "compiled":
             pytest.skip(f"DeepSpeed's async_io is not compiled: {state}")
-    python = str(ENVIRONMENT / "bin/python")
-    return measure(asked, 0, key_of(asked, "test-machine"), output / "0.json", checkpoint=folder, python=python)
+    key = key_of(asked, "test-machine")
+    return measure(asked, 0, key, output / "0.json", checkpoint=folder, python=str(python))
 
 
 def ok(record: Result) -> Result:
@@ -226,11 +223,10 @@ session.close()
 @pytest.mark.parametrize("architecture", ["tiny-llama", "tiny-bloom"])
 def test_every_odd_is_the_references(backend: str, architecture: str, folders: dict[str, Path], tmp_path: Path) -> None:
     """Heads that meet another head's positions would hardly change the likeliest token of a random model."""
-    if not BUILT:
-        pytest.skip(NOT_BUILT)
+    python = python_of("deepspeed")
     (tmp_path / "say.py").write_text(SAY_LOG_PROBS, encoding="utf-8")
     asked, said = cell(backend, architecture), tmp_path / "log_probs.json"
-    run = [str(ENVIRONMENT / "bin/python"), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [asked.model_dump_json(), str(folders[architecture]), str(said)]
     own = os.environ | {"TMPDIR": str(tmp_path)}  # torchrun leaves a folder of logs behind
     subprocess.run([*run, str(tmp_path / "say.py"), *arguments], check=True, capture_output=True, timeout=200, env=own)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.contract.conftest import make_cell, rows_of, save_tiny
+from tests.contract.environments import python_of
 from tests.contract.models import save
 
 from claimbench import backends
@@ -25,7 +25,6 @@ from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.schema.cell import Cell, Checkpoint
-from claimbench.serving import vllm
 from claimbench.serving.session import ServerSession
 
 pytestmark = [pytest.mark.model, pytest.mark.servers]
@@ -169,9 +168,7 @@ def test_vllm_without_a_server_gives_the_reference_s_tokens(worded, monkeypatch)
 
 def in_vllm(cell: Cell, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> BlockFacts:
     """A whole block in vLLM's own environment, or a skip where there is none."""
-    python = Path(os.environ.get(vllm.PYTHON_VARIABLE, "resources/environments/vllm/bin/python")).absolute()
-    if not python.exists():
-        pytest.skip(f"no interpreter with vLLM in {python}: {vllm.PYTHON_VARIABLE} may name one")
+    python = python_of("vllm")
     monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
     facts = supervise(BlockRequest(cell=cell, checkpoint=checkpoint), str(python))
     assert facts["outcome"] == "ok", (facts["reason"], facts["detail"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.environments import python_of
 from tests.contract.models import save
 from tests.contract.test_servers import save_letters
 
@@ -88,24 +88,18 @@ def test_transformers_own_server(tiny: tuple[Checkpoint, Path], tmp_path: Path) 
     check(in_turn(tiny, tmp_path, ("transformers_server", {}, None)))
 
 
-def environment(python: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The interpreter of another environment, which runs this code, or a skip where it is not built."""
-    if not python.exists():
-        pytest.skip(f"no interpreter in {python}: the environment is not built")
+def environment(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The interpreter of another environment, which runs this code."""
+    python = python_of(name)
     monkeypatch.setenv("PYTHONPATH", str(Path("src").absolute()))
-    return str(python.absolute())
-
-
-ENVIRONMENTS = Path("resources/environments")
-VLLM = Path(os.environ.get("CLAIMBENCH_VLLM_PYTHON", ENVIRONMENTS / "vllm/bin/python"))
-DEEPSPEED = Path(os.environ.get("CLAIMBENCH_DEEPSPEED", ENVIRONMENTS / "deepspeed")) / "bin/python"
+    return str(python)
 
 
 @pytest.mark.deepspeed
 def test_deepspeed_cut_and_streamed(
     tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = environment(DEEPSPEED, monkeypatch)
+    own = environment("deepspeed", monkeypatch)
     check(in_turn(tiny, tmp_path, ("deepspeed_inference", RANKS, own), ("deepspeed_zero", RANKS, own)))
 
 
@@ -115,7 +109,7 @@ def test_vllm_whose_engine_may_spin_for_a_while_sits_between_two_turns_of_the_ot
     name: str, tiny: tuple[Checkpoint, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside others it took up to 0.8 of a core while they had their turn: whoever does is measured alone (ABBA)."""
-    own = environment(VLLM, monkeypatch)
+    own = environment("vllm", monkeypatch)
     first, system, again = in_turn(tiny, tmp_path, (name, {"eager": True}, own), in_company=False)
     for one, numbers in ((first, [0, 1]), (system, [0, 1, 2]), (again, [2])):
         assert one.result.outcome == "ok", (one.name, one.result.reason, one.result.detail)
