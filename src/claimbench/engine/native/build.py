@@ -73,7 +73,7 @@ def _built(compiler: str, flags: tuple[str, ...]) -> Path:
         [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=BUILD_TIMEOUT_S
     ).stdout
     key = {
-        "source": SOURCE.read_text(encoding="utf-8"),
+        "source": [path.read_text(encoding="utf-8") for path in sorted(SOURCE.parent.glob("*.[ch]"))],
         "flags": [*FLAGS, *(flags or THIS_CPU)],
         "compiler": [compiler, version],
         "cpu": machine.identify()["cpu"],

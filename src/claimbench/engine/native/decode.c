@@ -7,41 +7,21 @@
  * A step may take several new tokens of each row, as judging drafts does: each is a line of its own, with its own slot
  * in the cache, and sees the slots up to it. The weights are read once for all lines.
  *
- * A matrix [rows, columns] is stored in panels of 16 rows. Within a panel the 16 rows' values of one column (float32),
- * two columns (bfloat16), four (int8) or eight (int4) make one line of 64 bytes, so a panel is read front to back, sums
- * stay in the 16 lanes of a vector and no sum over lanes is needed. Layouts are written by packing.py.
+ * How matrices lie, and how they are multiplied, is in products.h.
  *
- * Integer weights are multiplied with integer activations. Activations are rounded to 16 bits per group of 32 (one part
- * in 65024 of the group's largest), as a high and a low byte, so that byte-wise dot products do the work: what is lost
- * is in the weights. All sums of products are exact integers, so every build gives the same ones.
- *
- * Built for any CPU with the vector extensions of GCC and Clang; AVX-512 VNNI and AVX2 have paths of their own.
+ * Built for any CPU with the vector extensions of GCC and Clang.
  */
 
 #define _GNU_SOURCE
-#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <unistd.h>
-#if defined(__x86_64__) || defined(__i386__)
-#include <immintrin.h>
-#endif
+#include "products.h"
 
-#define ALWAYS static inline __attribute__((always_inline))
-#define LANES 16
-#define GROUP 32  /* columns that share a scale */
-#define PAD 64    /* columns of an activation are padded with zeros to a multiple of this */
-#ifdef __AVX512F__
-#define MOST_LINES 8  /* lines that one reading of a panel serves: as many as there are registers for their sums */
-#else
-#define MOST_LINES 4
-#endif
 #define ATTENTION_TILE 16
 #define MOST_QUERIES 4  /* that one reading of keys and values serves */
 #define MOST_VECTORS 16  /* of a head */
@@ -51,25 +31,10 @@
 #define LEAST_SPINS 128
 #define MORE_SPINS 8
 #define PREFETCH_BYTES 8192  /* of a thread's next matrix, asked for before it waits */
-#define AHEAD 8192           /* bytes between what is multiplied and what is asked for */
 
-typedef float v16 __attribute__((vector_size(64)));
-typedef int32_t v16i __attribute__((vector_size(64)));
-typedef uint32_t v16u __attribute__((vector_size(64)));
-typedef int16_t v16h __attribute__((vector_size(32)));
-typedef uint16_t v16uh __attribute__((vector_size(32)));
-typedef int8_t v16b __attribute__((vector_size(16)));
-
-enum { FLOAT32, BFLOAT16, INT8, INT4 };
 enum { RMS_NORM, LAYER_NORM };
 enum { ROPE, LEARNED, ALIBI };
 enum { SWIGLU, GELU_BY_TANH, GELU_BY_ERF, RELU, GATED_GELU_BY_TANH, GATED_GELU_BY_ERF, SQUARED_RELU, CLAMPED_SWISH };
-
-typedef struct {
-    const char *data;    /* panels */
-    const float *bias;   /* [rows padded to 16], or null */
-    int64_t rows, columns, format;
-} Matrix;
 
 typedef struct {
     const float *weight, *bias;  /* [hidden]; no bias: null */
@@ -137,17 +102,6 @@ typedef struct {
     float *y;        /* [lines, rows]; of a gated up: all of the gate, then all of the rest */
 } Product;
 
-/* Activations as a product reads them: floats, or 16-bit integers with a scale for each group of 32. */
-typedef struct {
-    float *x;           /* [lines, stride] */
-    int8_t *high, *low; /* [lines, stride]: value = 256 * high + low */
-    int16_t *pairs;     /* [lines, stride] as columns 0, 2, 1, 3 of every four */
-    float *scale;       /* [lines, stride / 32] */
-    float *sum;         /* [lines, stride / 32]: of the rounded activations */
-    int32_t *offset;    /* [lines, stride / 32]: -128 times the integers' sum, since int8 codes are stored plus 128 */
-    int64_t stride, lines;  /* that there is room for */
-} Input;
-
 /* A line and an expert that it passes through, with what is given counting `weight`. */
 typedef struct {
     int64_t line, expert;
@@ -209,102 +163,8 @@ ALWAYS void relax(void) {
 #endif
 }
 
-/* ---- vectors ---- */
+/* ---- activations ---- */
 
-ALWAYS v16 load(const float *p) {
-    v16 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-ALWAYS void store(float *p, v16 v) { memcpy(p, &v, sizeof v); }
-ALWAYS v16u load_bits(const void *p) {
-    v16u v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-ALWAYS v16 spread(float f) { return (v16){f, f, f, f, f, f, f, f, f, f, f, f, f, f, f, f}; }
-ALWAYS v16i spread_int(int32_t i) { return (v16i){i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i}; }
-ALWAYS v16 choose(v16i mask, v16 yes, v16 no) { return (v16)(((v16i)yes & mask) | ((v16i)no & ~mask)); }
-ALWAYS v16 larger(v16 a, v16 b) { return choose(a > b, a, b); }
-
-/* Integer products do enough per line that the hardware's own prefetching runs dry; floats' do not. */
-ALWAYS void expect_soon(const char *w) { __builtin_prefetch(w + AHEAD, 0, 3); }
-
-ALWAYS float total(v16 v) {
-#ifdef __AVX512F__
-    return _mm512_reduce_add_ps((__m512)v);
-#else
-    float s[LANES];
-    memcpy(s, &v, sizeof v);
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++) s[i] += s[i + width];
-    return s[0];
-#endif
-}
-ALWAYS int32_t total_int(v16i v) {
-#ifdef __AVX512F__
-    return _mm512_reduce_add_epi32((__m512i)v);
-#else
-    int32_t sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
-#endif
-}
-ALWAYS float largest(v16 v) {
-#ifdef __AVX512F__
-    return _mm512_reduce_max_ps((__m512)v);
-#else
-    float s[LANES];
-    memcpy(s, &v, sizeof v);
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
-    return s[0];
-#endif
-}
-
-/* 16 half-precision floats; the multiplication puts the exponent's bias right, subnormals included. */
-ALWAYS v16 load_half(const void *p) {
-#ifdef __AVX512F__
-    return (v16)_mm512_cvtph_ps(_mm256_loadu_si256(p));
-#else
-    v16uh narrow;
-    memcpy(&narrow, p, sizeof narrow);
-    v16u wide = __builtin_convertvector(narrow, v16u);
-    v16 magnitude = (v16)((wide & 0x7fff) << 13) * 0x1p112f;
-    return (v16)((v16u)magnitude | ((wide & 0x8000) << 16));
-#endif
-}
-
-ALWAYS v16 load_bfloat16(const void *p) {
-    v16uh narrow;
-    memcpy(&narrow, p, sizeof narrow);
-    return (v16)(__builtin_convertvector(narrow, v16u) << 16);
-}
-
-ALWAYS void store_bfloat16(void *p, v16 v) {
-    v16u bits = (v16u)v;
-    v16uh narrow = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, v16uh);  /* to nearest even */
-    memcpy(p, &narrow, sizeof narrow);
-}
-
-ALWAYS v16 nearest(v16 v) { return (v + 12582912.0f) - 12582912.0f; }  /* to an integer, for |v| < 2^22 */
-
-ALWAYS v16 exponential(v16 x) {
-    x = larger(x, spread(-87.0f));
-    x = choose(x < 88.0f, x, spread(88.0f));
-    v16 n = nearest(x * 1.44269504f);
-    v16 r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    v16 p = r * 1.98412698e-4f + 1.38888889e-3f;
-    p = p * r + 8.33333333e-3f;
-    p = p * r + 4.16666667e-2f;
-    p = p * r + 1.66666667e-1f;
-    p = p * r + 0.5f;
-    p = p * r * r + r + 1.0f;
-    v16i exponent = (__builtin_convertvector(n, v16i) + 127) << 23;
-    return p * (v16)exponent;
-}
-
-ALWAYS v16 silu(v16 x) { return x / (1.0f + exponential(-x)); }
 static int is_gated(const Model *m) {
     return m->mlp == SWIGLU || m->mlp == GATED_GELU_BY_TANH || m->mlp == GATED_GELU_BY_ERF || m->mlp == CLAMPED_SWISH;
 }
@@ -331,224 +191,6 @@ ALWAYS v16 join(const Model *m, v16 gate, v16 up) {
 }
 
 ALWAYS v16 cap_softly(v16 x, float cap) { return cap - 2.0f * cap / (1.0f + exponential(2.0f / cap * x)); }
-
-/* Lane i of the result is the sum over the lanes of p[i]. */
-ALWAYS v16 sums(v16 *p) {
-#ifdef __AVX512F__
-    for (int i = 0; i < 8; i++) {
-        __m512 a = (__m512)p[i], b = (__m512)p[i + 8];
-        p[i] = (v16)_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    }
-    for (int i = 0; i < 4; i++) {
-        __m512 a = (__m512)p[i], b = (__m512)p[i + 4];
-        p[i] = (v16)_mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-    }
-    __m512 a = (__m512)p[0], b = (__m512)p[1], c = (__m512)p[2], d = (__m512)p[3];
-    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    __m512 all = _mm512_add_ps(
-        (__m512)_mm512_unpacklo_pd((__m512d)ab, (__m512d)cd), (__m512)_mm512_unpackhi_pd((__m512d)ab, (__m512d)cd));
-    /* 128-bit lane l, place s holds the sum of vector ORDER[4 l + s] */
-    const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15);
-    return (v16)_mm512_permutexvar_ps(places, all);
-#else
-    float s[LANES];
-    for (int i = 0; i < LANES; i++) s[i] = total(p[i]);
-    return load(s);
-#endif
-}
-
-/* ---- products: y[b] = panel . x[b], for `lines` lines, a constant once inlined ---- */
-
-ALWAYS void panel_float32(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
-    const int ways = lines == 1 ? 4 : lines < 5 ? 2 : 1;  /* independent sums hide the latency of an addition */
-    const float *x = in->x + first * in->stride;
-    v16 acc[MOST_LINES][4];
-    for (int b = 0; b < lines; b++)
-        for (int k = 0; k < ways; k++) acc[b][k] = spread(0);
-    for (int64_t c = 0; c < columns; c += 4, w += 256)
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) {
-            v16 line = load((const float *)w + LANES * k);
-#pragma GCC unroll 8
-            for (int b = 0; b < lines; b++) acc[b][k % ways] += line * x[b * in->stride + c + k];
-        }
-    for (int b = 0; b < lines; b++) {
-        for (int k = 1; k < ways; k++) acc[b][0] += acc[b][k];
-        y[b] = acc[b][0];
-    }
-}
-
-ALWAYS void panel_bfloat16(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
-    const int ways = lines == 1 ? 4 : lines < 5 ? 2 : 1;
-    const float *x = in->x + first * in->stride;
-    v16 acc[MOST_LINES][4];
-    for (int b = 0; b < lines; b++)
-        for (int k = 0; k < ways; k++) acc[b][k] = spread(0);
-    for (int64_t c = 0; c < columns; c += 4, w += 128)
-#pragma GCC unroll 2
-        for (int k = 0; k < 4; k += 2) {
-            v16u line = load_bits(w + 32 * k);
-            v16 even = (v16)(line << 16), odd = (v16)(line & 0xffff0000u);
-#pragma GCC unroll 8
-            for (int b = 0; b < lines; b++) {
-                acc[b][k % ways] += even * x[b * in->stride + c + k];
-                acc[b][(k + 1) % ways] += odd * x[b * in->stride + c + k + 1];
-            }
-        }
-    for (int b = 0; b < lines; b++) {
-        for (int k = 1; k < ways; k++) acc[b][0] += acc[b][k];
-        y[b] = acc[b][0];
-    }
-}
-
-/* Sums over columns of code (unsigned byte) times activation (16 bits); `quad` counts columns in fours. */
-#if defined(__AVX512VNNI__)
-typedef struct {
-    __m512i high, low;
-} Dots;
-ALWAYS Dots no_dots(void) { return (Dots){_mm512_setzero_si512(), _mm512_setzero_si512()}; }
-ALWAYS void add_dots(Dots *d, v16u codes, const Input *in, int64_t quad) {
-    int32_t high, low;
-    memcpy(&high, in->high + 4 * quad, 4);
-    memcpy(&low, in->low + 4 * quad, 4);
-    d->high = _mm512_dpbusd_epi32(d->high, (__m512i)codes, _mm512_set1_epi32(high));
-    d->low = _mm512_dpbusd_epi32(d->low, (__m512i)codes, _mm512_set1_epi32(low));
-}
-ALWAYS v16i dots_total(Dots d) { return (v16i)_mm512_add_epi32(_mm512_slli_epi32(d.high, 8), d.low); }
-#elif defined(__AVX2__)
-typedef struct {
-    __m256i half[2];
-} Dots;
-ALWAYS Dots no_dots(void) { return (Dots){{_mm256_setzero_si256(), _mm256_setzero_si256()}}; }
-ALWAYS void add_dots(Dots *d, v16u codes, const Input *in, int64_t quad) {
-    const __m256i even = _mm256_set1_epi16(0xff);
-    int32_t pair[2];  /* columns 0 and 2, columns 1 and 3 */
-    memcpy(pair, in->pairs + 4 * quad, 8);
-    __m256i first = _mm256_set1_epi32(pair[0]), second = _mm256_set1_epi32(pair[1]), half[2];
-    memcpy(half, &codes, sizeof codes);
-    for (int i = 0; i < 2; i++) {
-        d->half[i] = _mm256_add_epi32(d->half[i], _mm256_madd_epi16(_mm256_and_si256(half[i], even), first));
-        d->half[i] = _mm256_add_epi32(d->half[i], _mm256_madd_epi16(_mm256_srli_epi16(half[i], 8), second));
-    }
-}
-ALWAYS v16i dots_total(Dots d) {
-    v16i t;
-    memcpy(&t, d.half, sizeof t);
-    return t;
-}
-#else
-typedef struct {
-    v16i all;
-} Dots;
-ALWAYS Dots no_dots(void) { return (Dots){spread_int(0)}; }
-ALWAYS void add_dots(Dots *d, v16u codes, const Input *in, int64_t quad) {
-    const int16_t *x = in->pairs + 4 * quad;
-    d->all += (v16i)(codes & 255) * x[0];
-    d->all += (v16i)((codes >> 8) & 255) * x[2];
-    d->all += (v16i)((codes >> 16) & 255) * x[1];
-    d->all += (v16i)(codes >> 24) * x[3];
-}
-ALWAYS v16i dots_total(Dots d) { return d.all; }
-#endif
-
-/* 64 columns: 2 x 16 scales (half precision), then 16 lines of 4 columns. */
-ALWAYS void panel_int8(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
-    for (int b = 0; b < lines; b++) y[b] = spread(0);
-    for (int64_t c = 0; c < columns; c += 2 * GROUP, w += 64 + 2 * GROUP * LANES)
-#pragma GCC unroll 2
-        for (int g = 0; g < 2; g++) {
-            Dots dots[MOST_LINES];
-            for (int b = 0; b < lines; b++) dots[b] = no_dots();
-#pragma GCC unroll 8
-            for (int k = 0; k < GROUP / 4; k++) {
-                v16u codes = load_bits(w + 64 + 64 * (g * (GROUP / 4) + k));
-                expect_soon(w + 64 + 64 * (g * (GROUP / 4) + k));
-#pragma GCC unroll 8
-                for (int b = 0; b < lines; b++)
-                    add_dots(&dots[b], codes, in, ((first + b) * in->stride + c + GROUP * g) / 4 + k);
-            }
-            if (g == 0) expect_soon(w);
-            v16 scale = load_half(w + 32 * g);
-            for (int b = 0; b < lines; b++) {
-                int64_t at = ((first + b) * in->stride + c) / GROUP + g;
-                v16i product = dots_total(dots[b]) + in->offset[at];
-                y[b] += __builtin_convertvector(product, v16) * (scale * in->scale[at]);
-            }
-        }
-}
-
-/* 32 columns: 16 scales and 16 minima (half precision), then 4 lines of 8 columns: low nibbles 0-3, high nibbles 4-7. */
-ALWAYS void panel_int4(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
-    for (int b = 0; b < lines; b++) y[b] = spread(0);
-    for (int64_t c = 0; c < columns; c += GROUP, w += 64 + GROUP * LANES / 2) {
-        Dots dots[MOST_LINES];
-        for (int b = 0; b < lines; b++) dots[b] = no_dots();
-#pragma GCC unroll 4
-        for (int k = 0; k < GROUP / 8; k++) {
-            v16u codes = load_bits(w + 64 + 64 * k);
-            expect_soon(w + 64 + 64 * k);
-            v16u low = codes & 0x0f0f0f0fu, high = (codes >> 4) & 0x0f0f0f0fu;
-#pragma GCC unroll 8
-            for (int b = 0; b < lines; b++) {
-                int64_t quad = ((first + b) * in->stride + c) / 4 + 2 * k;
-                add_dots(&dots[b], low, in, quad);
-                add_dots(&dots[b], high, in, quad + 1);
-            }
-        }
-        expect_soon(w);
-        v16 scale = load_half(w), minimum = load_half(w + 32);
-        for (int b = 0; b < lines; b++) {
-            int64_t at = ((first + b) * in->stride + c) / GROUP;
-            y[b] += __builtin_convertvector(dots_total(dots[b]), v16) * (scale * in->scale[at]) + minimum * in->sum[at];
-        }
-    }
-}
-
-#if MOST_LINES > 4
-#define MORE_LINES(kernel)                                   \
-    case 5: kernel(w, columns, in, first, y, 5); break;      \
-    case 6: kernel(w, columns, in, first, y, 6); break;      \
-    case 7: kernel(w, columns, in, first, y, 7); break;      \
-    case 8: kernel(w, columns, in, first, y, 8); break;
-#else
-#define MORE_LINES(kernel)
-#endif
-#define BY_LINES(kernel)                                                                                            \
-    static void kernel##_lines(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, int lines) { \
-        switch (lines) {                                                                                            \
-            case 1: kernel(w, columns, in, first, y, 1); break;                                                     \
-            case 2: kernel(w, columns, in, first, y, 2); break;                                                     \
-            case 3: kernel(w, columns, in, first, y, 3); break;                                                     \
-            case 4: kernel(w, columns, in, first, y, 4); break;                                                     \
-            MORE_LINES(kernel)                                                                                      \
-        }                                                                                                           \
-    }
-BY_LINES(panel_float32)
-BY_LINES(panel_bfloat16)
-BY_LINES(panel_int8)
-BY_LINES(panel_int4)
-
-static int64_t panel_bytes(const Matrix *m) {
-    switch (m->format) {
-        case FLOAT32: return m->columns * LANES * 4;
-        case BFLOAT16: return m->columns * LANES * 2;
-        case INT8: return m->columns / (2 * GROUP) * (64 + 2 * GROUP * LANES);
-        default: return m->columns / GROUP * (64 + GROUP * LANES / 2);
-    }
-}
-
-ALWAYS void panel(const Matrix *m, int64_t index, int64_t bytes, const Input *in, int64_t first, v16 *y, int lines) {
-    const char *w = m->data + index * bytes;
-    switch (m->format) {
-        case FLOAT32: panel_float32_lines(w, m->columns, in, first, y, lines); break;
-        case BFLOAT16: panel_bfloat16_lines(w, m->columns, in, first, y, lines); break;
-        case INT8: panel_int8_lines(w, m->columns, in, first, y, lines); break;
-        default: panel_int4_lines(w, m->columns, in, first, y, lines); break;
-    }
-    if (m->bias)
-        for (int b = 0; b < lines; b++) y[b] += load(m->bias + LANES * index);
-}
 
 /* ---- threads ---- */
 
@@ -592,41 +234,6 @@ static void barrier(Worker *w) {
 
 /* ---- what a product reads ---- */
 
-ALWAYS int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-/* Round lines [begin, end) of x to integers with a scale per group of 32. */
-static void round_input(Input *in, int64_t begin, int64_t end, int64_t columns) {
-    int64_t width = padded(columns, PAD);
-    for (int64_t b = begin; b < end; b++)
-        for (int64_t c = 0; c < width; c += GROUP) {
-            const float *x = in->x + b * in->stride + c;
-            v16 part[2] = {load(x), load(x + LANES)};
-            v16 size = larger(larger(part[0], -part[0]), larger(part[1], -part[1]));
-            float most = largest(size), scale = most / 32512.0f;  /* 127 * 256: the high byte stays within 127 */
-            float inverse = most > 0 ? 32512.0f / most : 0;
-            int64_t at = (b * in->stride + c) / GROUP;
-            v16i all = spread_int(0);
-            for (int i = 0; i < 2; i++) {
-                v16i q = __builtin_convertvector(nearest(part[i] * inverse), v16i);
-                all += q;
-#ifdef __AVX512VNNI__
-                v16i low = (v16i)((v16u)q << 24) >> 24;
-                v16b bytes = __builtin_convertvector(low, v16b);
-                memcpy(in->low + b * in->stride + c + LANES * i, &bytes, sizeof bytes);
-                bytes = __builtin_convertvector((q - low) >> 8, v16b);
-                memcpy(in->high + b * in->stride + c + LANES * i, &bytes, sizeof bytes);
-#else
-                for (int k = 0; k < LANES; k++)  /* columns 0, 2, 1, 3 */
-                    in->pairs[b * in->stride + c + LANES * i + (k & ~3) + ((k & 1) << 1 | (k & 3) >> 1)] = (int16_t)q[k];
-#endif
-            }
-            int32_t sum = total_int(all);
-            in->scale[at] = scale;
-            in->sum[at] = scale * (float)sum;
-            in->offset[at] = -128 * sum;
-        }
-}
-
 static void normalise(const Model *m, Norm norm, const float *x, float *y) {
     int64_t n = m->hidden, whole = n / LANES * LANES;
     v16 sum = spread(0), squares = spread(0);
@@ -664,7 +271,7 @@ static int64_t read_normalised(Worker *w, Norm norm, int64_t format, int64_t log
             memcpy(y, x, sizeof(float) * (size_t)hidden);
         memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
     }
-    if (format >= INT8) round_input(&w->input, 0, lines, hidden);
+    if (format >= INT8) round_input(&w->input, 0, lines, hidden, format);
     return lines;
 }
 
@@ -673,7 +280,7 @@ static void read_middle(Worker *w, int64_t lines, int64_t format) {
     int64_t columns = d->model.intermediate;
     for (int64_t b = 0; b < lines; b++)
         memcpy(w->input.x + b * w->input.stride, d->middle + b * d->middle_stride, sizeof(float) * (size_t)padded(columns, PAD));
-    if (format >= INT8) round_input(&w->input, 0, lines, columns);
+    if (format >= INT8) round_input(&w->input, 0, lines, columns, format);
 }
 
 /* ---- the phases of a step; a thread does its share of each ---- */
@@ -693,20 +300,17 @@ static void prefetch(const Worker *w, const Matrix *m, int64_t panels_per_unit) 
     for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
-ALWAYS int few(int64_t lines, int64_t first) {
-    return (int)(lines - first < MOST_LINES ? lines - first : MOST_LINES);
-}
-
 /* to[line][row of the matrix], for the first `columns` rows. */
 static void project_to(Worker *w, const Matrix *m, int64_t lines, float *to, int64_t stride, int64_t columns) {
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(m->rows, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = 0; b < lines; b += MOST_LINES) {
+        for (int64_t b = 0, n; b < lines; b += n) {
             v16 y[MOST_LINES];
-            panel(m, p, bytes, &w->input, b, y, few(lines, b));
+            n = at_once(lines - b);
+            panel(m, p, bytes, &w->input, b, y, (int)n);
             int64_t width = columns - p * LANES < LANES ? columns - p * LANES : LANES;
-            for (int i = 0; i < few(lines, b); i++)
+            for (int i = 0; i < n; i++)
                 memcpy(to + (b + i) * stride + p * LANES, &y[i], sizeof(float) * (size_t)width);
         }
 }
@@ -716,10 +320,11 @@ static void add_to_residual(Worker *w, const Matrix *m) {
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(m->rows, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = 0; b < d->lines; b += MOST_LINES) {
+        for (int64_t b = 0, n; b < d->lines; b += n) {
             v16 y[MOST_LINES];
-            panel(m, p, bytes, &w->input, b, y, few(d->lines, b));
-            for (int i = 0; i < few(d->lines, b); i++) {
+            n = at_once(d->lines - b);
+            panel(m, p, bytes, &w->input, b, y, (int)n);
+            for (int i = 0; i < n; i++) {
                 float *to = d->residual + (b + i) * d->hidden_stride + p * LANES;
                 store(to, load(to) + y[i]);
             }
@@ -733,14 +338,14 @@ static void expand(Worker *w, const Matrix *m, int64_t first, int64_t last) {
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(d->model.intermediate, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = first; b < last; b += MOST_LINES) {
+        for (int64_t b = first, lines; b < last; b += lines) {
             v16 y[MOST_LINES], up[MOST_LINES];
-            int lines = few(last, b);
+            lines = at_once(last - b);
             if (gated) {
-                panel(m, 2 * p, bytes, &w->input, b, y, lines);
-                panel(m, 2 * p + 1, bytes, &w->input, b, up, lines);
+                panel(m, 2 * p, bytes, &w->input, b, y, (int)lines);
+                panel(m, 2 * p + 1, bytes, &w->input, b, up, (int)lines);
             } else {
-                panel(m, p, bytes, &w->input, b, y, lines);
+                panel(m, p, bytes, &w->input, b, y, (int)lines);
             }
             for (int i = 0; i < lines; i++)
                 store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? join(&d->model, y[i], up[i]) : activate(y[i], d->model.mlp));
@@ -817,7 +422,7 @@ static void read_routed(Worker *w, Norm norm, int64_t format) {
         normalise(&d->model, norm, d->residual + w->pairs[i].line * d->hidden_stride, y);
         memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
     }
-    if (format >= INT8) round_input(&w->input, 0, pairs, hidden);
+    if (format >= INT8) round_input(&w->input, 0, pairs, hidden, format);
 }
 
 /* What an expert gives to lines of its pairs [first, last), weighed. */
@@ -826,10 +431,11 @@ static void add_weighed(Worker *w, const Matrix *m, int64_t first, int64_t last)
     int64_t begin, end, bytes = panel_bytes(m);
     share(w, padded(m->rows, LANES) / LANES, &begin, &end);
     for (int64_t p = begin; p < end; p++)
-        for (int64_t b = first; b < last; b += MOST_LINES) {
+        for (int64_t b = first, n; b < last; b += n) {
             v16 y[MOST_LINES];
-            panel(m, p, bytes, &w->input, b, y, few(last, b));
-            for (int i = 0; i < few(last, b); i++) {
+            n = at_once(last - b);
+            panel(m, p, bytes, &w->input, b, y, (int)n);
+            for (int i = 0; i < n; i++) {
                 float *to = d->residual + w->pairs[b + i].line * d->hidden_stride + p * LANES;
                 store(to, load(to) + w->pairs[b + i].weight * y[i]);
             }
@@ -1081,7 +687,7 @@ static void read_attended(Worker *w, const float *sinks, int64_t format) {
         }
         memset(to, 0, sizeof(float) * (size_t)(padded(columns, PAD) - columns));
     }
-    if (format >= INT8) round_input(&w->input, 0, d->lines, columns);
+    if (format >= INT8) round_input(&w->input, 0, d->lines, columns, format);
 }
 
 #ifdef PHASES
@@ -1190,17 +796,18 @@ static void multiply(Worker *w) {
         memcpy(in->x + b * in->stride, p->x + b * p->columns, sizeof(float) * (size_t)p->columns);
         memset(in->x + b * in->stride + p->columns, 0, sizeof(float) * (size_t)(width - p->columns));
     }
-    if (m->format >= INT8) round_input(in, begin, end, p->columns);
+    if (m->format >= INT8) round_input(in, begin, end, p->columns, m->format);
     barrier(w);
     share(w, padded(m->rows, LANES) / LANES, &begin, &end);
     for (int64_t i = begin; i < end; i++) {
         int64_t half = halves ? p->rows / 2 : p->rows, row = halves ? i / 2 * LANES : i * LANES;
         int64_t wide = half - row < LANES ? half - row : LANES;
         float *to = p->y + row + (halves && i % 2 ? half : 0);
-        for (int64_t b = 0; b < p->lines; b += MOST_LINES) {
+        for (int64_t b = 0, n; b < p->lines; b += n) {
             v16 y[MOST_LINES];
-            panel(m, i, bytes, in, b, y, few(p->lines, b));
-            for (int k = 0; k < few(p->lines, b); k++)
+            n = at_once(p->lines - b);
+            panel(m, i, bytes, in, b, y, (int)n);
+            for (int k = 0; k < n; k++)
                 memcpy(to + (b + k) * p->rows, &y[k], sizeof(float) * (size_t)wide);
         }
     }
@@ -1339,6 +946,8 @@ static int cut_attention(Decoder *d) {
 }
 
 int64_t model_bytes(void) { return (int64_t)sizeof(Model); }
+
+const char *instructions(void) { return instructions_of_build(); }
 
 void decoder_close(Decoder *d) {
     if (!d) return;
