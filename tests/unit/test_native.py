@@ -24,7 +24,7 @@ from claimbench.engine.model.read_spec import read_spec
 from claimbench.engine.model.shards import Affine
 from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.weights import Weights, read_weights
-from claimbench.engine.native import build, packing
+from claimbench.engine.native import build, instruction_sets, packing
 from claimbench.engine.native.decoder import NativeDecoder, unavailable
 from claimbench.engine.native.packed_model import Formats, matrices_of
 from claimbench.errors import Unavailable
@@ -36,7 +36,17 @@ pytestmark = [
 
 FAMILIES = ("tiny-llama", "tiny-bigcode", "tiny-bloom")
 PROMPT_TOKENS, NEW_TOKENS, CAPACITY = 70, 4, 96  # more than two chunks of attention
-PORTABLE = ("-march=x86-64", "-march=x86-64-v3") if platform.machine() == "x86_64" else ("-O2",)
+AVX_VNNI_BY_AVX512 = """
+#include <immintrin.h>
+#undef __AVX512F__
+#undef __AVX512BW__
+#undef __AVX512VNNI__
+#define __AVXVNNI__ 1
+#define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
+"""
+"""Both instructions compute the same, and more CPUs have the wider one."""
+ON_X86 = ("sse2", "avx2", "avx_vnni", "avx_vnni by AVX-512's", "avx512", "avx512_vnni")
+OTHER_BUILDS = ON_X86 if platform.machine() == "x86_64" else ("portable",)
 ROUNDED: dict[packing.Format, float] = {"float32": 1e-5, "bfloat16": 1e-5, "int8": 3e-4, "int4": 3e-4}
 """How far two orders of the same sums may be apart: where activations are rounded, a last bit may become a step."""
 SMOLLM2 = sorted(Path(__file__).parents[2].glob("resources/checkpoints/smollm2-*/config.json"))
@@ -274,19 +284,59 @@ def test_rows_of_a_batch_do_not_touch_each_other(cases: dict[str, Case], batch: 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("flags", PORTABLE)
-def test_a_portable_build_computes_what_the_fast_build_computes(
-    cases: dict[str, Case], family: str, flags: str
+@pytest.mark.parametrize("name", OTHER_BUILDS)
+def test_every_set_of_instructions_computes_the_same(
+    cases: dict[str, Case], family: str, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if flags == "-march=x86-64-v3" and "avx2" not in str(build.machine.identify()["cpu"]["instruction_sets"]):
-        pytest.skip("this CPU has no AVX2")
+    """One line and several, as many as one reading of a panel serves, and more than that."""
     case = cases[family]
-    told = reference(case, 3)
+    told, flags = reference(case, 3), other_build(name, tmp_path_factory)
+    several = reference(case, 1, new_tokens=14)
     for form in packing.FORMATS:
-        fast = run(NativeDecoder(case.spec, case.weights, form, threads=2), told)
-        slow = (flags, "-O1")  # what is optimised more takes half a minute to build
-        portable = run(NativeDecoder(case.spec, case.weights, form, threads=2, flags=slow), told)
-        close(portable, fast, ROUNDED[form])
+        fast = NativeDecoder(case.spec, case.weights, form, threads=2)
+        other = NativeDecoder(case.spec, case.weights, form, threads=2, flags=flags)
+        assert other.instructions == name.partition(" ")[0]
+        close(run(other, told), run(fast, told), ROUNDED[form])
+        close(run(other, several, 14), run(fast, several, 14), ROUNDED[form])
+        rows, columns = case.weights.layers[0].qkv.weight.shape
+        for lines in (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 40):
+            x = torch.randn(lines, columns)
+            close(other.multiply(0, x, rows), fast.multiply(0, x, rows), ROUNDED[form])
+
+
+def other_build(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What to build with, slightly optimised, since all of it takes a compiler half a minute."""
+    if name == "avx_vnni by AVX-512's":
+        if instruction_sets.lacks("avx512_vnni"):
+            pytest.skip("this CPU has no AVX512-VNNI")
+        header = tmp_path_factory.mktemp("header") / "avx_vnni.h"
+        header.write_text(AVX_VNNI_BY_AVX512, encoding="utf-8")
+        return (*instruction_sets.SETS["avx512_vnni"].flags, "-O1", "-include", str(header))
+    if name == "portable":
+        return ("-O1",)
+    reason = instruction_sets.lacks(name)  # type: ignore[arg-type]
+    if reason:
+        pytest.skip(reason)
+    return (*instruction_sets.SETS[name].flags, "-O1")  # type: ignore[index]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="sets of x86-64")
+@pytest.mark.parametrize("name", instruction_sets.NAMES)
+def test_every_set_of_instructions_is_built_even_where_it_does_not_run(name: instruction_sets.Instructions) -> None:
+    library = build.library((*instruction_sets.SETS[name].flags, "-O1"))
+    assert library.instructions().decode() == name
+
+
+def test_a_cpu_that_lacks_instructions_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(instruction_sets.machine, "cpu_flags", lambda: {"sse2", "avx2", "fma", "f16c"})
+    assert instruction_sets.here() == ("sse2",)
+    with pytest.raises(Unavailable, match="lacks bmi2"):
+        instruction_sets.flags_of("avx2")
+    assert instruction_sets.flags_of(None) == ()
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(Unavailable, match="of x86-64"):
+        instruction_sets.flags_of("sse2")
 
 
 @pytest.mark.parametrize("threads", [1, 3, 64])

@@ -105,6 +105,8 @@ class EngineEvidence:
     """How many tensors of weights are of each class and storage type."""
     matrices: dict[str, int]
     """How many matrices of its own the step has in each format; none where it reads the modules'."""
+    instructions: str | None
+    """Of the CPU, that it multiplies with them by."""
     coded: bool
     """Whether some technique asked for matrices of codes."""
     details: int
@@ -213,6 +215,7 @@ def watch(decoder: Decoder, generate: Generate, steps: int, compiled: Compiled) 
         modules=dict(Counter(type(module).__name__ for module in setup.model.modules())),
         weights=dict(Counter(map(_storage_type, [*setup.model.parameters(), *setup.model.buffers()]))),
         matrices={} if setup.matrices is None else setup.matrices.held,
+        instructions=None if setup.matrices is None else setup.matrices.instructions,
         coded=decoder.engine.weight_bits is not None,
         details=len(details.tokens) + (0 if details.prompt is None else details.prompt.shape[1]),
         logits=(numbers, bad),

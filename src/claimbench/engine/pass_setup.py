@@ -28,6 +28,10 @@ class Matrices(Protocol):
     def held(self) -> dict[str, int]:
         """How many are stored in each format, as the code that multiplies with them reads it."""
 
+    @property
+    def instructions(self) -> str:
+        """The CPU's instructions that products with them are made of."""
+
     def parts(self, parts: Parts, weights: Weights) -> Parts:
         """`parts`, where need be with these matrices instead of others: none is held twice for nothing."""
 

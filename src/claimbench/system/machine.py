@@ -50,7 +50,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpu() -> Cpu:
+def _cpu_fields() -> dict[str, str]:
+    """Of the first core; none where the system does not say."""
     fields: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -58,7 +59,17 @@ def _cpu() -> Cpu:
             fields.setdefault(name.strip(), value.strip())
     except OSError:
         pass
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return fields
+
+
+def cpu_flags() -> set[str]:
+    """What the CPU can do, as Linux names it."""
+    fields = _cpu_fields()
+    return set(fields.get("flags", fields.get("Features", "")).split())
+
+
+def _cpu() -> Cpu:
+    fields, flags = _cpu_fields(), cpu_flags()
     return {
         "model": fields.get("model name") or platform.processor() or platform.machine(),
         "family": fields.get("cpu family", ""),

@@ -64,6 +64,7 @@ def library(flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     loaded.decoder_close.restype = None
     loaded.decoder_close.argtypes = [ctypes.c_void_p]
     loaded.model_bytes.restype = ctypes.c_int64
+    loaded.instructions.restype = ctypes.c_char_p
     return loaded
 
 

@@ -30,6 +30,7 @@
 #define MOST_SPINS 4096
 #define LEAST_SPINS 128
 #define MORE_SPINS 8
+#define SHARED_LINES 16  /* from so many on, threads prepare what they read together */
 #define PREFETCH_BYTES 8192  /* of a thread's next matrix, asked for before it waits */
 
 enum { RMS_NORM, LAYER_NORM };
@@ -91,6 +92,7 @@ typedef struct {
     const int64_t *starts;                /* [batch] */
     void *const *keys, *const *values;    /* per layer [batch, kv_heads, capacity, head_dim] */
     float *logits;                        /* [batch, logits_to_keep, vocabulary] */
+    float *hidden;                        /* [batch, new, hidden], after the last norm; or null */
 } Step;
 
 /* One matrix and many lines: what a prompt asks for. */
@@ -113,7 +115,8 @@ typedef struct {
     int index;
     uint64_t turn;
     int patience;  /* pauses spent on a barrier before sleeping: fewer where they were in vain */
-    Input input;
+    Input input;     /* of a few lines: all of them, prepared by this thread for itself */
+    Input *reads;    /* that, or what all threads share */
     float *queries;  /* [heads per kv head, head_dim] */
     float *scores;   /* [heads per kv head, LONGEST_CHUNK] */
     Pair *pairs, *ranked;  /* [lines * active]: by expert, and as they were ranked */
@@ -130,7 +133,7 @@ typedef struct Decoder {
     int64_t widest; /* padded columns of the widest activation */
     float *residual, *half, *qkv, *middle, *angles, *odds;
     int64_t hidden_stride, qkv_stride, middle_stride, odds_stride;
-    Input shared;    /* of a product: each thread prepares its share of the lines */
+    Input shared;    /* of many lines: each thread prepares its share of them */
     float *partial;  /* [unit, heads per kv head, head_dim + 2]: sum of weighted values, then largest score, then sum */
     int64_t units, chunk, chunks, partial_room;
     Worker *workers;
@@ -257,39 +260,57 @@ static void normalise(const Model *m, Norm norm, const float *x, float *y) {
         y[c] = (x[c] - mean) * factor * norm.weight[c] + (norm.bias ? norm.bias[c] : 0);
 }
 
+ALWAYS void share(const Worker *w, int64_t units, int64_t *begin, int64_t *end) {
+    int64_t threads = w->decoder->model.threads;
+    *begin = units * w->index / threads;
+    *end = units * (w->index + 1) / threads;
+}
+
+/* Where `lines` lines go that a product reads, and which of them [begin, end) this thread prepares. */
+static Input *begin_reading(Worker *w, int64_t lines, int64_t *begin, int64_t *end) {
+    *begin = 0, *end = lines;
+    if (lines < SHARED_LINES || w->decoder->model.threads == 1) return w->reads = &w->input;
+    share(w, lines, begin, end);
+    return w->reads = &w->decoder->shared;
+}
+
+/* Lines [begin, end) are there as floats, of `columns` each; products of `format` may read after this. */
+static void end_reading(Worker *w, int64_t begin, int64_t end, int64_t columns, int64_t format) {
+    Input *in = w->reads;
+    for (int64_t b = begin; b < end; b++)
+        memset(in->x + b * in->stride + columns, 0, sizeof(float) * (size_t)(padded(columns, PAD) - columns));
+    if (format >= INT8) round_input(in, begin, end, columns, format);
+    if (in == &w->decoder->shared) barrier(w);
+}
+
 /* The last `logits_to_keep` lines of every row, normalised. Returns how many lines that are. */
 static int64_t read_normalised(Worker *w, Norm norm, int64_t format, int64_t logits_to_keep) {
     const Decoder *d = w->decoder;
-    int64_t lines = d->step.batch * logits_to_keep, hidden = d->model.hidden;
-    for (int64_t b = 0; b < lines; b++) {
-        float *y = w->input.x + b * w->input.stride;
+    int64_t begin, end, lines = d->step.batch * logits_to_keep, hidden = d->model.hidden;
+    Input *in = begin_reading(w, lines, &begin, &end);
+    for (int64_t b = begin; b < end; b++) {
+        float *y = in->x + b * in->stride;
         int64_t line = b / logits_to_keep * d->step.new + d->step.new - logits_to_keep + b % logits_to_keep;
         const float *x = d->residual + line * d->hidden_stride;
         if (norm.weight)
             normalise(&d->model, norm, x, y);
         else
             memcpy(y, x, sizeof(float) * (size_t)hidden);
-        memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
     }
-    if (format >= INT8) round_input(&w->input, 0, lines, hidden, format);
+    end_reading(w, begin, end, hidden, format);
     return lines;
 }
 
 static void read_middle(Worker *w, int64_t lines, int64_t format) {
     const Decoder *d = w->decoder;
-    int64_t columns = d->model.intermediate;
-    for (int64_t b = 0; b < lines; b++)
-        memcpy(w->input.x + b * w->input.stride, d->middle + b * d->middle_stride, sizeof(float) * (size_t)padded(columns, PAD));
-    if (format >= INT8) round_input(&w->input, 0, lines, columns, format);
+    int64_t begin, end, columns = d->model.intermediate;
+    Input *in = begin_reading(w, lines, &begin, &end);
+    for (int64_t b = begin; b < end; b++)
+        memcpy(in->x + b * in->stride, d->middle + b * d->middle_stride, sizeof(float) * (size_t)columns);
+    end_reading(w, begin, end, columns, format);
 }
 
 /* ---- the phases of a step; a thread does its share of each ---- */
-
-ALWAYS void share(const Worker *w, int64_t units, int64_t *begin, int64_t *end) {
-    int64_t threads = w->decoder->model.threads;
-    *begin = units * w->index / threads;
-    *end = units * (w->index + 1) / threads;
-}
 
 /* Weights that this thread reads next are asked for before it waits, so that memory is not idle while it does. */
 static void prefetch(const Worker *w, const Matrix *m, int64_t panels_per_unit) {
@@ -308,7 +329,7 @@ static void project_to(Worker *w, const Matrix *m, int64_t lines, float *to, int
         for (int64_t b = 0, n; b < lines; b += n) {
             v16 y[MOST_LINES];
             n = at_once(lines - b);
-            panel(m, p, bytes, &w->input, b, y, (int)n);
+            panel(m, p, bytes, w->reads, b, y, (int)n);
             int64_t width = columns - p * LANES < LANES ? columns - p * LANES : LANES;
             for (int i = 0; i < n; i++)
                 memcpy(to + (b + i) * stride + p * LANES, &y[i], sizeof(float) * (size_t)width);
@@ -323,7 +344,7 @@ static void add_to_residual(Worker *w, const Matrix *m) {
         for (int64_t b = 0, n; b < d->lines; b += n) {
             v16 y[MOST_LINES];
             n = at_once(d->lines - b);
-            panel(m, p, bytes, &w->input, b, y, (int)n);
+            panel(m, p, bytes, w->reads, b, y, (int)n);
             for (int i = 0; i < n; i++) {
                 float *to = d->residual + (b + i) * d->hidden_stride + p * LANES;
                 store(to, load(to) + y[i]);
@@ -342,10 +363,10 @@ static void expand(Worker *w, const Matrix *m, int64_t first, int64_t last) {
             v16 y[MOST_LINES], up[MOST_LINES];
             lines = at_once(last - b);
             if (gated) {
-                panel(m, 2 * p, bytes, &w->input, b, y, (int)lines);
-                panel(m, 2 * p + 1, bytes, &w->input, b, up, (int)lines);
+                panel(m, 2 * p, bytes, w->reads, b, y, (int)lines);
+                panel(m, 2 * p + 1, bytes, w->reads, b, up, (int)lines);
             } else {
-                panel(m, p, bytes, &w->input, b, y, (int)lines);
+                panel(m, p, bytes, w->reads, b, y, (int)lines);
             }
             for (int i = 0; i < lines; i++)
                 store(d->middle + (b + i) * d->middle_stride + p * LANES, gated ? join(&d->model, y[i], up[i]) : activate(y[i], d->model.mlp));
@@ -416,13 +437,11 @@ static void route(Worker *w) {
 
 static void read_routed(Worker *w, Norm norm, int64_t format) {
     const Decoder *d = w->decoder;
-    int64_t pairs = d->lines * d->model.active, hidden = d->model.hidden;
-    for (int64_t i = 0; i < pairs; i++) {
-        float *y = w->input.x + i * w->input.stride;
-        normalise(&d->model, norm, d->residual + w->pairs[i].line * d->hidden_stride, y);
-        memset(y + hidden, 0, sizeof(float) * (size_t)(padded(hidden, PAD) - hidden));
-    }
-    if (format >= INT8) round_input(&w->input, 0, pairs, hidden, format);
+    int64_t begin, end;
+    Input *in = begin_reading(w, d->lines * d->model.active, &begin, &end);
+    for (int64_t i = begin; i < end; i++)
+        normalise(&d->model, norm, d->residual + w->pairs[i].line * d->hidden_stride, in->x + i * in->stride);
+    end_reading(w, begin, end, d->model.hidden, format);
 }
 
 /* What an expert gives to lines of its pairs [first, last), weighed. */
@@ -434,7 +453,7 @@ static void add_weighed(Worker *w, const Matrix *m, int64_t first, int64_t last)
         for (int64_t b = first, n; b < last; b += n) {
             v16 y[MOST_LINES];
             n = at_once(last - b);
-            panel(m, p, bytes, &w->input, b, y, (int)n);
+            panel(m, p, bytes, w->reads, b, y, (int)n);
             for (int i = 0; i < n; i++) {
                 float *to = d->residual + w->pairs[b + i].line * d->hidden_stride + p * LANES;
                 store(to, load(to) + w->pairs[b + i].weight * y[i]);
@@ -666,8 +685,10 @@ static void read_attended(Worker *w, const float *sinks, int64_t format) {
     const Decoder *d = w->decoder;
     const Model *m = &d->model;
     int64_t queries = m->heads / m->kv_heads, width = m->head_dim + 2, columns = m->heads * m->head_dim;
-    for (int64_t line = 0; line < d->lines; line++) {
-        float *to = w->input.x + line * w->input.stride;
+    int64_t begin, end;
+    Input *in = begin_reading(w, d->lines, &begin, &end);
+    for (int64_t line = begin; line < end; line++) {
+        float *to = in->x + line * in->stride;
         for (int64_t head = 0; head < m->heads; head++, to += m->head_dim) {
             int64_t unit = (line * m->kv_heads + head / queries) * d->chunks;
             const float *first = d->partial + (unit * queries + head % queries) * width;
@@ -675,8 +696,9 @@ static void read_attended(Worker *w, const float *sinks, int64_t format) {
             float peak = sinks ? sinks[head] : -INFINITY, sum = 0;
             for (int64_t c = 0; c < d->chunks; c++)
                 if (first[c * next + m->head_dim] > peak) peak = first[c * next + m->head_dim];
-            if (sinks) sum = expf(sinks[head] - peak);
             for (int64_t i = 0; i < m->head_dim; i += LANES) store(to + i, spread(0));
+            if (peak == -INFINITY) continue;  /* a line of padding sees no slot */
+            if (sinks) sum = expf(sinks[head] - peak);
             for (int64_t c = 0; c < d->chunks; c++) {
                 const float *part = first + c * next;
                 float factor = expf(part[m->head_dim] - peak);
@@ -685,9 +707,8 @@ static void read_attended(Worker *w, const float *sinks, int64_t format) {
             }
             for (int64_t i = 0; i < m->head_dim; i += LANES) store(to + i, load(to + i) * (1.0f / sum));
         }
-        memset(to, 0, sizeof(float) * (size_t)(padded(columns, PAD) - columns));
     }
-    if (format >= INT8) round_input(&w->input, 0, d->lines, columns, format);
+    end_reading(w, begin, end, columns, format);
 }
 
 #ifdef PHASES
@@ -734,6 +755,15 @@ static void think(Worker *w, const Layer *layer) {
     if (d->model.parallel) add_kept(w);
 }
 
+/* What the head reads, of every line. */
+static void write_hidden(Worker *w) {
+    const Decoder *d = w->decoder;
+    int64_t begin, end, hidden = d->model.hidden;
+    share(w, d->lines, &begin, &end);
+    for (int64_t b = begin; b < end; b++)
+        normalise(&d->model, d->model.final_norm, d->residual + b * d->hidden_stride, d->step.hidden + b * hidden);
+}
+
 static void work(Worker *w) {
     Decoder *d = w->decoder;
     const Model *m = &d->model;
@@ -773,6 +803,7 @@ static void work(Worker *w) {
         barrier(w);
         PHASE(13)
     }
+    if (d->step.hidden) write_hidden(w);
     if (d->step.logits_to_keep) {
         int64_t lines = read_normalised(w, m->final_norm, m->head.format, d->step.logits_to_keep);
         project_to(w, &m->head, lines, d->step.logits, m->vocabulary, m->vocabulary);
@@ -922,8 +953,11 @@ static int make_room(Decoder *d, int64_t lines) {
         Worker *w = &d->workers[i];
         w->pairs = aligned_zeros((int64_t)sizeof(Pair) * lines * active);
         w->ranked = aligned_zeros((int64_t)sizeof(Pair) * lines * active);
-        short_of |= !w->pairs || !w->ranked || make_input(&w->input, lines * active, d->widest);
+        int64_t own = d->model.threads > 1 && lines * active > SHARED_LINES ? SHARED_LINES : lines * active;
+        short_of |= !w->pairs || !w->ranked || make_input(&w->input, own, d->widest);
     }
+    if (d->model.threads > 1 && lines * active >= SHARED_LINES)
+        short_of |= make_input(&d->shared, lines * active, d->widest);
     if (short_of) return -1;
     d->room = lines;
     return 0;
@@ -1029,7 +1063,7 @@ static int in_range(const Decoder *d, const Step *step) {
     if (step->batch < 1 || step->new < 1 || step->length < 0 || step->length + step->new > step->capacity) return 0;
     if (step->layers < 1 || step->layers > d->model.layers || step->logits_to_keep < 0 || step->logits_to_keep > step->new) return 0;
     for (int64_t b = 0; b < step->batch; b++)
-        if (step->starts[b] < 0 || step->starts[b] > step->length) return 0;
+        if (step->starts[b] < 0 || step->starts[b] > step->length + step->new - 1) return 0;
     for (int64_t i = 0; i < step->batch * step->new; i++) {
         if (step->tokens[i] < 0 || step->tokens[i] >= d->model.vocabulary || step->positions[i] < 0) return 0;
         if (d->model.positions == LEARNED && step->positions[i] >= d->model.position_rows) return 0;

@@ -55,7 +55,7 @@ class NativeDecoder:
         threads: int | None = None,
         flags: tuple[str, ...] = (),
     ) -> None:
-        """Pack `weights`; `flags` build for another CPU than this one.
+        """Pack `weights`; `flags` build for other instructions than all of this CPU's (`instruction_sets.flags_of`).
 
         Raises:
             Unavailable: there is no compiler, or the step does not know this decoder.
@@ -91,6 +91,7 @@ class NativeDecoder:
         length: int,
         logits_to_keep: int | None = None,
         layers: int | None = None,
+        hidden: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits, float32 [batch, kept, vocabulary], of one pass over new tokens; the next pass overwrites them.
 
@@ -100,10 +101,11 @@ class NativeDecoder:
             tokens: int64 [batch, new].
             positions: int64 [batch, new], each token's position in its own row.
             keys, values: per layer [batch, kv_heads, capacity, head_dim], float32 or bfloat16; written behind `length`.
-            starts: int64 [batch], the first slot of the cache that is not padding.
+            starts: int64 [batch], the first slot of the cache that is not padding. A new token before it sees nothing.
             length: slots of the cache that are filled.
             logits_to_keep: the last new tokens of each row that logits are wanted after; all of them by default.
             layers: how many run, from the first; all of them by default. The last norm and the head follow.
+            hidden: float32 [batch, new, hidden], where what the head would read is written, of every new token.
 
         Raises:
             ValueError: shapes, types or numbers that do not fit.
@@ -118,6 +120,7 @@ class NativeDecoder:
             self._give("tokens", tokens, (step.batch, step.new))
             self._give("positions", positions, (step.batch, step.new))
             self._give("starts", starts, (step.batch,))
+            step.hidden = None if hidden is None else self._room_for_hidden(hidden)
             logits = self._logits_of(step.batch, step.logits_to_keep)
             step.logits = logits.data_ptr()
             status = self._library.decoder_step(self._opened(), ctypes.byref(step))
@@ -131,6 +134,12 @@ class NativeDecoder:
                 )
             self._check(status)
             return logits
+
+    def _room_for_hidden(self, hidden: torch.Tensor) -> int:
+        shape = self._step.batch, self._step.new, self.spec.arch.hidden
+        if tuple(hidden.shape) != shape or not hidden.is_contiguous() or str(hidden.dtype) != "torch.float32":
+            raise ValueError(f"hidden: expected float32 {list(shape)}, got {hidden.dtype} {list(hidden.shape)}")
+        return hidden.data_ptr()
 
     def _give(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
         if tensor.shape != shape or not tensor.is_contiguous() or tensor.dtype.itemsize != 8:
@@ -180,6 +189,12 @@ class NativeDecoder:
         if logits is None:
             logits = self._logits[batch, logits_to_keep] = torch.empty(batch, logits_to_keep, self.spec.arch.vocabulary)
         return logits
+
+    @property
+    def instructions(self) -> str:
+        """The instructions that products are made of, by the name that the built code has for them."""
+        name: bytes = self._library.instructions()
+        return name.decode()
 
     @property
     def held(self) -> dict[str, int]:

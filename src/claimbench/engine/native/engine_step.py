@@ -13,28 +13,46 @@ from claimbench.engine.model.shards import Affine
 from claimbench.engine.model.spec import Spec
 from claimbench.engine.model.weights import Weights
 from claimbench.engine.native.decoder import NativeDecoder
+from claimbench.engine.native.instruction_sets import Instructions, flags_of
 from claimbench.engine.native.packed_model import Formats, matrices_of
 from claimbench.engine.native.packing import Format
 from claimbench.engine.pass_setup import MatrixStorage, PassSetup
 
 OF_BITS: dict[int, Format] = {4: "int4", 8: "int8"}
+LINES_AT_ONCE = 128
 OF_TYPE: dict[torch.dtype, Format] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class MatricesInC:
     """A model's matrices in the order in which the native step reads them."""
 
-    def __init__(self, spec: Spec, weights: Weights, storage: MatrixStorage, shared: bool | None = None) -> None:
-        """`shared`: the modules multiply with them as well; None: where that is faster, and nothing forbids it."""
+    def __init__(
+        self,
+        spec: Spec,
+        weights: Weights,
+        storage: MatrixStorage,
+        shared: bool | None = None,
+        instructions: Instructions | None = None,
+    ) -> None:
+        """`shared`: the modules multiply with them as well; None: where that is faster, and nothing forbids it.
+
+        Raises:
+            Unavailable: this CPU lacks `instructions`.
+        """
         bits, plain = storage.bits, OF_TYPE.get(storage.dtype, "float32")
         layers, head = (OF_BITS[bits[0]], OF_BITS[bits[1]]) if bits else (plain, plain)
         only_plain = storage.plain_modules and plain == "float32"
         self.shared = (bits is not None or only_plain) if shared is None else shared
-        self.native = NativeDecoder(spec, weights, Formats(layers, layers, head), threads=torch.get_num_threads())
+        formats, threads = Formats(layers, layers, head), torch.get_num_threads()
+        self.native = NativeDecoder(spec, weights, formats, threads, flags_of(instructions))
 
     @property
     def held(self) -> dict[str, int]:
         return self.native.held
+
+    @property
+    def instructions(self) -> str:
+        return self.native.instructions
 
     def parts(self, parts: Parts, weights: Weights) -> Parts:
         """Modules that would hold the matrices a second time, or widen codes at every prompt, multiply here instead."""
@@ -60,6 +78,30 @@ class NativeLinear(nn.Module):
         lines = x.reshape(-1, x.shape[-1]).float().contiguous()
         y = self.native.multiply(self.matrix, lines, self.rows)
         return y.view(*x.shape[:-1], self.rows).to(x.dtype)
+
+
+def prefill_in_c(setup: PassSetup, cache: Cache) -> Tensor:
+    """The prompt, some tokens of every row at a time: hidden states [batch, longest, hidden], padding included.
+
+    A pass over more lines than that would push what it reads of them out of the cache between two panels.
+    """
+    assert isinstance(setup.matrices, MatricesInC)
+    assert isinstance(cache, AllocatedCache)
+    native, batch, prompt = setup.matrices.native, setup.batch, setup.batch.prompt
+    rows, longest = prompt.shape
+    at_once, parts = max(1, LINES_AT_ONCE // rows), []
+    for past in range(0, longest, at_once):
+        tokens = prompt[:, past : past + at_once].contiguous()
+        new = tokens.shape[1]
+        cache.keys_after(new)
+        keys, values = [slot.keys for slot in cache.allocated], [slot.values for slot in cache.allocated]
+        positions = (torch.arange(past, past + new) - batch.padding[:, None]).clamp(min=0)
+        hidden = torch.empty(rows, new, setup.model.spec.arch.hidden)
+        starts = batch.padding.clamp(max=past + new - 1)  # a row of padding alone sees a slot that nobody reads
+        native.step(tokens, positions, keys, values, starts, past, logits_to_keep=0, hidden=hidden)
+        cache.length += new
+        parts.append(hidden)
+    return torch.cat(parts, 1).to(batch.dtype)
 
 
 class StepInC:

@@ -73,6 +73,7 @@ class Step(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("tokens", "positions", "starts")),
         *((name, ctypes.c_void_p) for name in ("keys", "values")),
         ("logits", ctypes.c_void_p),
+        ("hidden", ctypes.c_void_p),
     ]
 
 

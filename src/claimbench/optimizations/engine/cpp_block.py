@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from claimbench.engine.native.instruction_sets import Instructions
 from claimbench.proof import Findings, expect
 from claimbench.schema.cell import Cell
 from claimbench.schema.frozen import Frozen
@@ -38,15 +39,21 @@ class Settings(Frozen):
         description="the prompt's modules multiply with the step's matrices; absent: if they are codes or float32, and "
         "no other technique changes how modules multiply plain ones",
     )
+    instructions: Instructions | None = Field(
+        default=None, description="of x86-64, to multiply with; absent: the best that this CPU has"
+    )
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     from claimbench.cost_model import cost
     from claimbench.engine.model.read_spec import read_spec
-    from claimbench.engine.native import decoder
+    from claimbench.engine.native import decoder, instruction_sets
 
     if cell.device != "cpu":
         return "the native step runs on a CPU"
+    lacking = settings.instructions and instruction_sets.lacks(settings.instructions)
+    if lacking:
+        return lacking
     other = next((name for name in ("fast_linear", "reused_buffers") if cell.uses(name)), None)
     if settings.shared and other:
         return f"{other} needs matrices of the modules' own: leave out `shared`"
@@ -67,7 +74,10 @@ def apply(engine: Engine, settings: Settings) -> None:
 
     from claimbench.engine.native.engine_step import MatricesInC, StepInC
 
-    engine.matrices, engine.step = partial(MatricesInC, shared=settings.shared), StepInC
+    engine.matrices, engine.step = (
+        partial(MatricesInC, shared=settings.shared, instructions=settings.instructions),
+        StepInC,
+    )
 
 
 def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
@@ -81,8 +91,14 @@ def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
     held = sum(evidence.matrices.values()) == matrices and set(evidence.matrices) <= formats
     expect("cpp_block", held, f"{matrices} matrices packed as {sorted(formats)}", evidence.matrices)
     served = evidence.prefill.called("NativeDecoder.multiply")
-    held = (shared == matrices and served >= evidence.spec.matrices_of_token) or (
-        served == shared == 0 and not settings.shared
-    )
+    whole = served >= evidence.spec.matrices_of_token or evidence.prefill.called("NativeDecoder.step") > 0
+    held = (shared == matrices and whole) or (served == shared == 0 and not settings.shared)
     expect("cpp_block", held, f"all of {matrices} modules or none served by them", f"{shared} modules, {served} calls")
-    return {"native_calls_per_step": calls / len(evidence.steps), "matrices": evidence.matrices, "shared": shared > 0}
+    asked, built = settings.instructions, evidence.instructions
+    expect("cpp_block", asked in (None, built), f"products made of {asked}", built)
+    return {
+        "native_calls_per_step": calls / len(evidence.steps),
+        "matrices": evidence.matrices,
+        "shared": shared > 0,
+        "instructions": built,
+    }
