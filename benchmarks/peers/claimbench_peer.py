@@ -28,7 +28,10 @@ class Claimbench:
             checkpoint=Checkpoint(name="peers", source=request["source"], architecture=request["architecture"]),
             backend=settings["backend"],
             options=settings.get("options", {}),
-            optimizations=in_company([written_out(use) for use in settings["optimizations"]], backend.SEAMS),
+            optimizations=in_company(
+                [held_to(request.get("instructions"), written_out(use)) for use in settings["optimizations"]],
+                backend.SEAMS,
+            ),
             dtype=settings["dtype"],
             workload=Workload(
                 prompt=request["prompt_text"],
@@ -77,6 +80,13 @@ class Claimbench:
         proof = self.session.prove()
         self.session.close()
         return proof
+
+
+def held_to(instructions: str | None, use: OptimizationUse) -> OptimizationUse:
+    """The native step multiplies with what it is built for; what libraries multiply with is held by variables."""
+    if instructions is None or use.name != "cpp_block":
+        return use
+    return use.model_copy(update={"settings": {**use.settings, "instructions": instructions}})
 
 
 def written_out(use: str | dict[str, Any]) -> OptimizationUse:

@@ -236,3 +236,21 @@ def test_peers_take_turns_and_whoever_is_absent_or_wrong_gets_no_ratio(tmp_path:
 def test_without_its_reference_nothing_is_compared(tmp_path: Path) -> None:
     with pytest.raises(peers.PeerFailed, match="asked to be unavailable"):
         peers.take_turns(plan_for(tmp_path), [null(peers.REFERENCE, fails="unavailable")], 1, 1, 0, 0.75)
+
+
+@pytest.mark.parametrize("instructions", sorted(peers.HELD))
+def test_peers_are_held_to_instructions_by_their_own_variables(instructions: str, tmp_path: Path) -> None:
+    plan = plan_for(tmp_path, instructions=instructions)
+    eager, ctranslate2 = (next(row for row in peers.ROWS if row.peer == peer) for peer in ("claimbench", "ctranslate2"))
+    assert plan.environment(eager)["ONEDNN_MAX_CPU_ISA"].lower().startswith(instructions.partition("_")[0])
+    assert plan.environment(eager)["ATEN_CPU_CAPABILITY"] == instructions.partition("_")[0]
+    assert plan.environment(ctranslate2)["CT2_FORCE_CPU_ISA"] == instructions.partition("_")[0].upper()
+    assert "ONEDNN_MAX_CPU_ISA" not in plan_for(tmp_path).environment(eager)
+
+
+@pytest.mark.parametrize("peer", sorted({row.peer for row in peers.ROWS} - {"claimbench", "ctranslate2"}))
+def test_a_peer_that_cannot_be_held_says_so_unless_it_was_built_so(peer: str, tmp_path: Path) -> None:
+    row = next(row for row in peers.ROWS if row.peer == peer)
+    with pytest.raises(peers.PeerFailed, match="cannot be held to avx2"):
+        plan_for(tmp_path, instructions="avx2").environment(row)
+    assert plan_for(tmp_path, instructions="avx2", built=frozenset({peer})).environment(row)
