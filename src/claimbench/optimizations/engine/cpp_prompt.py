@@ -41,7 +41,7 @@ class Settings(Frozen):
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
-    return None
+    return None if cell.device == "cpu" else "the native step runs on a CPU"
 
 
 def apply(engine: Engine, settings: Settings) -> None:
