@@ -73,9 +73,10 @@ def measure(
                     reference=reference if block == 0 else None,
                     reference_checkpoint=reference_checkpoint,
                 )
-                before = machine.telemetry(cell.device)
+                known, before = facts["telemetry"], machine.telemetry(cell.device)
                 facts |= supervise(request, python)
-                facts["telemetry"] |= {"before": before, "after": machine.telemetry(cell.device)}
+                after = machine.telemetry(cell.device)
+                facts["telemetry"] = {**known, **facts["telemetry"], "before": before, "after": after}
     failed = failures(output)
     if failed:
         times = "once" if len(failed) == 1 else f"{len(failed)} times"

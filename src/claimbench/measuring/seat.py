@@ -130,7 +130,7 @@ class Seat:
     def note_ready(self, took_s: float) -> None:
         """It is warm, or has ended; its start took `took_s` of the round."""
         self.ready_s = took_s
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error, OSError):
             own = psutil.Process(self.pid)
             self.family = [own, *own.children(recursive=True)]
 
@@ -259,13 +259,13 @@ class Seat:
         """CPU time that its processes have taken."""
         spent = 0.0
         for process in self.family:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error, OSError):
                 times = process.cpu_times()
                 spent += times.user + times.system
         return spent
 
-    def record(self, started: datetime) -> Arm:
-        """What it came to."""
+    def record(self, started: datetime, unread: dict[str, str]) -> Arm:
+        """What it came to; `unread`: which conditions of its round could not be read, and why."""
         facts = facts_in(self.messages)
         if not times_start(self.request) and "load_ns" in facts:
             del facts["load_ns"]  # it may have loaded beside another
@@ -280,6 +280,7 @@ class Seat:
             "reason": reason,
             "detail": None if outcome == Outcome.OK else lines[-4000:] or None,
             "machine": machine.identify(),
+            "telemetry": {"unread": unread} if unread else {},
         }
         result = Result(
             cell=self.request.block.cell,

@@ -15,7 +15,10 @@ from claimbench.schema.cell import Device
 
 
 def resident() -> int:
-    return int(psutil.Process().memory_info().rss)
+    """0 where the kernel does not tell."""
+    with suppress(psutil.Error, OSError, ValueError):
+        return int(psutil.Process().memory_info().rss)
+    return 0
 
 
 def reset_peak() -> None:
@@ -66,7 +69,7 @@ def peak_of(process: int | str) -> int:
         for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
+    except (OSError, ValueError, IndexError):
         pass
     return 0
 
