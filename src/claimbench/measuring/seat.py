@@ -130,7 +130,7 @@ class Seat:
     def note_ready(self, took_s: float) -> None:
         """It is warm, or has ended; its start took `took_s` of the round."""
         self.ready_s = took_s
-        with suppress(psutil.Error, OSError):
+        with suppress(Exception):  # psutil's own kinds, and others where /proc is hidden or says nonsense
             own = psutil.Process(self.pid)
             self.family = [own, *own.children(recursive=True)]
 
@@ -259,7 +259,7 @@ class Seat:
         """CPU time that its processes have taken."""
         spent = 0.0
         for process in self.family:
-            with suppress(psutil.Error, OSError):
+            with suppress(Exception):  # see above
                 times = process.cpu_times()
                 spent += times.user + times.system
         return spent

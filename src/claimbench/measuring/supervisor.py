@@ -135,7 +135,7 @@ def facts_in(messages: list[Message]) -> BlockFacts:
                 facts["flags"].append(message["flag"])
             case "conditions":
                 facts["conditions"] = message["conditions"]
-                facts["telemetry"] = {"unread": message["unread"]} if message["unread"] else {}
+                facts["telemetry"] = {"unread": message["unread"]}
             case "checkpoint":
                 facts |= {"checkpoint_sha256": message["sha256"], "card": message["card"]}
             case "loaded":

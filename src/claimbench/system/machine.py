@@ -194,9 +194,9 @@ def telemetry(device: Device) -> Snapshot:
     """A snapshot of load, memory and, on a GPU, clocks, temperature, power, throttling and who else is there."""
     snapshot: Snapshot = {}
     readings = Readings()
-    load = readings.read("load_average", os.getloadavg)
+    load = readings.read("load_average", lambda: round(os.getloadavg()[0], 2))
     if load is not None:
-        snapshot["load_average"] = round(load[0], 2)
+        snapshot["load_average"] = load
     available = readings.read("available_memory_bytes", available_bytes)
     if available is not None:
         snapshot["available_memory_bytes"] = available

@@ -12,13 +12,12 @@ from typing import Any
 import psutil
 
 from claimbench.schema.cell import Device
+from claimbench.system.unread import Readings
 
 
 def resident() -> int:
     """0 where the kernel does not tell."""
-    with suppress(psutil.Error, OSError, ValueError):
-        return int(psutil.Process().memory_info().rss)
-    return 0
+    return Readings().read("rss", lambda: int(psutil.Process().memory_info().rss)) or 0
 
 
 def reset_peak() -> None:
