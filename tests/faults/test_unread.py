@@ -15,11 +15,14 @@ import psutil
 import pytest
 from tests.faults.test_blocks import cell_with
 from tests.faults.test_checkpoints import RANDOM
+from tests.faults.test_rounds import arm
 
 from claimbench.checkpoints.shard import shard
 from claimbench.measuring import measure, worker
+from claimbench.measuring.round_process import RoundRequest
 from claimbench.planning.result_key import key_of
 from claimbench.schema import result
+from claimbench.schema.round import Round
 from claimbench.system import gpus, machine, memory, page_cache, processes
 from claimbench.system.unread import Readings
 
@@ -80,6 +83,25 @@ def test_a_block_ends_well_where_proc_and_sys_are_hidden_or_nonsense(hardened: d
     seen = (tmp_path / "seen").read_text()
     assert "/proc/stat" in seen
     assert "/proc/self/mountinfo" in seen
+
+
+def test_a_round_ends_well_there_too_and_an_arm_that_hangs_is_ended(hardened: dict[str, str], tmp_path: Path) -> None:
+    hung = arm("hang", fails="hang", protocol={"timeout_s": 2})
+    asked = RoundRequest(arms=(arm("base", step_ms=40), arm("twin", step_ms=40), hung), passes=3, seed=0)
+    done = subprocess.run(
+        [sys.executable, "-m", "claimbench.measuring.round_process"],
+        env=hardened,
+        input=asked.model_dump_json() + "\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = Round.model_validate_json(done.stdout)
+    assert {one.name: one.result.outcome for one in record.arms} == {"base": "ok", "twin": "ok", "hang": "timeout"}
+    assert "foreign_cpu" not in record.conditions
+    assert record.arms[0].result.telemetry["unread"].keys() >= {"busy"}
 
 
 def broken(*_: Any, **__: Any) -> NoReturn:

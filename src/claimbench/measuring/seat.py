@@ -74,6 +74,9 @@ class Spawned:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
 
+    def kill(self) -> None:
+        self._process.kill()
+
 
 @dataclass
 class Seat:
@@ -243,7 +246,7 @@ class Seat:
     def end(self, outcome: Outcome, reason: str | None, passing: bool = False) -> None:
         """Record how it ended, and see to it that nothing of it is left."""
         self.outcome, self.reason, self.passing = outcome, reason, passing
-        with suppress(psutil.NoSuchProcess):
+        with suppress(Exception):  # see `note_ready`
             own = psutil.Process(self.pid)
             started = own.children(recursive=True)
             if outcome != Outcome.OK:
@@ -252,6 +255,8 @@ class Seat:
                 self.process.join(GRACE_S)
             kill_all([own, *started])
         kill_all(self.family)  # whoever outlives an arm that has gone already is nobody's child
+        if outcome != Outcome.OK:
+            self.process.kill()  # where psutil could not
         self.process.join()
         self.line.close()
 
