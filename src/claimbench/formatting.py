@@ -99,11 +99,6 @@ def percent(fraction: float) -> str:
     return f"{_rounded(100 * fraction, 0) if abs(fraction) >= 0.1 else f'{100 * fraction:.2g}'} %"
 
 
-def cell_text(text: object) -> str:
-    """`text` safe inside one cell of a Markdown table."""
-    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;").strip()
-
-
 def slug(text: str) -> str:
     """A file name, or an anchor, made of `text`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"

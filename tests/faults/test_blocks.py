@@ -133,8 +133,8 @@ def test_an_edited_result_is_refused_with_the_file_named(tmp_path, change):
     assert run(cell_with(), output).outcome == "ok"
 
 
-def _command(tmp_path: Path, cell: Cell, output: str = "0.json") -> list[str]:
-    key = key_of(cell, machine.identify()["key"]).model_dump_json()
+def _command(tmp_path: Path, cell: Cell, output: str = "0.json", machine_key: str | None = None) -> list[str]:
+    key = key_of(cell, machine_key or machine.identify()["key"]).model_dump_json()
     values = ["measure", "--cell", cell.model_dump_json(), "--key", key, "--block", "0"]
     files = ["--plan", str(tmp_path / "none.json"), "--output", str(tmp_path / output)]
     return [sys.executable, "-m", "claimbench", *values, *files]
@@ -202,7 +202,12 @@ def test_a_kill_by_the_kernel_for_memory_is_oom(tmp_path, small_memory):
         small_memory.write_text(str(os.getpid()), encoding="ascii")
 
     cell = cell_with(fails="eat")
-    process = subprocess.Popen(_command(tmp_path, cell), stderr=subprocess.PIPE, preexec_fn=join)
+    describe = [sys.executable, "-m", "claimbench", "machine", "--output", str(tmp_path / "machine.json")]
+    subprocess.run(describe, check=True, preexec_fn=join)
+    described = json.loads((tmp_path / "machine.json").read_text())
+    assert described["memory_gb"] == 1, "what a plan that is made in there is for"
+    command = _command(tmp_path, cell, machine_key=described["key"])
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=join)
     assert process.wait(timeout=60) == 0
     record = result.read(tmp_path / "0.json")
     assert (record.outcome, record.reason) == ("oom", "killed by the kernel for memory, during: first call")

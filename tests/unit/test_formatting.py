@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claimbench.formatting import cell_text, count, interval, number, percent, quantity, significant, slug
+from claimbench.formatting import count, interval, number, percent, quantity, significant, slug
 from claimbench.reporting.report_data import head
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -59,10 +59,6 @@ def test_a_sentence_says_a_number_and_its_unit_and_a_table_the_digits_that_are_k
 )
 def test_a_share_is_per_cent(share: float, text: str) -> None:
     assert percent(share) == text
-
-
-def test_a_table_cell_cannot_break_its_table() -> None:
-    assert cell_text("a | b\n<script>") == "a \\| b &lt;script&gt;"
 
 
 def test_significant_digits() -> None:

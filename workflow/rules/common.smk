@@ -8,6 +8,15 @@ from snakemake.settings.types import Quietness
 from snakemake.utils import update_config
 from snakemake_interface_logger_plugins.common import LogEvent
 
+# The package beside this Snakefile is what runs and what results' keys hash, whatever is installed: DVC runs a queued
+# experiment in a copy of its revision, where an editable install would bring in the workspace's later code.
+SOURCE = Path(workflow.basedir).resolve() / "src"
+if (SOURCE / "claimbench").is_dir():
+    sys.path.insert(0, str(SOURCE))
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = [path for path in inherited if path and path != str(SOURCE)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *others])
+
 from claimbench.schema.validation import read_yaml
 from claimbench.workflow.another_try import make_way
 from claimbench.workflow.job_log import JobLogHandler

@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import psutil
 from pydantic import Field, StrictFloat, StrictInt
 
 from claimbench import optimizations, proof
@@ -33,6 +32,7 @@ from claimbench.proof import Findings
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import Layout
+from claimbench.system import machine
 from claimbench.system.scratch import Scratch, refusal
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _weight_bytes(cell: Cell) -> float:
 
 def _host_bytes() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    available = int(psutil.virtual_memory().available)
+    available = machine.available_bytes()
     return available if limit == resource.RLIM_INFINITY else min(available, limit)
 
 

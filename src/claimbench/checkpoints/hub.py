@@ -13,19 +13,23 @@ import logging
 import os
 import re
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from claimbench.checkpoints import disk
-from claimbench.checkpoints.local_files import CONFIG, CONFIG_BYTES, hint, link, select
+from claimbench.checkpoints import disk, weight_files
+from claimbench.checkpoints.local_files import CONFIG_BYTES, Selection, link, select
 from claimbench.checkpoints.manifest import sha256_of
 from claimbench.checkpoints.sources import HubSource, last_line
+from claimbench.checkpoints.weight_files import CONFIG, hint
 from claimbench.errors import SourceError
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 TIMEOUT_S = 10.0
+HEADERS_AT_ONCE = 8
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ETAG = re.compile(r"[\w+=:-][\w.+=:-]{0,250}")
 """The cache names a file by it."""
@@ -36,8 +40,8 @@ _SILENT = set[str]()
 logger = logging.getLogger(__name__)
 
 
-def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
-    """Link the files of `source` into `folder`; returns the commit and the files' names.
+def fetch(source: HubSource, folder: Path) -> tuple[str, Selection]:
+    """Link the files of `source` into `folder`; returns the commit and the files.
 
     Where the hub cannot be reached, what the cache holds of that revision is taken, if it is whole.
     """
@@ -52,13 +56,13 @@ def fetch(source: HubSource, folder: Path) -> tuple[str, list[str]]:
     if source.path is not None:
         if source.path not in names:
             raise SourceError(f"{where}: there is no file {source.path}{hint(names)}")
-        chosen = [source.path]
+        chosen = Selection([source.path])
     else:
         chosen = select(names, lambda name: hub.file(name).read_text(encoding="utf-8"), where)
-    disk.require_space(hub.cache, sum(sizes.get(name, 0) for name in chosen if not hub.has(name)))
-    for name in chosen:
+    disk.require_space(hub.cache, sum(sizes.get(name, 0) for name in chosen.names if not hub.has(name)))
+    for name in chosen.names:
         link(hub.file(name), folder / Path(name).name)
-    return commit, [Path(name).name for name in chosen]
+    return commit, chosen._replace(names=[Path(name).name for name in chosen.names])
 
 
 class OnHub(NamedTuple):
@@ -116,23 +120,36 @@ def tensors_of(source: HubSource) -> list[tuple[str, str, int]]:
     from huggingface_hub import HfApi
 
     where, api = f"hf://{source.repository}@{source.revision}", HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    files, commit = _weights(source, where)
     try:
-        found = api.get_safetensors_metadata(source.repository, revision=source.revision)
+        with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+            header = partial(api.parse_safetensors_file_metadata, source.repository, revision=commit)
+            headers = list(pool.map(header, files))
     except Exception as error:  # the hub's library and its HTTP library each have their own
         reason = first_line(error)
         raise SourceError(f"{where}: the hub did not give the headers of its weights: {reason}") from None
-    tensors = ((name, one) for file in found.files_metadata.values() for name, one in file.tensors.items())
-    return [(name, str(one.dtype), one.data_offsets[1] - one.data_offsets[0]) for name, one in tensors]
+    tensors = {name: one for each in headers for name, one in each.tensors.items()}
+    return [(name, str(one.dtype), one.data_offsets[1] - one.data_offsets[0]) for name, one in tensors.items()]
 
 
-def fetch_config(source: HubSource, folder: Path) -> tuple[str, list[str]]:
+def _weights(source: HubSource, where: str) -> tuple[list[str], str]:
+    """The files that hold the weights of `source`, and the commit that it stands for now."""
+    found = look_up(source)
+    if found is None:
+        raise SourceError(f"{where}: the hub did not give the headers of its weights: it does not answer")
+    hub = _Hub(source.repository, found.commit, where, offline=False)
+    chosen = weight_files.choose(found.names, lambda name: hub.file(name).read_text(encoding="utf-8"), where)
+    return [name for name in chosen if name.endswith(".safetensors")], found.commit
+
+
+def fetch_config(source: HubSource, folder: Path) -> tuple[str, Selection]:
     """Link the config of `source` alone into `folder`; returns the commit and its name."""
     found = look_up(source)
     if found is None or found.config is None:
         where = f"hf://{source.repository}@{source.revision}"
         raise SourceError(f"{where}: the hub cannot be reached and the local cache does not have its {CONFIG}")
     link(found.config, folder / CONFIG)
-    return found.commit, [CONFIG]
+    return found.commit, Selection([CONFIG])
 
 
 def beginning(source: HubSource, most: int) -> bytes:

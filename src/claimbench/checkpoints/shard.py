@@ -30,10 +30,11 @@ from claimbench.checkpoints import (
     tokenizer,
     tp_partition,
 )
-from claimbench.checkpoints.local_files import CONFIG, INDEX, is_side_file, link
+from claimbench.checkpoints.local_files import is_read, is_side_file, link
 from claimbench.checkpoints.manifest import File, Layout, Manifest
 from claimbench.checkpoints.safetensors_file import StreamedTensor
 from claimbench.checkpoints.sources import RandomSource, parse
+from claimbench.checkpoints.weight_files import CONFIG, INDEX
 from claimbench.cost_model import cost
 from claimbench.cost_model.cost import Architecture, ModelConfig
 from claimbench.errors import CorruptCheckpoint, SourceError
@@ -127,15 +128,15 @@ def _link(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched, folder: 
     _require_declared(checkpoint, normal, arch)
     with disk.explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        weights, parameters = [], 0
+        weights, values = [], dict[str, int]()
         for file in record.files:
             link(fetched / file.name, folder / file.name)
             if file.name.endswith(".safetensors"):
                 found = safetensors_file.read(fetched / file.name)
                 held = {one.name: manifest.Tensor(dtype=one.dtype, shape=one.shape) for one in found}
                 weights.append(file.model_copy(update={"tensors": held}))
-                parameters += sum(one.values for one in found)
-        _write_manifest(checkpoint, record, parameters, Layout(), weights, folder)
+                values |= {one.name: one.values for one in found}  # the last file's count where two hold a tensor
+        _write_manifest(checkpoint, record, sum(values.values()), Layout(), weights, folder)
 
 
 def _require_declared(checkpoint: Checkpoint, config: ModelConfig, arch: Architecture | None) -> None:
@@ -163,7 +164,7 @@ def _open(checkpoint: Checkpoint, fetched: Path, record: fetch.Fetched) -> Model
     if ggufs:
         return _with_table(*gguf_weights.read(fetched / ggufs[0]), checkpoint)
     files = [fetched / file.name for file in record.files if file.name.endswith(".safetensors")]
-    stored = [tensor for file in files for tensor in safetensors_file.read(file)]
+    stored = list({tensor.name: tensor for file in files for tensor in safetensors_file.read(file)}.values())
     unknown = next((one for one in stored if one.dtype not in safetensors_file.DTYPE_BYTES), None)
     if unknown:
         raise SourceError(
@@ -250,6 +251,7 @@ def _write_config(
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.values
     dtype = {"dtype": DTYPE_NAMES[max(sizes, key=lambda code: sizes[code])]} if sizes else {}
     written = (model_config.with_layers(config, layers) if layers else config) | special | dtype
+    written.pop("transformers_weights", None)  # they are under the usual names now
     text = json.dumps(written, indent=2, sort_keys=True) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
@@ -333,7 +335,7 @@ def _write_manifest(
     folder: Path,
 ) -> None:
     written = {file.name for file in weights}
-    others = [path for path in sorted(folder.iterdir()) if path.name not in written and not path.name.startswith(".")]
+    others = [path for path in sorted(folder.iterdir()) if path.name not in written and is_read(path.name)]
     manifest.write(
         folder,
         Manifest(
@@ -345,17 +347,16 @@ def _write_manifest(
             layout=layout,
             parameters=parameters,
             files=(*(manifest.describe(path) for path in others), *weights),
+            left_out=record.left_out,
         ),
     )
 
 
 def _clear(folder: Path) -> None:
-    """Take the manifest away first, then what an earlier run wrote."""
+    """Take the manifest away first, then what an earlier run wrote, and what would be read in its place."""
     if not folder.is_dir():
         return
     (folder / manifest.MANIFEST).unlink(missing_ok=True)
     for path in folder.iterdir():
-        ours = path.name in (CONFIG, INDEX, manifest.STAMPS) or is_side_file(path.name)
-        ours |= path.suffix == ".safetensors"
-        if ours or path.name.endswith(".partial"):
+        if is_read(path.name) or path.name == manifest.STAMPS or path.name.endswith(".partial"):
             path.unlink()

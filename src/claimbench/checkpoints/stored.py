@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from claimbench.checkpoints import safetensors_file
+from claimbench.checkpoints.local_files import weights_in
+from claimbench.errors import SourceError
 from claimbench.schema.card import Card, StoredBytes
 
 EXPERT = re.compile(r"\.experts\.")
@@ -32,9 +34,12 @@ class Entry(NamedTuple):
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Of the safetensors in `folder`."""
-    found = (tensor for path in sorted(folder.glob("*.safetensors")) for tensor in safetensors_file.read_sizes(path))
-    return [Entry(*each) for each in found]
+    """Of the weights in `folder`; none where it has none that are read, as fetching it says."""
+    try:
+        names = weights_in(folder)
+    except SourceError:
+        return []
+    return [Entry(*tensor) for name in names for tensor in safetensors_file.read_sizes(folder / name)]
 
 
 def sums(found: Iterable[Entry]) -> StoredBytes:

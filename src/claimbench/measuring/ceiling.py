@@ -18,7 +18,7 @@ from claimbench.errors import Unavailable
 from claimbench.measuring.measure import device_lock
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Device, PageCache
-from claimbench.system import page_cache
+from claimbench.system import machine, page_cache
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,7 @@ def measure_ceilings(device: Device, machine_key: str) -> Ceilings:
     """The best of some rounds; `copy_bytes_per_s` is of a GPU's memory only."""
     import torch
 
+    torch.set_num_threads(min(torch.get_num_threads(), machine.usable_cores()))  # torch knows nothing of a quota
     with device_lock(device), torch.inference_mode():
         rounds = [_rates(device) for _ in range(ROUNDS)]
         best = {name: max(rates[name] for rates in rounds) for name in rounds[0]}
@@ -88,9 +89,10 @@ def best_seconds(
 
 
 def read_bytes(device: Device) -> int:
-    """By one run of a kernel that reads: whole rows of 4096 floats, and on a small GPU an eighth of its memory."""
+    """By one run of a kernel that reads: whole rows of 4096 floats, and of a small memory an eighth."""
     if device == "cpu":
-        return READ_BYTES[device]
+        rows = min(READ_BYTES[device], machine.memory_bytes() // PARTS_OF_MEMORY) // (4 * 4096)
+        return rows * 4 * 4096
     import torch
 
     cuda: Any = torch.cuda

@@ -29,6 +29,7 @@ from claimbench.schema.result import Key, Result
 from claimbench.schema.set_aside import failures, set_aside
 from claimbench.system import machine, page_cache, turns
 from claimbench.system.redaction import redacted_result
+from claimbench.system.unread import Readings
 
 
 def measure(
@@ -73,9 +74,13 @@ def measure(
                     reference=reference if block == 0 else None,
                     reference_checkpoint=reference_checkpoint,
                 )
-                before = machine.telemetry(cell.device)
+                known, before = facts["telemetry"], machine.telemetry(cell.device)
                 facts |= supervise(request, python)
-                facts["telemetry"] |= {"before": before, "after": machine.telemetry(cell.device)}
+                after = machine.telemetry(cell.device)
+                unread = known.get("unread", {}) | facts.get("telemetry", {}).get("unread", {})
+                facts["telemetry"] = {**known, "before": before, "after": after}
+                if unread:
+                    facts["telemetry"]["unread"] = unread
     failed = failures(output)
     if failed:
         times = "once" if len(failed) == 1 else f"{len(failed)} times"
@@ -136,12 +141,20 @@ def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -
         reason = str(error).splitlines()[0]
         return {"outcome": Outcome.ERROR, "passing": True, "reason": reason, "detail": str(error)}
     files = [file for folder in (checkpoint, draft) if folder for file in sorted(folder.glob("*.safetensors"))]
+    readings, wanted = Readings(), cell.protocol.page_cache
     try:
-        found = page_cache.prepare(files, cell.protocol.page_cache)
+        if wanted == "as_it_is":
+            found = readings.read("checkpoint", lambda: page_cache.cached(files))
+        else:
+            found = page_cache.prepare(files, wanted)
     except Unavailable as error:
         return {"outcome": Outcome.UNAVAILABLE, "reason": str(error)}
-    if files:
+    except OSError as error:
+        return {"outcome": Outcome.UNAVAILABLE, "reason": f"a {wanted} page cache: the system refuses it ({error})"}
+    if files and found:
         facts["telemetry"] = {"checkpoint": {"bytes": found.bytes, "cached_bytes": found.cached_bytes}}
+    if readings.unread:
+        facts["telemetry"] = {"unread": readings.unread}
     return facts
 
 

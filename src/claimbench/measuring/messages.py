@@ -20,6 +20,8 @@ class Message(TypedDict, total=False):
     name: str
     """Of a phase."""
     conditions: dict[str, float]
+    unread: dict[str, str]
+    """Why one of the conditions is absent, by its name."""
     sha256: str
     """Of the checkpoint's manifest."""
     card: Dumped | None

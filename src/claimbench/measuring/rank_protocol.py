@@ -238,7 +238,7 @@ def follow(request: BlockRequest, channel: Connection) -> None:
         elif call == "log_probs":
             session.log_probs(*message["arguments"])
         elif call == "cpu_seconds":
-            answer = [socket.gethostname(), machine.cpu_ticks()["own"]]
+            answer = [socket.gethostname(), machine.cpu_ticks().get("own", 0.0)]
         elif call == "record":
             record.memory |= memory.peaks(cell.device)
             answer = record.described()

@@ -49,6 +49,7 @@ from claimbench.schema.round import Round
 from claimbench.system import machine
 from claimbench.system.gpu_watch import GpuWatch
 from claimbench.system.processes import die_with_parent
+from claimbench.system.unread import Readings
 
 TURN_S = 0.1
 """Of a usual arm. A shared machine changes its pace within a second: with turns of 0.1 s ratios varied from pass to
@@ -95,7 +96,7 @@ def run(request: RoundRequest, folder: Path) -> Round:
     started, begun_ns = datetime.now(UTC), time.perf_counter_ns()
     _import_for(request.arms)
     sit = _sit_together if request.in_company else _sit_alone
-    seats, passes, seen, rates = sit(request, folder, begun_ns)
+    seats, passes, seen, unread, rates = sit(request, folder, begun_ns)
     for seat in seats:
         if seat.is_here:
             seat.call("close", "end")  # one at a time: with two, each would wait for the other's threads
@@ -109,7 +110,7 @@ def run(request: RoundRequest, folder: Path) -> Round:
         laps=max((seat.laps for seat in seats), default=1),
         in_company=request.in_company,
         protocol=request.protocol,
-        arms=tuple(seat.record(started) for seat in seats),
+        arms=tuple(seat.record(started, unread) for seat in seats),
         rates=tuple({name: round(rate) for name, rate in each.items()} for each in rates if each),
         conditions={name: round(value, 4) for name, value in seen.items()},
     )
@@ -122,6 +123,8 @@ class Seating(NamedTuple):
     passes: int
     conditions: dict[str, float]
     """Of the machine meanwhile."""
+    unread: dict[str, str]
+    """Why a condition is absent, by its name."""
     rates: list[Rates] = []
 
 
@@ -149,7 +152,7 @@ def _sit_together(request: RoundRequest, folder: Path, begun_ns: int) -> Seating
         turns.end_pass(number)
     if gauge:
         gauge.end()
-    return Seating(seats, passes, turns.conditions(), rates)
+    return Seating(seats, passes, turns.conditions(), turns.readings.unread, rates)
 
 
 def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> Seating:
@@ -175,7 +178,7 @@ def _sit_alone(request: RoundRequest, folder: Path, begun_ns: int) -> Seating:
             turns.end_pass(number)
         if seat.is_here:
             seat.call("close", "end")
-    return Seating(seats, passes, turns.conditions())
+    return Seating(seats, passes, turns.conditions(), turns.readings.unread)
 
 
 def _device(request: RoundRequest) -> Device:
@@ -253,10 +256,11 @@ class _TurnGiver:
         self.seats, self.begun_ns = seats, begun_ns
         self.given: dict[int, list[Turn]] = {}
         """In this pass, by the process."""
+        self.readings = Readings()
         self.ticks, self.begun = machine.cpu_ticks(), time.perf_counter()
-        self.asleep_s, self.swapped = _asleep_s(), psutil.swap_memory().sin
-        own = (process.pid for seat in seats for process in seat.family)
-        self.watch = GpuWatch(own) if device == "cuda" else None
+        self.asleep_s, self.swapped = self.readings.read("slept_s", _asleep_s), self._swapped()
+        own = [process.pid for seat in seats for process in seat.family]
+        self.watch = self.readings.read("gpu", lambda: GpuWatch(own)) if device == "cuda" else None
 
     def give(self, seat: Seat, number: int, place: int, watches: bool) -> None:
         """Have it compute until its turn is over, unless it has ended.
@@ -284,12 +288,19 @@ class _TurnGiver:
             seat.note_pass(number, self.given.pop(seat.pid, []))
 
     def conditions(self) -> dict[str, float]:
-        found = worker.neighbours(self.ticks, machine.cpu_ticks(), time.perf_counter() - self.begun)
-        return found | {
-            "swapped_mb": (psutil.swap_memory().sin - self.swapped) / 1e6,
-            "slept_s": max(0.0, _asleep_s() - self.asleep_s),
-            **(worker.of_gpu(self.watch.end()) if self.watch else {}),
-        }
+        """Those that can be read; `unread` then says of the others why."""
+        ticks, swapped, asleep_s = machine.cpu_ticks(), self._swapped(), self.readings.read("slept_s", _asleep_s)
+        found = worker.neighbours(self.ticks, ticks, time.perf_counter() - self.begun)
+        self.readings.unread |= self.ticks["unread"] | ticks["unread"]
+        if self.swapped is not None and swapped is not None:
+            found["swapped_mb"] = (swapped - self.swapped) / 1e6
+        if self.asleep_s is not None and asleep_s is not None:
+            found["slept_s"] = max(0.0, asleep_s - self.asleep_s)
+        return found | (worker.of_gpu(self.watch.end()) if self.watch else {})
+
+    def _swapped(self) -> int | None:
+        """Bytes that came back from disk, since the machine started."""
+        return self.readings.read("swapped_mb", lambda: int(psutil.swap_memory().sin))
 
     def _cpu_s(self, computes: Seat) -> dict[int, float]:
         """CPU time that each of the other arms has taken."""

@@ -74,6 +74,9 @@ class Spawned:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
 
+    def kill(self) -> None:
+        self._process.kill()
+
 
 @dataclass
 class Seat:
@@ -130,7 +133,7 @@ class Seat:
     def note_ready(self, took_s: float) -> None:
         """It is warm, or has ended; its start took `took_s` of the round."""
         self.ready_s = took_s
-        with suppress(psutil.NoSuchProcess):
+        with suppress(Exception):  # psutil's own kinds, and others where /proc is hidden or says nonsense
             own = psutil.Process(self.pid)
             self.family = [own, *own.children(recursive=True)]
 
@@ -243,7 +246,7 @@ class Seat:
     def end(self, outcome: Outcome, reason: str | None, passing: bool = False) -> None:
         """Record how it ended, and see to it that nothing of it is left."""
         self.outcome, self.reason, self.passing = outcome, reason, passing
-        with suppress(psutil.NoSuchProcess):
+        with suppress(Exception):  # see `note_ready`
             own = psutil.Process(self.pid)
             started = own.children(recursive=True)
             if outcome != Outcome.OK:
@@ -252,6 +255,8 @@ class Seat:
                 self.process.join(GRACE_S)
             kill_all([own, *started])
         kill_all(self.family)  # whoever outlives an arm that has gone already is nobody's child
+        if outcome != Outcome.OK:
+            self.process.kill()  # where psutil could not
         self.process.join()
         self.line.close()
 
@@ -259,13 +264,13 @@ class Seat:
         """CPU time that its processes have taken."""
         spent = 0.0
         for process in self.family:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(Exception):  # see above
                 times = process.cpu_times()
                 spent += times.user + times.system
         return spent
 
-    def record(self, started: datetime) -> Arm:
-        """What it came to."""
+    def record(self, started: datetime, unread: dict[str, str]) -> Arm:
+        """What it came to; `unread`: which conditions of its round could not be read, and why."""
         facts = facts_in(self.messages)
         if not times_start(self.request) and "load_ns" in facts:
             del facts["load_ns"]  # it may have loaded beside another
@@ -280,6 +285,7 @@ class Seat:
             "reason": reason,
             "detail": None if outcome == Outcome.OK else lines[-4000:] or None,
             "machine": machine.identify(),
+            "telemetry": {"unread": unread} if unread else {},
         }
         result = Result(
             cell=self.request.block.cell,

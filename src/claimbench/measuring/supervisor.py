@@ -18,7 +18,7 @@ from claimbench.measuring.messages import BlockFacts, Message
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.result import Sample
-from claimbench.system import machine, scratch
+from claimbench.system import control_groups, machine, scratch
 from claimbench.system.cache import cache_folder
 from claimbench.system.processes import end_group, last_lines
 
@@ -135,6 +135,7 @@ def facts_in(messages: list[Message]) -> BlockFacts:
                 facts["flags"].append(message["flag"])
             case "conditions":
                 facts["conditions"] = message["conditions"]
+                facts["telemetry"] = {"unread": message["unread"]}
             case "checkpoint":
                 facts |= {"checkpoint_sha256": message["sha256"], "card": message["card"]}
             case "loaded":
@@ -180,13 +181,9 @@ def _ending(status: int | None, messages: list[Message], timed_out: bool, limit_
 
 def kernel_oom_kills() -> int:
     """Processes that the kernel has killed for memory, in this control group and on this machine."""
-    count = 0
-    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
-        try:
-            for line in path.read_text(encoding="ascii").splitlines():
-                name, _, value = line.partition(" ")
-                if name == "oom_kill":
-                    count += int(value)
-        except OSError:
-            continue
-    return count
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    counts = (line.removeprefix("oom_kill ").strip() for line in lines if line.startswith("oom_kill "))
+    return control_groups.oom_kills() + sum(int(count) for count in counts if count.isdecimal())

@@ -35,6 +35,7 @@ from claimbench.system import gpu_watch, gpus, machine, memory
 from claimbench.system.gpu_watch import GpuWatch
 from claimbench.system.machine import CpuTicks
 from claimbench.system.processes import die_with_parent
+from claimbench.system.unread import Readings
 
 
 class Generates(Protocol):
@@ -178,7 +179,7 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession |
     rows: list[list[int]] = []
     energy = Energy(cell)
     energy.resume()
-    watch = GpuWatch(_family()) if cell.device == "cuda" else None
+    watch = Readings().read("gpu", lambda: GpuWatch(_family())) if cell.device == "cuda" else None
     ticks_before, start = _ticks(lead), time.perf_counter()
     for number in range(cell.protocol.samples):
         say("phase", name=f"sample {number + 1} of {cell.protocol.samples}")
@@ -188,7 +189,8 @@ def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession |
     energy.pause()
     energy.tell(say)
     conditions = neighbours(ticks_before, ticks, seconds) | (of_gpu(watch.end()) if watch else {})
-    say("conditions", conditions={name: round(value, 4) for name, value in conditions.items()})
+    unread = ticks_before["unread"] | ticks["unread"]
+    say("conditions", conditions={name: round(value, 4) for name, value in conditions.items()}, unread=unread)
     say("tokens", tokens=rows[0])
     return rows
 
@@ -217,17 +219,18 @@ class Energy:
 def _ticks(lead: LeaderSession | None) -> CpuTicks:
     """CPU time so far. What the other ranks took is our own."""
     ticks = machine.cpu_ticks()
-    return {**ticks, "own": ticks["own"] + (lead.cpu_seconds() if lead else 0.0)}
+    return {**ticks, "own": ticks["own"] + lead.cpu_seconds()} if lead and "own" in ticks else ticks
 
 
 def neighbours(before: CpuTicks, after: CpuTicks, seconds: float) -> dict[str, float]:
     """What others did to this machine meanwhile. The kernel counts in ticks of 10 ms: short times say nothing."""
-    if seconds < 0.5:
+    if seconds < 0.5 or before["unread"] or after["unread"]:
         return {}
-    capacity = seconds * machine.usable_cores()
+    cores, ours = machine.affinity_cores(), machine.cores_worth()
     foreign = (after["busy"] - before["busy"]) - (after["own"] - before["own"])
-    steal = (after["steal"] - before["steal"]) / capacity
-    return {"foreign_cpu": max(0.0, foreign) / capacity, "steal": steal}
+    in_our_way = foreign - (cores - ours) * seconds  # of a quota's cores those are free that it does not pay for
+    steal = (after["steal"] - before["steal"]) / (cores * seconds)
+    return {"foreign_cpu": max(0.0, in_our_way) / (ours * seconds), "steal": steal}
 
 
 def of_gpu(seen: gpu_watch.Seen) -> dict[str, float]:

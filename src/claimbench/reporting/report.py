@@ -16,8 +16,8 @@ import yaml
 
 from claimbench import __version__
 from claimbench.analysis.protocol import protocol_of
-from claimbench.formatting import cell_text, count, interval, number, percent, slug
-from claimbench.reporting import dvc_files, recommendations, study_figures
+from claimbench.formatting import count, interval, number, percent, slug
+from claimbench.reporting import dvc_files, markup, recommendations, study_figures
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.tables import Table, memory_table, row_title, shared_deviations, tables, tokens_table
@@ -172,12 +172,13 @@ def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("claimbench.reporting"),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - Markdown, not HTML; what comes from outside goes through `cell`
+        autoescape=False,  # noqa: S701 - Markdown, not HTML; what comes from outside goes through markup.py
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": cell_text, "percent": percent, "number": number, "slug": slug, "links": links}
+    environment.filters |= {"percent": percent, "number": number, "slug": slug, "links": links, "cell": markup.literal}
+    environment.filters |= {name: getattr(markup, name) for name in ("alternative", "code", "fenced", "link", "prose")}
     environment.globals |= {"count": count}
     return environment.get_template(name)
 
@@ -185,7 +186,8 @@ def _template(name: str) -> jinja2.Template:
 def links(paths: Sequence[str]) -> str:
     """Links to raw results, from the report's folder: `block 0, block 1` of one cell, or `cell/0, ...` of several."""
     several = len({PurePosixPath(path).parent for path in paths}) > 1
-    return ", ".join(f"[{_link_text(PurePosixPath(path), several)}](../{path})" for path in paths)
+    texts = [markup.alternative(_link_text(PurePosixPath(path), several)) for path in paths]
+    return ", ".join(f"[{text}](../{markup.file_address(path)})" for text, path in zip(texts, paths, strict=True))
 
 
 def _link_text(path: PurePosixPath, several: bool) -> str:
@@ -248,7 +250,7 @@ def _machine(data: ReportData) -> list[tuple[str, str]]:
     if ceilings.threads:
         lines.append(("threads", str(ceilings.threads)))
     lines.append(("machine key", f"`{machine['key']}`"))
-    return [(name, cell_text(value)) for name, value in lines]
+    return [(name, markup.literal(value)) for name, value in lines]
 
 
 def _study(data: ReportData, name: str, drawn: list[Illustration]) -> StudySection:
@@ -308,7 +310,7 @@ def _held(data: ReportData, rows: Mapping[str, Row]) -> str:
     workloads = [planned.cell.workload for planned in cells]
     summaries = [data.cells[planned.cell.id] for planned in cells if planned.cell.id in data.cells]
     parts = [
-        *common([planned.cell.checkpoint.name for planned in cells], "checkpoint `{}`"),
+        *common([markup.code(planned.cell.checkpoint.name) for planned in cells], "checkpoint {}"),
         *common([planned.cell.dtype for planned in cells]),
         *common([workload.batch for workload in workloads], "batch {}"),
         *common([summary.prompt_tokens for summary in summaries], "{} prompt tokens"),

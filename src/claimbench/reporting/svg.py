@@ -12,7 +12,8 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
+
+from claimbench.reporting.markup import SHOWN, STEERING, clean, xml
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -85,9 +86,7 @@ def write(figure: Figure, title: str, description: str) -> str:
     text = re.sub(r"(font(?:-family)?: [^;\"']*)'DejaVu Sans'[^;\"]*", rf"\1{FONT}", text)
     text = re.sub(r"<!DOCTYPE[^>]*>\s*", "", text)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    head = (
-        f'<title id="title">{escape(title)}</title>\n <desc id="desc">{escape(description)}</desc>\n {_style_sheet()}\n'
-    )
+    head = f'<title id="title">{xml(title)}</title>\n <desc id="desc">{xml(description)}</desc>\n {_style_sheet()}\n'
     opening = re.search(r"<svg [^>]*>", text)
     if opening is None:
         raise AssertionError("Matplotlib wrote an SVG without an <svg> element")
@@ -97,7 +96,7 @@ def write(figure: Figure, title: str, description: str) -> str:
 
 def wrapped(label: str, width: int = 34, lines: int = 2) -> str:
     """`label` on at most `lines` lines, what is left of it an ellipsis; Markdown's code marks are dropped."""
-    return "\n".join(textwrap.wrap(label.replace("`", ""), width, max_lines=lines, placeholder=" …")) or " "
+    return "\n".join(textwrap.wrap(clean(label).replace("`", ""), width, max_lines=lines, placeholder=" …")) or " "
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
@@ -110,10 +109,13 @@ def draw(title: str, description: str, height_in: float, paint: Callable[[Figure
     """The SVG of what `paint` draws on an empty figure, in this project's style and no other's."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         paint(figure)
+        for text in figure.findobj(Text):
+            text.set_text(STEERING.sub(SHOWN, text.get_text()))
         return write(figure, title, description)

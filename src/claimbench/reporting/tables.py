@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from claimbench.formatting import cell_text, interval, number, percent, rounded
+from claimbench.formatting import interval, number, percent, rounded
+from claimbench.reporting.markup import literal
 from claimbench.reporting.report_data import ReportData, head, in_unit, shown
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS, PEAK
@@ -196,7 +197,7 @@ def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: di
     lines = []
     for row in rows.values():
         marks = notes.mark([*_own(row.deviations, everywhere), *data.doubts(row)])
-        line = [cell_text(row_title(row)) + marks, _measured(data, row, main, notes)]
+        line = [literal(row_title(row)) + marks, _measured(data, row, main, notes)]
         base = base_of(rows, row)
         if ceiling:
             line += _beside_ceiling(data, row, main)
@@ -222,7 +223,7 @@ def _as_published(row: Row, metric: str) -> str:
     value, figure = published_number(row, metric), row.published.get(metric)
     if value is not None:
         return f"{value:,.6g}"
-    return cell_text(figure) if figure is not None else "–"
+    return literal(figure) if figure is not None else "–"
 
 
 def _grid(
@@ -237,13 +238,13 @@ def _grid(
         first = next(iter(of_label.values()))
         same = _shared([data.doubts(row) + row.deviations for row in of_label.values()])
         cells = [_grid_cell(data, of_label.get(value), metric, [*same, *everywhere], notes) for value in values]
-        lines.append((cell_text(first.title) + notes.mark(_own(same, everywhere)), *cells))
+        lines.append((literal(first.title) + notes.mark(_own(same, everywhere)), *cells))
         if any(metric in row.published for row in of_label.values()):
             figures = [_as_published(of_label[value], metric) if value in of_label else "–" for value in values]
-            lines.append((f"*{cell_text(first.title)}, published*", *(f"*{figure}*" for figure in figures)))
+            lines.append((f"*{literal(first.title)}, published*", *(f"*{figure}*" for figure in figures)))
     title = head(metric) + (f", by {worded(key)}" if key else "") + (f"; {group}" if group else "")
     corner = worded(key) if key else ""
-    return Table(title, (corner, *(cell_text(value) for value in values)), tuple(lines), tuple(notes.texts))
+    return Table(title, (corner, *(literal(value) for value in values)), tuple(lines), tuple(notes.texts))
 
 
 def _own(texts: Iterable[str], everywhere: list[str]) -> list[str]:
@@ -276,7 +277,7 @@ def memory_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
         if any(found):
             pairs = zip(measured, found, strict=True)
             texts = [rounded(in_unit(metric, value)) if value else "–" for metric, value in pairs]
-            lines.append((cell_text(title), *texts))
+            lines.append((literal(title), *texts))
     return Table("", ("", *(head(metric) for metric in measured)), tuple(lines), ())
 
 
@@ -291,5 +292,5 @@ def tokens_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
             said = Counter(data.tokens(row) for row in of_label)
             texts = [f"{text} ({times} of {len(of_label)} cells)" for text, times in said.items()]
             texts = texts if len(said) > 1 else list(said)
-            lines.append((cell_text(of_label[0].title), "<br>".join(texts)))
+            lines.append((literal(of_label[0].title), "<br>".join(texts)))
     return Table("", ("", "tokens against the reference"), tuple(lines), ()) if lines else None

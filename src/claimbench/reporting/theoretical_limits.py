@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from claimbench.cost_model import parallelism
 from claimbench.cost_model.hardware import HARDWARE, Hardware
-from claimbench.formatting import cell_text, number, percent
+from claimbench.formatting import number, percent
+from claimbench.reporting.markup import literal
 from claimbench.reporting.report_data import ReportData, shown
 from claimbench.reporting.tables import Notes, Table
 from claimbench.schema.load import InferenceLoad
@@ -63,10 +64,10 @@ def _floors(data: ReportData, question: str, lines: list[list[Row]], hardware: H
     for line in lines:
         by_batch = {_batch(row): row for row in line}
         cells = [_floor(by_batch.get(batch), hardware, notes) for batch in batches]
-        listed.append((f"{cell_text(line[0].title)}, {_load(line[0]).devices} devices", *cells))
+        listed.append((f"{literal(line[0].title)}, {_load(line[0]).devices} devices", *cells))
         ours = [_ours(data, by_batch.get(batch)) for batch in batches]
         if any(text != "–" for text in ours):
-            listed.append((f"*{cell_text(line[0].title)}, here (see above for what was changed)*", *ours))
+            listed.append((f"*{literal(line[0].title)}, here (see above for what was changed)*", *ours))
     title = f"{question}: published ms per token, the floor on its hardware, and how near to that limit it is"
     return Table(title, ("batch", *map(str, batches)), tuple(listed), tuple(notes.texts))
 
@@ -81,7 +82,7 @@ def _floor(row: Row | None, hardware: Hardware, notes: Notes) -> str:
         return "–"
     figure, floor = row.published.get(METRIC), parallelism.ms_per_token(_load(row), hardware)
     if not isinstance(figure, int | float):
-        return f"{cell_text(figure or '–')}<br>floor {number(floor)}"
+        return f"{literal(figure or '–')}<br>floor {number(floor)}"
     share = floor / figure
     return f"{figure:,.6g}<br>floor {number(floor)}, {percent(share)}{notes.mark([BEYOND]) if share > 1 else ''}"
 
@@ -106,7 +107,7 @@ def _frontiers(question: str, lines: list[list[Row]], hardware: Hardware) -> Tab
         needed = parallelism.device_bytes(_load(failed[0])).total / hardware.memory_bytes if failed else None
         listed.append(
             (
-                cell_text(line[0].title),
+                literal(line[0].title),
                 str(load.devices),
                 number((one.weights + one.gathered) / 1e9),
                 number((two.total - one.total) / 1e9),

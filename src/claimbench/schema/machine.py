@@ -17,6 +17,8 @@ class Cpu(TypedDict, total=False):
     family: str
     generation: str
     cores: int
+    quota: float
+    """Seconds of CPU time in a second, where a control group grants less than the cores have."""
     instruction_sets: list[str]
 
 
@@ -71,6 +73,8 @@ class Snapshot(TypedDict, total=False):
     load_average: float
     available_memory_bytes: int
     cpu_mhz: int
+    unread: dict[str, str]
+    """Why a figure is absent that could not be read, by its name."""
     gpu: GpuSnapshot
 
 
@@ -89,3 +93,5 @@ class Telemetry(TypedDict, total=False):
     checkpoint: CheckpointFiles
     before: Snapshot
     after: Snapshot
+    unread: dict[str, str]
+    """Why one of the conditions is absent, by its name."""

@@ -179,7 +179,7 @@ class Server:
         for process in self.descendants():
             try:
                 total += process.memory_info().rss
-            except psutil.NoSuchProcess:
+            except (psutil.Error, OSError):
                 continue
         return total
 

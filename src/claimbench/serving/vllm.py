@@ -16,6 +16,7 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.decoder import Decoder
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.system import machine
 from claimbench.system.cache import cache_folder
 
 PYTHON_VARIABLE = "CLAIMBENCH_VLLM_PYTHON"
@@ -56,7 +57,7 @@ def refusal(cell: Cell, started: bool) -> str | None:
 def environment(cell: Cell, model: Decoder, prompt_tokens: int) -> dict[str, str]:
     cores = sorted(os.sched_getaffinity(0))
     return {
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[: cell.protocol.threads or len(cores)])),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[: cell.protocol.threads or machine.usable_cores()])),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_CPU_KVCACHE_SPACE": str(cache_gib(cell, model, prompt_tokens)),
         "VLLM_CACHE_ROOT": str(cache_folder("vllm")),

@@ -10,6 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from claimbench.system import machine
+
 THREADS = Path("/proc/self/task")
 COMPUTES_S = 0.02
 """CPU time by which a thread that computes is known from those that only start something."""
@@ -28,9 +30,10 @@ def cpu_ns() -> dict[int, int]:
 def spread(before: dict[int, int]) -> dict[int, int]:
     """Bind every thread that has computed since `before` to a core of its own; which, by thread.
 
-    None where there is only one. The cores are the first ones, so those of several processes in turn are the same.
+    None where there is only one, nor where a quota has the cores shared with whoever else is on them. They are the
+    first ones, so those of several processes in turn are the same.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_setaffinity") or machine.is_quota_bound():
         return {}
     spent = {thread: now - before.get(thread, 0) for thread, now in cpu_ns().items()}
     computing = sorted((each for each in spent if spent[each] > COMPUTES_S * 1e9), key=spent.__getitem__, reverse=True)

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +91,8 @@ def management() -> Iterator[Any]:
     try:
         yield pynvml
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(Exception):  # see above
+            pynvml.nvmlShutdown()
 
 
 def facts() -> list[Gpu]:
@@ -137,15 +138,14 @@ def handle_of(nvml: Any, device: Device) -> Any:
 
 
 def text(value: object) -> str | None:
-    return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
+    return None if value is None else value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def query(nvml: Any, call: str, *arguments: Any) -> Any:
-    """An answer of NVML, or None for a question that this device does not support."""
-    try:
+    """An answer of NVML, or None for a question that this device does not support, or answers with nonsense."""
+    with suppress(Exception):  # besides its own types: no such function, bytes that are no text
         return getattr(nvml, call)(*arguments)
-    except (nvml.NVMLError, AttributeError):
-        return None
+    return None
 
 
 def snapshot() -> GpuSnapshot | None:
@@ -176,4 +176,5 @@ def energy_mj(devices: int = 1) -> int | None:
         if len(handles) < devices or None in handles:
             return None
         values = [query(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle) for handle in handles]
-        return None if None in values else sum(map(int, values))
+        known = [int(value) for value in values if isinstance(value, int)]
+        return sum(known) if len(known) == devices else None

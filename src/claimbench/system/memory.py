@@ -12,10 +12,12 @@ from typing import Any
 import psutil
 
 from claimbench.schema.cell import Device
+from claimbench.system.unread import Readings
 
 
 def resident() -> int:
-    return int(psutil.Process().memory_info().rss)
+    """0 where the kernel does not tell."""
+    return Readings().read("rss", lambda: int(psutil.Process().memory_info().rss)) or 0
 
 
 def reset_peak() -> None:
@@ -66,7 +68,7 @@ def peak_of(process: int | str) -> int:
         for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
+    except (OSError, ValueError, IndexError):
         pass
     return 0
 

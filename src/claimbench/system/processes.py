@@ -59,7 +59,7 @@ def _prctl(option: int, value: int) -> None:
 def kill_all(processes: Iterable[psutil.Process]) -> None:
     """Kill each that still lives. psutil compares start times: another process with a number used anew is not hit."""
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             process.kill()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,7 @@ class Shards:
         self.folder, self.dtype, self.device = folder, dtype, device
 
     def names(self) -> list[str]:
-        index = self.folder / "model.safetensors.index.json"
-        if index.exists():
-            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        """In the order in which Transformers reads them: of a tensor in two files, the last one counts."""
         return sorted(path.name for path in self.folder.glob("*.safetensors"))
 
     def __enter__(self) -> Self:
