@@ -38,7 +38,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
     write_json(arguments.output, plan.model_dump(mode="json"))
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
-        other.unlink()
+        other.unlink(missing_ok=True)
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -107,24 +107,17 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _rounds(arguments: argparse.Namespace) -> None:
-    from claimbench.deciding import decide
+    from claimbench.deciding.settle import settle
     from claimbench.planning import target_machine
-    from claimbench.schema import round as round_file
     from claimbench.schema.plan import read as read_plan
 
     plan = read_plan(arguments.plan)
     target_machine.expect_here(plan.machine["key"])
-    arguments.folder.mkdir(parents=True, exist_ok=True)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    decider = decide.Decider(plan, arguments.folder, say)
-    decider.run()
-    say(f"{decider.progress(is_over=True).text} in {len(decider.rounds)} rounds")
-    round_file.write_all(arguments.output, plan.budget_minutes, decider.rounds)
-    for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
-        other.unlink()
+    settle(plan, arguments.folder, arguments.output, say)
 
 
 def _frontier(arguments: argparse.Namespace) -> None:
@@ -449,7 +442,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"claimbench: {redact(str(error))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(f"claimbench: cannot write{where}: {error.strerror}. What was measured before is kept.", file=sys.stderr)

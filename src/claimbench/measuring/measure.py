@@ -22,7 +22,7 @@ from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
-from claimbench.schema import result
+from claimbench.schema import durable, result
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
@@ -95,13 +95,15 @@ def measure(
 def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | None:
     if not output.exists():
         return None
-    try:
-        found = result.read(output)
-    except ResultError:
-        if output.is_dir():
-            raise
-        set_aside(output, "damaged")
-        return None
+    with durable.alone_in(output.parent):
+        try:
+            found = result.read(output)
+        except ResultError:
+            if output.is_dir():
+                raise
+            if output.exists():
+                set_aside(output, "damaged")
+            return None
     return found if (found.cell, found.block, found.key) == (cell, block, key) else None
 
 

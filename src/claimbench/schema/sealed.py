@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from claimbench.errors import ResultError
-from claimbench.schema import plain_file
-from claimbench.schema.json_file import digest, write_json
+from claimbench.schema import durable, plain_file
+from claimbench.schema.json_file import digest, json_bytes
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST_BYTES: Final = 1_000_000_000
@@ -39,8 +39,21 @@ def require_made_of(path: Path, made_of: Mapping[str, str], given: Mapping[str, 
 
 def write(path: Path, kind: str, record: BaseModel) -> None:
     """Write `record`, which is a `kind`, whole or not at all."""
+    durable.write(path, _envelope(kind, record))
+
+
+def write_new(path: Path, kind: str, record: BaseModel) -> None:
+    """`write` where nothing is yet.
+
+    Raises:
+        FileExistsError: something is, and stays as it is.
+    """
+    durable.write_new(path, _envelope(kind, record))
+
+
+def _envelope(kind: str, record: BaseModel) -> bytes:
     content = record.model_dump(mode="json")
-    write_json(path, {"seal": seal_of(content), kind: content})
+    return json_bytes({"seal": seal_of(content), kind: content})
 
 
 def read(path: Path, kind: str, model: type[Model], advice: str) -> Model:
