@@ -172,10 +172,12 @@ def _selftest(arguments: argparse.Namespace) -> None:
 def _aggregate(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate, table_file
     from claimbench.schema import round as round_file
+    from claimbench.workflow import derived_files
 
     plan, limits, made_of = _what_a_table_is_made_of(arguments)
     rounds = round_file.read_all(arguments.rounds) if arguments.rounds else {}
     table = aggregate.aggregate(plan, limits, rounds=rounds)
+    made_of["results"] = derived_files.made_of_results(path for each in plan.cells.values() for path in each.paths())
     table_file.write(table, arguments.parquet, arguments.csv, made_of)
 
 
@@ -198,12 +200,14 @@ def _judge(arguments: argparse.Namespace) -> None:
     from claimbench.judging import judge
     from claimbench.schema import frontier, verdicts
     from claimbench.schema.plan import read as read_plan
+    from claimbench.workflow import derived_files
 
     plan = read_plan(arguments.plan)
     read = table_file.read(arguments.table, {"plan": plan.seal})
     found = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
     judged = judge.judge(plan, read.table, frontiers=found)
-    made_of = {"plan": plan.seal, "table": read.seal}
+    of_table = {"table": read.seal, "table_file": derived_files.digest_of_table(arguments.table)}
+    made_of = {**read.made_of, **of_table}
     verdicts.write(arguments.output, judged.model_copy(update={"made_of": made_of}))
 
 

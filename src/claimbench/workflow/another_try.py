@@ -19,6 +19,7 @@ from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import TRIES
 from claimbench.schema.round import Round
 from claimbench.schema.set_aside import failures, set_aside
+from claimbench.workflow.derived_files import remove_stale
 
 Say = Callable[[str], object]
 Model = TypeVar("Model")
@@ -33,6 +34,7 @@ def make_way(plan: Plan, decided: Path | None, say: Say) -> None:
         _search(Path(search.path), say)
     if decided is not None and decided.exists():
         _rounds(plan, decided, say)
+    remove_stale(plan, decided, say)
 
 
 def _result(planned: PlannedCell, block: int, path: Path, say: Say) -> None:

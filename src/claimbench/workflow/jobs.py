@@ -210,8 +210,15 @@ class Workflow:
         if Path(search.path).exists():
             return {}
         needed = self.needs(search.cells[0], 0)
-        wanted: dict[str, str | list[str]] = {"swept": [self.cell(id).paths()[0] for id in search.cells]}
+        wanted: dict[str, str | list[str]] = {"swept": self._swept(frontier)}
         return wanted | {name: needed[name] for name in ("checkpoint", "draft", "environment") if name in needed}
+
+    def _swept(self, frontier: str) -> list[str]:
+        return [self.cell(id).paths()[0] for id in self.plan.frontiers[frontier].cells]
+
+    def swept(self, frontier: str) -> str:
+        """The first block of each swept batch, quoted for a shell."""
+        return " ".join(map(shlex.quote, self._swept(frontier)))
 
     def frontier_flags(self, frontier: str) -> str:
         """The flags of `claimbench frontier`, quoted for a shell."""
