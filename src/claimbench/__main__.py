@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claimbench import __version__
-from claimbench.errors import ClaimbenchError, ConfigError, SourceError
+from claimbench.errors import ClaimbenchError, ConfigError, SourceError, disk_trouble
 
 if TYPE_CHECKING:
     from claimbench.schema.ceilings import Ceilings
@@ -30,6 +29,7 @@ def _machine(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
+    from claimbench.schema import durable
     from claimbench.schema.json_file import write_json
     from claimbench.workflow import jobs
 
@@ -38,7 +38,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
     write_json(arguments.output, plan.model_dump(mode="json"))
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
-        other.unlink(missing_ok=True)
+        durable.remove(other)
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -446,10 +446,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"claimbench: {redact(str(error))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        trouble = disk_trouble(error)
+        if trouble is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"claimbench: cannot write{where}: {error.strerror}. What was measured before is kept.", file=sys.stderr)
+        print(f"claimbench: {trouble}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from claimbench.deciding.decide import Decider, Say
@@ -26,7 +25,6 @@ def settle(plan: Plan, folder: Path, output: Path, say: Say) -> None:
     with turns.alone(folder.with_name(LOCK), f"the rounds in {folder}"):
         if is_whole(output):
             say(f"{output} lists all rounds already")
-            os.utime(output)
             return
         decider = Decider(plan, folder, say)
         decider.run()

@@ -88,7 +88,18 @@ def measure(
         duration_s=round(time.monotonic() - clock, 3),
         **redacted_result(facts),
     )
-    result.write(output, record)
+    return _written(output, record)
+
+
+def _written(output: Path, record: Result) -> Result:
+    """What is at `output` from now on: `record`, unless another run was faster."""
+    try:
+        result.write_new(output, record)
+    except FileExistsError:
+        kept = _already_there(output, record.cell, record.block, record.key)
+        if kept:
+            return kept
+        result.write(output, record)
     return record
 
 

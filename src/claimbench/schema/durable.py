@@ -71,6 +71,18 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
+def touch(path: Path) -> None:
+    """It is of now."""
+    os.utime(path)
+
+
+def remove_partial(partial: Path) -> None:
+    """Remove what a dead writer left; one that lives is waited for."""
+    with alone_in(partial.parent) as is_alone:
+        if is_alone:
+            _discard(partial)
+
+
 def make_folder(folder: Path) -> None:
     """With all that it lies in, each on the disk."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]

@@ -20,6 +20,7 @@ from claimbench.schema.result import TRIES
 from claimbench.schema.round import Round
 from claimbench.schema.set_aside import failures, set_aside
 from claimbench.workflow.derived_files import remove_stale
+from claimbench.workflow.tidy import tidy
 
 Say = Callable[[str], object]
 Model = TypeVar("Model")
@@ -27,6 +28,7 @@ Model = TypeVar("Model")
 
 def make_way(plan: Plan, decided: Path | None, say: Say) -> None:
     """Set aside what does not count of the plan's results, its searches, and of the rounds that `decided` lists."""
+    tidy()
     for planned in plan.cells.values():
         for block, path in enumerate(planned.paths()):
             _result(planned, block, Path(path), say)

@@ -14,7 +14,7 @@ from claimbench import backends
 from claimbench.checkpoints import cards
 from claimbench.checkpoints.fetch import local_identity
 from claimbench.cost_model import cost
-from claimbench.errors import ClaimbenchError, ConfigError, SourceError
+from claimbench.errors import ClaimbenchError, ConfigError, SourceError, disk_trouble
 from claimbench.planning import target_machine
 from claimbench.planning.code_hash import stage_hash
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, FETCHED, ceilings_path, folder_of
@@ -40,6 +40,12 @@ def in_one_message() -> Iterator[None]:
     except ClaimbenchError as error:
         print(f"claimbench: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except OSError as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        print(f"claimbench: {trouble}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def expect_no_wildcards(folder: Path) -> None:
