@@ -18,9 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-PARTIAL: Final = ".partial"
+PARTIAL: Final = ".unfinished"
 MODE: Final = 0o644
 """Whatever the umask: results are for everyone to read."""
+KEPT: Final = set[Path]()
+"""Folders whose names this process has flushed."""
 NO_FLUSH: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """How a file system says that it flushes no folders."""
 
@@ -84,12 +86,15 @@ def remove_partial(partial: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """With all that it lies in, each on the disk."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    for one in reversed(missing):
-        with suppress(FileExistsError):
-            os.mkdir(one)
+    """With all that it lies in, each on the disk: also what another process made, and may not have flushed."""
+    here, folder = Path.cwd(), folder.absolute()
+    several = [one for one in (folder, *folder.parents) if not one.exists() or (here in one.parents and one not in KEPT)]
+    for one in reversed(several):
+        if not one.exists():
+            with suppress(FileExistsError):
+                os.mkdir(one)
         _flush_folder(one.parent)
+        KEPT.add(one)
 
 
 @contextmanager

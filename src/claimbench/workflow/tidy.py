@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,14 +17,16 @@ from claimbench.schema import durable
 from claimbench.schema.durable import PARTIAL
 from claimbench.schema.plan import RESULTS
 
-KEPT: Final = (RESULTS, Path("reports"), Path("resources/fetched"), Path("resources/checkpoints"))
+MADE: Final = (RESULTS, Path("reports"))
+FETCHED: Final = ("fetched/*/source.json", "checkpoints/*/manifest.json", "environments/*/stamp.json")
+"""In `resources`: what Snakemake looks at. What lies beside may be a link to somebody's own file."""
 SKEW_S: Final = 60.0
 """Between this machine and one that its files came from: no reason to touch them."""
 
 
-def tidy(folders: Iterable[Path] = KEPT) -> None:
+def tidy() -> None:
     latest = time.time() + SKEW_S
-    for path in (path for folder in folders for path in _files(folder)):
+    for path in _files():
         with suppress(OSError):  # another run was faster, or it is another user's
             if path.name.endswith(PARTIAL):
                 durable.remove_partial(path)
@@ -32,6 +34,9 @@ def tidy(folders: Iterable[Path] = KEPT) -> None:
                 durable.touch(path)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for name, _, files in os.walk(folder):
-        yield from (Path(name) / file for file in files)
+def _files() -> Iterator[Path]:
+    for folder in MADE:
+        for name, _, files in os.walk(folder):
+            yield from (Path(name) / file for file in files)
+    for pattern in FETCHED:
+        yield from Path("resources").glob(pattern)
