@@ -41,7 +41,22 @@ NUMBERS: tuple[Any, ...] = (
     *(0, 1, -1, 2, 7, 255, 256, 65_535, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, 10**30, -(2**63)),
     *(0.5, -0.0, 1e308, 1e-308, float("inf"), float("-inf"), float("nan")),
 )
-TEXTS = ("", " ", "0", "-1", "null", "\x00", "\ud800", "é" * 300, "../../x", "/etc/passwd", "{x}", "@f", "!!python/x", "%s")
+TEXTS = (
+    "",
+    " ",
+    "0",
+    "-1",
+    "null",
+    "\x00",
+    "\ud800",
+    "é" * 300,
+    "../../x",
+    "/etc/passwd",
+    "{x}",
+    "@f",
+    "!!python/x",
+    "%s",
+)
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], {"": {}}, [None] * 300)
 
 
@@ -58,7 +73,7 @@ class TooSlow(BaseException):
 
 def mutated(target: Target, seed: int, number: int) -> bytes:
     """The case of that number: the same for the same seed, whatever ran before."""
-    chance = random.Random(f"{target.name} {seed} {number}")
+    chance = random.Random(f"{target.name} {seed} {number}")  # noqa: S311 - faults, not secrets
     corpus = corpus_of(target)
     content = chance.choice(corpus)
     if target.is_json and chance.random() < 0.75:
@@ -145,7 +160,11 @@ def _garbled(content: bytes, chance: random.Random, corpus: list[bytes]) -> byte
             size = chance.choice([1, 2, 4, 8])
             return beginning + (number % 256**size).to_bytes(size, "little") + rest[size:]
         case 6:
-            return beginning + chance.choice([b"[" * 3000, b"{", b'"', b"\xff", b"\x00", b"\r\n", b"&a ", b"*a", b"- "]) + rest
+            return (
+                beginning
+                + chance.choice([b"[" * 3000, b"{", b'"', b"\xff", b"\x00", b"\r\n", b"&a ", b"*a", b"- "])
+                + rest
+            )
         case _ if rest:
             return beginning + bytes([rest[0] ^ (1 << chance.randrange(8))]) + rest[1:]
     return content
@@ -160,7 +179,9 @@ def tried(target: Target, content: bytes) -> tuple[str, str | None]:
         return type(error).__name__, None if str(error).strip() else "an error without a sentence"
     except (Exception, TooSlow) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        where = next((one for one in reversed(traceback.extract_tb(error.__traceback__)) if "claimbench" in one.filename), place)
+        where = next(
+            (one for one in reversed(traceback.extract_tb(error.__traceback__)) if "claimbench" in one.filename), place
+        )
         return "found", f"{type(error).__name__}: {str(error)[:200]} at {Path(where.filename).name}:{where.lineno}"
     return "read", None
 
@@ -241,4 +262,3 @@ def _replay(target: Target, seed: int, number: int, folder: Path) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-

@@ -84,6 +84,10 @@ def test_found(what: str) -> None:
         simulate(seed, FOUND[what])
 
 
+def chance(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - faults, not secrets
+
+
 class Ground:
     """A disk below one folder, and what is cut off it."""
 
@@ -114,7 +118,7 @@ def test_the_disk_of_the_simulator_forgets_what_was_not_flushed(ground: Ground, 
         calls.write(handle, memoryview(b"abcdef"))
         calls.close(handle)
         calls.rename(path, folder / "b")
-        ground.disk.cut_power(random.Random(seed))
+        ground.disk.cut_power(chance(seed))
         found = {one.name: one.read_bytes() for one in folder.iterdir()}
         outcomes.add("nothing" if not found else f"{next(iter(found))} of {len(next(iter(found.values())))}")
     assert {"nothing", "a of 0", "b of 3"} <= outcomes
@@ -125,7 +129,7 @@ def test_what_was_written_is_there_after_a_power_cut_and_what_was_not_changes_no
 ) -> None:
     path = tmp_path / "new" / "folder" / "a.json"
     durable.write(path, b"first")
-    ground.disk.cut_power(random.Random(0))
+    ground.disk.cut_power(chance(0))
     assert path.read_bytes() == b"first"
     done, total = len(ground.operations), 0
     durable.write(path, b"second")
@@ -137,7 +141,7 @@ def test_what_was_written_is_there_after_a_power_cut_and_what_was_not_changes_no
             ground.operations, ground.dies_at = [], at
             with pytest.raises(Killed):
                 durable.write(path, b"second")
-            ground.disk.cut_power(random.Random(seed))
+            ground.disk.cut_power(chance(seed))
             assert path.read_bytes() in (b"first", b"second")
     ground.dies_at = 0
     durable.write(path, b"third")

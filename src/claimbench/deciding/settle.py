@@ -35,7 +35,7 @@ def settle(plan: Plan, folder: Path, output: Path, say: Say) -> None:
 
 
 def is_whole(decided: Path) -> bool:
-    """Whether the list is there, with all rounds that it lists: by another run, or by one that was killed afterwards."""
+    """Whether the list is there with all of its rounds: by another run, or by one that was killed afterwards."""
     if not decided.exists():
         return False
     try:

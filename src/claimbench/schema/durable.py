@@ -3,9 +3,8 @@
 What is written lies in the kernel's memory for a while, and so does a name that was given to it. Whoever says that a
 result is there has had both written to the disk: a power cut undoes no rename that was flushed.
 
-Folders are locked while a file in them is replaced or judged. The lock is on the folder itself, so it leaves no file, and
-the kernel frees it when its holder dies. What a dead writer left beside its file is removed by the next one.
-"""
+Folders are locked while a file in them is replaced or judged. The lock is on the folder itself, so it leaves no file,
+and the kernel frees it when its holder dies. What a dead writer left beside its file is removed by the next one."""
 
 from __future__ import annotations
 
@@ -88,7 +87,9 @@ def remove_partial(partial: Path) -> None:
 def make_folder(folder: Path) -> None:
     """With all that it lies in, each on the disk: also what another process made, and may not have flushed."""
     here, folder = Path.cwd(), folder.absolute()
-    several = [one for one in (folder, *folder.parents) if not one.exists() or (here in one.parents and one not in KEPT)]
+    several = [
+        one for one in (folder, *folder.parents) if not one.exists() or (here in one.parents and one not in KEPT)
+    ]
     for one in reversed(several):
         if not one.exists():
             with suppress(FileExistsError):

@@ -1,10 +1,9 @@
 """Before Snakemake looks at files: what is made of results and does not follow from them is made again.
 
-Snakemake goes by the times of files, and a clock that is set back, or a file that came from elsewhere, makes an old table
-look new. So verdicts say what they were made of, down to the results. Where that is not what is there, they go with their
-table: both take seconds, and nothing in them was measured. A plan that cannot be read goes likewise; ceilings were
-measured, and are renamed.
-"""
+Snakemake goes by the times of files, and a clock that is set back, or a file that came from elsewhere, makes an old
+table look new. So verdicts say what they were made of, down to the results. Where that is not what is there, they go
+with their table: both take seconds, and nothing in them was measured. A plan that cannot be read goes likewise;
+ceilings were measured, and are renamed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Before Snakemake looks at files: what dead writers left is removed, and no file is younger than now.
 
-A clock that was set back leaves files of the future. Snakemake takes all that is made of them for too old, makes it again in
-each run, and gives up: `Output has older modification time than input`.
-"""
+A clock that was set back leaves files of the future. Snakemake takes all that is made of them for too old, makes it
+again in each run, and gives up: `Output has older modification time than input`."""
 
 from __future__ import annotations
 

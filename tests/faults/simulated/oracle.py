@@ -1,8 +1,7 @@
 """What the table and the verdicts must be, worked out from what was simulated, in plain Python.
 
-Nothing here is shared with the product but the names of fields, and the quantile of t. The rules are those of the docstring
-of analysis/paired.py, written down a second time.
-"""
+Nothing here is shared with the product but the names of fields, and the quantile of t. The rules are those of the
+docstring of analysis/paired.py, written down a second time."""
 
 from __future__ import annotations
 
@@ -157,7 +156,9 @@ def interval(rounds: list[Any]) -> tuple[float, float]:
     weights = [weight for _, weight in rounds]
     total, mean_weight = sum(weights), sum(weights) / len(weights)
     centre = sum(weight * place for weight, (place, _) in zip(weights, places, strict=True)) / total
-    between = sum(weight * (place - centre) ** 2 for weight, (place, _) in zip(weights, places, strict=True)) / mean_weight
+    between = (
+        sum(weight * (place - centre) ** 2 for weight, (place, _) in zip(weights, places, strict=True)) / mean_weight
+    )
     explained = sum(weight * variance for weight, (_, variance) in zip(weights, places, strict=True)) / total
     told = min(FREEDOM, sum(len(logs) - 1 for logs, _ in rounds))
     within = INFLATION * explained

@@ -1,9 +1,9 @@
 """Whole runs of plan, measure, aggregate and judge with faults by a seed, and what must hold whatever went wrong.
 
-The commands of the product run as they are, called in this process. In their place stand in only what they stand on: the
-system's calls of durable.py (disk.py), the clocks, the machine, what measures (world.py), and Snakemake, which is
-`Workflow` here: it knows which files are missing, older than what they are made of, or marked incomplete, deletes what a
-job declares before it runs it, and goes on with what does not depend on a job that failed.
+The commands of the product run as they are, called in this process. In their place stand in only what they stand on:
+the system's calls of durable.py (disk.py), the clocks, the machine, what measures (world.py), and Snakemake, which is
+`Workflow` here: it knows which files are missing, older than what they are made of, or marked incomplete, deletes what
+a job declares before it runs it, and goes on with what does not depend on a job that failed.
 
 A seed is a study, some runs in which things go wrong, one after the other or two at once, and a last one in which
 nothing does. `python -m tests.faults.simulated.run SEED` says what happens.
@@ -283,12 +283,11 @@ def standing_in(world: World, plan: Plan) -> Iterator[None]:
 
     class Clock(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> Any:
+        def now(cls, _: Any = None) -> Any:
             return world.now()
 
     def block(request: Any, _: str) -> dict[str, Any]:
-        facts = world.measure_block(request.cell, 0)
-        return facts
+        return world.measure_block(request.cell)
 
     def noted(write: Callable[[Path, Any], None]) -> Callable[[Path, Any], None]:
         def writes(path: Path, record: Any) -> None:
@@ -316,9 +315,9 @@ def standing_in(world: World, plan: Plan) -> Iterator[None]:
         put(rounds, "_Running", type("Running", (Running,), {"world": world}))
         put(measure, "supervise", block)
         put(machine, "identify", lambda: MACHINE)
-        put(machine, "telemetry", lambda device: {})
+        put(machine, "telemetry", lambda _: {})
         put(jobs, "plan_for", lambda *_: plan)
-        put(target_machine, "expect_here", lambda key: None)
+        put(target_machine, "expect_here", lambda _: None)
         put(result_file, "write", noted(result_file.write))
         put(result_file, "write_new", noted(result_file.write_new))
         put(round_file, "write_new", noted(round_file.write_new))
@@ -344,7 +343,7 @@ AT_WORK = ("kill run", "kill job", "cut power", "kill worker", "kill worker", "k
 
 
 def scenario(seed: int) -> Scenario:
-    chance = random.Random(f"scenario {seed}")
+    chance = random.Random(f"scenario {seed}")  # noqa: S311 - faults, not secrets
     steps = []
     for _ in range(chance.choice([1, 1, 2, 3])):
         runs = []

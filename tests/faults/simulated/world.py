@@ -65,7 +65,7 @@ class World:
 
     def __init__(self, seed: int, root: Path, truth: Truth) -> None:
         self.root, self.truth = root, truth
-        self.chance = random.Random(f"world {seed}")
+        self.chance = random.Random(f"world {seed}")  # noqa: S311 - faults, not secrets
         self.elapsed_s = 0.0
         self.set_back_s = 0.0
         self.asleep_s = 0.0
@@ -190,7 +190,7 @@ class World:
 
     # What is measured.
 
-    def measure_block(self, cell: Cell, block: int) -> dict[str, Any]:
+    def measure_block(self, cell: Cell) -> dict[str, Any]:
         """Facts as a supervised worker gives them."""
         found = self.work(5.0)
         facts: dict[str, Any] = {"telemetry": {}, "flags": [], "warmup": [], "samples": []}
@@ -256,7 +256,10 @@ class World:
         pace = self.truth.step_ms(cell) * 1e6 * drift
         steps = tuple(int(pace * (1 + self.chance.gauss(0, NOISE))) for _ in range(NEW_TOKENS))
         return Sample(
-            wall_ns=sum(steps), step_ns=steps, step_tokens=(1,) * NEW_TOKENS, tokens_sha256=digest(self._tokens(cell), 64)
+            wall_ns=sum(steps),
+            step_ns=steps,
+            step_tokens=(1,) * NEW_TOKENS,
+            tokens_sha256=digest(self._tokens(cell), 64),
         )
 
     @staticmethod
@@ -286,7 +289,9 @@ class World:
         found = hashlib.sha256("\n".join(self.happened).encode())
         for path in sorted(self.root.rglob("*")):
             if path.is_file():
-                found.update(f"{path.relative_to(self.root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+                found.update(
+                    f"{path.relative_to(self.root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+                )
         return found.hexdigest()
 
 
