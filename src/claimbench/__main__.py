@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claimbench import __version__
-from claimbench.errors import ClaimbenchError, ConfigError, SourceError
+from claimbench.errors import ClaimbenchError, ConfigError, SourceError, disk_trouble
 
 if TYPE_CHECKING:
     from claimbench.schema.ceilings import Ceilings
@@ -30,6 +29,7 @@ def _machine(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
+    from claimbench.schema import durable
     from claimbench.schema.json_file import write_json
     from claimbench.workflow import jobs
 
@@ -38,7 +38,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
     write_json(arguments.output, plan.model_dump(mode="json"))
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
-        other.unlink()
+        durable.remove(other)
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -107,24 +107,17 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _rounds(arguments: argparse.Namespace) -> None:
-    from claimbench.deciding import decide
+    from claimbench.deciding.settle import settle
     from claimbench.planning import target_machine
-    from claimbench.schema import round as round_file
     from claimbench.schema.plan import read as read_plan
 
     plan = read_plan(arguments.plan)
     target_machine.expect_here(plan.machine["key"])
-    arguments.folder.mkdir(parents=True, exist_ok=True)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    decider = decide.Decider(plan, arguments.folder, say)
-    decider.run()
-    say(f"{decider.progress(is_over=True).text} in {len(decider.rounds)} rounds")
-    round_file.write_all(arguments.output, plan.budget_minutes, decider.rounds)
-    for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
-        other.unlink()
+    settle(plan, arguments.folder, arguments.output, say)
 
 
 def _frontier(arguments: argparse.Namespace) -> None:
@@ -179,10 +172,12 @@ def _selftest(arguments: argparse.Namespace) -> None:
 def _aggregate(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import aggregate, table_file
     from claimbench.schema import round as round_file
+    from claimbench.workflow import derived_files
 
     plan, limits, made_of = _what_a_table_is_made_of(arguments)
     rounds = round_file.read_all(arguments.rounds) if arguments.rounds else {}
     table = aggregate.aggregate(plan, limits, rounds=rounds)
+    made_of["results"] = derived_files.made_of_results(path for each in plan.cells.values() for path in each.paths())
     table_file.write(table, arguments.parquet, arguments.csv, made_of)
 
 
@@ -205,12 +200,14 @@ def _judge(arguments: argparse.Namespace) -> None:
     from claimbench.judging import judge
     from claimbench.schema import frontier, verdicts
     from claimbench.schema.plan import read as read_plan
+    from claimbench.workflow import derived_files
 
     plan = read_plan(arguments.plan)
     read = table_file.read(arguments.table, {"plan": plan.seal})
     found = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
     judged = judge.judge(plan, read.table, frontiers=found)
-    made_of = {"plan": plan.seal, "table": read.seal}
+    of_table = {"table": read.seal, "table_file": derived_files.digest_of_table(arguments.table)}
+    made_of = {**read.made_of, **of_table}
     verdicts.write(arguments.output, judged.model_copy(update={"made_of": made_of}))
 
 
@@ -449,10 +446,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"claimbench: {redact(str(error))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        trouble = disk_trouble(error)
+        if trouble is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"claimbench: cannot write{where}: {error.strerror}. What was measured before is kept.", file=sys.stderr)
+        print(f"claimbench: {trouble}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

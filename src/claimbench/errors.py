@@ -17,6 +17,7 @@ A failed experiment is data: a `Refusal` never leaves `measure`. Everything else
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -60,6 +61,14 @@ class OutOfMemory(Refusal):
 
 class ServerFailed(Refusal):
     pass
+
+
+def disk_trouble(error: OSError) -> str | None:
+    """One message where a disk is full, broken or not for writing; None for another error."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return f"cannot write{where}: {error.strerror}. What was measured before is kept."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

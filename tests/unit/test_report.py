@@ -315,7 +315,7 @@ def test_the_stages_judge_and_report_give_what_their_functions_give(
     assert main([*stage_on(tmp_path, inputs, "judge"), "--output", str(tmp_path / "again.json")]) == 0
     again = verdicts.read(tmp_path / "again.json")
     assert again.model_copy(update={"made_of": {}}) == inputs.verdicts
-    assert set(again.made_of) == {"plan", "table"}
+    assert set(again.made_of) == {"plan", "ceilings", "table", "table_file"}
     assert main([*stage_on(tmp_path, inputs, "report"), "--output", str(tmp_path / "reports")]) == 0
     assert (tmp_path / "reports" / "report.md").read_text(encoding="utf-8") == text
 

@@ -7,7 +7,7 @@ rule frontier:
     input:
         unpack(lambda wildcards: FLOW.frontier_inputs(wildcards.search)),
     output:
-        "results/measure/{search}/{key}/frontier.json",
+        update("results/measure/{search}/{key}/frontier.json"),
     log:
         "logs/frontier/{search}/{key}.log",
     wildcard_constraints:
@@ -21,7 +21,8 @@ rule frontier:
         gpu=FLOW.gpus,
     params:
         flags=lambda wildcards, input: FLOW.frontier_flags(wildcards.search),
+        swept=lambda wildcards, input: FLOW.swept(wildcards.search),
     message:
         "Searching for the largest batch that fits, between those of sweep {wildcards.search}"
     shell:
-        "python -m claimbench frontier {params.flags} --swept {input.swept:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "python -m claimbench frontier {params.flags} --swept {params.swept} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -12,7 +12,7 @@ rule measure:
     input:
         unpack(lambda wildcards: FLOW.inputs(wildcards.cell, int(wildcards.block))),
     output:
-        "results/measure/{cell}/{key}/{block}.json",
+        update("results/measure/{cell}/{key}/{block}.json"),
     log:
         "logs/measure/{cell}/{key}/{block}.log",
     priority: lambda wildcards: FLOW.priority[wildcards.cell, int(wildcards.block)]

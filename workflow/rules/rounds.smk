@@ -11,7 +11,7 @@ rule rounds:
         FLOW.in_rounds,
         plan=FLOW.plan_json,
     output:
-        "results/decided/{plan_digest}.json",
+        update("results/decided/{plan_digest}.json"),
     log:
         "logs/rounds/{plan_digest}.log",
     conda:

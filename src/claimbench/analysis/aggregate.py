@@ -94,7 +94,8 @@ def aggregate(
             rows += _rows(id, number, each, reference, limits)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     numbers = [*METRICS, "sample", "prompt_tokens", "first_divergence", "pass", "arm_s", "weight"]
-    table[numbers] = table[numbers].apply(pd.to_numeric)
+    mixed = [name for name in numbers if table[name].dtype == object]
+    table[mixed] = table[mixed].apply(pd.to_numeric)
     for column in ("above_ceiling", "above_reading"):
         table[column] = table[column].astype(bool)
     table["tokens_match"] = table["tokens_match"].astype("boolean")

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from claimbench.analysis.aggregate import COLUMNS
 from claimbench.errors import ResultError
-from claimbench.schema import plain_file, sealed
+from claimbench.schema import durable, plain_file, sealed
 from claimbench.schema.metrics import METRICS
 
 KEY: Final = b"claimbench"
@@ -32,14 +32,14 @@ class TableFile(NamedTuple):
 
 
 def write(table: pd.DataFrame, path: Path, csv: Path, made_of: Mapping[str, str]) -> None:
-    for each in (path, csv):
-        each.parent.mkdir(parents=True, exist_ok=True)
     text = table.to_csv(index=False)
     said = {"schema_version": VERSION, "seal": _seal(text), "made_of": dict(made_of)}
     arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), KEY: json.dumps(said)})
-    parquet.write_table(arrow, path)
-    csv.write_text(text, encoding="utf-8")
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(arrow, sink)
+    durable.write(csv, text.encode())
+    durable.write(path, sink.getvalue().to_pybytes())
 
 
 def read(path: Path, given: Mapping[str, str]) -> TableFile:

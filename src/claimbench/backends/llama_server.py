@@ -32,6 +32,7 @@ from claimbench.serving.client import (
     get_json,
     get_text,
     message_of,
+    number,
     read_as,
     served,
 )
@@ -199,8 +200,8 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
 
 def counters(text: str) -> dict[str, float]:
     """The counters of the server's metrics page, by name."""
-    lines = [line.split() for line in text.splitlines() if line.startswith("llamacpp:")]
-    return {name.removeprefix("llamacpp:"): float(value) for name, value in lines if name.endswith("_total")}
+    lines = [line.partition(" ") for line in text.splitlines() if line.startswith("llamacpp:")]
+    return {name.removeprefix("llamacpp:"): number(value) for name, _, value in lines if name.endswith("_total")}
 
 
 def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, rows: list[list[int]]) -> Launch:

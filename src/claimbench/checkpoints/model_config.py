@@ -7,6 +7,8 @@ so both are written. BLOOM's published configs say `n_embed` and `num_attention_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from claimbench.cost_model import cost
@@ -41,12 +43,26 @@ _BY_LAYER = ("layer_types", "layers_block_type", "no_rope_layers", "mlp_layer_ty
 """Lists that have an entry for each layer."""
 
 
+@contextmanager
+def _of_right_types(where: str) -> Iterator[None]:
+    """Whatever a value of a wrong type does to whoever reads it is the config's mistake."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise SourceError(f"{where}: config.json: a value is of a wrong type or impossible ({error})") from error
+
+
 def normalise(config: ModelConfig, where: str) -> ModelConfig:
     """`config` with one spelling of every key.
 
     Raises:
         SourceError: it is of another model family, or asks for what the table of tensors does not have.
     """
+    with _of_right_types(where):
+        return _normalised(config, where)
+
+
+def _normalised(config: ModelConfig, where: str) -> ModelConfig:
     kind = config.get("model_type")
     if kind not in CLASSES:
         raise SourceError(f"{where}: model_type: expected one of {', '.join(CLASSES)}, got {kind!r}")
@@ -79,10 +95,20 @@ def _spell_rope(config: ModelConfig) -> None:
 
 
 def parse(config: ModelConfig, where: str) -> Architecture:
+    """The architecture that `config` describes.
+
+    Raises:
+        SourceError: a key is missing, or is no number that can be.
+    """
     try:
-        return cost.parse(config)
+        with _of_right_types(where):
+            found = cost.parse(config)
     except KeyError as error:
         raise SourceError(f"{where}: expected the key {error}, which is missing") from error
+    for field, value in found._asdict().items():
+        if Architecture.__annotations__[field] == "int" and not (type(value) is int and 1 <= value < 1 << 31):
+            raise SourceError(f"{where}: config.json: expected a whole number of {field}, got {str(value)[:40]}")
+    return found
 
 
 def require_declared(checkpoint: Checkpoint, arrived: Architecture) -> None:

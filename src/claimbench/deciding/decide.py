@@ -20,7 +20,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,7 @@ from claimbench.measuring.rounds import RoundServer
 from claimbench.planning.forecast import peak_bytes
 from claimbench.planning.groups import MEMORY_SHARE, cells_named, compared_by, comparisons, that_fit
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, folder_of, labels
+from claimbench.schema import durable
 from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Checkpoint
@@ -52,6 +54,8 @@ from claimbench.schema.set_aside import set_aside
 from claimbench.schema.verdicts import Needed, Verdict
 
 ROUNDS = RESULTS / "rounds"
+STAMP = "%Y%m%dT%H%M%S.%fZ"
+"""Of a round's file: when it began."""
 
 FIRST_SHARE = 0.2
 """Of the budget, for the turns of the first round of every group."""
@@ -326,8 +330,7 @@ class Decider:
             group=group.title,
             protocol=self.protocol,
         )
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        path = self.folder / f"{stamp}.json"
+        path = next_path(self.folder)
         record = self.server.measure(request, path)
         self.rounds[str(path)] = record
         self.tell(record)
@@ -400,6 +403,15 @@ class Decider:
         return Progress(len(claims), tuple(undecided))
 
 
+def next_path(folder: Path) -> Path:
+    """Of a round that begins now. Names are the order of rounds, and of looks at them, whatever the clock says."""
+    stems = sorted(path.stem for path in folder.glob("*.json"))
+    begins = datetime.now(UTC)
+    with suppress(ValueError, IndexError):  # the last was named by hand, or there is none
+        begins = max(begins, datetime.strptime(stems[-1], STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1))
+    return folder / f"{begins.strftime(STAMP)}.json"
+
+
 def sat_in(record: Round) -> set[tuple[str, str]]:
     """(cell, key) of every arm, its twin's among them; who lacked memory in company did not sit."""
     arms = [arm for arm in record.arms if not (record.in_company and arm.result.outcome == Outcome.OOM)]
@@ -426,6 +438,12 @@ def in_groups(plan: Plan) -> Plan:
     return plan.model_copy(update={"cells": known})
 
 
+def is_readable(path: Path) -> bool:
+    with suppress(ResultError):
+        return bool(round_file.read(path))
+    return False
+
+
 def read_rounds(plan: Plan, folder: Path, say: Say) -> dict[str, Round]:
     """The rounds in `folder` that a cell of the plan sat in under its key, by path; a damaged file is set aside."""
     wanted = {(id, plan.cells[id].key.id) for group in plan.groups for id in group.everyone}
@@ -435,7 +453,9 @@ def read_rounds(plan: Plan, folder: Path, say: Say) -> dict[str, Round]:
             record = round_file.read(path)
         except ResultError as error:
             say(f"left out: {error}")
-            set_aside(path, "damaged")
+            with durable.alone_in(folder):
+                if path.exists() and not is_readable(path):
+                    set_aside(path, "damaged")
             continue
         if wanted & sat_in(record):
             found[str(path)] = record

@@ -44,6 +44,7 @@ class Evidence:
         self.plan, self.tolerance, self.frontiers = plan, tolerance, frontiers or {}
         self.only_planned_looks = only_planned_looks
         self.frames = by_cell(table)
+        self._endings: dict[str, Ending] = {}
 
     def blocks(self, cell: str, metric: str) -> list[list[float]]:
         return blocks_in(self.frames[cell], metric)
@@ -74,7 +75,9 @@ class Evidence:
         return comparing.prior_of([self.plan.cells[side.cell].cell for side in sides])
 
     def ending(self, cell: str) -> Ending:
-        return ending(self.frames[cell])
+        if cell not in self._endings:
+            self._endings[cell] = ending(self.frames[cell])
+        return self._endings[cell]
 
     def paths(self, cell: str) -> list[str]:
         return [str(path) for path in self.frames[cell]["path"].unique()]

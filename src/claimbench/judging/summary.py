@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,11 @@ def ending(rows: pd.DataFrame) -> Ending:
     One block with wrong outputs makes the cell wrong: its other blocks ran the same code. A cell of which some blocks
     ended well is ok, and the blocks that did not are a doubt.
     """
-    blocks = rows.drop_duplicates("block").sort_values("block")
-    outcomes = [Outcome(outcome) for outcome in blocks["outcome"]]
+    blocks = dict[int, tuple[str, Any, Any]]()
+    for block, *said in zip(rows["block"], rows["outcome"], rows["reason"], rows["flags"], strict=True):
+        blocks.setdefault(block, (said[0], said[1], said[2]))
+    ends = [blocks[block] for block in sorted(blocks)]
+    outcomes = [Outcome(said) for said, _, _ in ends]
     ok = outcomes.count(Outcome.OK)
     if Outcome.WRONG in outcomes:
         outcome = Outcome.WRONG
@@ -40,8 +43,8 @@ def ending(rows: pd.DataFrame) -> Ending:
         outcome = Outcome.OK
     else:
         outcome = outcomes[0]
-    reasons = blocks.loc[blocks["outcome"] == outcome, "reason"].dropna()
-    flags = [flag for text in blocks["flags"].dropna() for flag in str(text).split("; ") if flag]
+    reasons = [reason for said, reason, _ in ends if said == outcome and not pd.isna(reason)]
+    flags = [flag for _, _, text in ends if not pd.isna(text) for flag in str(text).split("; ") if flag]
     if outcome == Outcome.OK:
         failed = [name for name in outcomes if name != Outcome.OK]
         flags += [f"{failed.count(name)} of {len(outcomes)} blocks ended {name}" for name in dict.fromkeys(failed)]
@@ -51,7 +54,7 @@ def ending(rows: pd.DataFrame) -> Ending:
         flags.append(
             "above its ceiling as read in the same round, not above this machine's best: the reading is in doubt"
         )
-    reason = str(reasons.iloc[0]) if outcome != Outcome.OK and len(reasons) else None
+    reason = str(reasons[0]) if outcome != Outcome.OK and len(reasons) else None
     return Ending(outcome, reason, tuple(dict.fromkeys(flags)), len(outcomes), ok)
 
 

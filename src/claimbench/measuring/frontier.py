@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from claimbench.errors import ResultError
 from claimbench.measuring.measure import measure
 from claimbench.schema import frontier as frontier_file
 from claimbench.schema import result
@@ -30,7 +32,12 @@ def find(
     draft: Path | None = None,
     python: str = sys.executable,
 ) -> Frontier:
-    """Search between the `swept` results, whatever batch `cell` has, and write what was found to `output`."""
+    """Search between the `swept` results, whatever batch `cell` has, and write what was found to `output`.
+
+    What is there already, of another run or of one that was killed afterwards, is kept.
+    """
+    with suppress(ResultError):
+        return frontier_file.read(output)
 
     def attempt(batch: int) -> Trial:
         path = output.parent / f"{batch}.json"

@@ -22,7 +22,7 @@ from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
-from claimbench.schema import result
+from claimbench.schema import durable, result
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
@@ -93,20 +93,33 @@ def measure(
         duration_s=round(time.monotonic() - clock, 3),
         **redacted_result(facts),
     )
-    result.write(output, record)
+    return _written(output, record)
+
+
+def _written(output: Path, record: Result) -> Result:
+    """What is at `output` from now on: `record`, unless another run was faster."""
+    try:
+        result.write_new(output, record)
+    except FileExistsError:
+        kept = _already_there(output, record.cell, record.block, record.key)
+        if kept:
+            return kept
+        result.write(output, record)
     return record
 
 
 def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | None:
     if not output.exists():
         return None
-    try:
-        found = result.read(output)
-    except ResultError:
-        if output.is_dir():
-            raise
-        set_aside(output, "damaged")
-        return None
+    with durable.alone_in(output.parent):
+        try:
+            found = result.read(output)
+        except ResultError:
+            if output.is_dir():
+                raise
+            if output.exists():
+                set_aside(output, "damaged")
+            return None
     return found if (found.cell, found.block, found.key) == (cell, block, key) else None
 
 

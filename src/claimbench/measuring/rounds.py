@@ -58,6 +58,7 @@ class RoundServer:
         Every arm ends in an outcome of its own. A round that is interrupted leaves no process and no file.
 
         Raises:
+            FileExistsError: a round is there already, and stays.
             ClaimbenchError: the process ended without a round, or gave none in the time that its arms have together.
         """
         cells = [arm.block.cell for arm in request.arms]
@@ -70,7 +71,7 @@ class RoundServer:
                 self._end()
                 raise
         record = Round.model_validate_json(said)
-        round_file.write(output, record)
+        round_file.write_new(output, record)
         return record
 
     def _serving(self, cell: Cell) -> _Running:

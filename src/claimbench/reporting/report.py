@@ -22,6 +22,7 @@ from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.tables import Table, memory_table, row_title, shared_deviations, tables, tokens_table
 from claimbench.reporting.theoretical_limits import theoretical_limit_tables
+from claimbench.schema import durable
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.frontier import describe
 from claimbench.schema.interval import Interval
@@ -154,8 +155,7 @@ def _params_yaml(plan: Plan) -> str:
 
 
 def _write(folder: Path, name: str, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(text, encoding="utf-8")
+    durable.write(folder / name, text.encode())
 
 
 def _write_folder(folder: Path, files: Mapping[str, str]) -> None:

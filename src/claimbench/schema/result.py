@@ -124,6 +124,14 @@ def write(path: Path, result: Result) -> None:
     sealed.write(path, "result", result)
 
 
+def write_new(path: Path, result: Result) -> None:
+    """
+    Raises:
+        FileExistsError: something is there, and stays.
+    """
+    sealed.write_new(path, "result", result)
+
+
 def read(path: Path) -> Result:
     """The result at `path`.
 

@@ -84,6 +84,14 @@ def write(path: Path, record: Round) -> None:
     sealed.write(path, "round", record)
 
 
+def write_new(path: Path, record: Round) -> None:
+    """
+    Raises:
+        FileExistsError: a round is there, and stays.
+    """
+    sealed.write_new(path, "round", record)
+
+
 def read(path: Path) -> Round:
     """The round at `path`.
 

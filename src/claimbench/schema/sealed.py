@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
@@ -10,11 +11,12 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from claimbench.errors import ResultError
-from claimbench.schema import plain_file
-from claimbench.schema.json_file import digest, write_json
+from claimbench.schema import durable, plain_file
+from claimbench.schema.json_file import digest, json_bytes
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST_BYTES: Final = 1_000_000_000
+OPENING: Final = re.compile(rb'\{"seal":"([0-9a-f]{64})"')
 
 
 def seal_of(content: object) -> str:
@@ -25,6 +27,22 @@ def seal_of(content: object) -> str:
 def seal(record: BaseModel) -> str:
     """`seal_of` a record as it is written."""
     return seal_of(record.model_dump(mode="json"))
+
+
+def seal_in(path: Path) -> str:
+    """What the sealed file at `path` says is its seal, without reading on: it opens with it.
+
+    Raises:
+        ResultError: it is missing, or does not.
+    """
+    try:
+        with path.open("rb") as file:
+            found = OPENING.match(file.read(100))
+    except OSError as error:
+        raise ResultError(f"cannot read {path}: {error.strerror}") from error
+    if found is None:
+        raise ResultError(f"{path}: expected a sealed file. Delete it and run again")
+    return found[1].decode()
 
 
 def require_made_of(path: Path, made_of: Mapping[str, str], given: Mapping[str, str], stage: str) -> None:
@@ -39,8 +57,21 @@ def require_made_of(path: Path, made_of: Mapping[str, str], given: Mapping[str, 
 
 def write(path: Path, kind: str, record: BaseModel) -> None:
     """Write `record`, which is a `kind`, whole or not at all."""
+    durable.write(path, _envelope(kind, record))
+
+
+def write_new(path: Path, kind: str, record: BaseModel) -> None:
+    """`write` where nothing is yet.
+
+    Raises:
+        FileExistsError: something is, and stays as it is.
+    """
+    durable.write_new(path, _envelope(kind, record))
+
+
+def _envelope(kind: str, record: BaseModel) -> bytes:
     content = record.model_dump(mode="json")
-    write_json(path, {"seal": seal_of(content), kind: content})
+    return json_bytes({"seal": seal_of(content), kind: content})
 
 
 def read(path: Path, kind: str, model: type[Model], advice: str) -> Model:

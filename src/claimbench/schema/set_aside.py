@@ -8,17 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from claimbench.schema import durable
+
 Why = Literal["damaged", "failed", "older"]
 
 
 def set_aside(path: Path, why: Why) -> Path:
-    """Rename the file at `path`; its new name."""
+    """Rename the file at `path`; its new name.
+
+    Who calls holds the folder since before the file was read (`durable.alone_in`): another run may have put a good one
+    in its place.
+    """
     number = 1
     while (to := path.with_name(f"{path.name}.{why}.{number}")).exists() or to.is_symlink():
         number += 1
-    return path.rename(to)
+    durable.rename(path, to)
+    return to
 
 
 def failures(path: Path) -> list[Path]:
     """What failed before at `path` and was set aside, oldest first."""
-    return sorted(path.parent.glob(f"{path.name}.failed.*"), key=lambda one: int(one.suffix[1:]))
+    found = [one for one in path.parent.glob(f"{path.name}.failed.*") if one.suffix[1:].isdecimal()]
+    return sorted(found, key=lambda one: int(one.suffix[1:]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -279,6 +280,21 @@ def read_as(answer: type[Answer], value: JsonObject, otherwise: str) -> Answer:
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def number(text: str) -> float:
+    """A finite number on a server's page of metrics.
+
+    Raises:
+        RequestFailed: it is something else, which no result can hold.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise RequestFailed("garbled", f"/metrics: expected a finite number, got {text[:SHOWN]!r}")
+    return found
 
 
 class Choice(ServerAnswer):

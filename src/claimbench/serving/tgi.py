@@ -22,6 +22,7 @@ from claimbench.serving.client import (
     ServerAnswer,
     StreamEvent,
     Usage,
+    number,
     read_as,
 )
 from claimbench.serving.process import Launch
@@ -158,5 +159,5 @@ def counters(text: str) -> dict[str, float]:
         name, _, rest = line.partition(" ")
         plain = name.partition("{")[0]
         if plain in COUNTERS or plain.endswith("_count"):
-            found[plain] = found.get(plain, 0.0) + float(rest.split()[-1] if "}" in rest else rest)
+            found[plain] = found.get(plain, 0.0) + number((rest.split() or [""])[-1])
     return found

@@ -16,6 +16,7 @@ from claimbench.cost_model import cost
 from claimbench.cost_model.decoder import Decoder
 from claimbench.errors import Unavailable, WrongOutput
 from claimbench.schema.cell import DTYPE_BYTES, Cell
+from claimbench.serving.client import number
 from claimbench.system import machine
 from claimbench.system.cache import cache_folder
 
@@ -79,7 +80,7 @@ def counters(text: str) -> dict[str, float]:
     for name in COUNTERS:
         values = re.findall(rf"^vllm:{name}(?:{{[^}}]*}})? ([0-9.e+]+)$", text, flags=re.MULTILINE)
         if values:
-            found[name] = sum(map(float, values))
+            found[name] = sum(map(number, values))
     return found
 
 

@@ -8,21 +8,27 @@ begins. All else stays: one bad file costs what it held, and no more.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 from claimbench.errors import ResultError
-from claimbench.schema import frontier, result, sealed
+from claimbench.schema import durable, frontier, result, sealed
 from claimbench.schema import round as round_file
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import TRIES
 from claimbench.schema.round import Round
 from claimbench.schema.set_aside import failures, set_aside
+from claimbench.workflow.derived_files import remove_stale
+from claimbench.workflow.tidy import tidy
 
 Say = Callable[[str], object]
+Model = TypeVar("Model")
 
 
 def make_way(plan: Plan, decided: Path | None, say: Say) -> None:
     """Set aside what does not count of the plan's results, its searches, and of the rounds that `decided` lists."""
+    tidy()
     for planned in plan.cells.values():
         for block, path in enumerate(planned.paths()):
             _result(planned, block, Path(path), say)
@@ -30,9 +36,17 @@ def make_way(plan: Plan, decided: Path | None, say: Say) -> None:
         _search(Path(search.path), say)
     if decided is not None and decided.exists():
         _rounds(plan, decided, say)
+    remove_stale(plan, decided, say)
 
 
 def _result(planned: PlannedCell, block: int, path: Path, say: Say) -> None:
+    if not path.exists():
+        return
+    with durable.alone_in(path.parent):
+        _judged(planned, block, path, say)
+
+
+def _judged(planned: PlannedCell, block: int, path: Path, say: Say) -> None:
     if not path.exists():
         return
     try:
@@ -48,29 +62,30 @@ def _result(planned: PlannedCell, block: int, path: Path, say: Say) -> None:
 
 
 def _search(path: Path, say: Say) -> None:
-    if not path.exists():
-        return
-    try:
-        frontier.read(path)
-    except ResultError as error:
-        say(f"{_first(error)}: kept as {set_aside(path, 'damaged')}, and searched anew")
+    if path.exists():
+        _readable_or_aside(path, frontier.read, say, "searched anew")
+
+
+def _readable_or_aside(path: Path, read: Callable[[Path], Model], say: Say, then: str) -> Model | None:
+    """What `path` holds; what cannot be read is set aside."""
+    with durable.alone_in(path.parent) if path.parent.is_dir() else nullcontext():
+        try:
+            return read(path)
+        except ResultError as error:
+            kept = f"kept as {set_aside(path, 'damaged')}, and " if path.exists() else ""
+            say(f"{_first(error)}: {kept}{then}")
+    return None
 
 
 def _rounds(plan: Plan, decided: Path, say: Say) -> None:
     """The list of rounds goes with a round that does not count: the rounds that are there are found without it."""
-    try:
-        summary = round_file.read_summary(decided)
-    except ResultError as error:
-        say(f"{_first(error)}: kept as {set_aside(decided, 'damaged')}, and made anew")
+    summary = _readable_or_aside(decided, round_file.read_summary, say, "made anew")
+    if summary is None:
         return
     rounds, is_whole = list[Round](), True
     for name, seal in summary.seals.items():
-        path = Path(name)
-        try:
-            record = round_file.read(path)
-        except ResultError as error:
-            kept = f"kept as {set_aside(path, 'damaged')}, and " if path.exists() else ""
-            say(f"{_first(error)}: {kept}measured anew")
+        record = _readable_or_aside(Path(name), round_file.read, say, "measured anew")
+        if record is None:
             is_whole = False
             continue
         rounds.append(record)
@@ -79,7 +94,9 @@ def _rounds(plan: Plan, decided: Path, say: Say) -> None:
     if again:
         say(f"failed once, and tried again in another round: {', '.join(again)}")
     if again or not is_whole:
-        set_aside(decided, "older")
+        with durable.alone_in(decided.parent):
+            if decided.exists():
+                set_aside(decided, "older")
 
 
 def failed_in_passing(plan: Plan, rounds: list[Round]) -> list[str]:

@@ -14,7 +14,7 @@ from claimbench import backends
 from claimbench.checkpoints import cards
 from claimbench.checkpoints.fetch import local_identity
 from claimbench.cost_model import cost
-from claimbench.errors import ClaimbenchError, ConfigError, SourceError
+from claimbench.errors import ClaimbenchError, ConfigError, SourceError, disk_trouble
 from claimbench.planning import target_machine
 from claimbench.planning.code_hash import stage_hash
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, FETCHED, ceilings_path, folder_of
@@ -40,6 +40,12 @@ def in_one_message() -> Iterator[None]:
     except ClaimbenchError as error:
         print(f"claimbench: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except OSError as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        print(f"claimbench: {trouble}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def expect_no_wildcards(folder: Path) -> None:
@@ -210,8 +216,15 @@ class Workflow:
         if Path(search.path).exists():
             return {}
         needed = self.needs(search.cells[0], 0)
-        wanted: dict[str, str | list[str]] = {"swept": [self.cell(id).paths()[0] for id in search.cells]}
+        wanted: dict[str, str | list[str]] = {"swept": self._swept(frontier)}
         return wanted | {name: needed[name] for name in ("checkpoint", "draft", "environment") if name in needed}
+
+    def _swept(self, frontier: str) -> list[str]:
+        return [self.cell(id).paths()[0] for id in self.plan.frontiers[frontier].cells]
+
+    def swept(self, frontier: str) -> str:
+        """The first block of each swept batch, quoted for a shell."""
+        return " ".join(map(shlex.quote, self._swept(frontier)))
 
     def frontier_flags(self, frontier: str) -> str:
         """The flags of `claimbench frontier`, quoted for a shell."""
