@@ -18,6 +18,7 @@ from claimbench.analysis.paired import RESTLESS, STEADY, PairedRound, Prior
 from claimbench.schema.cell import Cell
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
+from claimbench.technique import Technique
 
 Scale = Callable[[float], float]
 
@@ -98,8 +99,8 @@ def twins(rows: pd.DataFrame, metric: str) -> Comparison:
 
 
 def contrast(rows: Sequence[pd.DataFrame], weights: Sequence[float], metric: str, prior: Prior) -> Comparison:
-    """The sum of weights x log(metric) over the rounds that all cells sat in."""
-    found = paired_rounds(rows, weights, metric)
+    """The sum of weights x log(metric) over the rounds that all cells sat in; of how a process starts no round says."""
+    found = [] if METRICS[metric].is_of_start else paired_rounds(rows, weights, metric)
     looks = tuple(_interval(look, _same) for look in paired.looks(found, prior))
     return Comparison(looks, tuple(found), prior, _same)
 
@@ -151,5 +152,9 @@ def prior_of(cells: Sequence[Cell]) -> Prior:
 
 
 def is_restless(cell: Cell) -> bool:
-    modules = [optimizations.find(use.name) for use in cell.optimizations]
-    return any(module.SEAM == "compile" or not module.EXACT for module in modules)
+    return any(_compiles(use) or not use.optimization.EXACT for use in optimizations.used_by(cell))
+
+
+def _compiles(use: Technique) -> bool:
+    ask = getattr(use.optimization, "compiles", None)
+    return bool(ask(use.settings)) if ask else use.optimization.SEAM == "compile"
