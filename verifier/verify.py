@@ -254,9 +254,11 @@ class Run:
                 )
         for was in self.verdicts["recommendations"]:
             ids = [was["cell"], was["reference"]]
-            looks = self.compared(ids, [1, -1] if was["metric"].endswith("tok_s") else [-1, 1], was["metric"])
+            looks = self.compared(ids if was["metric"].endswith("tok_s") else ids[::-1], [1, -1], was["metric"])
             found += differing(
-                f"what {was['cell']} gains", [None, *looks[-1][:3]], {"verdict": None, "estimate": was["gain"], **was}
+                f"what {was['cell']} gains",
+                [None, *[NOTHING, *looks][-1][:3]],
+                {"verdict": None, "estimate": was["gain"], **was},
             )
         return found
 

@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.test_deciding import Machine, decided
+from tests.unit.test_deciding import Machine
 
-from claimbench.analysis import aggregate
+from claimbench import optimizations
+from claimbench.analysis import aggregate, comparing
 from claimbench.deciding import decide
 from claimbench.judging.judge import judge
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.schema import round as round_file
 from claimbench.schema import verdicts
 from claimbench.schema.ceilings import Ceilings
+from claimbench.schema.cell import OptimizationUse
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.json_file import write_json
 from claimbench.schema.plan import Plan, PlannedCell
@@ -311,11 +313,14 @@ CHECKS = [
 ]
 
 
-def claims_of(checks: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """A claim for each check, and some of several."""
+def claims_of(seed: int) -> list[dict[str, Any]]:
+    """A claim for each of some checks of every kind, and some of several."""
     random = np.random.default_rng(seed)
-    several = [[checks[n] for n in random.integers(len(checks), size=3)] for _ in range(40)]
-    found = [[one] for one in checks] + several
+    kinds = list(dict.fromkeys(one["kind"] for one in CHECKS))
+    of_kind = [[one for one in CHECKS if one["kind"] == kind] for kind in kinds]
+    drawn = [one[n] for one in of_kind for n in random.choice(len(one), size=min(8, len(one)), replace=False)]
+    several = [[drawn[n] for n in random.integers(len(drawn), size=2)] for _ in range(30)]
+    found = [[one] for one in drawn] + several
     return [{"id": f"C{n}", "kind": "any", "statement": "It is so", "checks": each} for n, each in enumerate(found)]
 
 
@@ -350,7 +355,10 @@ def written(plan: Plan, rounds: dict[str, Round]) -> None:
     verdicts.write(Path("results/verdicts.json"), judged.model_copy(update={"made_of": {"plan": plan.seal}}))
 
 
-@pytest.mark.parametrize("seed", range(6))
+ROUNDS = (1, 2, 0, 9)
+
+
+@pytest.mark.parametrize("seed", range(len(ROUNDS)))
 def test_every_kind_of_check_is_derived_alike_from_rounds_and_from_blocks(
     lab: Any, made: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -359,17 +367,66 @@ def test_every_kind_of_check_is_derived_alike_from_rounds_and_from_blocks(
     machine = SharedMachine(make, random)
     monkeypatch.setattr(decide, "RoundServer", lambda: machine)
     monkeypatch.setattr(decide.time, "monotonic", lambda: machine.now)
-    text = STUDY + "  " + json.dumps(claims_of(CHECKS, seed))
+    text = STUDY + "  " + json.dumps(claims_of(seed))
     in_rounds = {"measure": {"budget_minutes": 10 + 20 * seed, "samples": 3}}
-    plan = lab.plan(text, blocks=1 + seed, more={} if seed % 3 == 2 else in_rounds)
-    assert bool(plan.groups) == (seed % 3 != 2)
+    plan = lab.plan(text, blocks=1 + seed, more=in_rounds if ROUNDS[seed] else {})
+    assert bool(plan.groups) == bool(ROUNDS[seed])
     lab.write(plan, make)
-    rounds = decided(plan, Path("results/rounds"))[0].rounds if plan.groups else {}
+    decider = decide.Decider(plan, Path("results/rounds"), print)
+    for number in range(ROUNDS[seed]):
+        for group in plan.groups:
+            decider.measure(group, group.everyone[number % 2 :], {}, 1 + (number + seed) % 6, 10.0)
+    rounds = decider.rounds
     written(plan, rounds)
     status, said = verified(Path("results"))
     assert status == 0, said
     found = verdicts.read(Path("results/verdicts.json")).claims
     assert {one.verdict.value for one in found} >= {"supported", "refuted", "undecided", "not runnable here"}
+
+
+MEASURED = """
+experiments:
+  speed:
+    question: How fast?
+    cells: {plain: {options: {step_ms: 2}}, slow: {options: {step_ms: 4}}}
+claims:
+- id: X1
+  kind: ratio
+  statement: Slow is slower, with the same tokens
+  checks:
+  - {kind: ratio, metric: decode_tok_s, of: speed/slow, to: speed/plain, expect: below}
+  - {kind: identity, of: speed/slow, to: speed/plain}
+"""
+
+
+@pytest.mark.pipeline
+def test_a_study_that_was_measured_in_rounds_just_now_follows_from_them(lab: Any) -> None:
+    plan = lab.plan(MEASURED, more={"measure": {"budget_minutes": 0.1, "samples": 2}})
+    decider = decide.Decider(plan, Path("results/rounds"), print)
+    decider.run()
+    written(plan, decider.rounds)
+    assert len(decider.rounds) >= 1
+    assert verified(Path("results")) == (0, f"1 {AGREES}")
+    edited(max(Path("results/rounds").glob("*.json")), "round", faster)
+    assert verified(Path("results"))[0] == 1
+
+
+def test_what_compiles_or_quantises_is_known_to_differ_from_process_to_process(lab: Any) -> None:
+    cell = next(iter(lab.plan(MEASURED).cells.values())).cell
+    sys.path.insert(0, str(VERIFIER.parent))
+    compiled = importlib.import_module("verify").COMPILED
+    sys.path.remove(str(VERIFIER.parent))
+    for name in optimizations.names():
+        module = optimizations.find(name)
+        with_it = cell.model_copy(update={"optimizations": (OptimizationUse(name=name),)})
+        imports = getattr(module, "IMPORTS", ())
+        asks_the_compiler = module.SEAM == "compile" or any("_inductor" in one for one in imports)
+        assert comparing.is_restless(with_it) == (name in compiled or not module.EXACT), name
+        assert comparing.is_restless(with_it) >= asks_the_compiler, name
+    for name in ("fused_softmax", "fused_gelu", "fused_layer_norm"):
+        for how, restless in (("compile", True), (None, False)):
+            use = OptimizationUse(name=name, settings={"how": how} if how else {})
+            assert comparing.is_restless(cell.model_copy(update={"optimizations": (use,)})) == restless
 
 
 class SharedMachine(Machine):

@@ -15,10 +15,9 @@ from claimbench import optimizations
 from claimbench.analysis import paired, stats
 from claimbench.analysis.aggregate import blocks_in
 from claimbench.analysis.paired import RESTLESS, STEADY, PairedRound, Prior
-from claimbench.schema.cell import Cell
+from claimbench.schema.cell import Cell, OptimizationUse
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
-from claimbench.technique import Technique
 
 Scale = Callable[[float], float]
 
@@ -152,9 +151,10 @@ def prior_of(cells: Sequence[Cell]) -> Prior:
 
 
 def is_restless(cell: Cell) -> bool:
-    return any(_compiles(use) or not use.optimization.EXACT for use in optimizations.used_by(cell))
+    return any(_compiles(use) or not optimizations.find(use.name).EXACT for use in cell.optimizations)
 
 
-def _compiles(use: Technique) -> bool:
-    ask = getattr(use.optimization, "compiles", None)
-    return bool(ask(use.settings)) if ask else use.optimization.SEAM == "compile"
+def _compiles(use: OptimizationUse) -> bool:
+    module = optimizations.find(use.name)
+    ask = getattr(module, "compiles", None)
+    return bool(ask(optimizations.settings_of(use.name, use.settings))) if ask else module.SEAM == "compile"
