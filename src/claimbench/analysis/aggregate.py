@@ -176,7 +176,9 @@ def blocks_of(table: pd.DataFrame, cell: str, metric: str) -> list[list[float]]:
 
 
 def blocks_in(rows: pd.DataFrame, metric: str) -> list[list[float]]:
-    """`blocks_of`, from the rows of one cell."""
+    """`blocks_of`, from the rows of one cell. How a process starts is that of blocks alone, where there are any."""
+    if METRICS[metric].is_of_start and rows["round"].isna().any():
+        rows = rows[rows["round"].isna()]
     numbers, values = rows["block"].tolist(), rows[metric].tolist()
     blocks: list[list[float]] = [[] for _ in range(max(numbers, default=-1) + 1)]
     for block, value in zip(numbers, values, strict=True):

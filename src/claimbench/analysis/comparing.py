@@ -15,7 +15,7 @@ from claimbench import optimizations
 from claimbench.analysis import paired, stats
 from claimbench.analysis.aggregate import blocks_in
 from claimbench.analysis.paired import RESTLESS, STEADY, PairedRound, Prior
-from claimbench.schema.cell import Cell
+from claimbench.schema.cell import Cell, OptimizationUse
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
 
@@ -98,8 +98,8 @@ def twins(rows: pd.DataFrame, metric: str) -> Comparison:
 
 
 def contrast(rows: Sequence[pd.DataFrame], weights: Sequence[float], metric: str, prior: Prior) -> Comparison:
-    """The sum of weights x log(metric) over the rounds that all cells sat in."""
-    found = paired_rounds(rows, weights, metric)
+    """The sum of weights x log(metric) over the rounds that all cells sat in; of how a process starts no round says."""
+    found = [] if METRICS[metric].is_of_start else paired_rounds(rows, weights, metric)
     looks = tuple(_interval(look, _same) for look in paired.looks(found, prior))
     return Comparison(looks, tuple(found), prior, _same)
 
@@ -151,5 +151,10 @@ def prior_of(cells: Sequence[Cell]) -> Prior:
 
 
 def is_restless(cell: Cell) -> bool:
-    modules = [optimizations.find(use.name) for use in cell.optimizations]
-    return any(module.SEAM == "compile" or not module.EXACT for module in modules)
+    return any(_compiles(use) or not optimizations.find(use.name).EXACT for use in cell.optimizations)
+
+
+def _compiles(use: OptimizationUse) -> bool:
+    module = optimizations.find(use.name)
+    ask = getattr(module, "compiles", None)
+    return bool(ask(optimizations.settings_of(use.name, use.settings))) if ask else module.SEAM == "compile"

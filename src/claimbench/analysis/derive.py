@@ -48,7 +48,6 @@ def of_block(result: Result) -> Numbers:
     """What one block says beyond its generations: loading, first call, memory, energy, proof, fidelity."""
     walls = [sample.wall_ns for sample in result.samples]
     memory, cell = result.memory, result.cell
-    first_s = _scaled(result.first_call_ns, 1e-9)
     made = cell.rows * cell.workload.new_tokens * len(walls)
     files = result.telemetry.get("checkpoint", {})
     on_disk, cached = files.get("bytes"), files.get("cached_bytes")
@@ -58,8 +57,8 @@ def of_block(result: Result) -> Numbers:
         "load_gb_s": _per(on_disk / 1e9, load_s) if on_disk and load_s else None,
         "checkpoint_bytes": _scaled(on_disk, 1),
         "checkpoint_cached_share": _per(cached, on_disk) if cached is not None and on_disk else None,
-        "first_call_s": first_s,
-        "compile_s_extra": first_s - median(walls) / 1e9 if first_s is not None and walls else None,
+        "first_call_s": _scaled(result.first_call_ns, 1e-9),
+        "compile_s_extra": _scaled(_difference(result.first_call_ns, median(walls) if walls else None), 1e-9),
         "energy_j_per_token": _per(result.energy_mj / 1e3, made) if result.energy_mj is not None else None,
         "rss_load_bytes": _difference(memory.get("rss_after_load"), memory.get("rss_before_load")),
         "peak_bytes": _scaled(memory.get(PEAK_MEMORY[result.cell.device]), 1),
@@ -95,7 +94,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _difference(after: int | None, before: int | None) -> float | None:
+def _difference(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else float(after - before)
 
 

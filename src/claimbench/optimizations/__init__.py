@@ -21,6 +21,7 @@ and, where they apply:
     CLASHES: frozenset[str]             optimizations on other seams that cannot be on as well
     CHECKPOINT_SETTING                  names the setting that holds a draft checkpoint's name
     RECOMPUTES: bool                    every step processes the whole sequence again (the ceiling counts it)
+    compiles(settings)                  whether compiled code is timed, where its seam is another than `compile`
     REDRAWS: bool                       where tokens are drawn, draws others from the same odds: EXACT is about greedy
     COMPUTE_DTYPE: str                  the type that it multiplies in, whatever the cell's, on some machine at least
                                         (the ceiling is of the faster of the two; a type without a rate has none)

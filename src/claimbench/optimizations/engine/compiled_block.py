@@ -37,6 +37,10 @@ class Settings(Frozen):
     )
 
 
+def compiles(settings: Settings) -> bool:
+    return True
+
+
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     return no_compiled_step(cell, machine_code=settings.code == "fused")
 

@@ -34,6 +34,10 @@ class Settings(Frozen):
     how: Literal["native", "jit", "compile", "epilogue"] = "native"
 
 
+def compiles(settings: Settings) -> bool:
+    return settings.how == "compile"
+
+
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     architecture = cost.architecture_of(cell.checkpoint)
     if architecture is not None and architecture.family == "llama":

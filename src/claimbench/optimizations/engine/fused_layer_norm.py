@@ -30,6 +30,10 @@ class Settings(Frozen):
     how: Literal["native", "compile"] = "native"
 
 
+def compiles(settings: Settings) -> bool:
+    return settings.how == "compile"
+
+
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     return no_compiler(cell.device) if settings.how == "compile" else None
 

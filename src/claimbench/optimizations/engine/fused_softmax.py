@@ -48,6 +48,10 @@ class Settings(Frozen):
         return self
 
 
+def compiles(settings: Settings) -> bool:
+    return settings.how == "compile"
+
+
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     if cell.uses("prefill_flash") and cell.workload.new_tokens < 2:
         return "the prompt goes through FlashAttention, and a workload of one new token has no other softmax"

@@ -1,0 +1,137 @@
+"""Every sentence of the documents that promises something names the tests that prove it, in promises.yaml.
+
+A promise is a sentence, or a row of a table, with a number or one of `WORDS`, outside code. Whoever writes one adds it
+to that file with the tests that would fail if it were not true; whoever edits one looks whether they still do.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PROMISES: dict[str, list[dict[str, Any]]] = yaml.safe_load(
+    (Path(__file__).parent / "promises.yaml").read_text(encoding="utf-8")
+)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+WORDS = re.compile(r"\b(always|never|every|no|two|three|four|five|six|ten|twenty|half)\b|\d", re.IGNORECASE)
+WHOLE = "every sentence of this page"
+
+
+def promises_in(text: str) -> Iterator[str]:
+    """Sentences that promise, without links' targets; of the rows of a table `<first cell of its head> |`, once."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for part in re.split(r"\n\s*\n|\n(?=#|- |\d+\. )", text):
+        if part.startswith("|"):
+            yield from rows_of(part)
+        elif not part.startswith("#"):
+            plain = " ".join(re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", part).split())
+            plain = re.sub(r"^(- |\d+\. )", "", plain)
+            yield from filter(promises, re.split(r"(?<=[.!?])\s+(?=[A-Z`\"*])", plain))
+
+
+def rows_of(table: str) -> Iterator[str]:
+    head, _, *rows = [row.strip("| ") for row in table.strip().splitlines()]
+    if len(rows) > 12:
+        yield f"{head.partition(' |')[0]} |"
+    else:
+        yield from filter(promises, (" ".join(re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", row).split()) for row in rows))
+
+
+def promises(sentence: str) -> bool:
+    return bool(WORDS.search(re.sub(r"`[^`]*`", "", sentence)))
+
+
+@cache
+def names_in(path: str) -> frozenset[str]:
+    """Names of a file's tests, read and not run."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return frozenset(node.name for node in found if node.name.startswith("test_"))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_promise_names_its_tests_and_every_entry_is_a_promise(name: str) -> None:
+    known = [entry["says"] for entry in PROMISES[name]]
+    if known == [WHOLE]:
+        return
+    written = list(promises_in((ROOT / name).read_text(encoding="utf-8")))
+    assert [sentence for sentence in written if sentence not in known] == [], "no entry in promises.yaml"
+    assert [sentence for sentence in known if sentence not in written] == [], f"no longer in {name}"
+    assert [sentence for sentence, times in Counter(written).items() if times > 1] == []
+
+
+def test_no_document_is_known_that_is_not_there() -> None:
+    assert sorted(PROMISES) == sorted(DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_every_test_that_is_named_exists(name: str) -> None:
+    for entry in PROMISES[name]:
+        assert entry["tests"], f"nothing proves: {entry['says']}"
+        for test in entry["tests"]:
+            path, _, function = test.partition("::")
+            assert (ROOT / "tests" / path).is_file(), test
+            assert function in names_in(f"tests/{path}"), test
+
+
+def test_a_promise_is_told_from_other_sentences() -> None:
+    text = """# Ten heads
+
+It never sleeps. It naps. `3` cells wait, [two](of/them) of them.
+
+| what | how |
+|---|---|
+| a | always |
+| b | often |
+
+```sh
+run 7
+```
+- 1 GB
+"""
+    assert list(promises_in(text)) == ["It never sleeps.", "`3` cells wait, two of them.", "a | always", "1 GB"]
+
+
+def test_figures_of_the_readme_stand_in_the_reports_that_it_names() -> None:
+    figures = {
+        "peers-amd-epyc-2-cores.md": {
+            "4.3 times": r"\b4\.[23]\d \(3\.[56]\d to 5\.[01]\d\)",
+            "12 times": r"\b1[12]\.\d+ \([89]\.\d+ to 1[56]\.\d+\)",
+        },
+        "engine-step-amd-epyc-2-cores.md": {"97 % of what memory gives": r"^\| float32 \|.* 97 % \|"},
+        "bigcode-amd-epyc-2-cores/report.md": {"2.7 times (2.2 to 3.5)": r"2\.7x \[2\.2x, 3\.5x\] \(decode"},
+    }
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for report, told in figures.items():
+        text = (ROOT / "reports" / report).read_text(encoding="utf-8")
+        for said, stands in told.items():
+            assert said in readme, said
+            assert re.search(stands, text, flags=re.MULTILINE), f"{report}: {stands}"
+
+
+def test_the_default_study_has_the_budget_and_project_the_pythons_that_the_readme_says() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    params, study = (yaml.safe_load((ROOT / name).read_text()) for name in ("params.yaml", "studies/quickstart.yaml"))
+    assert params["studies"] == ["quickstart"]
+    assert f"`budget_minutes` are spent, {study['measure']['budget_minutes']:g} for the default study" in readme
+    assert f"(`{params['measure']['tolerance']}`)" in readme or params["measure"]["tolerance"] == 0.02
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == ">=3.11,<3.13"
+    assert "Python 3.11 or 3.12" in readme
+
+
+def test_no_code_sets_a_clock_a_power_limit_or_a_governor() -> None:
+    setters = re.compile(r"nvml\w*(Set|Reset)|scaling_governor|--(lock|reset)-\w*clocks|--power-limit|cpupower")
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk"), ROOT / "Makefile", ROOT / "Snakefile"]
+    assert len(files) > 100
+    assert [str(path) for path in files if setters.search(path.read_text(encoding="utf-8"))] == []
