@@ -155,7 +155,7 @@ class GraphedStep:
 
 
 def compiled_body(how: CompileArguments) -> Body:
-    """`static_step`, compiled: for the first bucket, for keys of any number, and for all slots; never for each bucket."""
+    """`static_step`, compiled: for the first bucket, for any number of keys and for all slots; not for each bucket."""
     compiled: Body = torch.compile(own_code(static_step), fullgraph=True, **how)
     return compiled
 
