@@ -23,6 +23,8 @@ from claimbench.engine.model.transformer import Transformer
 from claimbench.engine.steps.static import CompileArguments, is_open, own_code, static_step
 
 WARM_UPS = 3
+ALL_SLOTS = 1 << 30
+"""A multiple of keys by which one graph serves every length: for steps that find out how many there are."""
 
 Capture = Callable[[Callable[[], Tensor]], "tuple[Callable[[], None], Tensor]"]
 """A function -> what replays it, and the tensor that each replay writes."""
