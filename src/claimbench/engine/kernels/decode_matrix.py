@@ -1,4 +1,4 @@
-"""A matrix and a norm as the decode step's kernels read them, whichever module holds them, and how a grid covers one."""
+"""A matrix and a norm as the decode step's kernels read them, whatever holds them, and how a grid covers one."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Touched:
 
     weights: Sequence[Tensor | None] = ()
     cache: Sequence[Tensor] = ()
-    """Keys and values [batch, kv_heads, slots, head_dim], of which the last `window` or all that are filled are read."""
+    """Keys and values [batch, kv_heads, slots, head_dim], of which those filled are read, or a `window` of them."""
     window: int | None = None
     other: Sequence[Tensor | None] = ()
 

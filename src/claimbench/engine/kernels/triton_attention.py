@@ -5,6 +5,8 @@ sum of weights and the weighted values of its part (Flash-Decoding, Dao et al., 
 How many keys there are is read on the device, so that a captured graph serves every length and reads no empty slot.
 """
 
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, unused-ignore"
+
 from __future__ import annotations
 
 import triton  # type: ignore[import-not-found, unused-ignore]
@@ -14,7 +16,7 @@ from claimbench.engine.kernels.triton_gemv import tanh, wait_for_previous
 
 
 @triton.jit
-def decode_attention(  # type: ignore[no-untyped-def]
+def decode_attention(
     q, keys, values, past, padding, slopes, out, peaks, sums, scale, cap, of_batch, of_head,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, shared: tl.constexpr, wide: tl.constexpr,
     tile: tl.constexpr, splits: tl.constexpr, window: tl.constexpr, sloped: tl.constexpr, pdl: tl.constexpr,
@@ -78,7 +80,7 @@ def decode_attention(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def decode_combine(  # type: ignore[no-untyped-def]
+def decode_combine(
     parts, peaks, sums, out,
     head_dim: tl.constexpr, wide: tl.constexpr, splits: tl.constexpr, many: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +99,7 @@ def decode_combine(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def normalise_tile(value, gain, shift, column, inside, columns, eps, centred: tl.constexpr, shifted: tl.constexpr):  # type: ignore[no-untyped-def]
+def normalise_tile(value, gain, shift, column, inside, columns, eps, centred: tl.constexpr, shifted: tl.constexpr):
     """One row, float32 [whole], with zeros outside of its columns."""
     if centred:
         value = tl.where(inside, value - tl.sum(value, 0) / columns, 0.0)
@@ -109,7 +111,7 @@ def normalise_tile(value, gain, shift, column, inside, columns, eps, centred: tl
 
 
 @triton.jit
-def decode_embed(  # type: ignore[no-untyped-def]
+def decode_embed(
     tokens, table, places, past, padding, gain, shift, out, factor, eps,
     columns: tl.constexpr, whole: tl.constexpr, placed: tl.constexpr, norm: tl.constexpr, shifted: tl.constexpr,
     pdl: tl.constexpr,
@@ -129,7 +131,7 @@ def decode_embed(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def decode_norm_add(  # type: ignore[no-untyped-def]
+def decode_norm_add(
     given, residual, gain, shift, out, eps,
     columns: tl.constexpr, whole: tl.constexpr, norm: tl.constexpr, shifted: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
@@ -144,7 +146,7 @@ def decode_norm_add(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def decode_heads(  # type: ignore[no-untyped-def]
+def decode_heads(
     mixed, q_gain, q_shift, k_gain, k_shift, cos, sin, q_out, keys, values, past, padding, of_batch, of_head, eps,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, wide: tl.constexpr, section: tl.constexpr,
     together: tl.constexpr, own: tl.constexpr, width: tl.constexpr, centred: tl.constexpr, shifted: tl.constexpr,

@@ -6,6 +6,8 @@ stream or rotary positions, is done in the same program. Where a matrix has few 
 programs; the last one to finish adds up all of their sums, in the same order each time.
 """
 
+# mypy: disable-error-code="untyped-decorator, no-untyped-def, unused-ignore"
+
 from __future__ import annotations
 
 import triton  # type: ignore[import-not-found, unused-ignore]
@@ -13,7 +15,7 @@ import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 
 
 @triton.jit
-def wait_for_previous(pdl: tl.constexpr):  # type: ignore[no-untyped-def]
+def wait_for_previous(pdl: tl.constexpr):
     """With programmatic launches the next kernel may begin now; what the one before wrote is there afterwards."""
     if pdl:
         tl.extra.cuda.gdc_launch_dependents()
@@ -21,12 +23,12 @@ def wait_for_previous(pdl: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def tanh(x):  # type: ignore[no-untyped-def]
+def tanh(x):
     return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
 
 
 @triton.jit
-def activate(x, activation: tl.constexpr):  # type: ignore[no-untyped-def]
+def activate(x, activation: tl.constexpr):
     if activation == "silu":
         x = x / (1.0 + tl.exp(-x))
     elif activation == "gelu":
@@ -42,7 +44,7 @@ def activate(x, activation: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def widen_e4m3(codes, native: tl.constexpr):  # type: ignore[no-untyped-def]
+def widen_e4m3(codes, native: tl.constexpr):
     """uint8 -> float32. GPUs before 8.9 have no such type: its bits are those of a half that is 256 times as small."""
     if native:
         return codes.to(tl.float8e4nv, bitcast=True).to(tl.float32)
@@ -52,7 +54,7 @@ def widen_e4m3(codes, native: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def statistics(x, columns: tl.constexpr, eps, batch: tl.constexpr, whole: tl.constexpr, centred: tl.constexpr):  # type: ignore[no-untyped-def]
+def statistics(x, columns: tl.constexpr, eps, batch: tl.constexpr, whole: tl.constexpr, centred: tl.constexpr):
     """Mean and reciprocal deviation of each row of x [batch, columns], float32 [batch]."""
     row, column = tl.arange(0, batch)[:, None], tl.arange(0, whole)[None, :]
     inside = column < columns
@@ -65,7 +67,7 @@ def statistics(x, columns: tl.constexpr, eps, batch: tl.constexpr, whole: tl.con
 
 
 @triton.jit
-def normalised(x, gain, shift, column, inside, mean, deviation, norm: tl.constexpr, shifted: tl.constexpr):  # type: ignore[no-untyped-def]
+def normalised(x, gain, shift, column, inside, mean, deviation, norm: tl.constexpr, shifted: tl.constexpr):
     """A tile of x as the norm hands it on; that of an RMS norm is divided by its deviation behind the product."""
     if norm == "rms":
         x = x * tl.load(gain + column, mask=inside, other=0.0).to(tl.float32)
@@ -77,9 +79,7 @@ def normalised(x, gain, shift, column, inside, mean, deviation, norm: tl.constex
 
 
 @triton.jit
-def group_sums(  # type: ignore[no-untyped-def]
-    codes, scale, minimum, row, byte, group, inside, low, high, columns: tl.constexpr, bits: tl.constexpr
-):
+def group_sums(codes, scale, minimum, row, byte, group, inside, low, high, columns: tl.constexpr, bits: tl.constexpr):
     """Sums over the columns of each group of 16 bytes: [batch, rows, groups]."""
     sixteens: tl.constexpr = columns * bits // 128
     groups: tl.constexpr = columns // 32
@@ -93,7 +93,7 @@ def group_sums(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def plain_products(codes, row, column, inside, x, columns: tl.constexpr, form: tl.constexpr, native: tl.constexpr):  # type: ignore[no-untyped-def]
+def plain_products(codes, row, column, inside, x, columns: tl.constexpr, form: tl.constexpr, native: tl.constexpr):
     """[batch, rows, tile]"""
     code = tl.load(codes + row * columns + column, mask=inside, other=0)
     if form == "fp8":
@@ -102,12 +102,12 @@ def plain_products(codes, row, column, inside, x, columns: tl.constexpr, form: t
 
 
 @triton.jit
-def dot_rows(  # type: ignore[no-untyped-def]
+def dot_rows(
     x, codes, scale, minimum, gain, shift, first_row, second_row, mean, deviation, split,
     columns: tl.constexpr, per_split: tl.constexpr, batch: tl.constexpr, rows: tl.constexpr, tile: tl.constexpr,
     form: tl.constexpr, norm: tl.constexpr, shifted: tl.constexpr, paired: tl.constexpr, native: tl.constexpr,
 ):  # fmt: skip
-    """Products of x [batch, columns] with two sets of rows, [batch, rows] each, and the sum of squares of x, [batch]."""
+    """Products of x [batch, columns] with two sets of rows, [batch, rows] each, and of x with itself, [batch]."""
     begin = split * per_split
     end = tl.minimum(begin + per_split, columns)
     if form == "int8" or form == "int4":
@@ -140,28 +140,27 @@ def dot_rows(  # type: ignore[no-untyped-def]
             if paired:
                 second += group_sums(codes, scale, minimum, second_row, byte, group, inside, low, high, columns, bits)
         return tl.sum(first, 2), tl.sum(second, 2), tl.sum(tl.sum(squares, 2), 1)
-    else:
-        first = tl.zeros([batch, rows, tile], tl.float32)
-        second = tl.zeros([batch, rows, tile], tl.float32)
-        squares = tl.zeros([batch, 1, tile], tl.float32)
-        row_of_x = (tl.arange(0, batch) * columns)[:, None, None]
-        mean3, deviation3 = mean[:, None, None], deviation[:, None, None]
-        for offset in tl.range(0, per_split, tile):
-            start = begin + offset
-            column = (start + tl.arange(0, tile))[None, None, :]
-            inside = column < end
-            raw = tl.load(x + row_of_x + column, mask=inside, other=0.0).to(tl.float32)
-            value = normalised(raw, gain, shift, column, inside, mean3, deviation3, norm, shifted)
-            squares += raw * raw
-            first += plain_products(codes, first_row, column, inside, value, columns, form, native)
-            if paired:
-                second += plain_products(codes, second_row, column, inside, value, columns, form, native)
-        return tl.sum(first, 2), tl.sum(second, 2), tl.sum(tl.sum(squares, 2), 1)
+    first = tl.zeros([batch, rows, tile], tl.float32)
+    second = tl.zeros([batch, rows, tile], tl.float32)
+    squares = tl.zeros([batch, 1, tile], tl.float32)
+    row_of_x = (tl.arange(0, batch) * columns)[:, None, None]
+    mean3, deviation3 = mean[:, None, None], deviation[:, None, None]
+    for offset in tl.range(0, per_split, tile):
+        start = begin + offset
+        column = (start + tl.arange(0, tile))[None, None, :]
+        inside = column < end
+        raw = tl.load(x + row_of_x + column, mask=inside, other=0.0).to(tl.float32)
+        value = normalised(raw, gain, shift, column, inside, mean3, deviation3, norm, shifted)
+        squares += raw * raw
+        first += plain_products(codes, first_row, column, inside, value, columns, form, native)
+        if paired:
+            second += plain_products(codes, second_row, column, inside, value, columns, form, native)
+    return tl.sum(first, 2), tl.sum(second, 2), tl.sum(tl.sum(squares, 2), 1)
 
 
 @triton.jit
-def add_up(partial, batch_row, row, many, batch: tl.constexpr, splits: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The sums of all splits, always in their order; past the first cache, which does not see other programs' writes."""
+def add_up(partial, batch_row, row, many, batch: tl.constexpr, splits: tl.constexpr):
+    """The sums of all splits, always in their order; past the first cache, where others' writes are not seen."""
     total = tl.zeros([batch_row.shape[0], row.shape[1]], tl.float32)
     for split in tl.static_range(splits):
         total += tl.load(partial + (split * batch + batch_row) * many + row, cache_modifier=".cg")
@@ -169,7 +168,7 @@ def add_up(partial, batch_row, row, many, batch: tl.constexpr, splits: tl.conste
 
 
 @triton.jit
-def place_in_cache(  # type: ignore[no-untyped-def]
+def place_in_cache(
     value, sequence, head, offset, inside, q_out, keys, values, past, of_batch, of_head,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr,
 ):  # fmt: skip
@@ -183,7 +182,7 @@ def place_in_cache(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def decode_gemv(  # type: ignore[no-untyped-def]
+def decode_gemv(
     x, codes, scale, minimum, bias, gain, shift, residual, out, partial, counter,
     cos, sin, keys, values, past, padding, of_batch, of_head, eps, cap,
     many: tl.constexpr, columns: tl.constexpr, per_split: tl.constexpr, splits: tl.constexpr, batch: tl.constexpr,

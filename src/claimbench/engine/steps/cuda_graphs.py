@@ -18,8 +18,8 @@ from torch import Tensor
 
 from claimbench.engine.kv_cache import AllocatedCache, Cache
 from claimbench.engine.masks import mask_in_full
-from claimbench.engine.pass_setup import PassSetup
 from claimbench.engine.model.transformer import Transformer
+from claimbench.engine.pass_setup import PassSetup
 from claimbench.engine.steps.static import CompileArguments, is_open, own_code, static_step
 
 WARM_UPS = 3

@@ -1,6 +1,6 @@
-"""Physics: saves launches and bytes. A decode step at batch 1 is a product of each matrix with one row: the least that it
-can take is the bytes of the weights over the bandwidth. Here a layer is five to eight kernels of our own. Each reads its
-matrix once, 16 bytes a thread, and widens it in registers, whether it is in 16 bits or, with `weight_int8`,
+"""Physics: saves launches and bytes. A decode step at batch 1 is a product of each matrix with one row: the least that
+it can take is the bytes of the weights over the bandwidth. Here a layer is five to eight kernels of our own. Each reads
+its matrix once, 16 bytes a thread, and widens it in registers, whether it is in 16 bits or, with `weight_int8`,
 `weight_int4` or `weight_fp8`, in codes; the norm before it and the activation, the gate, the residual stream or the
 turn behind it are done in the same kernel, so that activations cross memory once. Attention reads the slots of the
 cache that are filled and no mask: how many there are is read on the device, and one graph serves every length. The
@@ -93,7 +93,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
     def step_in_triton(setup: PassSetup) -> GraphedStep:
         from claimbench.engine.kernels.decode_kernels import on_device
-        from claimbench.engine.steps.triton_step import StepBody
+        from claimbench.engine.kernels.decode_step import StepBody
 
         body = StepBody(on_device(engine.device, settings.dependent_launch))
         unmasked = replace(setup, mask=mask_in_full)  # which slots count is worked out in the kernel
@@ -104,7 +104,7 @@ def apply(engine: Engine, settings: Settings) -> None:
 
 
 def prove(evidence: EngineEvidence, settings: Settings) -> Findings:
-    """In the open every launch is a call; on a GPU the device's own record has the kernels, and a graph launched them."""
+    """In the open every launch is a call; on a GPU the device's own record has the kernels, which a graph launched."""
     layers, steps = evidence.layers, evidence.steps
     wanted = {"Gemv._launch": 4 * layers + 1, "Attention.__call__": layers, "Layer.forward": 0}
     for step in steps:

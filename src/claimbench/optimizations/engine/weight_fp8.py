@@ -1,5 +1,5 @@
-"""Physics: weights are kept as 8-bit floating-point numbers (E4M3) with a scale for each row, and widened where they are
-multiplied: a decode step at batch 1 reads a quarter of float32's bytes, half of 16 bits', and no groups' numbers.
+"""Physics: weights are kept as 8-bit floating-point numbers (E4M3) with a scale for each row, and widened where they
+are multiplied: a decode step at batch 1 reads a quarter of float32's bytes, half of 16 bits', and no groups' numbers.
 
 It costs arithmetic to widen and more error than 8-bit integers in groups, which have finer steps: three bits behind the
 point are a 16th of a weight's own size. A prompt or a large batch gains nothing and may lose.

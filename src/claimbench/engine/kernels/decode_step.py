@@ -13,11 +13,12 @@ The residual stream changes between three tensors, so that both halves of a para
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from claimbench.engine.kernels.decode_kernels import Attention, Embed, Gemv, Heads, NormAdd, On, Place, Slots
 from claimbench.engine.kernels.decode_matrix import NormWeights, matrix_of, norm_of
-from claimbench.engine.model.positions import Rotary
 from claimbench.engine.model.transformer import Layer, Transformer
 
 
@@ -41,7 +42,7 @@ class Workspace:
 
 
 class Half:
-    """The product at the end of a half of a layer, which adds to the residual stream, with a norm between or without."""
+    """The product at the end of a half of a layer, which adds to the residual stream, a norm between them or none."""
 
     def __init__(self, on: On, layer: Layer, part: object, norm: NormWeights | None, batch: int) -> None:
         self.product = Gemv(on, layer.spec, matrix_of(part), batch)
@@ -98,7 +99,8 @@ class DecodeKernels:
         positions = None if model.positions is None else model.positions.detach()
         table, factor, norm = model.embedding.detach(), model.embedding_scale, norm_of(model.embedding_norm)
         self.embed = Embed(on, spec, table, positions, factor, norm)
-        self.layers = [LayerKernels(on, layer, n, batch, slots) for n, layer in enumerate(model.layers)]
+        layers = cast("list[Layer]", list(model.layers))
+        self.layers = [LayerKernels(on, layer, n, batch, slots) for n, layer in enumerate(layers)]
         self.head = Gemv(on, spec, matrix_of(model.head), batch, norm_of(model.norm), cap=spec.logit_cap or 0.0)
 
     def __call__(self, tokens: Tensor, place: Place, keys: list[Tensor], values: list[Tensor]) -> Tensor:

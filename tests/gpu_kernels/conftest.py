@@ -19,16 +19,16 @@ pytest_plugins = ("tests.contract.engine.conftest",)
 
 def reason() -> str | None:
     if find_spec("triton") is None:
-        return "the triton package is not installed: `make test-triton` says how"
+        return "the triton package is not installed: `make test-kernels` says how"
     if os.environ.get("TRITON_INTERPRET") != "1":
-        return "kernels are interpreted where TRITON_INTERPRET=1 is set from the start: `make test-triton`"
+        return "kernels are interpreted where TRITON_INTERPRET=1 is set from the start: `make test-kernels`"
     return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     why = reason()
     for item in items:
-        if why and "tests/triton" in str(item.path):
+        if why and "gpu_kernels" in str(item.path):
             item.add_marker(pytest.mark.skip(reason=why))
 
 
