@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm check format lock schema gpu-day-pack clean
+.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm test-kernels check format lock schema gpu-day-pack clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-wide   what runs on every kind of model, and what a pass of it costs"
 	@echo "make test-deepspeed  build DeepSpeed's environment (minutes), run the tests of its backends"
 	@echo "make test-vllm   build vLLM's environment (minutes), run the tests of its backends"
+	@echo "make test-kernels  interpret the GPU's kernels on this CPU and compile them, with the Triton that torch pins"
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
@@ -54,6 +55,14 @@ test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json
 
 test-vllm: .venv/dev.stamp resources/environments/vllm/stamp.json
 	CLAIMBENCH_VLLM_PYTHON=$(CURDIR)/resources/environments/vllm/bin/python $(BIN)/python -m pytest -n 0 -m vllm
+
+# PyTorch's CPU build comes without Triton: 190 MB, beside the environment and not in it.
+resources/environments/kernels/stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D)/site triton==3.6.0
+	@touch $@
+
+test-kernels: resources/environments/kernels/stamp
+	TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR)/resources/environments/kernels/site:$$PYTHONPATH $(PYTEST) tests/gpu_kernels
 
 resources/environments/deepspeed/stamp.json: envs/deepspeed.build.py
 resources/environments/%/stamp.json: envs/%.lock .venv/core.stamp

@@ -53,6 +53,8 @@ WAYS = {
     "graph, int4": Way((*LEAN, "cuda_graphs", "weight_int4")),
     "compiled": Way((*LEAN, _compiled("default"))),
     "compiled, graph": Way((*LEAN, _compiled("reduce-overhead"))),
+    "compiled, graph a bucket": Way((*LEAN, "compiled_graphs")),
+    "compiled, graph a bucket, int8": Way((*LEAN, "compiled_graphs", "weight_int8")),
     "compiled, graph, int8": Way((*LEAN, _compiled("reduce-overhead"), "weight_int8")),
     "compiled, graph, int4": Way((*LEAN, _compiled("reduce-overhead"), "weight_int4")),
     "eager, int8": Way((*LEAN, ("weight_int8", {"compiled": False})), is_tiny=True),

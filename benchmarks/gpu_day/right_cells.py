@@ -33,6 +33,8 @@ TOGETHER: dict[str, tuple[list[str | Use], dict[str, Any]]] = {
     "graph, Triton's softmax": ([*MASKED, ("fused_softmax", {"how": "triton"})], {}),
     "compiled step, reduce-overhead": (["cache_static", ("compiled_step", {"mode": "reduce-overhead"})], {}),
     "compiled step, max-autotune": (["cache_static", ("compiled_step", {"mode": "max-autotune"})], {}),
+    "compiled, graph a bucket": (["cache_static", ("compiled_graphs", {"key_multiple": 4})], {}),
+    "compiled, graph a bucket, ragged": (["cache_static", ("compiled_graphs", {"key_multiple": 4})], RAGGED),
     "compiled step, ragged": (["cache_static", "compiled_step"], RAGGED),
     "compiled step, 8 bits": (["cache_static", "compiled_step", "weight_int8"], {}),
     "look-up, graph": (["cache_static", "cuda_graphs", "lookup_decoding"], {}),

@@ -16,6 +16,7 @@ from claimbench.engine.model.read_spec import read_spec
 from claimbench.engine.model.spec import Spec
 from claimbench.errors import OutOfMemory, Unavailable
 from claimbench.schema.cell import Cell, row_lengths
+from claimbench.system.compilers import tune_alike
 from claimbench.technique import Technique
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def checked(
 
     if cell.device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("torch sees no CUDA device")
+    tune_alike(cell.device)
     for technique in techniques:
         reason = technique.unavailable(cell)
         if reason:

@@ -22,6 +22,7 @@ from claimbench.hf.stepper import Emit, Stepper, StepTap
 from claimbench.proof import Findings
 from claimbench.schema.card import FLOAT_BYTES, Card
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload, row_lengths
+from claimbench.system.compilers import tune_alike
 from claimbench.technique import Technique
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ PROOF_STEPS = 4
 def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup:
     """The plain setup, changed by each of the cell's techniques."""
     setup = GenerationSetup(dtype=cell.dtype, device=cell.device, techniques=techniques)
+    tune_alike(cell.device)
     for technique in techniques:
         reason = technique.unavailable(cell)
         if reason:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+COORDINATE_DESCENT = "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING"
 
 if TYPE_CHECKING:
     from claimbench.schema.cell import Cell
@@ -28,3 +31,16 @@ def no_compiled_step(cell: Cell, machine_code: bool) -> str | None:
     if cell.device == "cuda" and cell.uses("flash_everywhere"):
         return "a static cache is masked, and the flash kernel on a GPU takes no mask"
     return no_compiler(cell.device) if machine_code else None
+
+
+def tune_alike(device: str) -> None:
+    """Let Inductor search the sizes of its Triton kernels by coordinate descent, in whatever this process compiles.
+
+    Libraries turn it on for their own sake; on for some and off for others, it would be part of every comparison.
+    """
+    if device != "cuda":
+        return
+    os.environ[COORDINATE_DESCENT] = "1"  # read when Inductor's settings are imported, here and in what is started
+    settings = sys.modules.get("torch._inductor.config")
+    if settings is not None:
+        settings.coordinate_descent_tuning = True  # type: ignore[attr-defined]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, rows_of
+from tests.contract.engine.conftest import FAMILIES, LoadEngine, Use, engine_cell, rows_of
 
-from claimbench import optimizations
-from claimbench.errors import Unavailable
+from claimbench import backends, optimizations
+from claimbench.errors import Unavailable, WrongOutput
+from claimbench.system import compilers
 
 pytestmark = pytest.mark.model
 
@@ -35,8 +40,9 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     from claimbench.engine.steps import cuda_graphs
 
-    recorder, module = Recorder(), optimizations.find("cuda_graphs")
-    monkeypatch.setattr(module, "unavailable", lambda *_: None)
+    recorder = Recorder()
+    for name in ("cuda_graphs", "compiled_graphs"):
+        monkeypatch.setattr(optimizations.find(name), "unavailable", lambda *_: None)
     monkeypatch.setattr(cuda_graphs, "capture_on_gpu", lambda _: recorder)
     return recorder
 
@@ -188,3 +194,69 @@ def test_what_is_derived_from_a_mask_is_of_the_step_that_a_graph_replays(
     rows = rows_of(load_engine(**workload))
     assert rows_of(session) == rows
     assert rows_of(session) == rows
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("workload", [{}, {"batch": 3, "shortest": 4}], ids=["one", "ragged"])
+def test_a_graph_for_each_bucket_of_keys_is_of_compiled_code(
+    architecture: str, workload: dict[str, Any], load_engine: LoadEngine, recorder: Recorder
+) -> None:
+    """Compiled for the first bucket, for all others, and for all slots at most, however many buckets there are."""
+    use: Use = ("compiled_graphs", {"key_multiple": 2, "code": "traced"})
+    session = load_engine(use, "cache_static", architecture=architecture, new_tokens=16, **workload)
+    rows = rows_of(load_engine(architecture=architecture, new_tokens=16, **workload))
+    assert rows_of(session) == rows
+    assert rows_of(session) == rows, "the second generation differs from the first"
+    buckets = sorted(shape.keys for shape in session.decoder.step.captured)
+    assert recorder.captures == len(buckets) >= 7
+    assert buckets == sorted(set(buckets))
+    assert session.compilations.so_far().graphs <= 3
+
+
+@pytest.mark.skipif(compilers.no_compiler("cpu") is not None, reason=str(compilers.no_compiler("cpu")))
+def test_fused_code_writes_keys_where_the_graph_reads_them(load_engine: LoadEngine, recorder: Recorder) -> None:
+    use: Use = ("compiled_graphs", {"key_multiple": 4, "mode": "default"})
+    session = load_engine(use, "cache_static", batch=2)
+    assert rows_of(session) == rows_of(load_engine(batch=2))
+
+
+def test_a_graph_of_code_that_was_not_compiled_is_no_proof(
+    load_engine: LoadEngine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU's record would say is put in: on a CPU no graph is launched."""
+    import torch
+
+    from claimbench.engine.evidence import watch
+
+    settings = optimizations.settings_of("compiled_graphs", {"code": "traced"})
+    module: Any = optimizations.find("compiled_graphs")
+
+    def seen(launched: int) -> Any:
+        session = load_engine(("compiled_graphs", {"code": "traced"}), "cache_static")
+        rows_of(session)
+        found = watch(session.decoder, session.generate, 2, session.compilations.so_far())
+        steps = tuple(replace(one, launched={**one.launched, "cudaGraphLaunch": launched}) for one in found.steps)
+        return replace(found, steps=steps)
+
+    assert module.prove(seen(1), settings)["graphs"] == 1
+    with pytest.raises(WrongOutput, match="compiled_graphs did not run: expected one CUDA graph"):
+        module.prove(seen(0), settings)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    with pytest.raises(WrongOutput, match="compiled_graphs did not run: expected a step that was compiled"):
+        module.prove(seen(1), settings)
+
+
+@pytest.mark.parametrize("name", ["engine", "transformers"])
+def test_whatever_is_compiled_for_a_gpu_is_tuned_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that turns it on for itself alone would be compared with others that are without."""
+    import torch._inductor.config as settings
+
+    monkeypatch.delenv(compilers.COORDINATE_DESCENT, raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    backend = backends.find(name)
+    for device, tuned in (("cpu", False), ("cuda", True)):
+        with settings.patch(coordinate_descent_tuning=False):
+            with suppress(Exception):  # there is no such checkpoint, and no such device: it is set before either counts
+                backend.load(engine_cell(backend=name, device=device), Path("nowhere"), None)
+            assert settings.coordinate_descent_tuning is tuned
+            assert (os.environ.get(compilers.COORDINATE_DESCENT) == "1") is tuned

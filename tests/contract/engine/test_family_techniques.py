@@ -29,7 +29,7 @@ REFUSED = {
     ("gpt_oss", "compiled_step"): "mixture of experts",
     ("gpt_oss", "compiled_block"): "mixture of experts",
 }
-ON_A_CPU = {"cuda_graphs"}
+ON_A_CPU = {"cuda_graphs", "compiled_graphs", "triton_step"}
 GATED = {("gemma2", "fused_gelu"), ("gpt_oss", "fused_gelu")}
 
 

@@ -30,6 +30,7 @@ SHOWN_BY: dict[str, dict[str, Any]] = {
     # the likeliest drafts leave seeded draws as they are, so that tokens can be compared where they are drawn
     "weight_int4": {"settings": {"compiled": False}},  # compiling is a test of its own
     "weight_int8": {"settings": {"compiled": False}},
+    "weight_fp8": {"settings": {"compiled": False}},
     "draft_decoding": {"settings": {"draft": "tiny-draft", "drafts": "likeliest"}},
     "self_speculation": {"settings": {"drafts": "likeliest"}},
 }

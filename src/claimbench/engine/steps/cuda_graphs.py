@@ -18,13 +18,18 @@ from torch import Tensor
 
 from claimbench.engine.kv_cache import AllocatedCache, Cache
 from claimbench.engine.masks import mask_in_full
+from claimbench.engine.model.transformer import Transformer
 from claimbench.engine.pass_setup import PassSetup
-from claimbench.engine.steps.static import is_open, static_step
+from claimbench.engine.steps.static import CompileArguments, is_open, own_code, static_step
 
 WARM_UPS = 3
+ALL_SLOTS = 1 << 30
+"""A multiple of keys by which one graph serves every length: for steps that find out how many there are."""
 
 Capture = Callable[[Callable[[], Tensor]], "tuple[Callable[[], None], Tensor]"]
 """A function -> what replays it, and the tensor that each replay writes."""
+Body = Callable[[Transformer, Tensor, Tensor, Tensor, Tensor | None, list[Tensor], list[Tensor], int], Tensor]
+"""What a graph is of: a step with the arguments of `static_step`."""
 
 
 def batch_bucket(rows: int) -> int:
@@ -75,7 +80,13 @@ class Captured:
     """One graph with the buffers that it reads."""
 
     def __init__(
-        self, setup: PassSetup, shape: Shape, place: list[tuple[Tensor, Tensor]], bias: Tensor | None, capture: Capture
+        self,
+        setup: PassSetup,
+        shape: Shape,
+        place: list[tuple[Tensor, Tensor]],
+        bias: Tensor | None,
+        capture: Capture,
+        body: Body = static_step,
     ) -> None:
         device, padding = setup.batch.device, setup.batch.padding
         self.tokens = torch.zeros((shape.rows, shape.new), dtype=torch.int64, device=device)
@@ -86,14 +97,13 @@ class Captured:
         if bias is not None:
             rows = 1 if len(bias) == 1 else shape.rows
             self.bias = torch.zeros((rows, *bias.shape[1:]), dtype=bias.dtype, device=device)
-        keys = [pair[0][:, :, : shape.keys] for pair in place]
-        values = [pair[1][:, :, : shape.keys] for pair in place]
+        keys, values = [pair[0] for pair in place], [pair[1] for pair in place]
 
         def run() -> Tensor:
             bias = (
                 None if self.bias is None else self.bias[:]
             )  # a new object: what was derived from its values is stale
-            return static_step(setup.model, self.tokens, self.past, self.padding, bias, keys, values)
+            return body(setup.model, self.tokens, self.past, self.padding, bias, keys, values, shape.keys)
 
         self.run, self.capture = run, capture
         self.replay: Callable[[], None] | None = None
@@ -116,8 +126,10 @@ class Captured:
 class GraphedStep:
     """The decode step of one decoder; decoders that share a cache share its home."""
 
-    def __init__(self, setup: PassSetup, home: Home, key_multiple: int, capture: Capture) -> None:
-        self.setup, self.home, self.key_multiple, self.capture = setup, home, key_multiple, capture
+    def __init__(
+        self, setup: PassSetup, home: Home, key_multiple: int, capture: Capture, body: Body = static_step
+    ) -> None:
+        self.setup, self.home, self.key_multiple, self.capture, self.body = setup, home, key_multiple, capture, body
         self.captured: dict[Shape, Captured] = {}
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:
@@ -131,7 +143,7 @@ class GraphedStep:
         bias = self._bias(past, new, keys)
         captured = self.captured.get(shape)
         if captured is None:
-            captured = self.captured[shape] = Captured(self.setup, shape, place, bias, self.capture)
+            captured = self.captured[shape] = Captured(self.setup, shape, place, bias, self.capture, self.body)
         cache.length += new
         return captured(tokens, past, bias)
 
@@ -142,6 +154,12 @@ class GraphedStep:
             return None
         bias = mask(batch, past, new, keys)
         return torch.zeros((1, 1, new, keys), dtype=batch.dtype, device=batch.device) if bias is None else bias
+
+
+def compiled_body(how: CompileArguments) -> Body:
+    """`static_step`, compiled: for the first bucket, for any number of keys and for all slots; not for each bucket."""
+    compiled: Body = torch.compile(own_code(static_step), fullgraph=True, **how)
+    return compiled
 
 
 def capture_on_gpu(device: torch.device) -> Capture:

@@ -41,17 +41,22 @@ class StaticPassContext(PassContext):
 
 
 class StaticLayerCache:
-    """One layer's keys and values, which stay where they are: [batch, kv_heads, slots, head_dim]."""
+    """One layer's keys and values, which stay where they are: [batch, kv_heads, slots, head_dim].
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = keys, values
+    Attention goes over the first `seen` slots. What is written to is the whole tensor: compiled code would copy a view.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, seen: int | None = None) -> None:
+        self.keys, self.values, self.seen = keys, values, seen
 
     def write(self, keys: Tensor, values: Tensor, context: PassContext) -> tuple[Tensor, Tensor]:
         assert isinstance(context, StaticPassContext)
         assert context.index is not None
         self.keys.index_copy_(2, context.index, keys)
         self.values.index_copy_(2, context.index, values)
-        return self.keys, self.values
+        if self.seen is None:
+            return self.keys, self.values
+        return self.keys.narrow(2, 0, self.seen), self.values.narrow(2, 0, self.seen)
 
 
 def static_context(
@@ -81,12 +86,16 @@ def static_step(
     bias: Tensor | None,
     keys: list[Tensor],
     values: list[Tensor],
+    seen: int | None = None,
 ) -> Tensor:
-    """Token ids [batch, new] -> logits [batch, new, vocabulary]; without a bias, what is hidden is worked out here."""
+    """Token ids [batch, new] -> logits [batch, new, vocabulary]; without a bias, what is hidden is worked out here.
+
+    Attention goes over the first `seen` slots, or over all of them.
+    """
     new = tokens.shape[1]
     if bias is None:
-        bias = attention_bias(padding, model.slopes, model.embedding.dtype, past, new, keys[0].shape[2])
-    slots: list[LayerCache] = [StaticLayerCache(*pair) for pair in zip(keys, values, strict=True)]
+        bias = attention_bias(padding, model.slopes, model.embedding.dtype, past, new, seen or keys[0].shape[2])
+    slots: list[LayerCache] = [StaticLayerCache(*pair, seen) for pair in zip(keys, values, strict=True)]
     context = static_context(past, new, padding, bias, model.spec.window)
     logits: Tensor = model.head(model(tokens, context, slots))
     return logits
@@ -144,7 +153,9 @@ def own_code(function: Run) -> Run:
     would look through each other's graphs and use up the limit together.
     """
     assert isinstance(function, FunctionType)
-    return cast(Run, FunctionType(function.__code__.replace(), function.__globals__, function.__name__))
+    return cast(
+        Run, FunctionType(function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__)
+    )
 
 
 def step_compiled(setup: PassSetup, how: CompileArguments) -> Step:
