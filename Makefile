@@ -72,7 +72,7 @@ test-vllm: .venv/dev.stamp resources/environments/vllm/stamp.json
 	CLAIMBENCH_VLLM_PYTHON=$(CURDIR)/resources/environments/vllm/bin/python $(BIN)/python -m pytest -n 0 -m vllm
 
 resources/environments/deepspeed/stamp.json: envs/deepspeed.build.py
-resources/environments/%/stamp.json: envs/%.lock .venv/core.stamp
+resources/environments/%/stamp.json: envs/%.lock envs/cpu.lock envs/cuda.lock .venv/core.stamp
 	$(BIN)/python -m claimbench environment --lock $< --folder $(@D) --output $@
 
 check: .venv/dev.stamp

@@ -128,7 +128,7 @@ def of_project(upgrade: list[str]) -> None:
         }
     write("cuda", "# torch as the index has it, with CUDA's libraries.\n", {k: v for k, v in cut["core"].items() if CUDA.fullmatch(k[0])})
     core = {key: block for key, block in cut["core"].items() if not CUDA.fullmatch(key[0])}
-    write("core", "# All that pyproject.toml's dependencies reach but torch: cpu.lock or cuda.lock.\n", core)
+    write("core", "# torch: here\n# All else that pyproject.toml's dependencies reach; torch is in cpu.lock and cuda.lock.\n", core)
     for name, extras in list(EXTRAS.items())[1:]:
         rest = {key: block for key, block in cut[name].items() if key not in cut["core"]} | of_own_pins(name)
         write(name, f"# What the extras {', '.join(extras)} add to core.lock.\n", rest)

@@ -19,8 +19,8 @@ from shutil import which
 from typing import NamedTuple
 
 LOCKS = Path(__file__).resolve().parents[3] / "envs"
-WITH_CUDA = {"core": ("core", "kernels")}
-"""What a machine with a GPU has besides: kernels of FlashAttention that need no compiler."""
+WITH_CUDA = {"core": ("kernels",)}
+"""What a machine with a GPU has after a lock: kernels of FlashAttention that need no compiler."""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DEVICES = ("auto", "cpu", "cuda")
 NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidiactl")
@@ -89,9 +89,16 @@ def here() -> str:
 
 
 def torch_of(lock: Path) -> str | None:
-    """The build that a lock goes with, as its first line says: its own, this environment's, or none."""
-    said = re.match(r"# torch: (cpu|cuda|here)\n", lock.read_text(encoding="utf-8"))
-    return None if said is None else here() if said[1] == "here" else said[1]
+    """What a lock's first line says of torch: `cpu`, `here` for the build of whoever installs it, or None for none."""
+    said = re.match(r"# torch: (cpu|here)\n", lock.read_text(encoding="utf-8"))
+    return said[1] if said else None
+
+
+def with_torch(lock: Path, device: str) -> list[Path]:
+    """The locks that `lock` is installed as, in order, where `device` is the build of torch that is wanted."""
+    build = {"cpu": "cpu", "here": device, None: None}[torch_of(lock)]
+    after = WITH_CUDA.get(lock.stem, ()) if build == "cuda" else ()
+    return [*([] if build is None else [LOCKS / f"{build}.lock"]), lock, *(LOCKS / f"{name}.lock" for name in after)]
 
 
 def install(python: Path, locks: list[Path]) -> None:
@@ -144,20 +151,18 @@ def help_with(lock: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Install locks of envs/ into the environment that runs this.")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda: the build of torch")
-    parser.add_argument("locks", nargs="+", help="core, dev or extras")
+    parser.add_argument("locks", nargs="+", help="core, dev, extras or deepspeed")
     asked = parser.parse_args(arguments)
-    python, names = Path(sys.executable), list(asked.locks)
     try:
         if sys.platform != "linux":
             raise InstallError(f"Claimbench runs on Linux, this is {sys.platform}: {ONLY}")
-        if "core" in names:
+        locks = [LOCKS / f"{name}.lock" for name in asked.locks]
+        if any(map(torch_of, locks)):
             choice = choose(asked.device)
             print(f"Claimbench: torch's build for {choice.device}: {choice.why}", file=sys.stderr, flush=True)
-            besides = WITH_CUDA["core"] if choice.device == "cuda" else ("core",)
-            names = [choice.device, *besides, *(name for name in names if name != "core")]
-        install(python, [LOCKS / f"{name}.lock" for name in names])
-        if "core" in names:
+            locks = [each for lock in locks for each in with_torch(lock, choice.device)]
             Path(sys.prefix, "device").write_text(f"{choice.device}\n", encoding="utf-8")
+        install(Path(sys.executable), locks)
     except InstallError as error:
         sys.exit(f"Claimbench: {error}")
 
