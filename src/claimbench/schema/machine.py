@@ -54,6 +54,8 @@ class MachineIdentity(MachineFacts, total=False):
 class GpuSnapshot(TypedDict, total=False):
     """None where the device does not say."""
 
+    uuid: str
+    """Of the card that was looked at."""
     sm_mhz: int | None
     memory_mhz: int | None
     celsius: int | None

@@ -76,7 +76,16 @@ def identify() -> MachineIdentity:
         "gpus": gpus.facts(),
         "architecture": platform.machine(),
     }
-    return {**facts, "key": digest(facts), "system": f"{platform.system()} {platform.release()}"}
+    return {**facts, "key": digest({**facts, "gpus": kinds(facts["gpus"])}), "system": f"{platform.system()} {platform.release()}"}
+
+
+def kinds(found: list[Gpu]) -> list[Gpu]:
+    """Without those that are like the one before: a job uses the first ones, and the others stand idle.
+
+    So a scheduler that hands out one of eight GPUs of a kind, or all of them, gives results of one key, and two kinds
+    in a machine never share one.
+    """
+    return [gpu for number, gpu in enumerate(found) if not number or gpu != found[number - 1]]
 
 
 def resolve_device(asked: str, machine: MachineIdentity) -> Device:
