@@ -108,7 +108,9 @@ def resolve(inputs: list[str], kept: str, upgrade: list[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "whole.txt")
         output.write_text(kept, encoding="utf-8")
-        newer = ["--upgrade"] if upgrade == ["all"] else [word for name in upgrade for word in ("--upgrade-package", name)]
+        newer = (
+            ["--upgrade"] if upgrade == ["all"] else [word for name in upgrade for word in ("--upgrade-package", name)]
+        )
         compiled(*newer, "--output-file", str(output), *inputs)
         return output.read_text(encoding="utf-8")
 
@@ -122,13 +124,23 @@ def of_project(upgrade: list[str]) -> None:
         constraints.write_text(re.sub(r" \\\n\s+--hash=\S+", "", everything), encoding="utf-8")
         cut = {
             name: blocks(
-                compiled("--constraint", str(constraints), str(PROJECT), str(always), *(f"--extra={one}" for one in extras))
+                compiled(
+                    "--constraint", str(constraints), str(PROJECT), str(always), *(f"--extra={one}" for one in extras)
+                )
             )
             for name, extras in EXTRAS.items()
         }
-    write("cuda", "# torch as the index has it, with CUDA's libraries.\n", {k: v for k, v in cut["core"].items() if CUDA.fullmatch(k[0])})
+    write(
+        "cuda",
+        "# torch as the index has it, with CUDA's libraries.\n",
+        {k: v for k, v in cut["core"].items() if CUDA.fullmatch(k[0])},
+    )
     core = {key: block for key, block in cut["core"].items() if not CUDA.fullmatch(key[0])}
-    write("core", "# torch: here\n# All else that pyproject.toml's dependencies reach; torch is in cpu.lock and cuda.lock.\n", core)
+    write(
+        "core",
+        "# torch: here\n# All else that pyproject.toml's dependencies reach; torch is in cpu.lock and cuda.lock.\n",
+        core,
+    )
     for name, extras in list(EXTRAS.items())[1:]:
         rest = {key: block for key, block in cut[name].items() if key not in cut["core"]} | of_own_pins(name)
         write(name, f"# What the extras {', '.join(extras)} add to core.lock.\n", rest)
@@ -145,7 +157,9 @@ def of_family(family: str, upgrade: list[str]) -> None:
     wanted = HERE / f"{family}.in"
     text = wanted.read_text(encoding="utf-8")
     pinned = all("==" in line or line.startswith("#") for line in text.splitlines())
-    found = of_own_pins(family) if pinned else blocks(resolve([str(wanted)], locked_now([family, "core", "cuda"]), upgrade))
+    found = (
+        of_own_pins(family) if pinned else blocks(resolve([str(wanted)], locked_now([family, "core", "cuda"]), upgrade))
+    )
     rest = {key: block for key, block in found.items() if pinned or not CUDA.fullmatch(key[0])}
     write(family, f"{text.splitlines()[0]}\n", rest)
 

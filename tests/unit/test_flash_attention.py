@@ -23,7 +23,9 @@ CELL = Cell(
 )
 
 
-def have(monkeypatch: pytest.MonkeyPatch, *packages: str, kernels: str = "0.17.2", wanted: str = "<0.18,>=0.17.2") -> None:
+def have(
+    monkeypatch: pytest.MonkeyPatch, *packages: str, kernels: str = "0.17.2", wanted: str = "<0.18,>=0.17.2"
+) -> None:
     """Packages that are found here, and the releases of kernels that Transformers names."""
     monkeypatch.setattr(flash, "find_spec", lambda name: object() if name in packages else None)
     versions = {"kernels": kernels, "transformers": "5.22.2", "flash-attn": "2.8.3"}

@@ -21,7 +21,12 @@ PROGRAM = ROOT / "src/claimbench/workflow/installing.py"
 
 
 def machine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, files: bool = False, serves: int | None = None, amd: bool = False
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    files: bool = False,
+    serves: int | None = None,
+    amd: bool = False,
 ) -> None:
     """One with these signs of a GPU: the driver's files, the CUDA version that its library says, AMD's device."""
     for name, there in (("nvidia", files), ("kfd", amd)):
@@ -93,7 +98,9 @@ def wheel(folder: Path, version: str) -> str:
         archive.writestr("claimbench_probe.py", f"VERSION = {version!r}\n")
         head = f"Metadata-Version: 2.1\nName: claimbench-probe\nVersion: {version}\n"
         archive.writestr(f"{info}/METADATA", f"{head}Requires-Dist: no-such-package-of-claimbench\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -163,4 +170,11 @@ def test_uv_looks_where_pip_was_told_to_look(monkeypatch: pytest.MonkeyPatch) ->
     assert installing.as_pip_is_configured() == []
     monkeypatch.setenv("PIP_FIND_LINKS", "/a /b")
     monkeypatch.setenv("PIP_INDEX_URL", "https://index")
-    assert installing.as_pip_is_configured() == ["--find-links", "/a", "--find-links", "/b", "--index-url", "https://index"]
+    assert installing.as_pip_is_configured() == [
+        "--find-links",
+        "/a",
+        "--find-links",
+        "/b",
+        "--index-url",
+        "https://index",
+    ]

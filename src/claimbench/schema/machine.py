@@ -26,7 +26,7 @@ class Gpu(TypedDict, total=False):
 
     name: str
     memory_bytes: int | None
-    driver: str
+    driver: str | None
     cuda: int | None
     power_limit_mw: int | None
     ecc: bool | None

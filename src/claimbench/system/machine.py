@@ -76,7 +76,11 @@ def identify() -> MachineIdentity:
         "gpus": gpus.facts(),
         "architecture": platform.machine(),
     }
-    return {**facts, "key": digest({**facts, "gpus": kinds(facts["gpus"])}), "system": f"{platform.system()} {platform.release()}"}
+    return {
+        **facts,
+        "key": digest({**facts, "gpus": kinds(facts["gpus"])}),
+        "system": f"{platform.system()} {platform.release()}",
+    }
 
 
 def kinds(found: list[Gpu]) -> list[Gpu]:

@@ -135,8 +135,14 @@ def attempt(tool: str, python: Path, lock: Path, index: str | None) -> str | Non
 
 def as_pip_is_configured() -> list[str]:
     """uv reads none of pip's variables: where pip was told to look, it is told to look."""
-    named = {"--find-links": "PIP_FIND_LINKS", "--index-url": "PIP_INDEX_URL", "--extra-index-url": "PIP_EXTRA_INDEX_URL"}
-    return [word for flag, name in named.items() for place in os.environ.get(name, "").split() for word in (flag, place)]
+    named = {
+        "--find-links": "PIP_FIND_LINKS",
+        "--index-url": "PIP_INDEX_URL",
+        "--extra-index-url": "PIP_EXTRA_INDEX_URL",
+    }
+    return [
+        word for flag, name in named.items() for place in os.environ.get(name, "").split() for word in (flag, place)
+    ]
 
 
 def help_with(lock: Path) -> str:
