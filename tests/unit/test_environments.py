@@ -30,7 +30,7 @@ def test_torch_comes_in_the_build_that_is_here_and_before_what_is_compiled_with_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(installing, "attempt", lambda tool, python, lock, index: asked.append(lock.name))
+    monkeypatch.setattr(installing, "attempt", lambda _tool, _python, lock, _index: asked.append(lock.name))
     for said, build, expected in (
         ("# torch: here\n", "cuda", ["cuda.lock", "family.lock"]),
         ("# torch: here\n", "cpu", ["cpu.lock", "family.lock"]),

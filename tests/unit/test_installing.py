@@ -151,7 +151,8 @@ def test_pip_is_asked_where_uv_fails_and_pytorchs_index_where_the_usual_one_has_
     monkeypatch.setattr(installing, "attempt", attempt)
     monkeypatch.setattr(installing, "tools", lambda: ["uv", "pip"])
     order = [("uv", None), ("pip", None), ("uv", installing.CPU_INDEX), ("pip", installing.CPU_INDEX)]
-    for number, succeeds in enumerate(order, 1):
+    for number, expected in enumerate(order, 1):
+        succeeds = expected
         asked.clear()
         installing.install(Path("python"), [installing.LOCKS / "cpu.lock"])
         assert asked == order[:number]

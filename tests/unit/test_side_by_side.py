@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import threading
@@ -71,7 +69,7 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 def has(monkeypatch: pytest.MonkeyPatch, *devices: gpus.Device) -> None:
     """What torch sees while nothing else is said."""
     forget()
-    monkeypatch.setattr(gpus, "_seen", lambda visible, python: gpus.Seen(devices, None))
+    monkeypatch.setattr(gpus, "_seen", lambda *_: gpus.Seen(devices, None))
     monkeypatch.setattr(gpus._seen, "cache_clear", lambda: None, raising=False)
 
 

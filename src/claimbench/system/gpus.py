@@ -21,6 +21,11 @@ from claimbench.schema.machine import Gpu, GpuSnapshot
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NO_DRIVER = "no NVIDIA driver answers here"
+OTHER_GPUS = {
+    "/dev/kfd": "the GPU here is AMD's, and only NVIDIA's are supported",
+    "/System/Library/Frameworks/Metal.framework": "the GPU here is Apple's, and only NVIDIA's are supported",
+}
+"""What shows a GPU of another maker that torch could compute on. Intel's show nothing: every laptop has one."""
 SIGNS_OF_A_DRIVER = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 """Linux's own, a container's, and Windows' below Linux."""
 ANSWER_S = 180
@@ -48,7 +53,7 @@ class Seen(NamedTuple):
 def seen() -> Seen:
     """What torch can use here. Where there is a driver, the first look takes seconds."""
     if not _has_driver():
-        return Seen((), NO_DRIVER)
+        return Seen((), next((why for sign, why in OTHER_GPUS.items() if Path(sign).exists()), NO_DRIVER))
     visible = os.environ.get(VISIBLE)
     return Seen(_bound[visible], None) if visible in _bound else _seen(visible, sys.executable)
 

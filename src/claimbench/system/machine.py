@@ -17,7 +17,7 @@ import psutil
 from claimbench.errors import ConfigError
 from claimbench.schema.cell import Device
 from claimbench.schema.json_file import digest
-from claimbench.schema.machine import Cpu, MachineFacts, MachineIdentity, Snapshot
+from claimbench.schema.machine import Cpu, Gpu, MachineFacts, MachineIdentity, Snapshot
 from claimbench.system import gpus
 
 # What decides which kernels a CPU can run; the other flags do not change an inference's speed.
@@ -101,7 +101,9 @@ def resolve_device(asked: str, machine: MachineIdentity) -> Device:
     if asked == "cuda" and not machine["gpus"]:
         raise ConfigError(f"params.yaml: device: asked for cuda, but {gpus.seen().why_none}: use cpu or auto")
     if asked == "auto" and not machine["gpus"] and gpus.seen().why_none not in (None, gpus.NO_DRIVER):
-        logger.warning("device: auto: the CPU, since %s although an NVIDIA driver is here", gpus.seen().why_none)
+        why = gpus.seen().why_none
+        other = why in gpus.OTHER_GPUS.values()
+        logger.warning("device: auto: the CPU, since %s%s", why, "" if other else " although an NVIDIA driver is here")
     if asked == "auto":
         return "cuda" if machine["gpus"] else "cpu"
     return "cuda" if asked == "cuda" else "cpu"

@@ -149,8 +149,8 @@ def help_with(lock: Path) -> str:
     if lock.stem != "cpu":
         return ""
     return (
-        f"\n{CPU_INDEX} was not reached, or has no wheel of torch for this Python. PIP_FIND_LINKS=folder takes one from a"
-        " folder, and DEVICE=cuda the build of the usual index, which computes on a CPU too and is larger by gigabytes."
+        f"\n{CPU_INDEX} was not reached, or has no wheel of torch for this Python. PIP_FIND_LINKS=folder takes one"
+        " from a folder, and DEVICE=cuda the build of the usual index: larger by gigabytes, and good for a CPU too."
     )
 
 
