@@ -1,10 +1,13 @@
 # `make reproduce` and `make test` are all a new machine needs; everything goes into .venv.
 
 PYTHON ?= python3
+# The build of torch: auto takes CUDA's where an NVIDIA driver is here; cpu and cuda say which.
+DEVICE ?= auto
 BIN := .venv/bin
+INSTALL := $(BIN)/python -P src/claimbench/workflow/installing.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm test-kernels check format lock schema gpu-day-pack clean
+.PHONY: help reproduce forecast extras test test-wide test-deepspeed test-vllm test-kernels check format lock schema gpu-day-pack clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -17,21 +20,34 @@ help:
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
-	@echo "make lock        write envs/*.lock from the environment at hand (maintainers)"
+	@echo "make extras      install what README offers besides: S3 and ssh for DVC, SLURM, llama.cpp"
+	@echo "make lock        write envs/*.lock by uv (maintainers)"
+	@echo "                 DEVICE=auto, cpu or cuda says which build of torch any of these installs"
 	@echo "make gpu-day-pack  what benchmarks/gpu_day.py needs on a GPU's machine without a network"
 	@echo "make clean       remove what can be made again; results and checkpoints stay"
 
+# Another DEVICE than the one that is installed is installed again.
+OTHER := $(if $(filter auto $(shell cat .venv/device 2>/dev/null),$(DEVICE)),,other-device)
+.PHONY: other-device
+
 # pip keeps its place in the message of the rule that failed, so nothing is hidden here.
-.venv/core.stamp: envs/core.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Claimbench needs Python 3.11 or 3.12, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+.venv/core.stamp: envs/core.lock envs/cpu.lock envs/cuda.lock envs/kernels.lock pyproject.toml $(OTHER)
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 14) else "Claimbench needs Python 3.11 to 3.14, this is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r envs/core.lock
+	$(INSTALL) --device $(DEVICE) core
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev.stamp: envs/dev.lock .venv/core.stamp
-	$(BIN)/python -m pip install --quiet -r envs/dev.lock
+	$(INSTALL) dev
 	@touch $@
+
+# What the other extras add: DVC's remotes on S3 and ssh, SLURM, llama.cpp, optimum-quanto.
+.venv/extras.stamp: envs/extras.lock .venv/core.stamp
+	$(INSTALL) extras
+	@touch $@
+
+extras: .venv/extras.stamp
 
 reproduce: .venv/core.stamp
 	@$(BIN)/snakemake --cores all
@@ -65,7 +81,7 @@ test-kernels: resources/environments/kernels/stamp
 	TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR)/resources/environments/kernels/site:$$PYTHONPATH $(PYTEST) tests/gpu_kernels
 
 resources/environments/deepspeed/stamp.json: envs/deepspeed.build.py
-resources/environments/%/stamp.json: envs/%.lock .venv/core.stamp
+resources/environments/%/stamp.json: envs/%.lock envs/cpu.lock envs/cuda.lock .venv/core.stamp
 	$(BIN)/python -m claimbench environment --lock $< --folder $(@D) --output $@
 
 check: .venv/dev.stamp
@@ -83,7 +99,7 @@ format: .venv/dev.stamp
 	$(BIN)/snakefmt Snakefile workflow/rules
 
 lock: .venv/dev.stamp
-	$(BIN)/python envs/lock.py
+	$(BIN)/python envs/lock.py $(if $(UPGRADE),--upgrade $(UPGRADE))
 
 schema: .venv/core.stamp
 	$(BIN)/python -m claimbench schema --output studies/schema

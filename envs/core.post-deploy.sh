@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pinned packages and Claimbench itself, from the project's folder; Snakemake copies core.yaml away from core.lock.
+# The locked packages, torch's build for this machine (or for DEVICE) and Claimbench itself, from the project's folder.
 set -euo pipefail
-python -m pip install -r envs/core.lock
-python -m pip install --no-deps --editable .
+python -P src/claimbench/workflow/installing.py --device "${DEVICE:-auto}" core
+python -m pip install --no-deps --no-build-isolation --editable .

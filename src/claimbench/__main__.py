@@ -89,7 +89,8 @@ def _measure(arguments: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise SourceError(f"there is no checkpoint at {folder}: `snakemake fetched` makes it")
     cell = Cell.model_validate_json(arguments.cell)
-    line = progress.Line(read_plan(arguments.plan) if arguments.plan.exists() else None, cell, arguments.block)
+    plan = read_plan(arguments.plan) if arguments.plan.exists() else None
+    line = progress.Line(plan, cell, arguments.block)
     print(line.before(), file=sys.stderr, flush=True)
     record = measure.measure(
         cell,
@@ -102,6 +103,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         reference_checkpoint=arguments.reference_checkpoint,
         smaller=arguments.smaller,
         python=arguments.python,
+        side_by_side=plan is not None and plan.params.measure.side_by_side,
     )
     print(line.after(record), file=sys.stderr, flush=True)
 

@@ -13,14 +13,14 @@ import pytest
 from claimbench.checkpoints import fetch, manifest
 from claimbench.checkpoints.shard import shard
 from claimbench.errors import ClaimbenchError
-from claimbench.measuring.measure import device_lock
+from claimbench.measuring.device_lock import device_lock
 from claimbench.schema.cell import Checkpoint
 from claimbench.system import turns
 
 TINY = Checkpoint(name="tiny", source="random://tiny-llama?seed=0", architecture="tiny-llama")
 HOLDING = """
 import sys, time
-from claimbench.measuring.measure import device_lock
+from claimbench.measuring.device_lock import device_lock
 with device_lock("cpu"):
     print("held", flush=True)
     sys.stdin.readline()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from claimbench.errors import SourceError
-from claimbench.workflow import environments
+from claimbench.workflow import environments, installing
 
 
 def test_an_environment_runs_this_package_and_is_stamped_with_its_lock(tmp_path: Path) -> None:
@@ -26,23 +26,23 @@ def test_an_environment_runs_this_package_and_is_stamped_with_its_lock(tmp_path:
     assert str(tmp_path / "family") in told
 
 
-def test_a_complete_lock_is_installed_without_what_its_packages_ask_for(
+def test_torch_comes_in_the_build_that_is_here_and_before_what_is_compiled_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[str]] = []
-
-    def note(command: list[str], purpose: str) -> str:
-        asked.append(command)
-        return str(tmp_path)
-
-    monkeypatch.setattr(environments, "_run", note)
-    for first, alone in (("# complete: all of it", True), ("# some of it", False)):
+    asked: list[str] = []
+    monkeypatch.setattr(installing, "attempt", lambda _tool, _python, lock, _index: asked.append(lock.name))
+    for said, build, expected in (
+        ("# torch: here\n", "cuda", ["cuda.lock", "family.lock"]),
+        ("# torch: here\n", "cpu", ["cpu.lock", "family.lock"]),
+        ("# torch: cpu\n", "cuda", ["cpu.lock", "family.lock"]),
+        ("# no torch\n", "cuda", ["family.lock"]),
+    ):
+        monkeypatch.setattr(installing, "here", lambda build=build: build)
         lock = tmp_path / "family.lock"
-        lock.write_text(f"{first}\n", encoding="utf-8")
+        lock.write_text(said, encoding="utf-8")
         asked.clear()
         environments.build(lock, tmp_path / "family", tmp_path / "stamp.json")
-        (install,) = [command for command in asked if "install" in command]
-        assert ("--no-deps" in install) == alone
+        assert asked == expected
 
 
 def test_a_lock_that_cannot_be_installed_leaves_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

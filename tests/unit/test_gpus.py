@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -170,6 +171,22 @@ def test_without_a_driver_nobody_is_asked(
         machine.resolve_device("cuda", machine.identify())
 
 
+def test_another_makers_gpu_is_named_and_its_users_are_told_what_is_supported(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def refuse() -> None:
+        raise driver.NVMLError("no driver")
+
+    monkeypatch.setattr(driver, "nvmlInit", refuse)
+    monkeypatch.setattr(gpus, "SIGNS_OF_A_DRIVER", ())
+    monkeypatch.setattr(gpus, "OTHER_GPUS", {str(tmp_path): "the GPU here is AMD's, and only NVIDIA's are supported"})
+    forget()
+    assert machine.resolve_device("auto", machine.identify()) == "cpu"
+    assert caplog.messages == ["device: auto: the CPU, since the GPU here is AMD's, and only NVIDIA's are supported"]
+    with pytest.raises(ConfigError, match="asked for cuda, but the GPU here is AMD's, and only NVIDIA's are supported"):
+        machine.resolve_device("cuda", machine.identify())
+
+
 @pytest.mark.parametrize("said", ["", "no json", '{"devices": [{"uuid": "x"}], "why_none": null}'])
 def test_an_answer_that_is_none_means_no_gpu_and_says_so(
     said: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
@@ -184,7 +201,15 @@ def test_torch_says_what_it_is_built_for(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.version, "hip", None, raising=False)
     assert torch_devices.listed()["why_none"] == f"torch {torch.__version__} is built for the CPU alone"
     monkeypatch.setattr(torch.version, "hip", "6.4", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert "AMD's ROCm, and only NVIDIA's GPUs are supported" in torch_devices.listed()["why_none"]
+    monkeypatch.setattr(torch.version, "hip", None, raising=False)
+    monkeypatch.setattr(torch.version, "xpu", "20250301", raising=False)
+    assert "Intel's GPUs, and only NVIDIA's GPUs are supported" in torch_devices.listed()["why_none"]
+    monkeypatch.setattr(torch.version, "xpu", None, raising=False)
+    with monkeypatch.context() as apple:
+        apple.setattr(torch.backends.mps, "is_built", lambda: True)
+        assert "Apple's GPUs, and only NVIDIA's GPUs are supported" in torch_devices.listed()["why_none"]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
 
     def fail() -> None:

@@ -84,6 +84,10 @@ def test_flash_attention_of_pytorch_is_not_that_of_the_package() -> None:
     assert prove("flash_attention_2", replace(PLAIN, operators=package))["operators"] == [
         "flash_attn::_flash_attn_forward"
     ]
+    compiled = {**pytorch, "_flash_attn2_588b404::varlen_fwd": 4}
+    assert prove("flash_attention_2", replace(PLAIN, operators=compiled))["operators"] == [
+        "_flash_attn2_588b404::varlen_fwd"
+    ]
 
 
 def test_code_that_fell_back_to_eager_in_some_layers_is_found_out() -> None:

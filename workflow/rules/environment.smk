@@ -1,4 +1,4 @@
-# input: envs/<family>.lock, and envs/<family>.build.py where something has to be compiled
+# input: envs/<family>.lock, those of torch, and envs/<family>.build.py where something has to be compiled
 # output: a stamp with the lock's hash and what was installed
 # steps: one virtual environment per backend family that cannot share Claimbench's own; compiled here, not while timed
 
@@ -6,6 +6,7 @@
 rule environment:
     input:
         lock="envs/{family}.lock",
+        torch=["envs/cpu.lock", "envs/cuda.lock"],
         program=lambda wildcards: FLOW.build_program(wildcards.family),
     output:
         "resources/environments/{family}/stamp.json",

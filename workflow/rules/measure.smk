@@ -1,6 +1,6 @@
 # input: a checkpoint's manifest (and a draft's), the next smaller batch of the same cell
 # output: results/measure/<cell>/<key>/<block>.json
-# steps: one block of one cell in a fresh process, alone on the device, whatever its outcome
+# steps: one block of one cell in a fresh process, alone on the device (or on a GPU of its own), whatever its outcome
 #
 # Cell and key say by content all that a result depends on. So a result that is there waits for no input (see
 # `Workflow.inputs`), and `input` in the signature of the flags' function keeps Snakemake from comparing the flags with
@@ -18,11 +18,11 @@ rule measure:
     priority: lambda wildcards: FLOW.priority[wildcards.cell, int(wildcards.block)]
     conda:
         "../../envs/core.yaml"
-    threads: FLOW.cores
+    threads: lambda wildcards: FLOW.cores_of(wildcards.cell)
     resources:
-        bench_slot=1,
+        bench_slot=lambda wildcards: FLOW.slots(wildcards.cell),
         slurm_extra="--exclusive",
-        gpu=FLOW.gpus,
+        gpu=lambda wildcards: FLOW.gpus_of(wildcards.cell),
     params:
         flags=lambda wildcards, input: FLOW.flags(wildcards.cell, int(wildcards.block)),
     message:

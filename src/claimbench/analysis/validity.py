@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 from claimbench.analysis import derive
 from claimbench.schema.result import Result, Sample
-from claimbench.schema.round import Arm, Round
+from claimbench.schema.round import TWIN, Arm, Round
 
 
 class Effect(StrEnum):
@@ -41,6 +41,7 @@ FOREIGN = "other processes took {:.0%} of the cores"
 STEAL = "the hypervisor took {:.0%} of the cores"
 WAITING = "arms that waited took {:.0%} of a core while others generated"
 SWAPPED = "{:.0f} MB were read back from swap"
+BESIDE = "while others measured on other GPUs, a cell differed from itself by {:.1%}"
 
 RULES = (
     Rule("foreign_cpu", 0.05, Effect.NOTE, FOREIGN),
@@ -55,6 +56,8 @@ RULES = (
     Rule("swapped_mb", 500.0, Effect.VOID, SWAPPED),
     Rule("throttled", 0.0, Effect.WEIGH, "the GPU throttled its clocks (seen {:.0f} times)"),
     Rule("foreign_gpu", 0.0, Effect.NOTE, "other processes had the GPU open ({:.0f} of them)"),
+    Rule("beside_gap", 0.02, Effect.WEIGH, BESIDE),
+    Rule("beside_gap", 0.05, Effect.VOID, BESIDE),
     Rule("slept_s", 1.0, Effect.VOID, "the machine slept for {:.0f} s"),
     Rule("clock_gap", 0.1, Effect.NOTE, "host and device clock differ by {:.0%} of a generation"),
     Rule("first_pass", 0.25, Effect.NOTE, "the first pass took {:.0%} longer than the later ones"),
@@ -98,7 +101,24 @@ def of_round(record: Round) -> dict[str, float]:
     """Of a round, for all of its arms."""
     excess = list(_first_excess(record.arms))
     found = record.conditions | {"waiting_cpu": sum(arm.waiting_cpu for arm in record.arms)}
-    return found | ({"first_pass": median(excess)} if excess else {})
+    gap = _twin_gap(record.arms) if found.get("beside") else None
+    return found | ({"first_pass": median(excess)} if excess else {}) | ({} if gap is None else {"beside_gap": gap})
+
+
+def was_disturbed_beside(record: Round) -> bool:
+    """Whether others on other GPUs did harm: a cell differed from itself by more than the rules bear."""
+    return bool(doubts({name: value for name, value in of_round(record).items() if name == "beside_gap"}))
+
+
+def _twin_gap(arms: Iterable[Arm]) -> float | None:
+    """By how much the base differed from itself, whichever way: the median over the passes that both sat in."""
+    twin = next((arm for arm in arms if arm.name == TWIN), None)
+    base = next((arm for arm in arms if twin and arm is not twin and arm.result.cell == twin.result.cell), None)
+    if twin is None or base is None:
+        return None
+    here, again = ({n: fmean(one.wall_ns for one in made) for n, made in arm.by_pass().items()} for arm in (base, twin))
+    ratios = [again[number] / here[number] for number in here.keys() & again.keys()]
+    return abs(median(ratios) - 1) if ratios else None
 
 
 def _first_excess(arms: Iterable[Arm]) -> Iterable[float]:

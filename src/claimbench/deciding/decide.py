@@ -209,6 +209,12 @@ class Decider:
             return group, arms or [id for id in group.cells if id != group.base][:1]
         return None
 
+    @property
+    def may_sit_beside(self) -> bool:
+        """Whether others may measure on other GPUs meanwhile: not once a cell differed from itself beside them."""
+        allowed = self.plan.params.measure.side_by_side
+        return allowed and not any(map(validity.was_disturbed_beside, self.rounds.values()))
+
     def turns(self, ids: Sequence[str], progress: Progress) -> dict[str, int]:
         """For each cell the passes that should settle the claims about `ids`, or that are worth their time."""
         found = dict.fromkeys(ids, FEWEST)
@@ -304,6 +310,7 @@ class Decider:
         progress: Progress | None = None,
     ) -> None:
         """Measure a round of `ids`; who is not in `turns` has one in every pass."""
+        self.server.side_by_side = self.may_sit_beside
         earlier = sum(set(ids) <= {arm.result.cell.id for arm in one.arms} for one in self.rounds.values())
         claims = list(dict.fromkeys(check.claim for check in progress.about(ids))) if progress else []
         so_far = f"{progress.text}, " if progress else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claimbench.errors import Unavailable
-from claimbench.measuring.measure import device_lock
+from claimbench.measuring.device_lock import device_lock
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Device, PageCache
 from claimbench.system import machine, page_cache

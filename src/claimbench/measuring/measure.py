@@ -12,22 +12,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from claimbench.errors import ResultError, Unavailable
 from claimbench.measuring.block_request import BlockRequest
+from claimbench.measuring.device_lock import device_lock
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
 from claimbench.schema import durable, result
-from claimbench.schema.cell import Cell, Device
+from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
 from claimbench.schema.result import Key, Result
 from claimbench.schema.set_aside import failures, set_aside
-from claimbench.system import machine, page_cache, turns
+from claimbench.system import machine, page_cache
 from claimbench.system.redaction import redacted_result
 from claimbench.system.unread import Readings
 
@@ -44,6 +43,7 @@ def measure(
     reference_checkpoint: Path | None = None,
     smaller: Path | None = None,
     python: str = sys.executable,
+    side_by_side: bool = False,
 ) -> Result:
     """Measure block `block` of `cell` and write it to `output`; a valid result that is there already is kept.
 
@@ -61,7 +61,7 @@ def measure(
     if refusal:
         facts |= refusal
     else:
-        with device_lock(cell.device):
+        with device_lock(cell.device, cell.devices, side_by_side=side_by_side) as beside:
             kept = _already_there(output, cell, block, key)
             if kept:
                 return kept
@@ -81,6 +81,7 @@ def measure(
                 facts["telemetry"] = {**known, "before": before, "after": after}
                 if unread:
                     facts["telemetry"]["unread"] = unread
+                facts["conditions"] = facts.get("conditions", {}) | beside()
     failed = failures(output)
     if failed:
         times = "once" if len(failed) == 1 else f"{len(failed)} times"
@@ -169,10 +170,3 @@ def _checkpoint_facts(cell: Cell, checkpoint: Path | None, draft: Path | None) -
     if readings.unread:
         facts["telemetry"] = {"unread": readings.unread}
     return facts
-
-
-@contextmanager
-def device_lock(device: Device) -> Iterator[None]:
-    """One timing job at a time per device, of all users in all checkouts; others wait, and say for whom."""
-    with turns.alone(turns.of_machine(device), f"another measurement on {device}"):
-        yield

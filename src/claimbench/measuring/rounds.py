@@ -5,6 +5,7 @@ One process serves many rounds, so that libraries are imported once: it only imp
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
 import sys
@@ -16,13 +17,13 @@ from types import TracebackType
 from typing import IO, Self
 
 from claimbench.errors import ClaimbenchError
-from claimbench.measuring.measure import device_lock
+from claimbench.measuring.device_lock import device_lock
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.supervisor import GRACE_S, environment_of
 from claimbench.schema import round as round_file
 from claimbench.schema.cell import Cell
 from claimbench.schema.round import Round
-from claimbench.system import scratch
+from claimbench.system import gpus, scratch
 from claimbench.system.processes import end_group, last_lines
 
 Lines = queue.SimpleQueue[str | None]
@@ -40,6 +41,8 @@ class RoundServer:
 
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
+        self.side_by_side = False
+        """Whether others may measure meanwhile on other GPUs of this machine."""
         self.waited_s = 0.0
         """For other measurements on the same device."""
         self._running: _Running | None = None
@@ -63,20 +66,24 @@ class RoundServer:
         """
         cells = [arm.block.cell for arm in request.arms]
         asked = time.monotonic()
-        with device_lock(cells[0].device):
+        devices = max(cell.devices for cell in cells)
+        with device_lock(cells[0].device, devices, side_by_side=self.side_by_side) as beside:
             self.waited_s += time.monotonic() - asked
             try:
                 said = self._serving(cells[0]).ask(request, sum(cell.protocol.timeout_s for cell in cells))
             except BaseException:
                 self._end()
                 raise
+            met = beside()
         record = Round.model_validate_json(said)
+        record = record.model_copy(update={"conditions": record.conditions | met})
         round_file.write_new(output, record)
         return record
 
     def _serving(self, cell: Cell) -> _Running:
-        """Threads are a variable of the environment, which libraries read once."""
-        if self._running and self._running.threads != cell.protocol.threads:
+        """Threads and visible GPUs are variables of the environment, which libraries read once."""
+        wanted = (cell.protocol.threads, os.environ.get(gpus.VISIBLE))
+        if self._running and self._running.started_for != wanted:
             self._end()
         self._running = self._running or _Running(self.python, cell)
         return self._running
@@ -89,7 +96,7 @@ class RoundServer:
 
 class _Running:
     def __init__(self, python: str, cell: Cell) -> None:
-        self.threads = cell.protocol.threads
+        self.started_for = (cell.protocol.threads, os.environ.get(gpus.VISIBLE))
         self.own = scratch.Scratch(scratch.temporary())
         self.process = subprocess.Popen(
             [python, "-m", "claimbench.measuring.round_process"],

@@ -28,11 +28,13 @@ EXECUTED = (
     "claimbench.measuring.round_process",
 )
 """Modules that every cell executes, whatever its backend."""
+TORCH_LOCKS = ("cpu.lock", "cuda.lock")
+"""Each environment has one of these two builds."""
 
 
 def locked(family: str) -> dict[str, str | None]:
     """Hashes of the files that the environment `family` is made from, by path; None for one that is missing."""
-    made_from = [Path("envs") / f"{family}.lock", *build_program(family)]
+    made_from = [Path("envs") / name for name in (f"{family}.lock", *TORCH_LOCKS)] + build_program(family)
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None for path in made_from
     }

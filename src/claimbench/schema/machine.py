@@ -28,7 +28,7 @@ class Gpu(TypedDict, total=False):
 
     name: str
     memory_bytes: int | None
-    driver: str
+    driver: str | None
     cuda: int | None
     power_limit_mw: int | None
     ecc: bool | None
@@ -56,6 +56,8 @@ class MachineIdentity(MachineFacts, total=False):
 class GpuSnapshot(TypedDict, total=False):
     """None where the device does not say."""
 
+    uuid: str
+    """Of the card that was looked at."""
     sm_mhz: int | None
     memory_mhz: int | None
     celsius: int | None

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
 from claimbench.errors import ConfigError, did_you_mean
 from claimbench.schema.card import Card
@@ -61,6 +61,9 @@ class Measure(Frozen):
     threads: StrictInt | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
     seed: StrictInt = Field(default=0, ge=0, description="of the order of cells inside a round")
     series: StrictInt = Field(default=0, ge=0, description="raise it to measure everything anew")
+    side_by_side: StrictBool = Field(
+        default=False, description="jobs that need one GPU each use all GPUs of one kind at once, with noisy neighbours"
+    )
     tolerance: StrictFloat = Field(
         default=0.02, ge=0, lt=1, description="ratios closer to 1 than this count as no difference"
     )

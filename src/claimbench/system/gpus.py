@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,11 @@ from claimbench.schema.machine import Gpu, GpuSnapshot
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NO_DRIVER = "no NVIDIA driver answers here"
+OTHER_GPUS = {
+    "/dev/kfd": "the GPU here is AMD's, and only NVIDIA's are supported",
+    "/System/Library/Frameworks/Metal.framework": "the GPU here is Apple's, and only NVIDIA's are supported",
+}
+"""What shows a GPU of another maker that torch could compute on. Intel's show nothing: every laptop has one."""
 SIGNS_OF_A_DRIVER = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 """Linux's own, a container's, and Windows' below Linux."""
 ANSWER_S = 180
@@ -48,8 +53,43 @@ class Seen(NamedTuple):
 def seen() -> Seen:
     """What torch can use here. Where there is a driver, the first look takes seconds."""
     if not _has_driver():
-        return Seen((), NO_DRIVER)
-    return _seen(os.environ.get(VISIBLE), sys.executable)
+        return Seen((), next((why for sign, why in OTHER_GPUS.items() if Path(sign).exists()), NO_DRIVER))
+    visible = os.environ.get(VISIBLE)
+    return Seen(_bound[visible], None) if visible in _bound else _seen(visible, sys.executable)
+
+
+_bound: dict[str | None, tuple[Device, ...]] = {}
+"""What this process made visible itself, which torch need not be asked about again."""
+
+
+@contextmanager
+def only(devices: Sequence[Device]) -> Iterator[None]:
+    """Meanwhile this process, and all that it starts, uses these GPUs alone, in this order, named by their UUIDs.
+
+    A UUID means the same card whatever `CUDA_DEVICE_ORDER`, a scheduler's own numbers or a container say. Where the
+    driver does not know one of them, what was visible stays so.
+    """
+    with management() as nvml:
+        names = [uuid_of(nvml, device) for device in devices]
+    if not names or None in names:
+        yield
+        return
+    before, value = os.environ.get(VISIBLE), ",".join(map(str, names))
+    _bound[value] = tuple(devices)
+    os.environ[VISIBLE] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VISIBLE, None)
+        else:
+            os.environ[VISIBLE] = before
+
+
+def alike() -> tuple[Device, ...]:
+    """Those of the same kind as the first one: what is measured on one of them holds for the others."""
+    devices, found = seen().devices, facts()
+    return tuple(device for device, fact in zip(devices, found, strict=True) if fact == found[0])
 
 
 @functools.cache
@@ -128,13 +168,15 @@ def _facts_of(nvml: Any, device: Device) -> dict[str, Any]:
 
 def handle_of(nvml: Any, device: Device) -> Any:
     """NVML's handle of a device that torch names, a MIG slice or a whole one; None where it knows it not."""
-    if nvml is None:
-        return None
-    for prefix in ("MIG-", "GPU-"):
-        handle = query(nvml, "nvmlDeviceGetHandleByUUID", f"{prefix}{device.uuid}")
-        if handle is not None:
-            return handle
-    return None
+    name = uuid_of(nvml, device)
+    return None if name is None else query(nvml, "nvmlDeviceGetHandleByUUID", name)
+
+
+def uuid_of(nvml: Any, device: Device) -> str | None:
+    """Its UUID as the driver and `CUDA_VISIBLE_DEVICES` write it; None where the driver knows it not."""
+    names = [] if nvml is None else [f"{prefix}{device.uuid}" for prefix in ("MIG-", "GPU-")]
+    known = (name for name in names if query(nvml, "nvmlDeviceGetHandleByUUID", name) is not None)
+    return next(known, None)
 
 
 def text(value: object) -> str | None:
@@ -157,6 +199,7 @@ def snapshot() -> GpuSnapshot | None:
             return None
         processes = query(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
         return {
+            "uuid": devices[0].uuid,
             "sm_mhz": query(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
             "memory_mhz": query(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
             "celsius": query(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),

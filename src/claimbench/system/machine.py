@@ -18,7 +18,7 @@ import psutil
 from claimbench.errors import ConfigError
 from claimbench.schema.cell import Device
 from claimbench.schema.json_file import digest
-from claimbench.schema.machine import Cpu, MachineFacts, MachineIdentity, Snapshot
+from claimbench.schema.machine import Cpu, Gpu, MachineFacts, MachineIdentity, Snapshot
 from claimbench.system import control_groups, gpus
 from claimbench.system.unread import Readings
 
@@ -140,7 +140,20 @@ def identify() -> MachineIdentity:
         "gpus": gpus.facts(),
         "architecture": platform.machine(),
     }
-    return {**facts, "key": digest(facts), "system": f"{platform.system()} {platform.release()}"}
+    return {
+        **facts,
+        "key": digest({**facts, "gpus": kinds(facts["gpus"])}),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def kinds(found: list[Gpu]) -> list[Gpu]:
+    """Without those that are like the one before: a job uses the first ones, and the others stand idle.
+
+    So a scheduler that hands out one of eight GPUs of a kind, or all of them, gives results of one key, and two kinds
+    in a machine never share one.
+    """
+    return [gpu for number, gpu in enumerate(found) if not number or gpu != found[number - 1]]
 
 
 def resolve_device(asked: str, machine: MachineIdentity) -> Device:
@@ -152,7 +165,9 @@ def resolve_device(asked: str, machine: MachineIdentity) -> Device:
     if asked == "cuda" and not machine["gpus"]:
         raise ConfigError(f"params.yaml: device: asked for cuda, but {gpus.seen().why_none}: use cpu or auto")
     if asked == "auto" and not machine["gpus"] and gpus.seen().why_none not in (None, gpus.NO_DRIVER):
-        logger.warning("device: auto: the CPU, since %s although an NVIDIA driver is here", gpus.seen().why_none)
+        why = gpus.seen().why_none
+        other = why in gpus.OTHER_GPUS.values()
+        logger.warning("device: auto: the CPU, since %s%s", why, "" if other else " although an NVIDIA driver is here")
     if asked == "auto":
         return "cuda" if machine["gpus"] else "cpu"
     return "cuda" if asked == "cuda" else "cpu"

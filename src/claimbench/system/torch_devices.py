@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
+
+OTHERS: dict[str, Callable[[Any], bool]] = {
+    "AMD's ROCm": lambda torch: bool(getattr(torch.version, "hip", None)),  # its devices call themselves cuda
+    "Intel's GPUs": lambda torch: bool(getattr(torch.version, "xpu", None)),
+    "Apple's GPUs": lambda torch: bool(torch.backends.mps.is_built()),
+}
+"""Builds of torch for GPUs of other makers, and how each is told."""
 
 
 def listed() -> dict[str, Any]:
@@ -11,8 +19,9 @@ def listed() -> dict[str, Any]:
 
     cuda: Any = torch.cuda
     if torch.version.cuda is None:
-        amd = "AMD's ROCm, and only NVIDIA's GPUs are supported" if getattr(torch.version, "hip", None) else None
-        return {"devices": [], "why_none": f"torch {torch.__version__} is built for {amd or 'the CPU alone'}"}
+        other = next((maker for maker, built in OTHERS.items() if built(torch)), None)
+        built_for = f"{other}, and only NVIDIA's GPUs are supported" if other else "the CPU alone"
+        return {"devices": [], "why_none": f"torch {torch.__version__} is built for {built_for}"}
     try:
         cuda.init()
         found = [cuda.get_device_properties(index) for index in range(cuda.device_count())]

@@ -10,7 +10,7 @@ import getpass
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,28 +27,71 @@ def of_machine(name: str) -> Path:
 
 
 @contextmanager
-def alone(path: Path, what: str) -> Iterator[bool]:
+def alone(path: Path, what: str, *, shared: bool = False) -> Iterator[bool]:
     """Hold the lock at `path` while `what` is done; whether another had to be waited for, which is said.
+
+    Those that are `shared` hold it together, and whoever wants it alone waits for them all.
 
     Raises:
         ClaimbenchError: the lock cannot be opened, or something else lies in its place.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     handle = _opened(path)
     try:
-        waited = False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = True
+        waited = not _taken(handle, kind)
+        if waited:
             holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"
             print(f"claimbench: waiting for {what}, which {holder} does", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        with suppress(OSError):  # of another user that lets nobody write: it is locked all the same
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} of {_user()}\n".encode(), 0)
+            fcntl.flock(handle, kind)
+        _sign(handle)
         yield waited
     finally:
         os.close(handle)
+
+
+@contextmanager
+def first_free(paths: Sequence[Path], what: str) -> Iterator[int]:
+    """Hold the first of the locks at `paths` that nobody holds, or wait for the first one; which of them it is.
+
+    Raises:
+        ClaimbenchError: a lock cannot be opened, or something else lies in its place.
+    """
+    for number, path in enumerate(paths):
+        handle = _opened(path)
+        try:
+            if _taken(handle, fcntl.LOCK_EX):
+                _sign(handle)
+                yield number
+                return
+        finally:
+            os.close(handle)
+    with alone(paths[0], what):
+        yield 0
+
+
+def is_held(path: Path) -> bool:
+    """Whether anyone holds the lock at `path` at this moment."""
+    if not path.exists():
+        return False
+    handle = _opened(path)
+    try:
+        return not _taken(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
+def _taken(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(handle: int) -> None:
+    with suppress(OSError):  # of another user that lets nobody write: it is locked all the same
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} of {_user()}\n".encode(), 0)
 
 
 def _opened(path: Path) -> int:

@@ -15,16 +15,16 @@ from pathlib import Path
 from claimbench.errors import SourceError
 from claimbench.schema.json_file import write_json
 from claimbench.system import turns
+from claimbench.workflow import installing
 
 SOURCE = Path(__file__).parent.parent.parent
-COMPLETE = b"# complete"
 
 
 def build(lock: Path, folder: Path, stamp: Path) -> None:
     """Create `folder` as a virtual environment with what `lock` names and this very package; `stamp` comes last.
 
-    The lock names what the worker imports as well: pydantic, psutil and what the family's backends need. One that
-    begins with `# complete` is installed as it is, without what its packages ask for besides. A program
+    The lock names what the worker imports as well: pydantic, psutil and what the family's backends need, each with its
+    hashes. Where it begins with `# torch: here`, torch comes in the build that this environment has. A program
     `<family>.build.py` beside the lock is run by the new environment's Python, to compile what pip does not.
 
     Raises:
@@ -40,8 +40,7 @@ def _build(lock: Path, folder: Path, stamp: Path) -> None:
     text = lock.read_bytes()
     _run([sys.executable, "-m", "venv", "--clear", str(folder)], "create the environment")
     python = folder / "bin" / "python"
-    alone = ["--no-deps"] if text.startswith(COMPLETE) else []
-    _run([str(python), "-m", "pip", "install", "--quiet", *alone, "-r", str(lock)], f"install {lock}")
+    _install(python, lock)
     program = lock.with_suffix(".build.py")
     if program.exists():
         _run([str(python), str(program)], f"run {program}")
@@ -50,6 +49,14 @@ def _build(lock: Path, folder: Path, stamp: Path) -> None:
     frozen = _run([str(python), "-m", "pip", "freeze"], "list what was installed").splitlines()
     version = _run([str(python), "--version"], "ask for its version").strip()
     write_json(stamp, {"lock": hashlib.sha256(text).hexdigest(), "python": version, "packages": sorted(frozen)})
+
+
+def _install(python: Path, lock: Path) -> None:
+    try:
+        device = installing.here() if installing.torch_of(lock) else "cpu"
+        installing.install(python, installing.with_torch(lock, device))
+    except installing.InstallError as error:
+        raise SourceError(str(error)) from None
 
 
 def _run(command: list[str], purpose: str) -> str:

@@ -190,6 +190,27 @@ class Workflow:
         return len(self.plan.machine["gpus"]) if self.plan.device == "cuda" else 0
 
     @cached_property
+    def side_by_side(self) -> int:
+        """How many jobs that need one GPU run at once, each on its own of the same kind; 0: one job at a time."""
+        found = self.plan.machine["gpus"] if self.plan.device == "cuda" else []
+        alike = sum(gpu == found[0] for gpu in found)
+        return alike if self.plan.params.measure.side_by_side and alike > 1 else 0
+
+    def is_beside(self, id: str) -> bool:
+        return bool(self.side_by_side) and self.cell(id).cell.devices == 1
+
+    def slots(self, id: str) -> int:
+        """Of the one slot for what is timed: none for a block that may run beside others, each on its own GPU."""
+        return 0 if self.is_beside(id) else 1
+
+    def gpus_of(self, id: str) -> int:
+        return 1 if self.is_beside(id) else self.gpus
+
+    def cores_of(self, id: str) -> int:
+        """All, or a share: so no more blocks run beside each other than there are GPUs."""
+        return max(1, self.cores // self.side_by_side) if self.is_beside(id) else self.cores
+
+    @cached_property
     def results(self) -> list[str]:
         return [path for planned in self.plan.cells.values() for path in planned.paths()]
 
