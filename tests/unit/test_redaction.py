@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from claimbench import __main__ as command
+from claimbench.commands.stages import machine as machine_stage
 from claimbench.checkpoints.shard import shard
 from claimbench.errors import ConfigError
 from claimbench.measuring.measure import measure
@@ -134,7 +135,7 @@ def test_what_a_command_prints_and_what_a_handler_logs_is_redacted(
     def fail(_: object) -> None:
         raise ConfigError("cannot reach http://keeper:pass-w0rd@host with an-odd-token")
 
-    monkeypatch.setattr(command, "_machine", fail)
+    monkeypatch.setattr(machine_stage, "run", fail)
     assert command.main(["machine", "--output", "x"]) == ConfigError.exit_status
     said = capsys.readouterr().err
     assert said == "claimbench: cannot reach http://<secret>@host with <secret>\n"
