@@ -72,7 +72,13 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str |
         )
     for row in rows:
         made.add_row(*(Text(redact(text), style=STYLES.get(text.partition(" ")[0].rstrip(":"), "")) for text in row))
-    console().print(made)
+    shown = console()
+    if shown.is_terminal:
+        shown.print(made)
+        return
+    with shown.capture() as text:
+        shown.print(made)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def as_json(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
