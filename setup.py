@@ -1,4 +1,4 @@
-"""A wheel brings the workflow with it, as claimbench/project; everything else about the package is in pyproject.toml."""
+"""A wheel brings the workflow with it, as claimbench/project; all else about the package is in pyproject.toml."""
 
 import shutil
 from pathlib import Path

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from claimbench import __main__ as command
-from claimbench.commands.stages import machine as machine_stage
 from claimbench.checkpoints.shard import shard
+from claimbench.commands.stages import machine as machine_stage
 from claimbench.errors import ConfigError
 from claimbench.measuring.measure import measure
 from claimbench.planning.result_key import key_of

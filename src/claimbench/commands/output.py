@@ -1,7 +1,7 @@
 """What commands print: tables, notes, and a line of progress. Colour and moving lines are for terminals alone.
 
-`NO_COLOR` is honoured, and `FORCE_COLOR` (https://no-color.org, https://force-color.org), by rich. What goes into a pipe
-is as wide as it is: one line a row.
+`NO_COLOR` is honoured, and `FORCE_COLOR` (https://no-color.org, https://force-color.org), by rich. What goes into a
+pipe is as wide as it is: one line a row.
 """
 
 from __future__ import annotations

@@ -47,7 +47,10 @@ def _with_hint(message: str, parser: argparse.ArgumentParser) -> str:
 
 def _all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return [*parser._actions, *(found for action in inner for each in action.choices.values() for found in each._actions)]
+    return [
+        *parser._actions,
+        *(found for action in inner for each in action.choices.values() for found in each._actions),
+    ]
 
 
 def make(arguments: Sequence[str]) -> Parser:

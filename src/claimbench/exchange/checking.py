@@ -1,6 +1,6 @@
 """Whether a folder of results that somebody handed over is what it says: seals, plan, completeness, and the verdicts.
 
-The strongest of these is the last one: table and verdicts are made again from the raw results, and must come out the same.
+The strongest of these is the last: table and verdicts are made again from the raw results, and must come out the same.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def check(folder: ResultsFolder) -> Iterator[Finding]:
                 return
 
 
-def _caught(
-    what: str, step: Callable[[ResultsFolder], Iterator[Finding]], folder: ResultsFolder
-) -> Iterator[Finding]:
+def _caught(what: str, step: Callable[[ResultsFolder], Iterator[Finding]], folder: ResultsFolder) -> Iterator[Finding]:
     try:
         yield from step(folder)
     except ClaimbenchError as error:
@@ -82,9 +80,7 @@ def _plan(folder: ResultsFolder) -> Iterator[Finding]:
 
 def _results(folder: ResultsFolder) -> Iterator[Finding]:
     """Each block that the plan asks for, and whatever else lies there."""
-    wanted = {
-        path: (id, block) for id, each in folder.plan.cells.items() for block, path in enumerate(each.paths())
-    }
+    wanted = {path: (id, block) for id, each in folder.plan.cells.items() for block, path in enumerate(each.paths())}
     good, missing = 0, list[str]()
     for path, (id, block) in wanted.items():
         file = _in(folder, path)
@@ -193,9 +189,7 @@ def _verdicts(folder: ResultsFolder) -> Iterator[Finding]:
         yield Finding("verdicts", State.MISSING, "verdicts.json")
         return
     verdicts = folder.verdicts
-    sealed.require_made_of(
-        folder.path / "verdicts.json", verdicts.made_of, {"plan": folder.plan.seal}, "judge"
-    )
+    sealed.require_made_of(folder.path / "verdicts.json", verdicts.made_of, {"plan": folder.plan.seal}, "judge")
     yield Finding("verdicts", State.OK, f"of {count(len(verdicts.claims), 'claim')}, of this plan")
 
 

@@ -87,7 +87,7 @@ class ResultsFolder:
 
     @contextlib.contextmanager
     def as_project(self) -> Iterator[Path]:
-        """The working directory is one in which this folder is `results`, as plans name their files; gives `decided`."""
+        """The working directory is one in which this folder is `results`, as plans name files; gives `decided`."""
         with tempfile.TemporaryDirectory(prefix="claimbench-") as project:
             (Path(project) / "results").symlink_to(self.path.absolute(), target_is_directory=True)
             decided = Path("results") / self.decided_path.relative_to(self.path)

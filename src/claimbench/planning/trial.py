@@ -29,10 +29,10 @@ USUAL = (
 NOT_TRIED = ("null_model", "null_server")
 """Backends without a model, for tests; whoever names them gets them."""
 STORY = {
-    "user": "Write a short story about the keeper of a lighthouse on a northern coast, who finds an old map one winter "
-    "morning, cannot read the names on it, and sets out in a small boat to see the last of its islands.",
-    "base": "One winter morning, the keeper of a lighthouse on a northern coast found an old map. He could not read the "
-    "names on it, so he set out in a small boat to see the last of its islands. When he",
+    "user": "Write a short story about the keeper of a lighthouse on a northern coast, who finds an old map one "
+    "winter morning, cannot read the names on it, and sets out in a small boat to see the last of its islands.",
+    "base": "One winter morning, the keeper of a lighthouse on a northern coast found an old map. He could not read "
+    "the names on it, so he set out in a small boat to see the last of its islands. When he",
 }
 
 
@@ -107,7 +107,7 @@ def attempt_of(asked: str) -> Attempt:
             hint = nearest(name, known, "`claimbench list techniques backends` names them.")
             raise ConfigError(f"--try: unknown technique or backend '{name}'.{hint}")
         elif backend is not None:
-            raise ConfigError(f"--try: '{asked}' names two backends, {backend} and {name}: give each a place of its own")
+            raise ConfigError(f"--try: '{asked}' names two backends, {backend} and {name}: separate them with commas")
         elif settings:
             raise ConfigError(f"--try: '{part}': a backend's options are set in a study: see `claimbench new`")
         else:
@@ -276,4 +276,3 @@ def _claims(address: str, experiment: str, attempt: Attempt, id: str, workload: 
 def as_yaml(value: object) -> str:
     text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
     return text
-

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from claimbench.schema.plan import Plan
 
 ABOUT = "what a run will take: blocks, time, memory, disk"
-EXAMPLES = ("claimbench forecast", "claimbench forecast --params runs/smollm2/params.yaml --studies runs/smollm2/studies")
+EXAMPLES = (
+    "claimbench forecast",
+    "claimbench forecast --params runs/smollm2/params.yaml --studies runs/smollm2/studies",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,9 @@
 """."""
+
 import argparse
-ABOUT="x"
+
+ABOUT = "x"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None: ...
 def run(arguments: argparse.Namespace) -> None: ...

@@ -11,7 +11,7 @@ from claimbench.errors import ConfigError
 
 ABOUT = "write a study with a comment on every part, to be edited"
 EXAMPLES = ("claimbench new mine", "claimbench new mine --model smollm2 --output -", "claimbench run studies/mine.yaml")
-SKELETON = '''\
+SKELETON = """\
 # A study: experiments, and claims about them. `claimbench run {path}` measures it, and so does `snakemake` in a clone
 # whose params.yaml names it under `studies`.
 title: What is this study about?
@@ -61,7 +61,7 @@ claims:
     statement: Fused attention changes no token
     checks:
       - {{kind: identity, of: attention/sdpa, to: attention/plain}}
-'''
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=_positive, default=5.0, help="for measuring, at most, e.g. 10; default: 5")
     parser.add_argument("--new-tokens", type=int, default=32, metavar="N", help="to generate; default: 32")
     parser.add_argument("--prompt-tokens", type=int, metavar="N", help="cut or repeat the prompt to N tokens, e.g. 512")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="rows that are generated together; default: 1")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: float32")
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="rows that are generated together; default: 1"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: float32"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument("--folder", type=Path, help="of the run; default: runs/<model>, or the next that is free")
     parser.add_argument("--dry-run", action="store_true", help="write the study, say what it would take, and stop")
@@ -97,7 +100,7 @@ def _files(arguments: argparse.Namespace) -> tuple[dict[str, str], str]:
     asked = trial.compose(
         source, params["checkpoints"], tries, _workload(arguments), arguments.minutes, arguments.device
     )
-    head = "# `claimbench run` wrote this. It is yours to edit: copy the folder, and `claimbench run` or `snakemake` in it.\n"
+    head = "# `claimbench run` wrote this. To change it, copy the folder, edit, and type `snakemake` in it.\n"
     files = {"params.yaml": head + trial.as_yaml(asked.params), f"studies/{asked.name}.yaml": _text(asked)}
     return files, asked.name
 
@@ -165,16 +168,15 @@ def _planned(files: Mapping[str, str]) -> Any:
     """The plan, made before anything is written where it is to stay: whatever is wrong with it is told now."""
     import tempfile
 
-    from claimbench.workflow import jobs, run_folder, source
     from claimbench.schema.validation import parse_yaml
+    from claimbench.workflow import jobs, source
 
-    cards = Path(".claimbench").absolute()
     with tempfile.TemporaryDirectory(prefix="claimbench-") as folder:
         for name, text in files.items():
             (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / name).write_text(text, encoding="utf-8")
         with contextlib.chdir(folder):
-            os.symlink(source.folder() / "envs", "envs")
+            Path("envs").symlink_to(source.folder() / "envs")
             return jobs.plan_for(parse_yaml(files["params.yaml"], "params.yaml"), Path("studies"))
 
 

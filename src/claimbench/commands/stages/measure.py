@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the file to write, results/measure/.../0.json")
     parser.add_argument("--checkpoint", type=Path, help="the folder of its shards")
     parser.add_argument("--draft", type=Path, help="the folder of its draft's shards")
-    flags.add_long(parser, "--reference", default="", help="the cell whose tokens it is compared with, as JSON or @FILE")
+    flags.add_long(
+        parser, "--reference", default="", help="the cell whose tokens it is compared with, as JSON or @FILE"
+    )
     parser.add_argument("--reference-checkpoint", type=Path, help="the folder of the reference's shards, if another")
     parser.add_argument("--smaller", type=Path, help="the result of the next smaller batch")
     parser.add_argument("--python", default=sys.executable, help="that runs the block; default: this one")
