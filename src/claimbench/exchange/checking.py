@@ -180,8 +180,9 @@ def _table(folder: ResultsFolder) -> Iterator[Finding]:
         return
     read = table_file.read(path, {"plan": folder.plan.seal})
     yield Finding("table", State.OK, f"{count(len(read.table), 'row')}, of this plan")
-    made_of = folder.verdicts.made_of
-    sealed.require_made_of(folder.path / "verdicts.json", made_of, {"table": read.seal}, "judge")
+    if (folder.path / "verdicts.json").exists():
+        made_of = folder.verdicts.made_of
+        sealed.require_made_of(folder.path / "verdicts.json", made_of, {"table": read.seal}, "judge")
 
 
 def _verdicts(folder: ResultsFolder) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ EXAMPLES = (
     "claimbench completion bash > ~/.local/share/bash-completion/completions/claimbench",
     "claimbench completion zsh > ~/.zfunc/_claimbench",
 )
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

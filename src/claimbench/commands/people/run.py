@@ -96,7 +96,7 @@ def _files(arguments: argparse.Namespace) -> tuple[dict[str, str], str]:
     source = str(arguments.source)
     if source.endswith((".yaml", ".yml")):
         return _of_study(Path(source), params, arguments)
-    tries = [word for word in arguments.tries.split(",") if word.strip()] if arguments.tries else list(trial.USUAL)
+    tries = list(trial.USUAL) if arguments.tries is None else arguments.tries.split(",")
     asked = trial.compose(
         source, params["checkpoints"], tries, _workload(arguments), arguments.minutes, arguments.device
     )
