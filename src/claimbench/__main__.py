@@ -11,7 +11,16 @@ from claimbench.errors import ClaimbenchError, ConfigError
 
 BROKEN_PIPE, INTERRUPTED = 141, 130
 """Exit statuses, as a shell counts them: 128 and the number of the signal."""
-IN_THE_WAY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+IN_THE_WAY = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

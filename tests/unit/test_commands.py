@@ -237,8 +237,7 @@ def test_completion_knows_every_command(shell: str, say: Say) -> None:
 def test_the_script_for_bash_is_one(say: Say, tmp_path: Path) -> None:
     (tmp_path / "completion").write_text(say("completion", "bash")[1], encoding="utf-8")
     script = (
-        "set -e; source completion; COMP_WORDS=(claimbench com); COMP_CWORD=1;"
-        " _shtab_claimbench; echo ${COMPREPLY[@]}"
+        "set -e; source completion; COMP_WORDS=(claimbench com); COMP_CWORD=1; _shtab_claimbench; echo ${COMPREPLY[@]}"
     )
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert set(done.stdout.split()) == {"combine", "compare", "completion"}, done.stderr
@@ -314,10 +313,11 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "studies" in done.stderr
-    if os.getuid() == 0:
-        (tmp_path / "locked").mkdir(mode=0o555)
-        tmp_path.chmod(0o755)
-        done = command("new", "mine", cwd=tmp_path / "locked", user=65534, env={"HOME": "/nonexistent"})
-        if "Permission denied" not in done.stderr:
-            pytest.skip("nobody cannot read this checkout")
-        assert "claimbench: cannot write (studies): Permission denied" in done.stderr
+    if os.getuid() == 0:  # whom no mode of a folder keeps out
+        locked = Path("/sys")
+    else:
+        (locked := tmp_path / "locked").mkdir(mode=0o555)
+    done = command("new", "mine", cwd=locked)
+    assert done.returncode == 1
+    assert done.stderr.startswith("claimbench: cannot write (studies): ")
+    assert done.stderr.count("\n") == 1

@@ -16,7 +16,10 @@ from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = [ROOT / "reports/quickstart-gemma-3-270m-amd-epyc-2-cores", ROOT / "reports/deciding-amd-epyc-2-cores/run-1"]
+COMMITTED = [
+    ROOT / "reports/quickstart-gemma-3-270m-amd-epyc-2-cores",
+    ROOT / "reports/deciding-amd-epyc-2-cores/run-1",
+]
 
 
 def states(out: str) -> dict[str, str]:
@@ -68,7 +71,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], int, str]] = {
     ),
     "no verdicts": (lambda at: (at / "verdicts.json").unlink(), 5, "verdicts"),
     "an edited plan": (lambda at: edit(first(at, "plan/*"), lambda text: text.replace("9", "8", 1)), 4, "plan"),
-    "edited ceilings": (lambda at: edit(first(at, "ceilings/*"), lambda text: text.replace("4", "5", 1)), 4, "ceilings"),
+    "edited ceilings": (
+        lambda at: edit(first(at, "ceilings/*"), lambda text: text.replace("4", "5", 1)),
+        4,
+        "ceilings",
+    ),
     "no ceilings": (lambda at: first(at, "ceilings/*").unlink(), 5, "ceilings"),
     "a table that is none": (lambda at: (at / "table.parquet").write_bytes(b"x"), 4, "table"),
 }
@@ -102,7 +109,9 @@ def test_verdicts_that_do_not_follow_from_the_results_are_found_though_their_sea
     assert "cannot be trusted" in err
 
 
-@pytest.mark.parametrize("command", [["check"], ["compare", "whole"], ["claims", "--results"], ["explain", "x", "--folder"]])
+@pytest.mark.parametrize(
+    "command", [["check"], ["compare", "whole"], ["claims", "--results"], ["explain", "x", "--folder"]]
+)
 def test_what_is_no_folder_of_results_is_told_in_one_line(command: list[str], lab: Any, say: Say) -> None:
     results_in(lab, lab.folder / "whole")
     (lab.folder / "empty").mkdir()
@@ -168,11 +177,16 @@ def test_a_slower_cell_and_a_verdict_that_flipped_give_status_5(lab: Any, say: S
     ("study", "words"),
     [
         (STUDY.replace("slow: {options: {step_ms: 9}}", "slow: {new_tokens: 6, options: {step_ms: 9}}"), "new_tokens"),
-        (STUDY.replace("slow: {options: {step_ms: 9}}", "slow: {checkpoint: large, options: {step_ms: 9}}"), "checkpoint"),
+        (
+            STUDY.replace("slow: {options: {step_ms: 9}}", "slow: {checkpoint: large, options: {step_ms: 9}}"),
+            "checkpoint",
+        ),
         (STUDY.replace("slow:", "slowest:").replace("pace/slow", "pace/slowest"), "not in"),
     ],
 )
-def test_cells_that_are_not_the_same_are_refused_with_the_difference(study: str, words: str, lab: Any, say: Say) -> None:
+def test_cells_that_are_not_the_same_are_refused_with_the_difference(
+    study: str, words: str, lab: Any, say: Say
+) -> None:
     results_in(lab, lab.folder / "a")
     results_in(lab, lab.folder / "b", study=study % {"fast": 3})
     status, out, _ = say("compare", "a", "b")
