@@ -1,7 +1,7 @@
 """Figures that others measured with other tools, `results/measured_elsewhere/<digest>.json`.
 
-They are sealed like a result, so that nobody edits them unseen, but they are no result: no proof of what ran, no tokens,
-no turns with what they would be compared with. No table, no verdict and no recommendation reads them.
+They are sealed like a result, so that nobody edits them unseen, but they are no result: no proof of what ran, no
+tokens, no turns with what they would be compared with. No table, no verdict and no recommendation reads them.
 """
 
 from __future__ import annotations

@@ -25,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="to keep them in; default: results/measured_elsewhere",
     )
-    parser.add_argument(
-        "--all", action="store_true", help="show every figure, not only those that are near to a metric"
-    )
+    parser.add_argument("--all", action="store_true", help="show every figure, not only what is near to a metric")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 

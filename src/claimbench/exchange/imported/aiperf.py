@@ -1,9 +1,9 @@
 """AIPerf of NVIDIA and its forerunner GenAI-Perf: `profile_export_aiperf.json`, `profile_export_genai_perf.json`.
 
-Fields: https://github.com/ai-dynamo/aiperf/blob/main/docs/reference/json-export-schema.md: each metric is a block on the
-top level with `unit` (which alone says what the numbers are in), `avg`, and where it is of requests `min`, `max`, `std`
-and percentiles; `schema_version`, `aiperf_version`, `start_time`, `input_config` and `run_info` are beside them. Metrics:
-docs/metrics-reference.md. GenAI-Perf has the same blocks, without the versions.
+Fields: https://github.com/ai-dynamo/aiperf/blob/main/docs/reference/json-export-schema.md: each metric is a block on
+the top level with `unit` (which alone says what the numbers are in), `avg`, and where it is of requests `min`, `max`,
+`std` and percentiles; `schema_version`, `aiperf_version`, `start_time`, `input_config` and `run_info` are beside them.
+Metrics: docs/metrics-reference.md. GenAI-Perf has the same blocks, without the versions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def records(content: Any) -> list[Workload]:
     endpoint = config.get("endpoint") or {}
     models = endpoint.get("model_names") or config.get("model_names") or []
     said = {"command": run.get("cli_command"), "seed": run.get("random_seed"), **(run.get("variation_values") or {})}
-    said |= {name: config.get(name) for name in ("loadgen", "perf_analyzer", "input")}
+    said |= {f"loadgen.{name}": value for name, value in (config.get("loadgen") or {}).items()}
     return [
         Workload(
             figures=tuple(one for name, block in content.items() if _is_block(block) for one in _block(name, block)),

@@ -1,11 +1,12 @@
 """GuideLLM, `benchmarks.json`.
 
 Fields: https://github.com/vllm-project/guidellm, `docs/guides/outputs.md`, and in `src/guidellm/schemas`
-`base/statistics.py` (a distribution: `mean`, `median`, `std_dev`, `count`, and `percentiles` from `p001` to `p999`) and the
-metrics of a generative benchmark, each by how requests ended (`successful`, `incomplete`, `errored`, `total`):
-`requests_per_second`, `request_concurrency`, `request_latency` (s), `time_to_first_token_ms`, `inter_token_latency_ms`,
-`time_per_output_token_ms` (the first token included), `output_tokens_per_second`. `metadata.guidellm_version`, `args` and
-each benchmark's `config.strategy` say how. Successful requests alone are taken.
+`base/statistics.py` (a distribution: `mean`, `median`, `std_dev`, `count`, and `percentiles` from `p001` to `p999`)
+and the metrics of a generative benchmark, each by how requests ended (`successful`, `incomplete`, `errored`, `total`):
+`requests_per_second`, `request_concurrency`, `request_latency` (s), `time_to_first_token_ms`,
+`inter_token_latency_ms`, `time_per_output_token_ms` (the first token included), `output_tokens_per_second`.
+`metadata.guidellm_version`, `args` and each benchmark's `config.strategy` say how. Successful requests alone are
+taken.
 """
 
 from __future__ import annotations
@@ -44,14 +45,16 @@ def is_one(content: Any) -> bool:
 
 
 def records(content: Any) -> list[Workload]:
-    metadata, arguments = content.get("metadata") or {}, content.get("args") or {}
+    metadata = content.get("metadata") or {}
+    spec = (content.get("config") or {}).get("spec") or {}
+    arguments = {**(spec.get("backend") or {}), **(content.get("args") or {})}
     return [_workload(run, metadata, arguments) for run in content["benchmarks"]]
 
 
 def _workload(run: dict[str, Any], metadata: dict[str, Any], arguments: dict[str, Any]) -> Workload:
     config = run.get("config") or run.get("args") or {}
     said = {f"strategy.{name}": value for name, value in (config.get("strategy") or {}).items()}
-    said |= {name: arguments.get(name) for name in ("target", "backend", "data", "profile", "rate", "max_seconds")}
+    said |= {name: arguments.get(name) for name in ("backend", "profile", "rate", "max_seconds")}
     start = run.get("start_time")
     return Workload(
         figures=tuple(one for name in UNITS for one in _figures(name, run["metrics"].get(name) or {})),

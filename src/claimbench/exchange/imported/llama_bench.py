@@ -1,9 +1,9 @@
 """llama-bench of llama.cpp, `-o json` or `-o jsonl`.
 
-Fields: https://github.com/ggml-org/llama.cpp/blob/master/tools/llama-bench/README.md, "Output formats": a list (or a line
-each) of objects; `n_prompt` and `n_gen` say what was run, `avg_ts` and `stddev_ts` are tokens per second, `samples_ts`
-those of the repetitions, `avg_ns` and `samples_ns` their times. Two things are other than here: a generation begins with
-an empty context (`n_depth` tokens of it), and tokens are made up, not chosen from the logits.
+Fields: https://github.com/ggml-org/llama.cpp/blob/master/tools/llama-bench/README.md, "Output formats": a list (or a
+line each) of objects; `n_prompt` and `n_gen` say what was run, `avg_ts` and `stddev_ts` are tokens per second,
+`samples_ts` those of the repetitions, `avg_ns` and `samples_ns` their times. Two things are other than here: a
+generation begins with an empty context (`n_depth` tokens of it), and tokens are made up, not chosen from the logits.
 """
 
 from __future__ import annotations

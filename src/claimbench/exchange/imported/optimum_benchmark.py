@@ -1,10 +1,10 @@
-"""optimum-benchmark of Hugging Face, `benchmark.json` (config and report) or `benchmark_report.json` (the report alone).
+"""optimum-benchmark of Hugging Face: `benchmark.json` (config and report) or `benchmark_report.json` (report alone).
 
-Fields: https://github.com/huggingface/optimum-benchmark, `optimum_benchmark/benchmark/report.py` and `trackers/`: for each
-of `load_model`, `prefill`, `decode` and `per_token` a `latency` with `unit` (s), `values` and their `mean` and percentiles,
-a `throughput` with `unit` and `value`, and a `memory` with `unit` (MB, 1e6 bytes) and `max_*`. In `config`, `environment`
-has the machine and the versions, `scenario` the shapes, `backend` the model. `decode` is a whole generation without its
-first token; a sample of `prefill` is a batch.
+Fields: https://github.com/huggingface/optimum-benchmark, `optimum_benchmark/benchmark/report.py` and `trackers/`: for
+each of `load_model`, `prefill`, `decode` and `per_token` a `latency` with `unit` (s), `values` and their `mean` and
+percentiles, a `throughput` with `unit` and `value`, and a `memory` with `unit` (MB, 1e6 bytes) and `max_*`. In
+`config`, `environment` has the machine and the versions, `scenario` the shapes, `backend` the model. `decode` is a
+whole generation without its first token; a sample of `prefill` is a batch.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """vLLM's `vllm bench serve`, `latency` and `throughput`, the JSON that `--save-result` or `--output-json` writes.
 
 Fields, in https://github.com/vllm-project/vllm/tree/main/vllm/benchmarks:
-- `serve.py`: `date`, `backend`, `model_id`, `num_prompts`, `request_rate`, `max_concurrency`; `duration` (s), `completed`,
-  `request_throughput` (1/s), `output_throughput` and `total_token_throughput` (tok/s), and for `ttft`, `tpot`, `itl` and
-  `e2el` the `mean_`, `median_`, `std_` and `p<n>_` in ms; with `--save-detailed` also `ttfts`, a list in seconds.
+- `serve.py`: `date`, `backend`, `model_id`, `num_prompts`, `request_rate`, `max_concurrency`; `duration` (s),
+  `completed`, `request_throughput` (1/s), `output_throughput` and `total_token_throughput` (tok/s), and for `ttft`,
+  `tpot`, `itl` and `e2el` the `mean_`, `median_`, `std_` and `p<n>_` in ms; with `--save-detailed` also `ttfts`, a
+  list in seconds.
 - `latency.py`: `avg_latency`, `std_latency`, `latencies` and `percentiles` by number, in seconds, of a batch.
-- `throughput.py`: `elapsed_time` (s), `num_requests`, `total_num_tokens`, `requests_per_second`, `tokens_per_second`, which
-  counts prompt tokens, too.
+- `throughput.py`: `elapsed_time` (s), `num_requests`, `total_num_tokens`, `requests_per_second`, `tokens_per_second`,
+  which counts prompt tokens, too.
 """
 
 from __future__ import annotations
