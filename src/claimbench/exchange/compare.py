@@ -164,9 +164,19 @@ def incomparable(address: str, base: Side, other: Side) -> str | None:
 
 def differences(one: Cell, other: Cell) -> list[str]:
     """What two cells differ in, as `workload.new_tokens 16 and 32`."""
+    return [f"{name} {first} and {second}" for name, first, second in settings_that_differ(one, other)]
+
+
+def settings_that_differ(one: Cell, other: Cell) -> list[tuple[str, str, str]]:
+    """Name, and what each of the two has. Another model is told by its name alone, where it has another."""
     sides = [flat(cell.model_dump(mode="json", exclude=EXCLUDED)) for cell in (one, other)]
     names = [name for name in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(name) != sides[1].get(name)]
-    return [f"{name} {_brief(sides[0].get(name))} and {_brief(sides[1].get(name))}" for name in names]
+    found = list[tuple[str, str, str]]()
+    models = (one.checkpoint.name, other.checkpoint.name)
+    if models[0] != models[1] and any(name.startswith("checkpoint.") for name in names):
+        found.append(("model", *models))
+        names = [name for name in names if not name.startswith("checkpoint.")]
+    return found + [(name, _brief(sides[0].get(name)), _brief(sides[1].get(name))) for name in names]
 
 
 EXCLUDED: Any = {**dict.fromkeys(NOT_COMPARED, True), "checkpoint": {"card", "name"}, "draft": {"card", "name"}}
@@ -267,13 +277,17 @@ def compare_claims(base: Side, other: Side) -> Iterator[ClaimComparison]:
 
 def _other_cells(claim: ClaimVerdict, base: Side, other: Side) -> str | None:
     """Why the claim is about other cells here than there."""
-    named = {f"{claim.study}: {address}" for check in claim.checks for address in (check.of, check.to) if address}
-    for address in dict.fromkeys([*base.rows, *other.rows]):
-        if address in named or address.partition("@")[0] in named:
-            why = incomparable(address, base, other)
-            if why:
-                return f"{address}: {why}"
+    for address in dict.fromkeys([*named_by(claim, base), *named_by(claim, other)]):
+        why = incomparable(address, base, other)
+        if why:
+            return f"{address}: {why}"
     return None
+
+
+def named_by(claim: ClaimVerdict, side: Side) -> list[str]:
+    """The addresses of a folder that a claim is about; of a curve, each of its points."""
+    named = {f"{claim.study}: {address}" for check in claim.checks for address in (check.of, check.to) if address}
+    return [address for address in side.rows if address in named or address.partition("@")[0] in named]
 
 
 def _asks(claim: ClaimVerdict) -> list[tuple[object, ...]]:
