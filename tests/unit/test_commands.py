@@ -321,3 +321,12 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
     assert done.returncode == 1
     assert done.stderr.startswith("claimbench: cannot write (studies): ")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_page_of_commands_names_each_of_them_and_every_status() -> None:
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `claimbench ([a-z]+)", page, flags=re.MULTILINE) == list(commands.PEOPLE)
+    statuses = re.findall(r"^  (\d+)  ", parsing.EXIT_STATUSES, flags=re.MULTILINE)
+    assert re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE) == statuses
+    for line in re.findall(r"^claimbench (.*?)(?: +#.*)?$", page, flags=re.MULTILINE):
+        assert parsing.make(shlex.split(line)).parse_args(shlex.split(line)).run

@@ -179,7 +179,7 @@ def test_a_slower_cell_and_a_verdict_that_flipped_give_status_5(lab: Any, say: S
         (STUDY.replace("slow: {", "slow: {new_tokens: 6, "), "new_tokens"),
         (
             STUDY.replace("slow: {", "slow: {checkpoint: large, "),
-            "checkpoint",
+            "model small and large",
         ),
         (STUDY.replace("slow:", "slowest:").replace("pace/slow", "pace/slowest"), "not in"),
     ],

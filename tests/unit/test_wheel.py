@@ -1,4 +1,4 @@
-"""The wheel alone is enough: the command finds the workflow, the studies and the defaults in it, from an empty folder."""
+"""The wheel alone is enough: the command finds workflow, studies and defaults in it, from an empty folder."""
 
 from __future__ import annotations
 
