@@ -103,7 +103,11 @@ def test_a_wrong_argument_is_told_in_one_line_with_the_nearest(arguments: list[s
         (["run", "smollm2", "--try", "sdpa+cache_static"], 2, "no backend can do all of 'sdpa+cache_static'"),
         (["run", "smollm2", "--try", "tgi+vllm_server"], 2, "names two backends"),
         (["run", "smollm2", "--try", "sdpa,,"], 2, "expected names of techniques or backends"),
-        (["run", "smollm2", "--try", "assisted"], 2, "assisted needs a draft model: write assisted:draft=NAME"),
+        (
+            ["run", "smollm2", "--try", "assisted"],
+            2,
+            "assisted needs a draft model, by its name or its source: write assisted:draft=NAME",
+        ),
         (["run", "smollm2", "--try", "prompt_lookup:tokns=3"], 2, "unknown key 'tokns'. Did you mean 'tokens'?"),
         (["run", "smollm2", "--try", "static_cache+no_cache"], 2, "both change the cache"),
         (["run", "smollm2", "--prompt", "@/nowhere"], 2, "--prompt: cannot read /nowhere"),

@@ -8,8 +8,9 @@ from statistics import median
 from typing import NamedTuple
 
 from claimbench.analysis import validity
-from claimbench.errors import ConfigError, ResultError, nearest
+from claimbench.errors import ConfigError, ResultError
 from claimbench.exchange.folder import ResultsFolder
+from claimbench.planning.nearest import nearest
 from claimbench.schema import result
 from claimbench.schema import round as round_file
 from claimbench.schema.plan import Plan

@@ -11,8 +11,9 @@ import yaml
 
 from claimbench import backends, optimizations
 from claimbench.checkpoints import sources
-from claimbench.errors import ConfigError, SourceError, did_you_mean, nearest
+from claimbench.errors import ConfigError, SourceError, did_you_mean
 from claimbench.formatting import slug
+from claimbench.planning.nearest import nearest
 from claimbench.schema.params import SOURCE_KINDS
 
 PLAIN = "plain"
@@ -71,7 +72,7 @@ def checkpoint_of(asked: str, known: Mapping[str, Any]) -> tuple[str, Any]:
     if asked.startswith(SOURCE_KINDS):
         parsed = sources.parse(asked)
         if isinstance(parsed, sources.LocalSource):  # the run is in another folder
-            return _name_of(parsed.path.name), {"source": f"file://{quote(str(parsed.path))}"}
+            return slug(parsed.path.name.removesuffix(".gguf")), {"source": f"file://{quote(str(parsed.path))}"}
         return _name_of(asked), {"source": asked}
     if "://" in asked:
         kind = f"{asked.partition('://')[0]}://"
@@ -115,6 +116,7 @@ def attempt_of(asked: str) -> Attempt:
     if backend is None and not uses:
         raise ConfigError("--try: expected names of techniques or backends, separated by commas")
     for name in list(uses):
+        _check_settings(name, uses[name])
         _add_needed(name, uses)
     return Attempt(
         label=slug(asked).replace("-", "_"),
@@ -122,6 +124,15 @@ def attempt_of(asked: str) -> Attempt:
         backend=_backend_for(uses, asked) if backend is None else backend,
         optimizations=tuple({name: settings} if settings else name for name, settings in uses.items()),
     )
+
+
+def _check_settings(name: str, given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a technique has a setting without a default, and it is not given."""
+    for setting, field in optimizations.find(name).Settings.model_fields.items():
+        if field.is_required() and setting not in given:
+            is_draft = getattr(optimizations.find(name), "CHECKPOINT_SETTING", None) == setting
+            value, what = ("NAME", "a draft model, by its name or its source") if is_draft else ("N", f"`{setting}`")
+            raise ConfigError(f"--try: {name} needs {what}: write {name}:{setting}={value}")
 
 
 def _setting(text: str, part: str) -> tuple[str, Any]:
@@ -177,11 +188,7 @@ def compose(
 
 
 def _with_drafts(attempt: Attempt, known: Mapping[str, Any], checkpoints: dict[str, Any]) -> Attempt:
-    """Its draft models added to `checkpoints`: a technique may name one, or its source.
-
-    Raises:
-        ConfigError: a technique needs a draft model and names none.
-    """
+    """The attempt with its draft models by name, which are added to `checkpoints`: a technique may have a source."""
     uses: list[str | dict[str, dict[str, Any]]] = []
     for use in attempt.optimizations:
         ((technique, settings),) = use.items() if isinstance(use, dict) else ((use, dict[str, Any]()),)
@@ -189,8 +196,6 @@ def _with_drafts(attempt: Attempt, known: Mapping[str, Any], checkpoints: dict[s
         if key is None:
             uses.append(use)
             continue
-        if key not in settings:
-            raise ConfigError(f"--try: {technique} needs a draft model: write {technique}:{key}=NAME, or its source")
         name, checkpoint = checkpoint_of(str(settings[key]), known)
         checkpoints[name] = checkpoint
         uses.append({technique: {**settings, key: name}})

@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from claimbench.errors import ClaimbenchError, ConfigError
@@ -135,23 +137,21 @@ def _lines(running: subprocess.Popen[str]) -> Iterator[str]:
 
 def _end(running: subprocess.Popen[str]) -> None:
     """As Ctrl-C would; what does not end by it within a while is ended."""
-    for number, patience_s in ((signal.SIGINT, 20), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(running.pid, number)
-            running.wait(patience_s)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        except KeyboardInterrupt:
-            continue
-        if number == signal.SIGKILL or not _is_alive(running.pid):
-            return
+    for number, patience_s in ((signal.SIGINT, 30.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        with suppress(KeyboardInterrupt):  # whoever types it twice is in a hurry
+            if _is_gone(running, number, patience_s):
+                return
 
 
-def _is_alive(group: int) -> bool:
+def _is_gone(running: subprocess.Popen[str], number: int, patience_s: float) -> bool:
+    """Whether nothing is left of its group some time after signal `number`."""
+    until = time.monotonic() + patience_s
     try:
-        os.killpg(group, 0)
+        os.killpg(running.pid, number)
+        while time.monotonic() < until:
+            running.poll()
+            os.killpg(running.pid, 0)
+            time.sleep(0.1)
     except ProcessLookupError:
-        return False
-    return True
+        return True
+    return False

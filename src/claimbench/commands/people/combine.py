@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from claimbench.errors import ConfigError, ResultError, nearest
+from claimbench.errors import ConfigError, ResultError
+from claimbench.planning.nearest import nearest
 
 ABOUT = "results of several machines as one report, with a column per machine"
 EXAMPLES = (

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from claimbench.errors import ConfigError, ResultError, nearest
+from claimbench.errors import ConfigError, ResultError
+from claimbench.planning.nearest import nearest
 
 if TYPE_CHECKING:
     from claimbench.exchange.compare import CellComparison, Side

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from claimbench.commands import output
     from claimbench.commands.people.run import known_params
-    from claimbench.errors import nearest
+    from claimbench.planning.nearest import nearest
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", arguments.name):
         raise ConfigError(f"expected a name of letters, digits, dashes and underscores, got {arguments.name!r}")

@@ -180,8 +180,14 @@ def _planned(files: Mapping[str, str]) -> Any:
             return jobs.plan_for(parse_yaml(files["params.yaml"], "params.yaml"), Path("studies"))
 
 
+OF_SNAKEMAKE = ("Using workflow", "Assuming ", "Building DAG", "Using shell", "Conda env", "Complete log", "Elapsed")
+"""How lines of its own begin that nobody needs here."""
+
+
 def _told_to(shown: Progress) -> Any:
     def line(text: str) -> None:
+        if text.startswith(OF_SNAKEMAKE):
+            return
         if " left, now: " in text or "decided" in text:
             shown.doing(text.strip())
         shown.line(text)
