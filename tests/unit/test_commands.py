@@ -97,6 +97,7 @@ def test_a_wrong_argument_is_told_in_one_line_with_the_nearest(arguments: list[s
         (["run", "smolm2"], 2, "unknown model 'smolm2'. Did you mean 'smollm2'"),
         (["run", "http://x"], 3, "unknown kind of source 'http://'"),
         (["run", "random://smollm2"], 3, "unknown architecture 'smollm2'. Did you mean"),
+        (["run", "file://nowhere"], 3, "there is no such file or folder"),
         (["run", "hf://a/b/c/d"], 3, "expected hf://org/name"),
         (["run", "smollm2", "--try", "vllm"], 2, "Did you mean 'vllm_offline' or 'vllm_server'?"),
         (["run", "smollm2", "--try", "quantum"], 2, "`claimbench list techniques backends` names them."),
@@ -106,7 +107,7 @@ def test_a_wrong_argument_is_told_in_one_line_with_the_nearest(arguments: list[s
         (
             ["run", "smollm2", "--try", "assisted"],
             2,
-            "assisted needs a draft model, by its name or its source: write assisted:draft=NAME",
+            "by its name or its source: write assisted:draft=NAME",
         ),
         (["run", "smollm2", "--try", "prompt_lookup:tokns=3"], 2, "unknown key 'tokns'. Did you mean 'tokens'?"),
         (["run", "smollm2", "--try", "static_cache+no_cache"], 2, "both change the cache"),

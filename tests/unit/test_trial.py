@@ -53,9 +53,8 @@ def test_a_local_folder_is_found_from_another_folder(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("name", [*backends.names(), *optimizations.names()])
 def test_every_backend_and_every_technique_can_be_tried_by_its_name(name: str) -> None:
-    asked = name + {"assisted": ":draft=small", "draft_decoding": ":draft=small", "early_exit": ":layers=1"}.get(
-        name, ""
-    )
+    needed = {"assisted": ":draft=small", "draft_decoding": ":draft=small", "early_exit": ":layers=1"}
+    asked = name + needed.get(name, "")
     made = trial.compose("small", KNOWN, [asked], Workload(new_tokens=4), 5)
     plan = planned(made)
     (rows,) = plan.studies["small"].rows.values()

@@ -101,6 +101,7 @@ def _files(arguments: argparse.Namespace) -> tuple[dict[str, str], str]:
         source, params["checkpoints"], tries, _workload(arguments), arguments.minutes, arguments.device
     )
     head = "# `claimbench run` wrote this. To change it, copy the folder, edit, and type `snakemake` in it.\n"
+    _expect_local_files(asked.params["checkpoints"])
     files = {"params.yaml": head + trial.as_yaml(asked.params), f"studies/{asked.name}.yaml": _text(asked)}
     return files, asked.name
 
@@ -156,6 +157,18 @@ def known_params() -> dict[str, Any]:
     read: dict[str, Any] = read_yaml(path) or {}
     load_params(read, str(path))
     return read
+
+
+def _expect_local_files(checkpoints: Mapping[str, Any]) -> None:
+    """Raises SourceError where a local source is not there: the workflow would tell it after minutes of other jobs."""
+    from claimbench.checkpoints import sources
+    from claimbench.errors import SourceError
+
+    for said in checkpoints.values():
+        source = said if isinstance(said, str) else said["source"]
+        parsed = sources.parse(source)
+        if isinstance(parsed, sources.LocalSource) and not parsed.path.exists():
+            raise SourceError(f"{source}: there is no such file or folder")
 
 
 def _expect_no_wildcards(folder: Path) -> None:
