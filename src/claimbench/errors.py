@@ -63,9 +63,14 @@ class ServerFailed(Refusal):
     pass
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_DISK = frozenset((*_NO_ROOM, *_IN_THE_WAY))
+
+
 def disk_trouble(error: OSError) -> str | None:
     """One message where a disk is full, broken or not for writing; None for another error."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+    if error.errno not in _DISK:
         return None
     where = f" ({error.filename})" if error.filename else ""
     return f"cannot write{where}: {error.strerror}. What was measured before is kept."

@@ -120,8 +120,8 @@ def test_a_prompt_of_any_length_reaches_the_worker_through_a_shell(prompt: str, 
     cell = cell.model_copy(update={"workload": cell.workload.model_copy(update={"prompt": prompt})})
     argument = jobs.as_argument(jobs.canonical_json(cell.model_dump(mode="json")))
     code = (
-        "import sys; from claimbench.__main__ import _parser; from claimbench.schema.cell import Cell\n"
-        "print(Cell.model_validate_json(_parser().parse_args(sys.argv[1:]).cell).id)"
+        "import sys; from claimbench.commands.parser import make; from claimbench.schema.cell import Cell\n"
+        "print(Cell.model_validate_json(make(sys.argv[1:]).parse_args(sys.argv[1:]).cell).id)"
     )
     flags = ["measure", "--cell", argument, "--key", "{}", "--block", "0", "--plan", "p", "--output", "o"]
     command = ["/bin/bash", "-c", shlex.join([sys.executable, "-c", code, *flags])]

@@ -11,6 +11,7 @@ import pytest
 
 from claimbench import __main__ as command
 from claimbench.checkpoints.shard import shard
+from claimbench.commands.stages import machine as machine_stage
 from claimbench.errors import ConfigError
 from claimbench.measuring.measure import measure
 from claimbench.planning.result_key import key_of
@@ -134,7 +135,7 @@ def test_what_a_command_prints_and_what_a_handler_logs_is_redacted(
     def fail(_: object) -> None:
         raise ConfigError("cannot reach http://keeper:pass-w0rd@host with an-odd-token")
 
-    monkeypatch.setattr(command, "_machine", fail)
+    monkeypatch.setattr(machine_stage, "run", fail)
     assert command.main(["machine", "--output", "x"]) == ConfigError.exit_status
     said = capsys.readouterr().err
     assert said == "claimbench: cannot reach http://<secret>@host with <secret>\n"
