@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm check format lock schema gpu-day-pack clean
+.PHONY: help reproduce forecast test test-wide test-deepspeed test-vllm check format lock schema reports gpu-day-pack clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -16,6 +16,7 @@ help:
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
+	@echo "make reports     render the kept reports anew from their raw results (maintainers)"
 	@echo "make lock        write envs/*.lock from the environment at hand (maintainers)"
 	@echo "make gpu-day-pack  what benchmarks/gpu_day.py needs on a GPU's machine without a network"
 	@echo "make clean       remove what can be made again; results and checkpoints stay"
@@ -78,6 +79,9 @@ lock: .venv/dev.stamp
 
 schema: .venv/core.stamp
 	$(BIN)/python -m claimbench schema --output studies/schema
+
+reports: .venv/core.stamp
+	$(BIN)/python -m claimbench keep --folders $(patsubst %/results,%,$(wildcard reports/*/results))
 
 gpu-day-pack: .venv/core.stamp
 	$(BIN)/python benchmarks/gpu_day.py pack

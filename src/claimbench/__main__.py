@@ -31,12 +31,13 @@ def _machine(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from claimbench.schema.json_file import write_json
+    from claimbench.system import revision
     from claimbench.workflow import jobs
 
     plan = jobs.plan_for(json.loads(arguments.params), Path(arguments.studies))
     if jobs.digest_of(plan) != arguments.digest:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
-    write_json(arguments.output, plan.model_dump(mode="json"))
+    write_json(arguments.output, plan.model_copy(update={"commit": revision.commit()}).model_dump(mode="json"))
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
         other.unlink()
 
@@ -216,16 +217,32 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from claimbench.analysis import table_file
-    from claimbench.reporting import report
+    from claimbench.reporting import origin, report
+    from claimbench.schema import rendering, sealed, verdicts
     from claimbench.schema import round as round_file
-    from claimbench.schema import sealed, verdicts
 
     plan, limits, made_of = _what_a_table_is_made_of(arguments)
     read = table_file.read(arguments.table, made_of)
     judged = verdicts.read(arguments.verdicts)
     sealed.require_made_of(arguments.verdicts, judged.made_of, {"plan": plan.seal, "table": read.seal}, "judge")
     rounds = round_file.read_summary(arguments.rounds) if arguments.rounds else None
-    report.render(plan, read.table, judged, limits, arguments.output, rounds)
+    of = origin.origin_of(plan, arguments.plan.stem, rounds)
+    report.render(plan, read.table, judged, limits, arguments.output, rounds, origin=of)
+    files = rendering.files_in(arguments.output)
+    made_of |= {"table": read.seal, "verdicts": sealed.seal(judged)}
+    rendered = rendering.Rendering(origin=of, made_of=made_of, code=arguments.code, files=files)
+    rendering.write(arguments.output, rendered)
+
+
+def _keep(arguments: argparse.Namespace) -> None:
+    from claimbench import gallery
+
+    if arguments.plan:
+        gallery.keep(arguments.plan, Path(), arguments.folders[0])
+        return
+    for folder in arguments.folders:
+        gallery.render(folder)
+        print(folder / "report.md")
 
 
 def _forecast(arguments: argparse.Namespace) -> None:
@@ -416,7 +433,15 @@ def _parser() -> argparse.ArgumentParser:
         verdicts=path,
         ceilings=path,
         rounds=maybe_path,
+        code={"default": ""},
         output=path,
+    )
+    command(
+        "keep",
+        _keep,
+        "copy a plan's raw results beside its report, for git; without a plan, render kept reports anew",
+        plan=maybe_path,
+        folders={"type": Path, "nargs": "+", "required": True},
     )
     command(
         "forecast",

@@ -72,6 +72,11 @@ def read(path: Path, given: Mapping[str, str]) -> TableFile:
     return TableFile(table, known_seal, made_of)
 
 
+def as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """What `read` gives of `table` after `write`: parquet has types of its own for what is missing."""
+    return pyarrow.Table.from_pandas(table, preserve_index=False).to_pandas()
+
+
 def seal(table: pd.DataFrame) -> str:
     """The sha256 of its CSV, which says every value in full and nothing else."""
     return _seal(table.to_csv(index=False))

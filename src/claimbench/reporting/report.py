@@ -18,6 +18,7 @@ from claimbench import __version__
 from claimbench.analysis.protocol import protocol_of
 from claimbench.formatting import cell_text, count, interval, number, percent, slug
 from claimbench.reporting import dvc_files, recommendations, study_figures
+from claimbench.reporting.origin import described
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.tables import Table, memory_table, row_title, shared_deviations, tables, tokens_table
@@ -27,6 +28,7 @@ from claimbench.schema.frontier import describe
 from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
+from claimbench.schema.rendering import Origin
 from claimbench.schema.round import Rounds
 from claimbench.schema.study import Document
 from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verdicts
@@ -113,10 +115,13 @@ def render(
     ceilings: Ceilings,
     folder: Path,
     rounds: Rounds | None = None,
+    *,
+    origin: Origin | None = None,
+    root: str = "../",
 ) -> None:
     """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
 
-    Links lead to `../results`: `folder` stands beside it.
+    `root` leads from `folder` to the folder that holds `results`, for links.
     """
     data = ReportData(plan, table, verdicts, ceilings)
     drawn: list[Illustration] = []
@@ -137,6 +142,8 @@ def render(
         "codes": len({planned.key.code for planned in plan.cells.values()}),
         "floors": _floors(data),
         "rounds": rounds,
+        "origin": described(origin) if origin else None,
+        "root": root,
         "edited_after": _edited_after(plan, rounds),
         "blocks": sum(planned.blocks for planned in plan.cells.values()),
         "version": __version__,
@@ -182,10 +189,10 @@ def _template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def links(paths: Sequence[str]) -> str:
+def links(paths: Sequence[str], root: str) -> str:
     """Links to raw results, from the report's folder: `block 0, block 1` of one cell, or `cell/0, ...` of several."""
     several = len({PurePosixPath(path).parent for path in paths}) > 1
-    return ", ".join(f"[{_link_text(PurePosixPath(path), several)}](../{path})" for path in paths)
+    return ", ".join(f"[{_link_text(PurePosixPath(path), several)}]({root}{path})" for path in paths)
 
 
 def _link_text(path: PurePosixPath, several: bool) -> str:
