@@ -5,8 +5,8 @@
     python benchmarks/deciding.py noise RUN [RUN ...] > FILE     ratios of wall times by pass, for simulations
     python benchmarks/deciding.py widths BLOCKS RUN              intervals of a run without a budget beside one with it
 
-RUN is a folder in which `snakemake --cores all` has run, or one that `claimbench keep` made; BLOCKS one in which it has run with
-the study's `measure.budget_minutes` taken out, so that nothing was measured in rounds.
+RUN is a folder in which `snakemake --cores all` has run, or one that `claimbench keep` made; BLOCKS one in which it has
+run with the study's `measure.budget_minutes` taken out, so that nothing was measured in rounds.
 """
 
 from __future__ import annotations

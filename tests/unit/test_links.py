@@ -1,7 +1,8 @@
-"""Every link in every committed Markdown file leads somewhere: to a committed file, and to a heading or anchor of it."""
+"""Every link in a committed Markdown file leads somewhere: to a committed file, and to a heading or anchor of it."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -53,7 +54,7 @@ def anchors(text: str) -> set[str]:
     """Those that GitHub gives headings, a number behind each that is there already, and those that are written out."""
     found = set(re.findall(r"""<a (?:id|name)=["']([^"']+)["']""", text))
     parsed = tokens(text)
-    for opening, inline in zip(parsed, parsed[1:], strict=False):
+    for opening, inline in itertools.pairwise(parsed):
         if opening.type == "heading_open":
             words = "".join(child.content for child in inline.children or [])
             slug = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
@@ -89,7 +90,8 @@ def test_every_link_leads_to_what_is_committed(page: str) -> None:
 
 
 def test_a_dead_link_is_found_in_each_form_that_a_page_may_use() -> None:
-    text = "# One title\n\n[a](none.md) ![b](no.svg) [c](#two) [d](LICENSE#x) <img src='e.png'> [f][g] `[h](i)`\n\n[g]: j.md\n"
+    text = "# One title\n\n[a](none.md) ![b](no.svg) [c](#two) [d](LICENSE#x) <img src='e.png'> [f][g] `[h](i)`\n"
+    text += "\n[g]: j.md\n"
     found = ["none.md", "no.svg", "#two", "LICENSE#x", "e.png", "j.md"]
     assert dead("README.md", text) == found
     assert dead("README.md", "# One title\n\n[a](#one-title) [b](docs/) [c](docs/models.md)\n") == []

@@ -18,6 +18,7 @@ from claimbench.workflow.jobs import (
     expect_no_wildcards,
     in_one_message,
 )
+from claimbench.workflow.rendered import foreign
 
 # Snakemake's own reader keeps the last of two equal keys without a word, and takes other words than DVC for numbers.
 with in_one_message():

@@ -74,7 +74,8 @@ def read(path: Path, given: Mapping[str, str]) -> TableFile:
 
 def as_written(table: pd.DataFrame) -> pd.DataFrame:
     """What `read` gives of `table` after `write`: parquet has types of its own for what is missing."""
-    return pyarrow.Table.from_pandas(table, preserve_index=False).to_pandas()
+    read: pd.DataFrame = pyarrow.Table.from_pandas(table, preserve_index=False).to_pandas()
+    return read
 
 
 def seal(table: pd.DataFrame) -> str:

@@ -72,6 +72,12 @@ class Shard(Frozen):
     )
 
 
+class Dvc(Frozen):
+    """What DVC keeps beside results; nothing that is measured depends on it."""
+
+    weights: tuple[str, ...] = Field(default=(), description="folders of checkpoints: resources/checkpoints is all")
+
+
 class Limits(Frozen):
     """What this machine can bear: a study's larger workloads are cut down to it, and the report says so."""
 
@@ -98,6 +104,7 @@ class Params(Frozen):
     limits: Limits = Limits()
     measure: Measure = Measure()
     shard: Shard = Shard()
+    dvc: Dvc = Field(default=Dvc(), exclude=True)
 
 
 def load_params(value: object, where: str = "params.yaml") -> Params:

@@ -1,7 +1,7 @@
 """Whether the report that lies in a folder is the one of this plan, of these results and of this code.
 
-Snakemake and DVC take a file for what it should be by its age and its name. A `git pull`, a checkout of another revision or
-a copy from another machine puts someone else's report there, newer than every result of this one.
+Snakemake and DVC take a file for what it should be by its age and its name. A `git pull`, a checkout of another
+revision or a copy from another machine puts someone else's report there, newer than every result of this one.
 """
 
 from __future__ import annotations
