@@ -181,13 +181,13 @@ def _selftest(arguments: argparse.Namespace) -> None:
 
 
 def _aggregate(arguments: argparse.Namespace) -> None:
-    from claimbench.analysis import aggregate, table_file
+    from claimbench.analysis import aggregate, hours, table_file
     from claimbench.schema import round as round_file
 
     plan, limits, made_of = _what_a_table_is_made_of(arguments)
     rounds = round_file.read_all(arguments.rounds) if arguments.rounds else {}
     table = aggregate.aggregate(plan, limits, rounds=rounds)
-    table_file.write(table, arguments.parquet, arguments.csv, made_of)
+    table_file.write(table, arguments.parquet, arguments.csv, made_of, hours.hours_of(plan, rounds))
 
 
 def _what_a_table_is_made_of(arguments: argparse.Namespace) -> tuple[Plan, Ceilings, dict[str, str]]:
@@ -229,7 +229,7 @@ def _report(arguments: argparse.Namespace) -> None:
     judged = verdicts.read(arguments.verdicts)
     sealed.require_made_of(arguments.verdicts, judged.made_of, {"plan": plan.seal, "table": read.seal}, "judge")
     rounds = round_file.read_summary(arguments.rounds) if arguments.rounds else None
-    of = origin.origin_of(plan, arguments.plan.stem, rounds)
+    of = origin.origin_of(plan, arguments.plan.stem, read.measured)
     report.render(plan, read.table, judged, limits, arguments.output, rounds, origin=of)
     files = rendering.files_in(arguments.output)
     made_of |= {"table": read.seal, "verdicts": sealed.seal(judged)}

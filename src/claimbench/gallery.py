@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from claimbench.analysis import aggregate, table_file
+from claimbench.analysis.hours import hours_of
 from claimbench.errors import ResultError
 from claimbench.judging import judge
 from claimbench.planning.paths import ceilings_path
@@ -87,7 +88,7 @@ def _render(output: Path) -> None:
     searches = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
     judged = judge.judge(plan, table_file.as_written(table), frontiers=searches)
     verdicts.write(RESULTS / "verdicts.json", judged)
-    origin = origin_of(plan, plan_file.stem, summary)
+    origin = origin_of(plan, plan_file.stem, hours_of(plan, summary.seals if summary else ()))
     report.render(plan, table_file.as_written(table), judged, limits, output, summary, origin=origin, root="")
 
 

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
-from pathlib import Path
 
 from claimbench import __version__
-from claimbench.errors import ResultError
-from claimbench.schema import plain_file, sealed
 from claimbench.schema.plan import Plan
-from claimbench.schema.rendering import Origin
-from claimbench.schema.round import Rounds
-
-STARTED = re.compile(r'"started_at":"([^"]+)"')
+from claimbench.schema.rendering import Hours, Origin
 
 
-def origin_of(plan: Plan, digest: str, rounds: Rounds | None) -> Origin:
-    """That of the results of `plan`, whose file is named by `digest`, and of the `rounds` of it."""
-    paths = [path for planned in plan.cells.values() for path in planned.paths()]
-    begun = sorted(_started(Path(path)) for path in [*paths, *(rounds.seals if rounds else ())])
-    measured = (begun[0], begun[-1]) if begun else None
+def origin_of(plan: Plan, digest: str, measured: Hours | None) -> Origin:
+    """That of `plan`, whose file is named by `digest`, and of results that were `measured` then."""
     return Origin(plan=digest, commit=plan.commit, version=__version__, measured=measured)
-
-
-def _started(path: Path) -> str:
-    """When the block or the first arm of the round at `path` began, without validating it."""
-    try:
-        found = STARTED.search(plain_file.read_text(path, sealed.MOST_BYTES))
-    except OSError as error:
-        raise ResultError(f"cannot read {path}: {error.strerror}") from error
-    if found is None:
-        raise ResultError(f"{path}: it does not say when it was measured")
-    return found[1]
 
 
 def described(origin: Origin) -> str:
@@ -40,7 +19,7 @@ def described(origin: Origin) -> str:
     return "; ".join([f"plan `{origin.plan}`", *_hours(origin.measured), _code(origin)])
 
 
-def _hours(measured: tuple[str, str] | None) -> list[str]:
+def _hours(measured: Hours | None) -> list[str]:
     if measured is None:
         return []
     first, last = (datetime.fromisoformat(moment) for moment in measured)

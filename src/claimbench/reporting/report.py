@@ -152,7 +152,9 @@ def render(
     _write(folder, "report.md", re.sub(r"\n{3,}", "\n\n", text))
     _write_folder(folder / "figures", {illustration.file: illustration.svg for illustration in drawn})
     _write_folder(folder / "plots", dvc_files.csv_files(data))
-    _write(folder, "metrics.json", json.dumps(dvc_files.metrics_json(data), indent=1, ensure_ascii=False) + "\n")
+    _write(
+        folder, "metrics.json", json.dumps(dvc_files.metrics_json(data, rounds), indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def _params_yaml(plan: Plan) -> str:

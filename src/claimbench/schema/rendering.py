@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from claimbench.schema import sealed
 from claimbench.schema.frozen import Frozen
@@ -12,6 +12,13 @@ from claimbench.schema.frozen import Frozen
 NAME: Final = "provenance.json"
 FILES: Final = ("report.md", "metrics.json")
 FOLDERS: Final = ("figures", "plots")
+
+
+class Hours(NamedTuple):
+    """When the first and the last block or round began, UTC, ISO 8601."""
+
+    first: str
+    last: str
 
 
 class Origin(Frozen):
@@ -23,8 +30,7 @@ class Origin(Frozen):
     """Of the code that made the plan."""
     version: str
     """Of Claimbench, when the report was rendered."""
-    measured: tuple[str, str] | None
-    """When the first and the last block or round began, UTC, ISO 8601; None where nothing was measured."""
+    measured: Hours | None
 
 
 class Rendering(Frozen):
