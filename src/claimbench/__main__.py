@@ -34,7 +34,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from claimbench.system import revision
     from claimbench.workflow import jobs
 
-    plan = jobs.plan_for(json.loads(arguments.params), Path(arguments.studies))
+    plan = jobs.plan_for(json.loads(arguments.params), *map(Path, arguments.studies.split(os.pathsep)))
     if jobs.digest_of(plan) != arguments.digest:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
     write_json(arguments.output, plan.model_copy(update={"commit": revision.commit()}).model_dump(mode="json"))
@@ -255,7 +255,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
     from claimbench.schema.validation import read_yaml
     from claimbench.workflow import jobs
 
-    plan = jobs.plan_for(read_yaml(arguments.params), Path(arguments.studies))
+    plan = jobs.plan_for(read_yaml(arguments.params), *map(Path, arguments.studies.split(os.pathsep)))
     path = paths.ceilings_path(plan)
     known = path.exists()
     limits = ceilings.read(path, plan.machine["key"], plan.device) if known else ceilings.Ceilings()

@@ -5,7 +5,7 @@
 
 rule environment:
     input:
-        lock="envs/{family}.lock",
+        lock=lambda wildcards: FLOW.lock(wildcards.family),
         program=lambda wildcards: FLOW.build_program(wildcards.family),
     output:
         "resources/environments/{family}/stamp.json",

@@ -133,15 +133,14 @@ def load_params(value: object, where: str = "params.yaml") -> Params:
     return params
 
 
-def load_studies(names: tuple[str, ...], folder: Path) -> dict[str, Study]:
-    """The studies called `names`; a study's name is its file's name."""
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+def load_studies(names: tuple[str, ...], *folders: Path) -> dict[str, Study]:
+    """The studies called `names`; a study's name is its file's name, and the first of `folders` that has it counts."""
+    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
     studies = {}
     for name in names:
         if name not in known:
-            raise ConfigError(f"studies: there is no {folder / name}.yaml.{did_you_mean(name, known)}")
-        path = folder / f"{name}.yaml"
-        studies[name] = validate(Study, read_yaml(path), str(path))
+            raise ConfigError(f"studies: there is no {folders[0] / name}.yaml.{did_you_mean(name, sorted(known))}")
+        studies[name] = validate(Study, read_yaml(known[name]), str(known[name]))
     return studies
 
 
