@@ -17,7 +17,7 @@ import yaml
 from claimbench import __version__
 from claimbench.analysis.protocol import protocol_of
 from claimbench.formatting import cell_text, count, interval, number, percent, slug
-from claimbench.reporting import dvc_files, recommendations, study_figures
+from claimbench.reporting import dvc_files, recommendations, study_figures, verdict_chart
 from claimbench.reporting.origin import described
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
@@ -36,8 +36,6 @@ from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verd
 if TYPE_CHECKING:
     import jinja2
     import pandas as pd
-
-MOST_LINKS = 4
 
 
 class CheckText(NamedTuple):
@@ -59,6 +57,8 @@ class ClaimText(NamedTuple):
     checks: tuple[CheckText, ...]
     results: tuple[str, ...]
     ours: str
+    headline: str
+    """Of the check that it is told by."""
     why: str | None
     """Where it says more than the checks do."""
 
@@ -67,8 +67,9 @@ class StudyClaims(NamedTuple):
     study: str
     title: str
     claims: tuple[ClaimText, ...]
-    fold: int
-    """Links to results beyond so many are folded away."""
+    told: str
+    """The verdicts, counted, as a sentence."""
+    figure: Illustration | None
 
 
 class ExperimentSection(NamedTuple):
@@ -126,6 +127,8 @@ def render(
     data = ReportData(plan, table, verdicts, ceilings)
     drawn: list[Illustration] = []
     studies = [_study(data, name, drawn) for name in plan.studies]
+    claims = _claims(data)
+    drawn += [group.figure for group in claims if group.figure]
     context: dict[str, object] = {
         "plan": plan,
         "device_name": verdicts.device_name,
@@ -134,7 +137,7 @@ def render(
         "objectives": recommendations.objectives(data),
         "machine": _machine(data),
         "studies": studies,
-        "claims": _claims(data),
+        "claims": claims,
         "unavailable": _unavailable(data),
         "not_judged": [claim for claim in verdicts.claims if claim.verdict == Verdict.NOT_RUNNABLE],
         "params_yaml": _params_yaml(plan),
@@ -336,10 +339,19 @@ def _claims(data: ReportData) -> list[StudyClaims]:
     """Every study's claims; each check with what it found and the links to its results."""
     found = []
     for study, planned in data.plan.studies.items():
-        claims = tuple(_describe_claim(claim) for claim in data.verdicts.claims if claim.study == study)
-        if claims:
-            found.append(StudyClaims(study, planned.study.title, claims, MOST_LINKS))
+        judged = [claim for claim in data.verdicts.claims if claim.study == study]
+        if judged:
+            described = tuple(map(_describe_claim, judged))
+            title, figure = planned.study.title, study_figures.of_verdicts(study, judged)
+            found.append(StudyClaims(study, title, described, _told(judged), figure))
     return found
+
+
+def _told(judged: Sequence[ClaimVerdict]) -> str:
+    """`16 claims: 13 supported, 3 refuted.`"""
+    numbers = [(sum(claim.verdict == verdict for claim in judged), verdict) for verdict in Verdict]
+    told = ", ".join(f"{number} {verdict}" for number, verdict in numbers if number)
+    return f"{count(len(judged), 'claim')}: {told}."
 
 
 def _describe_claim(claim: ClaimVerdict) -> ClaimText:
@@ -353,6 +365,7 @@ def _describe_claim(claim: ClaimVerdict) -> ClaimText:
         checks=checks,
         results=tuple(dict.fromkeys(path for check in claim.checks for path in check.results)),
         ours="; ".join(check.ours for check in checks if check.ours != "–") or "–",
+        headline=_found(told_by) if (told_by := verdict_chart.headline(claim)) else "–",
         why=claim.reason if _adds(claim.reason, [check.reason for check in claim.checks]) else None,
     )
 
