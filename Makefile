@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -P src/claimbench/workflow/installing.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast extras test test-wide test-deepspeed test-vllm test-kernels check format lock schema gpu-day-pack clean
+.PHONY: help reproduce forecast extras test test-wide test-deepspeed test-vllm test-kernels check format lock schema reports gpu-day-pack clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -21,6 +21,7 @@ help:
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
 	@echo "make extras      install what README offers besides: S3 and ssh for DVC, SLURM, llama.cpp"
+	@echo "make reports     render the kept reports anew from their raw results (maintainers)"
 	@echo "make lock        write envs/*.lock by uv (maintainers)"
 	@echo "                 DEVICE=auto, cpu or cuda says which build of torch any of these installs"
 	@echo "make gpu-day-pack  what benchmarks/gpu_day.py needs on a GPU's machine without a network"
@@ -103,6 +104,9 @@ lock: .venv/dev.stamp
 
 schema: .venv/core.stamp
 	$(BIN)/python -m claimbench schema --output studies/schema
+
+reports: .venv/core.stamp
+	$(BIN)/python -m claimbench keep --folders $(patsubst %/results,%,$(wildcard reports/*/results))
 
 gpu-day-pack: .venv/core.stamp
 	$(BIN)/python benchmarks/gpu_day.py pack

@@ -10,17 +10,6 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/plan.smk"
-include: "workflow/rules/environment.smk"
-include: "workflow/rules/fetch.smk"
-include: "workflow/rules/shard.smk"
-include: "workflow/rules/ceiling.smk"
-include: "workflow/rules/measure.smk"
-include: "workflow/rules/rounds.smk"
-include: "workflow/rules/frontier.smk"
-include: "workflow/rules/aggregate.smk"
-include: "workflow/rules/judge.smk"
-include: "workflow/rules/report.smk"
 
 
 # The raw results are targets of their own: a clone that has only the rendered report must still measure.
@@ -57,3 +46,16 @@ rule fetched:
         FLOW.manifests,
     message:
         "Every checkpoint is here"
+
+
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/environment.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/shard.smk"
+include: "workflow/rules/ceiling.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/rounds.smk"
+include: "workflow/rules/frontier.smk"
+include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/judge.smk"
+include: "workflow/rules/report.smk"

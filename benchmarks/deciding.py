@@ -4,10 +4,9 @@
     python benchmarks/deciding.py twins RUN MINUTES              rounds in which every cell of its plan sits twice
     python benchmarks/deciding.py noise RUN [RUN ...] > FILE     ratios of wall times by pass, for simulations
     python benchmarks/deciding.py widths BLOCKS RUN              intervals of a run without a budget beside one with it
-    python benchmarks/deciding.py keep RUN FOLDER                its rounds, plan, verdicts and ceilings
 
-RUN is a folder in which `snakemake --cores all` has run, or one that `keep` made; BLOCKS one in which it has run with
-the study's `measure.budget_minutes` taken out, so that nothing was measured in rounds.
+RUN is a folder in which `snakemake --cores all` has run, or one that `claimbench keep` made; BLOCKS one in which it has
+run with the study's `measure.budget_minutes` taken out, so that nothing was measured in rounds.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -38,7 +36,6 @@ from claimbench.schema.plan import read as read_plan
 from claimbench.schema.round import TWIN, Arm, Round
 from claimbench.schema.verdicts import Verdict
 
-KEPT = ("rounds", "decided", "plan", "ceilings", "verdicts.json")
 AT_A_TIME = 5
 """Cells that sit twice in a round of twins."""
 TWIN_PASSES = 3
@@ -214,13 +211,6 @@ def widths(blocks: Path, run: Path) -> list[str]:
     return [*lines, "", f"Narrower at the same minutes, median: {median(narrower):.1f} times"]
 
 
-def keep(run: Path, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for name in KEPT:
-        path = results(run) / name
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / name)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -232,9 +222,6 @@ def main() -> None:
     seating = commands.add_parser("twins")
     seating.add_argument("run", type=Path)
     seating.add_argument("minutes", type=float)
-    keeping = commands.add_parser("keep")
-    keeping.add_argument("run", type=Path)
-    keeping.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "table":
         print("\n".join(table(arguments.runs)))
@@ -242,10 +229,8 @@ def main() -> None:
         twins(arguments.run, arguments.minutes)
     elif arguments.command == "widths":
         print("\n".join(widths(arguments.blocks, arguments.run)))
-    elif arguments.command == "noise":
-        print(json.dumps(noise(arguments.runs)))
     else:
-        keep(arguments.run, arguments.folder)
+        print(json.dumps(noise(arguments.runs)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ PARAMS: dict[str, Any] = {
         "tiny": {"source": "random://tiny-llama?seed=0", "architecture": "tiny-llama"},
         "other": {"source": "random://tiny-llama?seed=1", "architecture": "tiny-llama"},
     },
+    "dvc": {"weights": []},
 }
 STUDY: dict[str, Any] = {
     "title": "Paces",

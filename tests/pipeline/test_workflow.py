@@ -83,7 +83,7 @@ def test_a_run_prints_a_job_table_and_then_two_lines_per_block(finished):
 
 
 def test_every_rule_says_what_it_does() -> None:
-    for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
+    for path in [ROOT / "Snakefile", ROOT / "workflow/Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
         rules = re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert [name for name, body in rules if "    message:\n" not in body] == [], path
 

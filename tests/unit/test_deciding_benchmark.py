@@ -37,7 +37,7 @@ def test_widths_are_compared_at_the_same_minutes(deciding: ModuleType, monkeypat
 
 
 def test_the_committed_run_can_be_read_again(deciding: ModuleType) -> None:
-    (first, *_) = sorted((PROGRAM.parents[1] / "reports").glob("deciding-*/run-*"))
+    first = PROGRAM.parents[1] / "reports/quickstart-amd-epyc-2-cores"
     *_, row = deciding.table([first])
     assert row.count("|") == 8
     noise = deciding.noise([first])

@@ -47,29 +47,6 @@ def make_plan(device: Device, **studies: Any) -> Plan:
     return plan.make_plan(params.load_params(raw_params()), read, {"key": "here"}, device)
 
 
-def is_generated(target: str) -> bool:
-    """A file that the default study's report makes, whether or not it was rendered here."""
-    if target in ("reports/report.md", "reports/metrics.json"):
-        return True
-    figure = re.fullmatch(r"reports/figures/(\w+)--([\w-]+)\.svg", target)
-    return bool(figure) and figure[1] in raw_params()["studies"] and figure[2] in studied_experiments(figure[1])
-
-
-def studied_experiments(study: str) -> list[str]:
-    return [*params.load_studies((study,), ROOT / "studies")[study].experiments]
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_relative_link_leads_to_a_file_of_the_project(name: str) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", DOCUMENTS[name])
-    relative = [target for target in targets if "://" not in target]
-    assert relative
-    command = ["git", "ls-files"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    tracked = set(listed) | {str(parent) for path in listed for parent in Path(path).parents}
-    assert [target for target in relative if target.rstrip("/") not in tracked and not is_generated(target)] == []
-
-
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_make_target_that_is_named_exists(name: str) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from claimbench.__main__ import main
 from claimbench.checkpoints import manifest
 from claimbench.checkpoints.manifest import File, Manifest
 from claimbench.checkpoints.shard import shard
@@ -106,3 +108,21 @@ def test_the_identity_follows_the_content() -> None:
     other = one.model_copy(update={"files": (file.model_copy(update={"sha256": "1" * 64}),)})
     assert one.sha256 == Manifest.model_validate(one.model_dump(mode="json")).sha256
     assert one.sha256 != other.sha256
+
+
+def test_the_list_of_checkpoints_has_each_layout_of_one(tmp_path: Path) -> None:
+    """A checkpoint whole, and the same one cut for two ranks, have one name and lie in folders of their own."""
+    whole = manifest.Manifest(checkpoint="mine", source="random://tiny-llama?seed=0", parameters=4, files=())
+    cut = whole.model_copy(update={"layout": manifest.Layout(kind="tensor_parallel", ranks=2)})
+    paths = []
+    for folder, one in (("mine-0a", whole), ("mine-1b", cut)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "manifest.json").write_text(one.model_dump_json(), encoding="utf-8")
+        paths.append(str(tmp_path / folder / "manifest.json"))
+    assert main(["checkpoints", "--manifests", *paths, "--output", str(tmp_path / "checkpoints.json")]) == 0
+    listed = json.loads((tmp_path / "checkpoints.json").read_text(encoding="utf-8"))
+    assert {folder: (one["checkpoint"], one["layout"], one["ranks"]) for folder, one in listed.items()} == {
+        "mine-0a": ("mine", "whole", 1),
+        "mine-1b": ("mine", "tensor_parallel", 2),
+    }
+    assert listed["mine-0a"]["sha256"] != listed["mine-1b"]["sha256"]

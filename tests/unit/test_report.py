@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
+import yaml
 
 from claimbench.__main__ import main
 from claimbench.analysis import aggregate, table_file
 from claimbench.judging import judge
 from claimbench.planning.plan import make_plan
 from claimbench.reporting import report
+from claimbench.reporting.origin import origin_of
 from claimbench.schema import ceilings, result, sealed, verdicts
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.outcome import Outcome
@@ -220,7 +222,8 @@ def build(folder: Path, studies: dict[str, str], invented: Invent, params: str =
 
 
 def render(inputs: Inputs, folder: Path) -> str:
-    report.render(inputs.plan, inputs.table, inputs.verdicts, CEILINGS, folder / "reports")
+    origin = origin_of(inputs.plan, inputs.plan.seal[:12], None)
+    report.render(inputs.plan, inputs.table, inputs.verdicts, CEILINGS, folder / "reports", origin=origin)
     return (folder / "reports" / "report.md").read_text(encoding="utf-8")
 
 
@@ -460,16 +463,39 @@ def test_parameters_in_the_report_are_parameters_again(project: tuple[Path, Inpu
     assert inputs.plan.machine["key"] in text
 
 
-def test_metrics_are_nested_and_rounded(project: tuple[Path, Inputs, str]) -> None:
+def metrics_in(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((folder / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    assert set(metrics) == {"machine", MACHINE["key"]}
+    found: dict[str, Any] = metrics[MACHINE["key"]]
+    return found
+
+
+def leaves(value: Any) -> list[Any]:
+    return [leaf for each in value.values() for leaf in leaves(each)] if isinstance(value, dict) else [value]
+
+
+def test_metrics_are_few_and_stand_under_the_machine(project: tuple[Path, Inputs, str]) -> None:
     folder, inputs, _ = project
-    metrics = json.loads((folder / "reports" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = metrics_in(folder)
     assert metrics["verdicts"] == {"supported": 2, "refuted": 1, "bounded": 0, "undecided": 0, "not_runnable_here": 1}
-    plain = metrics["studies"]["rates"]["methods/plain"]
-    cell = inputs.plan.row("rates", "methods/plain").cell
-    exact = inputs.verdicts.cells[cell].metrics["decode_tok_s"].value
-    assert plain["decode_tok_s"] == float(f"{exact:.4g}")
-    assert "methods/flash" not in metrics["studies"]["rates"]
-    assert "grid/plain@batch=128" not in metrics["studies"]["rates"]
+    assert metrics["read_gb_s"] == 16
+    exact = inputs.verdicts.cells[str(inputs.plan.row("rates", "methods/plain").cell)].metrics["tok_s"].value
+    assert metrics["rates"]["methods"]["tok_s"] == float(f"{exact:.4g}")
+    assert metrics["latency"]["gain"]["best_times"] == pytest.approx(1 / 0.7, rel=0.05)
+    assert len(leaves(metrics)) <= 20
+
+
+def test_metrics_of_a_large_study_stay_few_and_say_what_they_leave_out(tmp_path: Path) -> None:
+    study = parse_yaml(LATENCY, "latency")
+    study["experiments"] = {f"gain_{n}": study["experiments"]["gain"] for n in range(16)}
+    inputs = build(
+        tmp_path, {"latency": yaml.safe_dump(study)}, invent, PARAMS.replace("[rates, latency]", "[latency]")
+    )
+    render(inputs, tmp_path)
+    metrics = metrics_in(tmp_path)
+    assert metrics["experiments_left_out"] == 2
+    assert list(metrics["latency"]["gain_13"]) == ["decode_tok_s"]
+    assert len(leaves(metrics)) <= 22
 
 
 def test_plots_are_tidy(project: tuple[Path, Inputs, str]) -> None:
@@ -491,7 +517,7 @@ def test_it_renders_where_nothing_could_run(tmp_path: Path) -> None:
     assert "![" not in text
     assert list((tmp_path / "reports" / "figures").iterdir()) == []
     assert "asked to be unavailable" in text
-    assert json.loads((tmp_path / "reports" / "metrics.json").read_text(encoding="utf-8"))["studies"] == {}
+    assert set(metrics_in(tmp_path)) == {"verdicts", "read_gb_s"}
 
 
 def test_it_renders_with_no_study(project: tuple[Path, Inputs, str], tmp_path: Path) -> None:
@@ -560,8 +586,7 @@ def test_a_wrong_output_gives_no_number(tmp_path: Path) -> None:
     assert "the logits hold NaN" in text
     svg = (tmp_path / "reports" / "figures" / "rates--methods.svg").read_text(encoding="utf-8")
     assert "wrong output" in svg
-    metrics = json.loads((tmp_path / "reports" / "metrics.json").read_text(encoding="utf-8"))
-    assert "methods/int8" not in metrics["studies"]["rates"]
+    assert metrics_in(tmp_path)["rates"]["methods"]["best_times"] == 1
 
 
 def test_a_claims_reason_is_told_once():

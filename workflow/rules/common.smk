@@ -26,21 +26,31 @@ from claimbench.workflow.jobs import (
     as_json,
     expect_no_wildcards,
     in_one_message,
+    params_file,
 )
+from claimbench.workflow.rendered import foreign
+
+# Where Claimbench lies. Results go into the working directory, which is another one with `--directory` or as a module.
+HOME = Path(
+    os.path.relpath(workflow.current_basedir.get_path_or_uri(secret_free=True))
+).parent.parent
 
 # Snakemake's own reader keeps the last of two equal keys without a word, and takes other words than DVC for numbers.
 with in_one_message():
-    expect_no_wildcards(Path(workflow.basedir))
-    PARAMS = read_yaml(Path("params.yaml")) or {}
+    expect_no_wildcards(HOME.resolve())
+    PARAMS_FILE = params_file(HOME)
+    OF_A_MODULE = workflow.modifier.skip_configfile
+    PARAMS = dict(config) if OF_A_MODULE else read_yaml(PARAMS_FILE) or {}
 
 
-configfile: "params.yaml"
+configfile: str(PARAMS_FILE)
 
 
-update_config(PARAMS, workflow.config_settings.overwrite_config)
+if not OF_A_MODULE:
+    update_config(PARAMS, workflow.config_settings.overwrite_config)
 
 with in_one_message():
-    FLOW = Workflow(PARAMS, Path(os.path.relpath(Path(workflow.basedir) / "studies")))
+    FLOW = Workflow(PARAMS, Path("studies"), HOME / "studies")
 
 # A dry run renames nothing: it counts a job less for each result that a run sets aside.
 if workflow.is_main_process and not workflow.dryrun:

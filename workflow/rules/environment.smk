@@ -5,8 +5,8 @@
 
 rule environment:
     input:
-        lock="envs/{family}.lock",
-        torch=["envs/cpu.lock", "envs/cuda.lock"],
+        lock=lambda wildcards: FLOW.lock(wildcards.family),
+        torch=FLOW.torch_locks,
         program=lambda wildcards: FLOW.build_program(wildcards.family),
     output:
         "resources/environments/{family}/stamp.json",

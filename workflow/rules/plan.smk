@@ -15,7 +15,7 @@ rule plan:
         "../../envs/core.yaml"
     params:
         params=lambda wildcards: as_argument(FLOW.params_json),  # a string's own {1..4} would be taken for a wildcard
-        studies=str(FLOW.studies),
+        studies=FLOW.studies,
         digest=FLOW.digest,
     message:
         "Writing the plan"

@@ -1,6 +1,10 @@
 # input: the plan, the table, the verdicts and the ceilings: JSON and a table, no model and no GPU
-# output: reports/report.md with its figures, metrics and plots
+# output: reports/report.md with its figures, metrics and plots, and what they are of in reports/provenance.json
 # steps: render
+#
+# A report that someone else rendered, or that was edited, is newer than every result here: `foreign` is newer than it.
+
+RENDERS = FLOW.code("reporting.report", libraries=["jinja2", "matplotlib"])
 
 
 rule report:
@@ -10,6 +14,7 @@ rule report:
         verdicts="results/verdicts.json",
         ceilings=FLOW.ceilings,
         decided=FLOW.decided,
+        foreign=foreign(Path("reports"), FLOW.digest, RENDERS),
     output:
         markdown=report(
             "reports/report.md",
@@ -21,6 +26,7 @@ rule report:
             caption="../report/metrics.rst",
             category="Report",
         ),
+        provenance="reports/provenance.json",
         figures=report(
             directory("reports/figures"),
             patterns=["{name}.svg"],
@@ -40,7 +46,7 @@ rule report:
     conda:
         "../../envs/core.yaml"
     params:
-        code=FLOW.code("reporting.report", libraries=["jinja2", "matplotlib"]),
+        code=RENDERS,
         rounds=lambda wildcards, input: (
             f"--rounds {input.decided}" if FLOW.decided else ""
         ),
@@ -49,4 +55,5 @@ rule report:
         "Rendering reports/report.md"
     shell:
         "python -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"
-        " --ceilings {input.ceilings:q} {params.rounds} --output {params.folder:q} 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"
+        " --ceilings {input.ceilings:q} {params.rounds} --code {params.code} --output {params.folder:q}"
+        " 2> {log:q} || {{ cat {log:q} >&2; exit 1; }}"

@@ -17,6 +17,7 @@ from claimbench.analysis.aggregate import COLUMNS
 from claimbench.errors import ResultError
 from claimbench.schema import durable, plain_file, sealed
 from claimbench.schema.metrics import METRICS
+from claimbench.schema.rendering import Hours
 
 KEY: Final = b"claimbench"
 """Of the metadata in a parquet file's schema."""
@@ -29,11 +30,15 @@ class TableFile(NamedTuple):
     seal: str
     made_of: dict[str, str]
     """Seals of the inputs, by name."""
+    measured: Hours | None
+    """When the first and the last block or round began; None where there is none."""
 
 
-def write(table: pd.DataFrame, path: Path, csv: Path, made_of: Mapping[str, str]) -> None:
+def write(
+    table: pd.DataFrame, path: Path, csv: Path, made_of: Mapping[str, str], measured: Hours | None = None
+) -> None:
     text = table.to_csv(index=False)
-    said = {"schema_version": VERSION, "seal": _seal(text), "made_of": dict(made_of)}
+    said = {"schema_version": VERSION, "seal": _seal(text), "made_of": dict(made_of), "measured": measured}
     arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), KEY: json.dumps(said)})
     sink = pyarrow.BufferOutputStream()
@@ -52,6 +57,7 @@ def read(path: Path, given: Mapping[str, str]) -> TableFile:
         arrow = parquet.read_table(pyarrow.BufferReader(plain_file.read_bytes(path, sealed.MOST_BYTES)))
         said = json.loads((arrow.schema.metadata or {})[KEY])
         version, known_seal, made_of = said["schema_version"], said["seal"], dict(said["made_of"])
+        measured = Hours(*said["measured"]) if said.get("measured") else None
         table = arrow.to_pandas()
     except OSError as error:
         raise ResultError(f"cannot read the table {path}: {error.strerror or error}. {ADVICE}") from error
@@ -69,7 +75,13 @@ def read(path: Path, given: Mapping[str, str]) -> TableFile:
     if np.isinf(table[list(METRICS)].to_numpy(dtype=float, na_value=np.nan)).any():
         raise ResultError(f"{path}: expected finite numbers, and a metric is infinite. {ADVICE}")
     sealed.require_made_of(path, made_of, given, "aggregate")
-    return TableFile(table, known_seal, made_of)
+    return TableFile(table, known_seal, made_of, measured)
+
+
+def as_written(table: pd.DataFrame) -> pd.DataFrame:
+    """What `read` gives of `table` after `write`: parquet has types of its own for what is missing."""
+    read: pd.DataFrame = pyarrow.Table.from_pandas(table, preserve_index=False).to_pandas()
+    return read
 
 
 def seal(table: pd.DataFrame) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from claimbench.exchange import machines
 from claimbench.exchange.compare import Side
-from claimbench.formatting import cell_text, count
+from claimbench.formatting import count
+from claimbench.reporting import markup
 from claimbench.schema.measured_elsewhere import MeasuredElsewhere
 
 
@@ -26,7 +27,7 @@ def render(sides: Sequence[Side], metrics: Sequence[str], imported: Sequence[Mea
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = cell_text
+    environment.filters["cell"] = markup.literal
     environment.globals["count"] = count
     text = environment.get_template("machines.md.j2").render(
         columns=machines.columns(sides),

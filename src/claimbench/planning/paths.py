@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from claimbench.schema.cell import Checkpoint
@@ -13,6 +14,12 @@ CHECKPOINTS = Path("resources/checkpoints")
 FETCHED = Path("resources/fetched")
 
 ENVIRONMENTS = Path("resources/environments")
+
+
+def locks_folder() -> Path:
+    """`envs`, beside the code where it runs from a clone: another workflow, of which this is a module, has its own."""
+    clone = Path(__file__).parents[3] / "envs"
+    return Path(os.path.relpath(clone)) if (clone / "cpu.lock").exists() else Path("envs")
 
 
 def ceilings_path(plan: Plan) -> Path:

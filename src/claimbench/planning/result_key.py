@@ -16,6 +16,7 @@ from pathlib import Path
 from claimbench import backends, optimizations
 from claimbench.planning.availability import missing_requirement
 from claimbench.planning.code_hash import code_hash, version_of
+from claimbench.planning.paths import locks_folder
 from claimbench.planning.target_machine import VARIABLE as MACHINE
 from claimbench.schema.cell import Cell
 from claimbench.schema.json_file import digest
@@ -34,15 +35,17 @@ TORCH_LOCKS = ("cpu.lock", "cuda.lock")
 
 def locked(family: str) -> dict[str, str | None]:
     """Hashes of the files that the environment `family` is made from, by path; None for one that is missing."""
-    made_from = [Path("envs") / name for name in (f"{family}.lock", *TORCH_LOCKS)] + build_program(family)
+    names = (f"{family}.lock", *TORCH_LOCKS)
+    made_from = [*(locks_folder() / name for name in names), *build_program(family)]
     return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None for path in made_from
+        f"envs/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
+        for path in made_from
     }
 
 
 def build_program(family: str) -> list[Path]:
     """The program that compiles what pip does not: a list of one path, or of none where the environment has none."""
-    program = Path("envs") / f"{family}.build.py"
+    program = locks_folder() / f"{family}.build.py"
     return [program] if program.exists() else []
 
 

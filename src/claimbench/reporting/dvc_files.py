@@ -6,26 +6,23 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TypedDict
 
 from claimbench.formatting import significant
 from claimbench.reporting.report_data import ReportData, in_unit
-from claimbench.reporting.tables import metrics_of, row_title, swept_key
+from claimbench.reporting.tables import base_of, metrics_of, row_title, swept_key
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import PEAK
 from claimbench.schema.plan import Row
+from claimbench.schema.round import Rounds
 from claimbench.schema.verdicts import Verdict
 
-TRACKED = (
-    *("decode_tok_s", "tok_s", "prefill_ms", "ms_per_token", "load_s", "compile_s_extra", "energy_j_per_token"),
-    *(PEAK, "token_agreement", "ceiling_fraction"),
-)
+MOST_PAIRS = 6
+"""Experiments of which two numbers stand among the metrics; of more, each has one."""
+MOST = 14
+"""Experiments that have any."""
 
-
-class ComparedMetrics(TypedDict):
-    verdicts: dict[str, int]
-    studies: dict[str, dict[str, dict[str, float]]]
-    """study -> address -> metric"""
+Metrics = dict[str, object]
+"""As DVC reads them: names and numbers, nested."""
 
 
 def verdict_counts(data: ReportData) -> dict[Verdict, int]:
@@ -33,14 +30,47 @@ def verdict_counts(data: ReportData) -> dict[Verdict, int]:
     return {verdict: found.get(verdict, 0) for verdict in Verdict}
 
 
-def metrics_json(data: ReportData) -> ComparedMetrics:
-    """Medians to four digits, of the cells that ended well."""
-    studies: dict[str, dict[str, dict[str, float]]] = {}
-    for study, address, row in _rows(data):
-        numbers = {metric: found.estimate for metric in TRACKED if (found := data.interval(row, metric))}
+def metrics_json(data: ReportData, rounds: Rounds | None = None) -> Metrics:
+    """About twenty numbers that a person reads; the plots hold every cell's.
+
+    They stand under the machine's key: `dvc metrics diff` subtracts what has the same name, and the speeds of two
+    machines are no change of anything.
+    """
+    machine = data.plan.machine
+    verdicts = {name.replace(" ", "_"): n for name, n in verdict_counts(data).items()}
+    found: Metrics = {"verdicts": verdicts, **_conditions(data, rounds), **_headlines(data)}
+    name = " ".join(str(data.verdicts.device_name or data.plan.device).split())
+    return {"machine": f"{name} ({machine['key']})", machine["key"]: found}
+
+
+def _conditions(data: ReportData, rounds: Rounds | None) -> Metrics:
+    bandwidth = data.ceilings.read_bytes_per_s
+    found: Metrics = {"read_gb_s": significant(bandwidth / 1e9, 4)} if bandwidth else {}
+    return found | ({"rounds": len(rounds.seals), "minutes": round(rounds.seconds / 60, 1)} if rounds else {})
+
+
+def _headlines(data: ReportData) -> Metrics:
+    """By study and experiment: the first row's number, and how many times better than it the best row is."""
+    experiments = [(study, name) for study, planned in data.plan.studies.items() for name in planned.rows]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for study, name in experiments[:MOST]:
+        numbers = _headline(data, study, name, pairs=len(experiments) <= MOST_PAIRS)
         if numbers:
-            studies.setdefault(study, {})[address] = {name: significant(value, 4) for name, value in numbers.items()}
-    return {"verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(data).items()}, "studies": studies}
+            found.setdefault(study, {})[name] = {metric: significant(value, 4) for metric, value in numbers.items()}
+    left_out = len(experiments) - MOST
+    return {**found, **({"experiments_left_out": left_out} if left_out > 0 else {})}
+
+
+def _headline(data: ReportData, study: str, name: str, *, pairs: bool) -> dict[str, float]:
+    rows = data.plan.studies[study].rows[name]
+    metric = metrics_of(data.plan.studies[study].study, name, rows)[0]
+    first = next(iter(rows.values()))
+    of_first = data.interval(first, metric)
+    if of_first is None:
+        return {}
+    times = [better.estimate for row in rows.values() if (better := data.times_better(row, base_of(rows, row), metric))]
+    best = {"best_times": max(times)} if pairs and len(times) > 1 else {}
+    return {metric: in_unit(metric, of_first).estimate, **best}
 
 
 def _rows(data: ReportData) -> Iterator[tuple[str, str, Row]]:

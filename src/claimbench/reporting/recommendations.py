@@ -16,7 +16,7 @@ OBJECTIVES: dict[Objective, str] = {
     "throughput": "a higher throughput",
     "memory": "less memory",
 }
-MOST_SHOWN = 5
+MOST_SHOWN = 3
 
 
 class Advice(NamedTuple):

@@ -17,7 +17,8 @@ import yaml
 from claimbench import __version__
 from claimbench.analysis.protocol import protocol_of
 from claimbench.formatting import count, interval, number, percent, slug
-from claimbench.reporting import dvc_files, markup, recommendations, study_figures
+from claimbench.reporting import dvc_files, markup, recommendations, study_figures, verdict_chart
+from claimbench.reporting.origin import described
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.tables import Table, memory_table, row_title, shared_deviations, tables, tokens_table
@@ -28,6 +29,7 @@ from claimbench.schema.frontier import describe
 from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
+from claimbench.schema.rendering import Origin
 from claimbench.schema.round import Rounds
 from claimbench.schema.study import Document
 from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verdicts
@@ -35,8 +37,6 @@ from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verd
 if TYPE_CHECKING:
     import jinja2
     import pandas as pd
-
-MOST_LINKS = 4
 
 
 class CheckText(NamedTuple):
@@ -58,6 +58,8 @@ class ClaimText(NamedTuple):
     checks: tuple[CheckText, ...]
     results: tuple[str, ...]
     ours: str
+    headline: str
+    """Of the check that it is told by."""
     why: str | None
     """Where it says more than the checks do."""
 
@@ -66,8 +68,9 @@ class StudyClaims(NamedTuple):
     study: str
     title: str
     claims: tuple[ClaimText, ...]
-    fold: int
-    """Links to results beyond so many are folded away."""
+    told: str
+    """The verdicts, counted, as a sentence."""
+    figure: Illustration | None
 
 
 class ExperimentSection(NamedTuple):
@@ -114,14 +117,19 @@ def render(
     ceilings: Ceilings,
     folder: Path,
     rounds: Rounds | None = None,
+    *,
+    origin: Origin | None = None,
+    root: str = "../",
 ) -> None:
     """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
 
-    Links lead to `../results`: `folder` stands beside it.
+    `root` leads from `folder` to the folder that holds `results`, for links.
     """
     data = ReportData(plan, table, verdicts, ceilings)
     drawn: list[Illustration] = []
     studies = [_study(data, name, drawn) for name in plan.studies]
+    claims = _claims(data)
+    drawn += [group.figure for group in claims if group.figure]
     context: dict[str, object] = {
         "plan": plan,
         "device_name": verdicts.device_name,
@@ -130,7 +138,7 @@ def render(
         "objectives": recommendations.objectives(data),
         "machine": _machine(data),
         "studies": studies,
-        "claims": _claims(data),
+        "claims": claims,
         "unavailable": _unavailable(data),
         "not_judged": [claim for claim in verdicts.claims if claim.verdict == Verdict.NOT_RUNNABLE],
         "params_yaml": _params_yaml(plan),
@@ -138,6 +146,8 @@ def render(
         "codes": len({planned.key.code for planned in plan.cells.values()}),
         "floors": _floors(data),
         "rounds": rounds,
+        "origin": described(origin) if origin else None,
+        "root": root,
         "edited_after": _edited_after(plan, rounds),
         "blocks": sum(planned.blocks for planned in plan.cells.values()),
         "version": __version__,
@@ -146,7 +156,9 @@ def render(
     _write(folder, "report.md", re.sub(r"\n{3,}", "\n\n", text))
     _write_folder(folder / "figures", {illustration.file: illustration.svg for illustration in drawn})
     _write_folder(folder / "plots", dvc_files.csv_files(data))
-    _write(folder, "metrics.json", json.dumps(dvc_files.metrics_json(data), indent=1, ensure_ascii=False) + "\n")
+    _write(
+        folder, "metrics.json", json.dumps(dvc_files.metrics_json(data, rounds), indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def _params_yaml(plan: Plan) -> str:
@@ -178,16 +190,17 @@ def _template(name: str) -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters |= {"percent": percent, "number": number, "slug": slug, "links": links, "cell": markup.literal}
+    environment.filters["html"] = markup.xml
     environment.filters |= {name: getattr(markup, name) for name in ("alternative", "code", "fenced", "link", "prose")}
     environment.globals |= {"count": count}
     return environment.get_template(name)
 
 
-def links(paths: Sequence[str]) -> str:
+def links(paths: Sequence[str], root: str) -> str:
     """Links to raw results, from the report's folder: `block 0, block 1` of one cell, or `cell/0, ...` of several."""
     several = len({PurePosixPath(path).parent for path in paths}) > 1
     texts = [markup.alternative(_link_text(PurePosixPath(path), several)) for path in paths]
-    return ", ".join(f"[{text}](../{markup.file_address(path)})" for text, path in zip(texts, paths, strict=True))
+    return ", ".join(f"[{text}]({root}{markup.file_address(path)})" for text, path in zip(texts, paths, strict=True))
 
 
 def _link_text(path: PurePosixPath, several: bool) -> str:
@@ -329,10 +342,19 @@ def _claims(data: ReportData) -> list[StudyClaims]:
     """Every study's claims; each check with what it found and the links to its results."""
     found = []
     for study, planned in data.plan.studies.items():
-        claims = tuple(_describe_claim(claim) for claim in data.verdicts.claims if claim.study == study)
-        if claims:
-            found.append(StudyClaims(study, planned.study.title, claims, MOST_LINKS))
+        judged = [claim for claim in data.verdicts.claims if claim.study == study]
+        if judged:
+            described = tuple(map(_describe_claim, judged))
+            title, figure = planned.study.title, study_figures.of_verdicts(study, judged)
+            found.append(StudyClaims(study, title, described, _told(judged), figure))
     return found
+
+
+def _told(judged: Sequence[ClaimVerdict]) -> str:
+    """`16 claims: 13 supported, 3 refuted.`"""
+    numbers = [(sum(claim.verdict == verdict for claim in judged), verdict) for verdict in Verdict]
+    told = ", ".join(f"{number} {verdict}" for number, verdict in numbers if number)
+    return f"{count(len(judged), 'claim')}: {told}."
 
 
 def _describe_claim(claim: ClaimVerdict) -> ClaimText:
@@ -346,6 +368,7 @@ def _describe_claim(claim: ClaimVerdict) -> ClaimText:
         checks=checks,
         results=tuple(dict.fromkeys(path for check in claim.checks for path in check.results)),
         ours="; ".join(check.ours for check in checks if check.ours != "–") or "–",
+        headline=_found(told_by) if (told_by := verdict_chart.headline(claim)) else "–",
         why=claim.reason if _adds(claim.reason, [check.reason for check in claim.checks]) else None,
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from claimbench.formatting import count, interval, number, percent, slug
-from claimbench.reporting import bar_charts, line_charts
+from claimbench.reporting import bar_charts, line_charts, verdict_chart
 from claimbench.reporting.bar_charts import Bar, Stack
 from claimbench.reporting.line_charts import Line, Panel, Point
 from claimbench.reporting.report_data import ReportData, head, in_unit
@@ -19,11 +20,13 @@ from claimbench.reporting.tables import (
     swept_key,
     worded,
 )
+from claimbench.reporting.verdict_chart import Dot
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS, PEAK
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Row
 from claimbench.schema.study import Experiment
+from claimbench.schema.verdicts import ClaimVerdict
 
 OUTCOMES: dict[str, str] = {
     Outcome.OOM: "out of memory",
@@ -38,6 +41,24 @@ class Illustration(NamedTuple):
     alt: str
     caption: str
     svg: str
+
+
+def of_verdicts(study: str, claims: Sequence[ClaimVerdict]) -> Illustration | None:
+    """Every claim's ratio on one axis; None where no claim is about a ratio that was measured."""
+    dots = [_dot(claim) for claim in claims]
+    if not verdict_chart.is_worth_drawing(dots):
+        return None
+    told = f"Each claim with the ratio that was measured and its 95 % interval. {verdict_chart.described(dots)}"
+    caption = "Each claim's ratio with its 95 % interval, on a logarithmic axis."
+    svg = verdict_chart.draw(f"{study}: verdicts", told, dots)
+    return Illustration(f"{study}--verdicts.svg", told, caption, svg)
+
+
+def _dot(claim: ClaimVerdict) -> Dot:
+    check = verdict_chart.headline(claim)
+    ratio = verdict_chart.ratio_of(check) if claim.verdict in verdict_chart.MARKERS else None
+    words = f"{claim.verdict}: no ratio" if check and check.estimate is not None else str(claim.verdict)
+    return Dot(f"{claim.id}  {claim.statement}", claim.verdict, ratio, words)
 
 
 def of_experiment(data: ReportData, study: str, name: str) -> list[Illustration]:

@@ -75,6 +75,12 @@ class Shard(Frozen):
     )
 
 
+class Dvc(Frozen):
+    """What DVC keeps beside results; nothing that is measured depends on it."""
+
+    weights: tuple[str, ...] = Field(default=(), description="folders of checkpoints: resources/checkpoints is all")
+
+
 class Limits(Frozen):
     """What this machine can bear: a study's larger workloads are cut down to it, and the report says so."""
 
@@ -101,6 +107,7 @@ class Params(Frozen):
     limits: Limits = Limits()
     measure: Measure = Measure()
     shard: Shard = Shard()
+    dvc: Dvc = Field(default=Dvc(), exclude=True)
 
 
 def load_params(value: object, where: str = "params.yaml") -> Params:
@@ -129,15 +136,14 @@ def load_params(value: object, where: str = "params.yaml") -> Params:
     return params
 
 
-def load_studies(names: tuple[str, ...], folder: Path) -> dict[str, Study]:
-    """The studies called `names`; a study's name is its file's name."""
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+def load_studies(names: tuple[str, ...], *folders: Path) -> dict[str, Study]:
+    """The studies called `names`; a study's name is its file's name, and the first of `folders` that has it counts."""
+    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
     studies = {}
     for name in names:
         if name not in known:
-            raise ConfigError(f"studies: there is no {folder / name}.yaml.{did_you_mean(name, known)}")
-        path = folder / f"{name}.yaml"
-        studies[name] = validate(Study, read_yaml(path), str(path))
+            raise ConfigError(f"studies: there is no {folders[0] / name}.yaml.{did_you_mean(name, sorted(known))}")
+        studies[name] = validate(Study, read_yaml(known[name]), str(known[name]))
     return studies
 
 

@@ -98,11 +98,13 @@ class Plan(Frozen):
     """What is measured in rounds; its cells have no blocks. Empty where no budget is set."""
     budget_minutes: float = 0.0
     """For all rounds."""
+    commit: str | None = None
+    """Of the code that made it, where that is in git. Two commits can make one plan: it is not sealed."""
 
     @property
     def seal(self) -> str:
         """Its sha256; the first twelve digits are the name of its file."""
-        return digest(self.model_dump(mode="json"), length=64)
+        return _seal(self.model_dump(mode="json"))
 
     def row(self, study: str, address: str) -> Row:
         """The row at `experiment/label[@...]` of `study`.
@@ -114,14 +116,19 @@ class Plan(Frozen):
         return self.studies[study].rows[experiment][rest]
 
 
+def _seal(content: dict[str, object]) -> str:
+    return digest({name: value for name, value in content.items() if name != "commit"}, length=64)
+
+
 def read(path: Path) -> Plan:
-    """The plan at `path`.
+    """The plan at `path`; its name is checked against what is written, which an earlier version may have written.
 
     Raises:
         ResultError: the file is missing, cut short, edited by hand, or of another version of Claimbench.
     """
     try:
-        found = Plan.model_validate(json.loads(plain_file.read_text(path, sealed.MOST_BYTES)))
+        content = json.loads(plain_file.read_text(path, sealed.MOST_BYTES))
+        found = Plan.model_validate(content)
     except OSError as error:
         raise ResultError(f"cannot read the plan {path}: {error.strerror}. `snakemake plan` makes it.") from error
     except (ValueError, RecursionError, ValidationError) as error:
@@ -129,7 +136,7 @@ def read(path: Path) -> Plan:
         raise ResultError(
             f"{path}: not a plan of this version of Claimbench ({first}). Delete it; `snakemake plan` makes it anew."
         ) from error
-    if not found.seal.startswith(path.stem):
+    if not _seal(content).startswith(path.stem):
         raise ResultError(
             f"{path}: the plan was edited after it was made: its content does not match its name. "
             "Delete it; `snakemake plan` makes it anew."

@@ -148,7 +148,7 @@ def read_all(path: Path) -> dict[str, Round]:
     """
     summary = read_summary(path)
     found = {name: read(Path(name)) for name in summary.seals}
-    for name, record in found.items():
-        if sealed.seal_of(record.model_dump(mode="json")) != summary.seals[name]:
+    for name in found:
+        if sealed.seal_at(Path(name)) != summary.seals[name]:
             raise ResultError(f"{name} is not the round that {path} lists. {ADVICE}: {path}")
     return found

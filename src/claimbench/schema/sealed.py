@@ -74,6 +74,15 @@ def _envelope(kind: str, record: BaseModel) -> bytes:
     return json_bytes({"seal": seal_of(content), kind: content})
 
 
+def seal_at(path: Path) -> str | None:
+    """The seal of the file at `path` as it is written there, unchecked; None where there is none."""
+    try:
+        seal = json.loads(plain_file.read_text(path, MOST_BYTES))["seal"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return seal if isinstance(seal, str) else None
+
+
 def read(path: Path, kind: str, model: type[Model], advice: str) -> Model:
     """The `kind` at `path`; `advice` says what to do about a file that cannot be used.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from claimbench.cost_model import cost
 from claimbench.errors import ClaimbenchError, ConfigError, SourceError, disk_trouble
 from claimbench.planning import target_machine
 from claimbench.planning.code_hash import stage_hash
-from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, FETCHED, ceilings_path, folder_of
+from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, FETCHED, ceilings_path, folder_of, locks_folder
 from claimbench.planning.plan import make_plan, order
-from claimbench.planning.result_key import build_program
+from claimbench.planning.result_key import TORCH_LOCKS, build_program
 from claimbench.schema.card import Card
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import canonical_json, digest, write_json
@@ -54,10 +55,19 @@ def expect_no_wildcards(folder: Path) -> None:
         raise ConfigError(f"{folder}: Snakemake takes braces in a path for wildcards: rename the folder")
 
 
-def plan_for(config: Mapping[str, object], studies: Path) -> Plan:
-    """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of."""
+def params_file(home: Path) -> Path:
+    """The parameters: those in the working directory, where the catalog's form puts them there, or Claimbench's own."""
+    there = [Path("params.yaml"), Path("config/config.yaml")]
+    return next((path for path in there if path.exists()), home / "params.yaml")
+
+
+def plan_for(config: Mapping[str, object], *studies: Path) -> Plan:
+    """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of.
+
+    A study is in the first folder of `studies` that has it.
+    """
     params = load_params(config)
-    asked = load_studies(params.studies, studies)
+    asked = load_studies(params.studies, *studies)
     params = params.model_copy(update={"checkpoints": with_contents(params, asked.values())})
     here = target_machine.planned_for()
     return make_plan(params, asked, here, machine.resolve_device(params.device, here))
@@ -140,9 +150,9 @@ def as_argument(text: str) -> str:
 class Workflow:
     """A plan with the look-ups of the rules; made once, when Snakemake reads the Snakefile."""
 
-    def __init__(self, config: Mapping[str, object], studies: Path = Path("studies")) -> None:
-        self.plan = plan_for(config, studies)
-        self.studies = studies
+    def __init__(self, config: Mapping[str, object], *studies: Path) -> None:
+        self.studies = os.pathsep.join(dict.fromkeys(str(folder) for folder in studies or (Path("studies"),)))
+        self.plan = plan_for(config, *map(Path, self.studies.split(os.pathsep)))
         self.digest = digest_of(self.plan)
         self.params_json = canonical_json(self.plan.params.model_dump(mode="json"))
         self.ceilings = str(ceilings_path(self.plan))
@@ -268,6 +278,15 @@ class Workflow:
 
     def environment(self, id: str) -> str:
         return backends.find(self.cell(id).cell.backend).ENVIRONMENT
+
+    @staticmethod
+    def lock(family: str) -> str:
+        return str(locks_folder() / f"{family}.lock")
+
+    @property
+    def torch_locks(self) -> list[str]:
+        """Which build of torch an environment gets is decided where it is built."""
+        return [str(locks_folder() / name) for name in TORCH_LOCKS]
 
     @staticmethod
     def build_program(family: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml here")
-    parser.add_argument("--studies", default="studies", help="the folder of studies; default: studies here")
+    parser.add_argument("--studies", default="studies", help="folders of studies, by colons; default: studies here")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from claimbench.schema.validation import read_yaml
     from claimbench.workflow import jobs
 
-    plan = jobs.plan_for(read_yaml(arguments.params), Path(arguments.studies))
+    plan = jobs.plan_for(read_yaml(arguments.params), *map(Path, arguments.studies.split(os.pathsep)))
     path = paths.ceilings_path(plan)
     known = path.exists()
     limits = ceilings.read(path, plan.machine["key"], plan.device) if known else ceilings.Ceilings()

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from claimbench.analysis import aggregate, table_file
+    from claimbench.analysis import aggregate, hours, table_file
     from claimbench.schema import round as round_file
     from claimbench.workflow import derived_files
 
@@ -27,4 +27,4 @@ def run(arguments: argparse.Namespace) -> None:
     rounds = round_file.read_all(arguments.rounds) if arguments.rounds else {}
     table = aggregate.aggregate(plan, limits, rounds=rounds)
     made_of["results"] = derived_files.made_of_results(path for each in plan.cells.values() for path in each.paths())
-    table_file.write(table, arguments.parquet, arguments.csv, made_of)
+    table_file.write(table, arguments.parquet, arguments.csv, made_of, hours.hours_of(plan, rounds))

@@ -17,15 +17,18 @@ def run(arguments: argparse.Namespace) -> None:
     from claimbench.checkpoints import manifest
     from claimbench.schema.json_file import write_json
 
-    found = [manifest.read(path.parent) for path in arguments.manifests]
+    found = {path.parent.name: manifest.read(path.parent) for path in arguments.manifests}
     summary = {
-        m.checkpoint: {
+        folder: {
+            "checkpoint": m.checkpoint,
+            "layout": m.layout.kind,
+            "ranks": m.layout.ranks,
             "sha256": m.sha256,
             "source": m.source,
             "revision": m.revision,
             "parameters": m.parameters,
             "weight_bytes": m.weight_bytes,
         }
-        for m in found
+        for folder, m in found.items()
     }
     write_json(arguments.output, summary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from claimbench.commands import flags
@@ -22,11 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from claimbench.schema import durable
     from claimbench.schema.json_file import write_json
+    from claimbench.system import revision
     from claimbench.workflow import jobs
 
-    plan = jobs.plan_for(json.loads(arguments.params), Path(arguments.studies))
+    plan = jobs.plan_for(json.loads(arguments.params), *map(Path, arguments.studies.split(os.pathsep)))
     if jobs.digest_of(plan) != arguments.digest:
         raise ConfigError("the code, the studies or the libraries changed while the workflow ran: start it again")
-    write_json(arguments.output, plan.model_dump(mode="json"))
+    write_json(arguments.output, plan.model_copy(update={"commit": revision.commit()}).model_dump(mode="json"))
     for other in set(arguments.output.parent.glob("*.json")) - {arguments.output}:
         durable.remove(other)
