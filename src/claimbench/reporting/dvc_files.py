@@ -14,7 +14,7 @@ from claimbench.reporting.tables import metrics_of, row_title, swept_key
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import PEAK
 from claimbench.schema.plan import Row
-from claimbench.schema.verdicts import Verdict
+from claimbench.schema.verdicts import ON_PAPER, Verdict
 
 TRACKED = (
     *("decode_tok_s", "tok_s", "prefill_ms", "ms_per_token", "load_s", "compile_s_extra", "energy_j_per_token"),
@@ -24,6 +24,9 @@ TRACKED = (
 
 class ComparedMetrics(TypedDict):
     verdicts: dict[str, int]
+    """Of what was measured."""
+    on_paper: dict[str, int]
+    """Of what was computed from the documents' figures."""
     studies: dict[str, dict[str, dict[str, float]]]
     """study -> address -> metric"""
 
@@ -40,7 +43,12 @@ def metrics_json(data: ReportData) -> ComparedMetrics:
         numbers = {metric: found.estimate for metric in TRACKED if (found := data.interval(row, metric))}
         if numbers:
             studies.setdefault(study, {})[address] = {name: significant(value, 4) for name, value in numbers.items()}
-    return {"verdicts": {name.replace(" ", "_"): n for name, n in verdict_counts(data).items()}, "studies": studies}
+    counts = verdict_counts(data)
+    return {
+        "verdicts": {name.replace(" ", "_"): n for name, n in counts.items() if name not in ON_PAPER},
+        "on_paper": {name.removesuffix(" on paper"): counts[name] for name in ON_PAPER},
+        "studies": studies,
+    }
 
 
 def _rows(data: ReportData) -> Iterator[tuple[str, str, Row]]:

@@ -93,15 +93,43 @@ class Experiment(Frozen):
         return self
 
 
+class Needs(Frozen):
+    """What the cells of a claim must be, or its sentence cannot be decided by them. Outcomes and tokens always can."""
+
+    trained: bool = Field(default=False, description="weights that were trained: what is said decides the speed")
+    draft: bool = Field(default=False, description="a draft model that was trained as one, not layers of its target")
+    checkpoint_gb: StrictFloat | None = Field(
+        default=None, gt=0, description="1e9 bytes of weights, at least: loading fewer is mostly start-up"
+    )
+
+
 class Claim(Frozen):
-    """A testable sentence. It is supported when every one of its checks is."""
+    """A testable sentence. It is supported when every one of its checks is.
+
+    One of computed checks alone is of the kind `computed`: it holds on paper or does not, on every machine alike.
+    """
 
     id: Name
-    kind: str = Field(description="ratio, shape, identity, size or absolute; joined with + where it is several")
+    kind: str = Field(
+        description="ratio, shape, identity, size or absolute, joined with + where it is several; or computed, alone"
+    )
     statement: str
     published: str | None = Field(default=None, description="the document's figure, as a person would say it")
     note: str | None = Field(default=None, description="what a reader must know to understand the verdict")
+    device: Device | None = Field(default=None, description="the kind of device that the sentence is about; absent: any")
+    needs: Needs = Needs()
     checks: tuple[Check, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _computed_stands_alone(self) -> Claim:
+        computed = {check.kind == "computed" for check in self.checks}
+        if len(computed) > 1:
+            raise ValueError("a computed check stands beside a measured one: make two claims of them")
+        if computed == {True} and self.kind != "computed":
+            raise ValueError(f"a claim of computed checks alone is of the kind 'computed' (got '{self.kind}')")
+        if computed == {False} and self.kind == "computed":
+            raise ValueError("a claim of the kind 'computed' has computed checks alone")
+        return self
 
 
 class Document(Frozen):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from claimbench.formatting import quantity, range_text
 from claimbench.judging.evidence import Evidence, Side, basis_of, by_interval, sides_of, verdict_on
-from claimbench.judging.expectations import bounds_text, direction
+from claimbench.judging.expectations import bounds, bounds_text, place
 from claimbench.schema.checks import GainCheck, RatioCheck
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -37,7 +37,7 @@ def judge(check: RatioCheck, study: str, evidence: Evidence) -> CheckVerdict:
         of, to = sides
         title = METRICS[check.metric].title
         size = f"{quantity(found.estimate)} times that of '{to.title}' ({range_text(found)})"
-        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {direction(found, evidence.tolerance)}."
+        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {place(found, bounds(check.expect, evidence.tolerance))}."
 
     return compared(check, study, evidence, say)
 
