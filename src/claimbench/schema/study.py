@@ -116,7 +116,9 @@ class Claim(Frozen):
     statement: str
     published: str | None = Field(default=None, description="the document's figure, as a person would say it")
     note: str | None = Field(default=None, description="what a reader must know to understand the verdict")
-    device: Device | None = Field(default=None, description="the kind of device that the sentence is about; absent: any")
+    device: Device | None = Field(
+        default=None, description="the kind of device that the sentence is about; absent: any"
+    )
     needs: Needs = Needs()
     checks: tuple[Check, ...] = Field(min_length=1)
 
