@@ -317,7 +317,7 @@ def test_a_figure_of_another_model_is_not_judged_even_on_its_hardware(lab: Any) 
     plan = lab.plan(study, machine=A10G, device="cuda", more={"swap": {"large": "small"}})
     claim = judge(plan, lab.table(plan)).claims[0]
     assert claim.verdict == "not runnable here"
-    assert "swapped" in str(claim.reason)
+    assert "model: small (smollm2-135m) in place of large (mistral-7b)" in str(claim.reason)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ measure: {blocks: 3, samples: 3}
 
 RATES = """
 title: Tokens per second of a small model
-document: {title: A document | with a bar, url: "https://example.org/a", setting: "one A10G, batch 1"}
+document: {title: A document | with a bar, url: "https://example.org/a", measured: "one A10G, batch 1"}
 prompts: {story: Once upon a time}
 defaults: {checkpoint: small, prompt: story, new_tokens: 32}
 planned: {backends: [some_server]}
@@ -366,7 +366,7 @@ def test_rates_stand_beside_their_ceiling_and_the_published_figure(project: tupl
     assert plain[4] == "25.97"
     measured, ceiling, share = float(plain[1].split()[0]), float(plain[2]), float(plain[3].removesuffix(" %"))
     assert share == pytest.approx(100 * measured / ceiling, abs=1)
-    assert int8[-1] == "differ; 94 % agree, first at 30; KL 0.0213 nats; top-1 97 %"
+    assert int8[-1] == "differ; 94 % agree, up to the first difference at 30; KL 0.0213 nats; top-1 97 %"
     assert int8[0].endswith("<sup>1</sup>")
     assert flash[1] == "**unavailable** <sup>2</sup>"
     assert tgi[1] == "**unavailable** <sup>3</sup>"
@@ -540,7 +540,7 @@ def test_an_earlier_figure_does_not_linger(project: tuple[Path, Inputs, str], tm
 def test_departures_from_the_document_are_said_once(tmp_path: Path) -> None:
     params = PARAMS.replace("[rates, latency]", "[rates]") + "limits: {new_tokens: 8}\n"
     inputs = build(tmp_path, {"rates": RATES}, invent, params)
-    deviation = inputs.plan.row("rates", "methods/plain").deviations[0]
+    deviation = inputs.plan.row("rates", "methods/plain").deviations[0].text
     section = render(inputs, tmp_path).split("#### Which method is the fastest?")[1].split("\n#### ")[0]
     assert section.count(deviation) == 1
     assert f"Not as the document has it: {deviation}" in section

@@ -23,11 +23,11 @@ import pandas as pd
 from claimbench.judging.checks import judge_check
 from claimbench.judging.evidence import Evidence
 from claimbench.judging.fitness import unfit
-from claimbench.judging.other_hardware import device_names
 from claimbench.judging.recommend import recommendations
 from claimbench.judging.summary import summarise
 from claimbench.schema.checks import Check
 from claimbench.schema.frontier import Frontier
+from claimbench.schema.machine import device_names
 from claimbench.schema.plan import Plan
 from claimbench.schema.study import Claim
 from claimbench.schema.verdicts import ON_PAPER, CheckVerdict, ClaimVerdict, Verdict, Verdicts

@@ -56,6 +56,10 @@ class ClaimText(NamedTuple):
     note: str | None
     checks: tuple[CheckText, ...]
     results: tuple[str, ...]
+    deviations: tuple[str, ...]
+    """How what was judged departs from the document, each in a line."""
+    differs: tuple[str, ...]
+    """In what it does, in a word or two each: `model`, `new tokens`."""
     ours: str
     why: str | None
     """Where it says more than the checks do."""
@@ -335,6 +339,7 @@ def _claims(data: ReportData) -> list[StudyClaims]:
 
 def _describe_claim(claim: ClaimVerdict) -> ClaimText:
     checks = tuple(_describe_check(check) for check in claim.checks)
+    deviations = tuple(dict.fromkeys(text for check in claim.checks for text in check.deviations))
     return ClaimText(
         id=claim.id,
         statement=claim.statement,
@@ -343,6 +348,8 @@ def _describe_claim(claim: ClaimVerdict) -> ClaimText:
         note=claim.note,
         checks=checks,
         results=tuple(dict.fromkeys(path for check in claim.checks for path in check.results)),
+        deviations=deviations,
+        differs=tuple(dict.fromkeys(text.partition(": ")[0] for text in deviations)),
         ours="; ".join(check.ours for check in checks if check.ours != "–") or "–",
         why=claim.reason if _adds(claim.reason, [check.reason for check in claim.checks]) else None,
     )

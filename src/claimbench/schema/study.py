@@ -12,6 +12,7 @@ from pydantic import Field, StrictFloat, StrictInt, ValidationError, model_valid
 from claimbench.schema.cell import Device, Dtype, PageCache, Sampling
 from claimbench.schema.checks import Check
 from claimbench.schema.frozen import Frozen
+from claimbench.schema.setting import Setting
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Scalar = float | int | str
@@ -38,9 +39,20 @@ class Hold(Frozen):
     new_tokens: StrictInt | None = Field(default=None, ge=1)
     batch: StrictInt | None = Field(default=None, ge=1)
     sampling: Sampling | None = None
+    pads: Literal["right"] | None = Field(
+        default=None, description="where rows of several prompts are filled up to the longest; absent: on the left"
+    )
     page_cache: PageCache | None = Field(
         default=None, description="of the checkpoint's files when a block loads them; absent: as it is"
     )
+
+
+class OwnProtocol(Frozen):
+    """A document's own way to measure, in place of rounds: each block warms up and times as it did."""
+
+    warmups: StrictInt = Field(ge=1, description="untimed generations before the timed ones")
+    warmup_tokens: StrictInt = Field(ge=1, description="of each, prompt and new ones together")
+    samples: StrictInt = Field(ge=1, description="timed generations of one process")
 
 
 class StudyCell(Hold):
@@ -51,6 +63,8 @@ class StudyCell(Hold):
     published: Published = Field(
         default={}, description="the document's own figures by metric; by swept value where the experiment sweeps"
     )
+    setting: Setting | None = Field(default=None, description="what the document had in this row; else its experiment's")
+    protocol: OwnProtocol | None = Field(default=None, description="how the document measured; absent: as the study does")
 
 
 Shape = Literal["rates", "grid", "curves", "bars"]
@@ -70,6 +84,7 @@ class Experiment(Frozen):
         default=None, ge=1, description="fresh processes per cell; absent: the study's. One gives a curve, no interval"
     )
     hold: Hold = Hold()
+    setting: Setting | None = Field(default=None, description="what the document had here; absent: `document.setting`")
     cells: dict[Name, StudyCell] = Field(min_length=1)
     sweep: dict[str, tuple[Scalar, ...]] = {}
     frontier: Literal["bisect"] | None = Field(
@@ -137,7 +152,8 @@ class Claim(Frozen):
 class Document(Frozen):
     title: str
     url: str | None = None
-    setting: str | None = Field(default=None, description="the hardware, model and lengths that it measured")
+    measured: str | None = Field(default=None, description="hardware, models and lengths, as a person would say them")
+    setting: Setting = Field(default=Setting(), description="the same, for what runs here to be compared with")
     hardware: str | None = Field(
         default=None,
         description="its accelerator, by a name of cost_model/hardware.py: limits on paper stand in the report",
@@ -181,8 +197,9 @@ class Message(Frozen):
 class Study(Frozen):
     title: str
     document: Document
-    prompts: dict[Name, str | Message] = Field(
-        min_length=1, description="text as it is, or a message to a chat model: {user: ...}"
+    prompts: dict[Name, str | Message | tuple[str, ...]] = Field(
+        min_length=1,
+        description="text as it is, a message to a chat model: {user: ...}, or a list of texts for the rows of a batch",
     )
     defaults: Hold
     measure: MeasureOverrides = MeasureOverrides()
