@@ -69,6 +69,6 @@ def _too_small(least_gb: float | None, cell: Cell) -> str | None:
     if size_gb >= least_gb:
         return None
     return (
-        f"Loading {cell.checkpoint.name} is mostly start-up: it has {size_gb:.2g} GB of weights, and at least "
-        f"{least_gb:g} GB are needed for reading them to take the time."
+        f"{cell.checkpoint.name} has {size_gb:.2g} GB of weights. At least {least_gb:g} GB are needed: below, time and "
+        "memory are mostly those of starting and of the libraries."
     )

@@ -153,7 +153,8 @@ def _of_protocol(protocol: Protocol, setting: Setting, blocks: int, budget_minut
         if protocol.warmup_tokens:
             here = f"{protocol.warmup_min} of {protocol.warmup_tokens} tokens"
         whole = "" if protocol.warmup_tokens or not tokens else " whole ones"
-        yield from _differs("warm-up", here + whole, f"{setting.warmups}{tokens}")
+        documented = f"{setting.warmups}{tokens}" if setting.warmups else "none"
+        yield from _differs("warm-up", here + whole, documented)
     if setting.samples is not None:
         here = f"what {budget_minutes:g} minutes of turns give" if in_rounds else str(blocks * protocol.samples)
         yield from _differs("samples", here, str(setting.samples))

@@ -114,7 +114,7 @@ class Needs(Frozen):
     trained: bool = Field(default=False, description="weights that were trained: what is said decides the speed")
     draft: bool = Field(default=False, description="a draft model that was trained as one, not layers of its target")
     checkpoint_gb: StrictFloat | None = Field(
-        default=None, gt=0, description="1e9 bytes of weights, at least: loading fewer is mostly start-up"
+        default=None, gt=0, description="1e9 bytes of weights, at least: below, start and libraries are what takes time and memory"
     )
 
 
