@@ -156,7 +156,8 @@ def _of_protocol(protocol: Protocol, setting: Setting, blocks: int, budget_minut
         documented = f"{setting.warmups}{tokens}" if setting.warmups else "none"
         yield from _differs("warm-up", here + whole, documented)
     if setting.samples is not None:
-        here = f"what {budget_minutes:g} minutes of turns give" if in_rounds else str(blocks * protocol.samples)
+        processes = 1 if protocol.warmup_tokens else blocks  # the document's own way is repeated, not cut in parts
+        here = f"what {budget_minutes:g} minutes of turns give" if in_rounds else str(processes * protocol.samples)
         yield from _differs("samples", here, str(setting.samples))
     if setting.statistic is not None:
         ours = "mean" if protocol.warmup_tokens else OURS[in_rounds]
