@@ -15,11 +15,14 @@ import pandas as pd
 
 from claimbench.analysis.aggregate import COLUMNS
 from claimbench.analysis.stats import slope_weights
-from claimbench.judging.evidence import Evidence, curve
+from claimbench.judging.checks.ratio import region_of
+from claimbench.judging.evidence import Evidence, Side, curve
 from claimbench.judging.expectations import bounds
 from claimbench.judging.judge import judge_claim
+from claimbench.judging.summary import Ending
 from claimbench.schema.checks import SIDES, Check
 from claimbench.schema.metrics import METRICS
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan
 from claimbench.schema.study import Claim
 from claimbench.schema.verdicts import ClaimVerdict
@@ -27,6 +30,7 @@ from claimbench.schema.verdicts import ClaimVerdict
 BLOCKS = 3
 MARGIN = 1e-3
 """Of a logarithm, between an invented number and the end of the range that is asked for."""
+NO_ENDING = Ending(Outcome.OK, None, (), 0, 0)
 COMPARED = ("ratio", "gain", "shape")
 Cells = dict[str, dict[str, Any]]
 """Id -> what its rows of the table say."""
@@ -87,7 +91,8 @@ def _set_outright(check: Check, holds: bool, study: str, evidence: Evidence, cel
     elif check.kind == "identity":
         facts["tokens_sha256"] = "same" if holds else "other"
     elif check.kind == "absolute":
-        facts[check.metric] = check.published * (1 if holds else 1 + 2 * check.within)
+        most = check.expect.at_most if check.expect else check.published * (1 + check.within)
+        facts[check.metric] = check.published if holds else 1.1 * most
     elif check.kind == "value":
         facts[check.metric] = _value(check, holds, evidence.tolerance)
     elif check.kind == "frontier":
@@ -142,7 +147,7 @@ def _solve(wanted: Sequence[tuple[Check, bool]], study: str, evidence: Evidence,
 def _weighed(check: Any, study: str, evidence: Evidence) -> tuple[dict[tuple[str, str], float], tuple[float, float]]:
     """(cell, metric) -> weight of its logarithm, and where the sum must lie."""
     weights: dict[tuple[str, str], float] = {}
-    low, high = bounds(check.expect, evidence.tolerance)
+    low, high = bounds(_expect(check, study, evidence), evidence.tolerance)
     if check.kind == "shape":
         points = [_rows_at(check, address, study, evidence) for address in (check.of, check.to) if address]
         groups = [str({k: v for k, v in row.sweep.items() if k != check.over}) for row in points[0]]
@@ -158,6 +163,14 @@ def _weighed(check: Any, study: str, evidence: Evidence) -> tuple[dict[tuple[str
             weights[name] = weights.get(name, 0) + sign
     log = tuple(math.log(end) if 0 < end < math.inf else math.copysign(math.inf, end or -1) for end in (low, high))
     return weights, (log[0], log[1])
+
+
+def _expect(check: Any, study: str, evidence: Evidence) -> Any:
+    if check.kind != "ratio":
+        return check.expect
+    rows = [evidence.plan.row(study, address) for address in (check.of, check.to)]
+    sides = [Side("", "", row, str(row.cell), NO_ENDING) for row in rows]
+    return region_of(check, sides, evidence)
 
 
 def _rows(id: str, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:

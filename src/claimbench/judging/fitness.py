@@ -12,6 +12,7 @@ from claimbench.cost_model.weight_bytes import held_bytes
 from claimbench.judging.evidence import Evidence, curve
 from claimbench.schema.cell import DTYPE_BYTES, Cell, Checkpoint
 from claimbench.schema.checks import SIDES, Check
+from claimbench.schema.plan import Row
 from claimbench.schema.study import Claim, Needs
 
 ALWAYS_DECIDE = ("identity", "outcome", "computed")
@@ -26,22 +27,23 @@ def unfit(claim: Claim, check: Check, study: str, evidence: Evidence) -> str | N
         return f"The sentence is about {DEVICES[str(claim.device)]}, and what was measured here is {DEVICES[here]}."
     if check.kind in ALWAYS_DECIDE:
         return None
-    reasons = (_lacks(claim.needs, cell) for cell in _cells(check, study, evidence))
+    rows = [row for row in _rows(check, study, evidence) if row.cell]
+    other = next((each.text for row in rows for each in row.deviations if each.of == "model"), None)
+    if claim.needs.model and other:
+        return f"The sentence is about one model: {other}."
+    reasons = (_lacks(claim.needs, evidence.plan.cells[str(row.cell)].cell) for row in rows)
     return next((reason for reason in reasons if reason), None)
 
 
-def _cells(check: Check, study: str, evidence: Evidence) -> Iterator[Cell]:
+def _rows(check: Check, study: str, evidence: Evidence) -> Iterator[Row]:
     for side in SIDES:
         address = getattr(check, side, None)
         if address is None:
             continue
-        is_curve = check.kind in ("shape", "frontier")
-        rows = (
-            [row for _, row in curve(study, address, check.over, evidence)]
-            if is_curve
-            else [evidence.plan.row(study, address)]
-        )
-        yield from (evidence.plan.cells[row.cell].cell for row in rows if row.cell)
+        if check.kind in ("shape", "frontier"):
+            yield from (row for _, row in curve(study, address, check.over, evidence))
+        else:
+            yield evidence.plan.row(study, address)
 
 
 def _lacks(needs: Needs, cell: Cell) -> str | None:

@@ -111,6 +111,7 @@ class Experiment(Frozen):
 class Needs(Frozen):
     """What the cells of a claim must be, or its sentence cannot be decided by them. Outcomes and tokens always can."""
 
+    model: bool = Field(default=False, description="the document's own model, or random weights of its shape")
     trained: bool = Field(default=False, description="weights that were trained: what is said decides the speed")
     draft: bool = Field(default=False, description="a draft model that was trained as one, not layers of its target")
     checkpoint_gb: StrictFloat | None = Field(
