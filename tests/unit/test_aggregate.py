@@ -180,12 +180,13 @@ def test_without_a_reference_that_ended_well_nothing_is_compared(lab: Any, made:
     ("ours", "theirs", "expected"),
     [
         ((1, 2, 3, 4), (1, 2, 3, 4), (1.0, None)),
-        ((1, 2, 9, 4), (1, 2, 3, 4), (0.75, 2)),
+        ((1, 2, 9, 4), (1, 2, 3, 4), (0.5, 2)),
+        ((9, 2, 3, 4), (1, 2, 3, 4), (0.0, 0)),
         ((1, 2), (1, 2, 3, 4), (0.5, 2)),
         ((), (1,), (None, None)),
     ],
 )
-def test_agreement_is_the_share_of_equal_positions_and_the_first_that_differs(
+def test_agreement_is_counted_up_to_the_first_token_that_differs(
     ours: tuple[int, ...], theirs: tuple[int, ...], expected: tuple[float | None, int | None]
 ) -> None:
     assert agreement(ours, theirs) == expected

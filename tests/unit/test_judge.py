@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from claimbench.analysis import table_file
 from claimbench.errors import ConfigError
 from claimbench.formatting import quantity
 from claimbench.judging import recommend
-from claimbench.judging.expectations import bounds, verdict
+from claimbench.judging.expectations import bounds, place, verdict
 from claimbench.judging.judge import combine, judge
 from claimbench.schema import verdicts
 from claimbench.schema.ceilings import Ceilings
@@ -51,7 +53,8 @@ experiments:
 
 
 def claims(*checks: str) -> str:
-    return CELLS + f"claims: [{{id: X1, kind: any, statement: A sentence, checks: [{', '.join(checks)}]}}]\n"
+    kind = "computed" if all("kind: computed" in check for check in checks) else "any"
+    return CELLS + f"claims: [{{id: X1, kind: {kind}, statement: A sentence, checks: [{', '.join(checks)}]}}]\n"
 
 
 def judged(lab: Any, *checks: str, **planned: Any) -> ClaimVerdict:
@@ -92,7 +95,7 @@ def test_a_sentence_names_both_cells_the_ratio_and_its_interval(lab: Any) -> Non
     sentence = judged(lab, ratio("half")).checks[0].sentence
     assert sentence.startswith("Decode tokens per second of 'half the speed' is 0.5")
     assert "times that of 'plain' (0." in sentence
-    assert sentence.endswith("): lower.")
+    assert sentence.endswith("): inside the range asked for.")
 
 
 def test_one_block_is_undecided_with_the_reason(lab: Any) -> None:
@@ -280,13 +283,13 @@ def computed(expect: str, quantity: str = "weight_bytes", more: str = "") -> str
 
 def test_bytes_follow_from_the_architecture(lab: Any) -> None:
     weights = judged(lab, computed("{about: 14480000000.0, within: 0.001}"))
-    assert weights.verdict == "supported"
+    assert weights.verdict == "agrees on paper"
     assert weights.checks[0].estimate == 2 * 7_241_732_096
-    assert judged(lab, computed("{about: 13740000000.0, within: 0.01}")).verdict == "refuted"
+    assert judged(lab, computed("{about: 13740000000.0, within: 0.01}")).verdict == "differs on paper"
     cache = judged(lab, computed("{about: 131072, within: 0.001}", "kv_bytes", ", batch: 1, length: 1"))
-    assert cache.verdict == "supported"
+    assert cache.verdict == "agrees on paper"
     read = judged(lab, computed("{about: 23.7, within: 0.02}", "weight_read_ms", ", bandwidth: 600000000000.0"))
-    assert read.verdict == "supported"
+    assert read.verdict == "agrees on paper"
 
 
 def absolute(published: float, hardware: str = "A10G", devices: int = 1) -> str:
@@ -316,7 +319,7 @@ def test_a_figure_of_another_model_is_not_judged_even_on_its_hardware(lab: Any) 
     plan = lab.plan(study, machine=A10G, device="cuda", more={"swap": {"large": "small"}})
     claim = judge(plan, lab.table(plan)).claims[0]
     assert claim.verdict == "not runnable here"
-    assert "swapped" in str(claim.reason)
+    assert "model: small (smollm2-135m) in place of large (mistral-7b)" in str(claim.reason)
 
 
 @pytest.mark.parametrize(
@@ -522,14 +525,15 @@ SAID = [
     (
         "{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: below}",
         "supported",
-        "Decode tokens per second of 'half the speed' is 0.50 times that of 'plain' (0.50 to 0.50): lower.",
+        "Decode tokens per second of 'half the speed' is 0.50 times that of 'plain' (0.50 to 0.50): "
+        "inside the range asked for.",
         "below 0.98",
         None,
     ),
     (
         "{kind: ratio, metric: decode_tok_s, of: speed/equal, to: speed/plain, expect: same}",
         "supported",
-        "Decode tokens per second of 'equal' is 1.00 times that of 'plain' (1.00 to 1.00): the same.",
+        "Decode tokens per second of 'equal' is 1.00 times that of 'plain' (1.00 to 1.00): inside the range asked for.",
         "0.98 to 1.02",
         None,
     ),
@@ -538,7 +542,7 @@ SAID = [
         "batches/linear@batch=4, than_to: batches/linear@batch=1, expect: above}",
         "supported",
         "In decode tokens per second, 'flat (batch 4)' over 'flat (batch 1)' is 4.01 times 'linear (batch 4)'"
-        " over 'linear (batch 1)' (3.94 to 4.09): higher.",
+        " over 'linear (batch 1)' (3.94 to 4.09): inside the range asked for.",
         "above 1.02",
         None,
     ),
@@ -608,7 +612,7 @@ SAID = [
     (
         "{kind: computed, quantity: weight_bytes, architecture: mistral-7b, bytes_per_weight: 2, expect: "
         "{about: 14500000000, within: 0.01}}",
-        "supported",
+        "agrees on paper",
         "The weights of mistral-7b at 2 bytes each are 14.48 GB, from 7,241,732,096 parameters.",
         "14.36 GB to 14.64 GB",
         None,
@@ -616,7 +620,7 @@ SAID = [
     (
         "{kind: computed, quantity: kv_bytes, architecture: mistral-7b, bytes_per_weight: 2, batch: 2, "
         "length: 1000, expect: {at_most: 1000000000}}",
-        "supported",
+        "agrees on paper",
         "The keys and values of mistral-7b, batch 2, 1000 tokens, are 262.1 MB, from 7,241,732,096 parameters.",
         "at most 1 GB",
         None,
@@ -624,7 +628,7 @@ SAID = [
     (
         "{kind: computed, quantity: weight_read_ms, architecture: mistral-7b, bytes_per_weight: 2, bandwidth:"
         " 1000000000000, expect: {at_least: 20}}",
-        "refuted",
+        "differs on paper",
         "Reading the weights of mistral-7b at 1,000 GB/s takes 14.2 ms, from 7,241,732,096 parameters.",
         "at least 20 ms",
         None,
@@ -656,3 +660,15 @@ def test_a_check_says_what_it_found(
     assert found.of is None or f"of: {found.of}" in check
     assert found.to is None or f"to: {found.to}" in check
     assert (found.estimate is None) == (verdict == "not runnable here" or found.kind == "outcome")
+
+
+@given(
+    st.floats(0.01, 10), st.floats(0.01, 10), st.floats(0.01, 10), st.sampled_from(["above", "below", "same", "region"])
+)
+def test_no_sentence_contradicts_its_verdict(low: float, high: float, at: float, name: str) -> None:
+    found = Interval(low, min(low, high), max(low, high), 3)
+    wanted = bounds(Region(at_least=at, at_most=2 * at) if name == "region" else name, 0.02)  # type: ignore[arg-type]
+    said = place(found, wanted)
+    assert said.startswith(
+        {"supported": "inside", "refuted": ("above", "below"), "undecided": "on both"}[verdict(found, wanted)]
+    )

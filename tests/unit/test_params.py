@@ -313,13 +313,16 @@ def test_several_mistakes_are_reported_together() -> None:
 
 def test_swap_uses_another_checkpoint_and_says_so() -> None:
     rows = planned(of_params=put("swap", {"real": "large"})).studies["small"].rows["speed"]
-    assert rows["plain"].deviations == ("real (smollm2-135m) swapped for large (mistral-7b)",)
+    assert [deviation.text for deviation in rows["plain"].deviations] == [
+        "model: large (mistral-7b) in place of real (smollm2-135m)",
+        "weights: random ones (large) in place of trained ones (real)",
+    ]
 
 
-def test_swap_for_the_same_shape_is_no_deviation() -> None:
+def test_random_weights_of_the_same_shape_are_the_same_work_and_said_all_the_same() -> None:
     made = planned(of_params=put("swap", {"real": "random"}))
     row = made.studies["small"].rows["speed"]["plain"]
-    assert row.deviations == ()
+    assert [(deviation.of, deviation.is_other_work) for deviation in row.deviations] == [("weights", False)]
     assert row.cell is not None
     assert made.cells[row.cell].cell.checkpoint.name == "random"
 
@@ -339,7 +342,7 @@ def test_a_held_size_is_cut_to_the_limit_and_the_row_says_so() -> None:
     row = made.studies["small"].rows["speed"]["plain"]
     assert row.cell is not None
     assert made.cells[row.cell].cell.workload.new_tokens == 2
-    assert row.deviations == ("new_tokens 4 cut to 2 by params.yaml limits.new_tokens",)
+    assert [deviation.text for deviation in row.deviations] == ["new tokens: 2 in place of 4"]
 
 
 def test_devices_above_the_limit_are_cut_and_the_row_says_so() -> None:
@@ -349,7 +352,7 @@ def test_devices_above_the_limit_are_cut_and_the_row_says_so() -> None:
         row = made.studies["small"].rows["speed"]["plain"]
         assert row.cell is not None
         assert made.cells[row.cell].cell.options["devices"] == devices
-        assert row.deviations == (("devices 8 cut to 2 by params.yaml limits.devices",) if devices == 2 else ())
+        assert [each.text for each in row.deviations] == (["devices: 2 in place of 8"] if devices == 2 else [])
 
 
 def test_a_compared_size_above_the_limit_is_left_out() -> None:
@@ -408,7 +411,10 @@ def test_a_prompt_that_is_cut_below_its_shortest_row_cuts_that_too() -> None:
     made = planned(put("limits", {"prompt_tokens": 40}), ragged(60, 100))
     assert [work and (work.shortest, work.prompt_tokens) for work in workloads(made, "batching")] == [(40, 40)] * 2
     rows = made.studies["small"].rows["batching"].values()
-    assert "shortest 60 cut to 40 by params.yaml limits.prompt_tokens" in next(iter(rows)).deviations
+    assert [each.text for each in next(iter(rows)).deviations] == [
+        "prompt tokens: 40 in place of 100",
+        "shortest row: 40 in place of 60",
+    ]
 
 
 def test_a_batch_that_is_cut_to_one_row_has_no_several_lengths() -> None:

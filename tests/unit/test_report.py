@@ -44,7 +44,7 @@ measure: {blocks: 3, samples: 3}
 
 RATES = """
 title: Tokens per second of a small model
-document: {title: A document | with a bar, url: "https://example.org/a", setting: "one A10G, batch 1"}
+document: {title: A document | with a bar, url: "https://example.org/a", measured: "one A10G, batch 1"}
 prompts: {story: Once upon a time}
 defaults: {checkpoint: small, prompt: story, new_tokens: 32}
 planned: {backends: [some_server]}
@@ -328,6 +328,7 @@ def test_it_opens_with_verdicts_and_what_to_switch_on(project: tuple[Path, Input
     assert "**2 supported, 1 refuted, 0 undecided, 1 not runnable here.**" in text.split("\n## ")[0]
     heads = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
     assert heads == [
+        "The verdicts",
         "What to switch on here",
         "The machine",
         "The studies",
@@ -369,7 +370,7 @@ def test_rates_stand_beside_their_ceiling_and_the_published_figure(project: tupl
     assert plain[4] == "25.97"
     measured, ceiling, share = float(plain[1].split()[0]), float(plain[2]), float(plain[3].removesuffix(" %"))
     assert share == pytest.approx(100 * measured / ceiling, abs=1)
-    assert int8[-1] == "differ; 94 % agree, first at 30; KL 0.0213 nats; top-1 97 %"
+    assert int8[-1] == "differ; 94 % agree, up to the first difference at 30; KL 0.0213 nats; top-1 97 %"
     assert int8[0].endswith("<sup>1</sup>")
     assert flash[1] == "**unavailable** <sup>2</sup>"
     assert tgi[1] == "**unavailable** <sup>3</sup>"
@@ -414,7 +415,7 @@ def test_every_claim_has_a_verdict_a_sentence_and_links(project: tuple[Path, Inp
     folder, inputs, text = project
     claims = text.split("## The claims")[1].split("## What was unavailable")[0]
     for claim in inputs.verdicts.claims:
-        (line,) = [line for line in claims.splitlines() if line.startswith(f"| [{claim.id}](")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| [{claim.id}](")]
         assert f"**{claim.verdict}**" in line
         part = claims.split(f'<a id="claim-rates-{claim.id.lower()}">')[1].split("<a id=")[0]
         for check in claim.checks:
@@ -566,7 +567,7 @@ def test_an_earlier_figure_does_not_linger(project: tuple[Path, Inputs, str], tm
 def test_departures_from_the_document_are_said_once(tmp_path: Path) -> None:
     params = PARAMS.replace("[rates, latency]", "[rates]") + "limits: {new_tokens: 8}\n"
     inputs = build(tmp_path, {"rates": RATES}, invent, params)
-    deviation = inputs.plan.row("rates", "methods/plain").deviations[0]
+    deviation = inputs.plan.row("rates", "methods/plain").deviations[0].text
     section = render(inputs, tmp_path).split("#### Which method is the fastest?")[1].split("\n#### ")[0]
     assert section.count(deviation) == 1
     assert f"Not as the document has it: {deviation}" in section
@@ -595,3 +596,26 @@ def test_a_claims_reason_is_told_once():
     assert not report._adds(f"{wide} {doubted}", [wide, doubted])
     assert not report._adds(f"{wide} Not judged: two ended oom.", [wide, "two ended oom"])
     assert report._adds(f"{wide} Something else.", [wide])
+
+
+def test_what_departs_from_the_document_stands_at_the_verdict_in_the_first_table(tmp_path: Path) -> None:
+    params = PARAMS.replace("[rates, latency]", "[rates]") + "limits: {new_tokens: 8}\n"
+    text = render(build(tmp_path, {"rates": RATES}, invent, params), tmp_path)
+    first = next(line for line in text.splitlines() if line.startswith("| claim |"))
+    assert text.index(first) < text.index("## What to switch on here")
+    place = [cell.strip() for cell in first.split("|")].index("not as the document has it")
+    claims = [line.split(" | ") for line in text.split(first)[1].splitlines() if line.startswith("| [")]
+    assert any("new tokens" in claim[place - 1] for claim in claims)
+    assert "Not as the document has it: " in text.split("## The claims")[1]
+
+
+def test_a_row_of_which_nothing_was_compiled_says_so_in_its_title(tmp_path: Path) -> None:
+    def uncompiled(planned: PlannedCell, block: int) -> Result:
+        made = invent(planned, block)
+        proof = {"optimizations": {"compile_wrapped": {"compiled_regions": 0}, "fused_softmax": {"fusions": [0, 0]}}}
+        return made.model_copy(update={"proof": proof}) if planned.cell.uses("bitsandbytes_int8") else made
+
+    inputs = build(tmp_path, {"rates": RATES}, uncompiled, PARAMS.replace("[rates, latency]", "[rates]"))
+    rows = rows_of(render(inputs, tmp_path), "Which method is the fastest?")
+    assert [row[0] for row in rows if "nothing was" in row[0]] == [rows[3][0]]
+    assert "(nothing was compiled and nothing was fused)" in rows[3][0]

@@ -6,6 +6,7 @@ by subtracting one run from another.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from statistics import median
 
 import numpy as np
@@ -59,11 +60,15 @@ def of_block(result: Result) -> Numbers:
         "checkpoint_cached_share": _per(cached, on_disk) if cached is not None and on_disk else None,
         "first_call_s": _scaled(result.first_call_ns, 1e-9),
         "compile_s_extra": _scaled(_difference(result.first_call_ns, median(walls) if walls else None), 1e-9),
+        "mean_tok_s": _per(made, sum(walls) / 1e9),
         "energy_j_per_token": _per(result.energy_mj / 1e3, made) if result.energy_mj is not None else None,
         "rss_load_bytes": _difference(memory.get("rss_after_load"), memory.get("rss_before_load")),
         "peak_bytes": _scaled(memory.get(PEAK_MEMORY[result.cell.device]), 1),
         "recompiles": _count(result, "recompiles"),
         "graphs": _count(result, "graphs"),
+        "compiled_regions": _of_techniques(result, "compiled_regions"),
+        "fusions": _of_techniques(result, "fusions"),
+        "math_attention_share": _math_share(result),
         "kl_mean_nats": result.fidelity.kl_mean_nats if result.fidelity else None,
         "top1_agreement": result.fidelity.top1_agreement if result.fidelity else None,
     }
@@ -72,13 +77,16 @@ def of_block(result: Result) -> Numbers:
 
 
 def agreement(tokens: tuple[int, ...], reference: tuple[int, ...]) -> tuple[float | None, int | None]:
-    """The share of row-0 positions that are equal, and the first that is not (None if all are)."""
+    """The share of row-0 positions before the first that is not equal, and that position (None if all are).
+
+    What comes after a different token is an answer to another text: that some of it is equal again says nothing.
+    """
     length = max(len(tokens), len(reference))
     if not tokens or not reference:
         return None, None
-    equal = [ours == theirs for ours, theirs in zip(tokens, reference, strict=False)]
-    equal += [False] * (length - len(equal))
-    return sum(equal) / length, None if all(equal) else equal.index(False)
+    pairs = zip_longest(tokens, reference)
+    first = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+    return (1.0, None) if first is None else (first / length, first)
 
 
 def wall_event_gap(sample: Sample) -> float | None:
@@ -96,6 +104,20 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 def _difference(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else float(after - before)
+
+
+def _of_techniques(result: Result, name: str) -> float | None:
+    """What the proofs of a result's techniques counted under `name`; None where none of them did."""
+    proofs = result.proof.get("optimizations")
+    found = [each.get(name) for each in proofs.values() if isinstance(each, dict)] if isinstance(proofs, dict) else []
+    counts = [sum(each) if isinstance(each, list) else each for each in found if isinstance(each, int | list)]
+    return float(sum(counts)) if counts else None
+
+
+def _math_share(result: Result) -> float | None:
+    """Of the kernels that were seen behind scaled dot product attention, those that are the unfused C++ one."""
+    kernels = result.proof.get("kernels")
+    return kernels.count("math") / len(kernels) if isinstance(kernels, list) and kernels else None
 
 
 def _count(result: Result, name: str) -> float | None:

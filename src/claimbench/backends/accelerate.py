@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
+SEVERAL_PROMPTS = True
 ENVIRONMENT = "core"
 LIBRARIES = transformers.LIBRARIES
 IMPORTS = (*transformers.IMPORTS, "accelerate")

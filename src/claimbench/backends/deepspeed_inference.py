@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
 REFERENCE = "transformers"
+SEVERAL_PROMPTS = True
 ENVIRONMENT = runtime.ENVIRONMENT
 LIBRARIES = runtime.LIBRARIES
 IMPORTS = transformers.IMPORTS

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
+SEVERAL_PROMPTS = True
 ENVIRONMENT = runtime.ENVIRONMENT
 LIBRARIES = runtime.LIBRARIES
 IMPORTS = transformers.IMPORTS
@@ -212,6 +213,7 @@ class ZeroSession(TransformersSession):
         self.kept, self.swap = kept, swap
         super().__init__(cell, setup, checkpoint, model, None)
         if self.streams > 1:
+            self.mask = self.mask.roll(launchers.rank(), dims=1)
             self.prompt = self.prompt.roll(launchers.rank(), dims=1)  # rows of its own; rank 0's are the workload's
         self.bytes_per_weight = DTYPE_BYTES[cell.dtype]
 

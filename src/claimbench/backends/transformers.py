@@ -17,6 +17,7 @@ from claimbench.schema.cell import Cell
 from claimbench.schema.frozen import Frozen
 
 REFERENCE = "transformers"
+SEVERAL_PROMPTS = True
 ENVIRONMENT = "core"
 LIBRARIES = ("accelerate", "greenlet", "safetensors", "tokenizers", "torch", "transformers")
 IMPORTS = ("torch", "transformers.generation", "transformers.models.auto.modeling_auto")

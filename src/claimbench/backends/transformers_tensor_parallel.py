@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REFERENCE = "transformers"
+SEVERAL_PROMPTS = True
 ENVIRONMENT = "core"
 LIBRARIES = transformers.LIBRARIES
 IMPORTS = transformers.IMPORTS

@@ -12,7 +12,7 @@ from claimbench.checkpoints.loaded_model import decoder_in
 from claimbench.checkpoints.local_files import VOCABULARY_FILES, has_tokenizer
 from claimbench.checkpoints.weight_files import CONFIG
 from claimbench.errors import SourceError
-from claimbench.schema.cell import Cell, Workload
+from claimbench.schema.cell import Cell, Workload, row_lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +51,22 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
     return (ids * -(-length // len(ids)))[:length]
 
 
+def prompt_rows(cell: Cell, checkpoint: Path, vocabulary: int) -> list[list[int]]:
+    """Token ids of each row, of its own length: of one prompt, or of several in turn. Raises as `prompt_ids` does."""
+    workload = cell.workload
+    if not workload.others:
+        row = prompt_ids(cell, checkpoint, vocabulary)
+        return [row[len(row) - length :] for length in row_lengths(workload, len(row))]
+    texts = (workload.prompt, *workload.others)
+    several = [
+        prompt_ids(
+            cell.model_copy(update={"workload": workload.model_copy(update={"prompt": text})}), checkpoint, vocabulary
+        )
+        for text in texts[: workload.batch]
+    ]
+    return [several[number % len(several)] for number in range(workload.batch)]
+
+
 def require_room(cell: Cell, checkpoint: Path | None) -> None:
     """Raises SourceError where prompt and new tokens are more than the model's positions: before it is loaded."""
     if checkpoint is None or not (checkpoint / CONFIG).is_file():
@@ -58,7 +74,7 @@ def require_room(cell: Cell, checkpoint: Path | None) -> None:
     model = decoder_in(checkpoint, cell.checkpoint)
     if model.context is None:
         return
-    prompt = len(prompt_ids(cell, checkpoint, model.vocabulary))
+    prompt = max(map(len, prompt_rows(cell, checkpoint, model.vocabulary)))
     length = prompt + cell.workload.new_tokens
     if length > model.context:
         raise SourceError(

@@ -32,8 +32,8 @@ from claimbench.analysis.paired import RESTLESS, STEADY
 from claimbench.analysis.protocol import protocol_of
 from claimbench.errors import ResultError
 from claimbench.formatting import count, duration
-from claimbench.judging.checks import judge_check
 from claimbench.judging.evidence import Evidence
+from claimbench.judging.judge import check_of
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
@@ -399,7 +399,7 @@ class Decider:
                 if not known:
                     continue
                 claims.add((study, claim.id))
-                found = [(compared_by(check, planned), judge_check(check, study, evidence)) for check in known]
+                found = [(compared_by(check, planned), check_of(claim, check, study, evidence)) for check in known]
                 if any(check.verdict == Verdict.REFUTED and not is_of_start(check.metric) for _, check in found):
                     continue
                 undecided += [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from claimbench import proof
 from claimbench.checkpoints.loaded_model import decoder_in
-from claimbench.checkpoints.prompt import prompt_ids
+from claimbench.checkpoints.prompt import prompt_rows
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 from claimbench.hf import evidence, weight_memory
@@ -21,7 +21,7 @@ from claimbench.hf.setup import Choose, Generation, GenerationSetup
 from claimbench.hf.stepper import Emit, Stepper, StepTap
 from claimbench.proof import Findings
 from claimbench.schema.card import FLOAT_BYTES, Card
-from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload, row_lengths
+from claimbench.schema.cell import DTYPE_BYTES, Cell, Workload
 from claimbench.system.compilers import tune_alike
 from claimbench.technique import Technique
 
@@ -41,9 +41,14 @@ def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup
         if reason:
             raise Unavailable(reason)
         technique.apply(setup)
-    if cell.workload.shortest is not None and setup.loop is not None:
-        raise Unavailable("the hand-written loop takes rows of one length")
-    if cell.workload.shortest is not None and setup.drafts:
+    several = cell.workload.shortest is not None or (bool(cell.workload.others) and cell.workload.batch > 1)
+    if several and setup.loop is not None and cell.workload.pads != "right":
+        raise Unavailable("the hand-written loop takes rows of one length, or such as are padded on the right")
+    if setup.cache_length is not None and setup.loop is None:
+        raise Unavailable(
+            "`generate` allocates a static cache for the tokens that there are: use the hand-written loop"
+        )
+    if several and setup.drafts:
         raise Unavailable("drafts take rows of one length")
     return setup
 
@@ -61,12 +66,16 @@ class TransformersSession:
 
         self.cell, self.setup, self.model, self.assistant = cell, setup, model, assistant
         self.decoder = decoder_in(checkpoint, cell.checkpoint)
-        row = prompt_ids(cell, checkpoint, model.config.get_text_config(decoder=True).vocab_size)
-        lengths = row_lengths(cell.workload, len(row))
-        rows = [_padded(row, length) for length in lengths]
-        self.prompt = torch.tensor(rows, device=setup.device)  # [batch, prompt tokens]
-        starts = self.prompt.new_tensor([len(row) - length for length in lengths])
-        self.mask = (torch.arange(len(row), device=setup.device) >= starts[:, None]).long()  # [batch, prompt tokens]
+        rows = prompt_rows(cell, checkpoint, model.config.get_text_config(decoder=True).vocab_size)
+        self.row = max(rows[:1] if cell.workload.others else rows, key=len)
+        """The first row's prompt, without padding."""
+        longest = max(map(len, rows))
+        on_right = cell.workload.pads == "right"
+        self.prompt = torch.tensor([_padded(row, longest, on_right) for row in rows], device=setup.device)
+        """Token ids, [batch, prompt tokens]."""
+        lengths = self.prompt.new_tensor([len(row) for row in rows])[:, None]
+        places = torch.arange(longest, device=setup.device)  # [prompt tokens]
+        self.mask = (places < lengths if on_right else places >= longest - lengths).long()  # [batch, prompt tokens]
         self._forget_generation_defaults()
         self.compilations = proof.Compilations()
         self.driven = model
@@ -93,8 +102,7 @@ class TransformersSession:
 
     @property
     def prompt_ids(self) -> list[int]:
-        ids: list[int] = self.prompt[0].tolist()
-        return ids
+        return list(self.row)
 
     def generate(self) -> Generator[Tensor, None, None]:
         return self._run().steps()
@@ -123,8 +131,9 @@ class TransformersSession:
         if self.setup.loop is None:
             self._call_generate(workload, emit)
         else:
-            prompt, cache = self.prompt[: workload.batch], self._empty_cache(workload)
-            self.setup.loop(Generation(self.driven, prompt, workload.new_tokens, cache, self._choose, emit))
+            prompt, mask = self.prompt[: workload.batch], self.mask[: workload.batch]
+            cache = self._empty_cache(workload)
+            self.setup.loop(Generation(self.driven, prompt, mask, workload.new_tokens, cache, self._choose, emit))
 
     def _call_generate(self, workload: Workload, emit: Emit) -> None:
         from transformers import GenerationConfig, StoppingCriteriaList
@@ -159,7 +168,10 @@ class TransformersSession:
             return DynamicCache(config=config)
         if self.setup.cache == "none":
             return None
-        shape = workload.batch, self.prompt_tokens + workload.new_tokens - 1  # the last token is never read again
+        least = self.prompt_tokens + workload.new_tokens - 1  # the last token is never read again
+        if self.setup.cache_length is not None and self.setup.cache_length < least:
+            raise Unavailable(f"a static cache of {self.setup.cache_length} tokens is too short for {least}")
+        shape = workload.batch, self.setup.cache_length or least
         if self._static_cache is None or self._static_shape != shape:
             self._static_cache, self._static_shape = StaticCache(config=config, max_cache_len=shape[1]), shape
         else:
@@ -209,7 +221,7 @@ class TransformersSession:
     def log_probs(self, tokens: list[int]) -> Tensor:
         import torch
 
-        row = torch.cat([self.prompt[0], self.prompt.new_tensor(tokens[:-1])])
+        row = self.prompt.new_tensor([*self.row, *tokens[:-1]])
         with torch.no_grad():
             return self._logits(row[None], last=len(tokens))[0].float().log_softmax(-1)
 
@@ -233,13 +245,13 @@ class TransformersSession:
             torch.cuda.empty_cache()
 
 
-def _padded(row: list[int], length: int) -> list[int]:
-    """The last `length` tokens of `row`, padded on the left to the whole row's length.
+def _padded(row: list[int], length: int, on_right: bool) -> list[int]:
+    """`row` filled up to `length` tokens.
 
     Padding is masked, but a repetition penalty may look at it: the row's own first token tells it nothing new.
     """
-    kept = row[len(row) - length :]
-    return kept[:1] * (len(row) - length) + kept
+    padding = row[:1] * (length - len(row))
+    return row + padding if on_right else padding + row
 
 
 def _chooser(cell: Cell) -> Choose:

@@ -50,6 +50,8 @@ class Generation:
     """What is called: the model, or the wrapper that a transform made of it."""
     prompt: Tensor
     """Token ids, int64 tensor [batch, prompt tokens], on the device."""
+    mask: Tensor
+    """1 where the prompt has a token and 0 where it has padding, [batch, prompt tokens]."""
     new_tokens: int
     cache: Cache | None
     """An empty cache, or None where every step recomputes the whole sequence."""
@@ -81,6 +83,8 @@ class GenerationSetup:
     transforms: list[Callable[[PreTrainedModel], PreTrainedModel]] = field(default_factory=list)
     """model -> model, in order, after loading; may return a wrapper."""
     cache: CacheKind = "dynamic"
+    cache_length: int | None = None
+    """Tokens that a static cache is allocated for; None: as many as there will be."""
     generate: dict[str, object] = field(default_factory=dict)
     """Fields of the generation config, beside length, sampling and cache."""
     drafting: dict[str, object] = field(default_factory=dict)

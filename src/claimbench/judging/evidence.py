@@ -19,7 +19,7 @@ from claimbench.judging.summary import Ending, ending
 from claimbench.schema.checks import SIDES, Check, Expectation
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.interval import Interval
-from claimbench.schema.metrics import METRICS
+from claimbench.schema.metrics import METRICS, NOTHING_RAN, with_what_ran
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, Row
 from claimbench.schema.verdicts import CheckVerdict, Needed, Verdict
@@ -73,6 +73,11 @@ class Evidence:
 
     def prior(self, sides: list[Side]) -> Prior:
         return comparing.prior_of([self.plan.cells[side.cell].cell for side in sides])
+
+    def title(self, cell: str, title: str) -> str:
+        """`title`, and that nothing was compiled or fused where the proof of `cell` says so."""
+        frame = self.frames[cell]
+        return with_what_ran(title, {name: frame[name].dropna().max() for name in NOTHING_RAN})
 
     def ending(self, cell: str) -> Ending:
         if cell not in self._endings:
@@ -158,7 +163,7 @@ def any_side_at(study: str, address: str, evidence: Evidence) -> Side | None:
     if row.cell is None:
         return None
     suffix = ", ".join(f"{key} {value}" for key, value in row.sweep.items())
-    title = f"{row.title} ({suffix})" if suffix else row.title
+    title = evidence.title(row.cell, f"{row.title} ({suffix})" if suffix else row.title)
     return Side(address, title, row, row.cell, evidence.ending(row.cell))
 
 
@@ -182,7 +187,7 @@ def sides_of(check: Check, study: str, evidence: Evidence) -> list[Side]:
 def basis_of(sides: list[Side], evidence: Evidence) -> Basis:
     return Basis(
         tuple(dict.fromkeys(path for side in sides for path in evidence.paths(side.cell))),
-        tuple(dict.fromkeys(text for side in sides for text in side.row.deviations)),
+        tuple(dict.fromkeys(each.text for side in sides for each in side.row.deviations)),
     )
 
 

@@ -59,12 +59,14 @@ def largest_difference(found: Interval, wanted: Bounds) -> float | None:
     return max(1 - low, high - 1) if low <= 1 <= high else None
 
 
-def direction(found: Interval, tolerance: float) -> str:
-    """What a ratio shows by itself, whatever was claimed."""
-    for name in ("same", "above", "below"):
-        if verdict(found, bounds(name, tolerance)) == Verdict.SUPPORTED:
-            return {"same": "the same", "above": "higher", "below": "lower"}[name]
-    return "too close to call" if found.ends else "too early to tell"
+def place(found: Interval, wanted: Bounds) -> str:
+    """Where an interval lies beside the range that is asked for, in the words that its verdict allows."""
+    if found.ends is None:
+        return "too early to tell"
+    return {
+        Verdict.SUPPORTED: "inside the range asked for",
+        Verdict.REFUTED: "below the range asked for" if found.ends[1] < wanted[0] else "above the range asked for",
+    }.get(verdict(found, wanted), "on both sides of an end of the range asked for")
 
 
 def unit_of(metric: str) -> str:

@@ -10,6 +10,9 @@ neither is ever refuted. A claim takes the verdict of its checks:
 3. Otherwise only figures of the document's own hardware (absolute, frontier) may be missing. The verdict is that of the
    checks which were judged, and the reason names what was not: undecided if any of them is, else supported.
 
+A claim of computed checks is measured nowhere: it agrees on paper if all of them do, and differs if one does not. A
+check whose cells are not what the sentence is about (judging/fitness.py) is not runnable here, whatever they measured.
+
 What is written, `results/verdicts.json`, is `Verdicts` of schema/verdicts.py.
 """
 
@@ -19,13 +22,15 @@ import pandas as pd
 
 from claimbench.judging.checks import judge_check
 from claimbench.judging.evidence import Evidence
-from claimbench.judging.other_hardware import device_names
+from claimbench.judging.fitness import unfit
 from claimbench.judging.recommend import recommendations
 from claimbench.judging.summary import summarise
+from claimbench.schema.checks import Check
 from claimbench.schema.frontier import Frontier
+from claimbench.schema.machine import device_names
 from claimbench.schema.plan import Plan
 from claimbench.schema.study import Claim
-from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict, Verdicts
+from claimbench.schema.verdicts import ON_PAPER, CheckVerdict, ClaimVerdict, Verdict, Verdicts
 
 ELSEWHERE_KINDS = ("absolute", "frontier")
 
@@ -57,7 +62,7 @@ def judge(
 
 
 def judge_claim(claim: Claim, study: str, evidence: Evidence) -> ClaimVerdict:
-    checks = tuple(judge_check(check, study, evidence) for check in claim.checks)
+    checks = tuple(check_of(claim, check, study, evidence) for check in claim.checks)
     verdict, reason = combine(checks)
     return ClaimVerdict(
         study=study,
@@ -72,8 +77,20 @@ def judge_claim(claim: Claim, study: str, evidence: Evidence) -> ClaimVerdict:
     )
 
 
+def check_of(claim: Claim, check: Check, study: str, evidence: Evidence) -> CheckVerdict:
+    """The verdict on a check; what was measured stays beside the reason where it cannot decide."""
+    judged, reason = judge_check(check, study, evidence), unfit(claim, check, study, evidence)
+    if reason is None or judged.verdict == Verdict.NOT_RUNNABLE:
+        return judged
+    changes = {"verdict": Verdict.NOT_RUNNABLE, "reason": reason, "needed": None}
+    return judged.model_copy(update=changes)
+
+
 def combine(checks: tuple[CheckVerdict, ...]) -> tuple[Verdict, str | None]:
     """The verdict of a claim from its checks, by the rule above, and the reason where it needs one."""
+    if all(check.verdict in ON_PAPER for check in checks):
+        differs = any(check.verdict == Verdict.DIFFERS for check in checks)
+        return (Verdict.DIFFERS if differs else Verdict.AGREES), None
     absent = [check for check in checks if check.verdict == Verdict.NOT_RUNNABLE]
     judged = [check for check in checks if check.verdict != Verdict.NOT_RUNNABLE]
     not_judged = f"Not judged: {_reasons(absent)}" if absent else None

@@ -10,16 +10,10 @@ from claimbench.cost_model import cost, parallelism
 from claimbench.cost_model.cost import decoder_of
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.formatting import quantity
-from claimbench.schema.cell import DTYPE_BYTES, Device
+from claimbench.schema.cell import DTYPE_BYTES
 from claimbench.schema.checks import AbsoluteCheck, FrontierCheck
-from claimbench.schema.machine import MachineIdentity
+from claimbench.schema.machine import device_names, readable
 from claimbench.schema.plan import Plan
-
-
-def device_names(machine: MachineIdentity, device: Device) -> list[str]:
-    if device == "cuda":
-        return [gpu["name"] for gpu in machine.get("gpus", [])]
-    return [machine.get("cpu", {}).get("model", "unknown CPU")]
 
 
 def not_here(check: AbsoluteCheck | FrontierCheck, study: str, address: str, plan: Plan) -> str | None:
@@ -30,16 +24,12 @@ def not_here(check: AbsoluteCheck | FrontierCheck, study: str, address: str, pla
         needed = f"{check.devices} x {readable(check.hardware)}"
         return f"It needs {needed}; this machine has {', '.join(names) or 'no such device'}."
     row = plan.row(study, address)
-    if row.deviations:
-        return f"What ran here is not what the document measured: {'; '.join(row.deviations)}."
+    other_work = [deviation.text for deviation in row.deviations if deviation.is_other_work]
+    if other_work:
+        return f"What ran here is not what the document measured: {'; '.join(other_work)}."
     if row.cell is None:
         return f"{address} cannot be run: {row.unavailable}."
     return None
-
-
-def readable(pattern: str) -> str:
-    """A regular expression as a person would write the name: `A100.*80GB` is A100 80GB."""
-    return " ".join(re.sub(r"[.*+?^$\\()\[\]{}]+", " ", pattern).replace("|", " or ").split())
 
 
 def roofline(check: AbsoluteCheck, study: str, plan: Plan, frames: dict[str, pd.DataFrame]) -> str:

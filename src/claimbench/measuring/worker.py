@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +42,9 @@ class Generates(Protocol):
     """A session, or what stands before one."""
 
     def generate(self) -> Iterator[Column]: ...
+
+    @property
+    def prompt_ids(self) -> Sequence[int]: ...
 
 
 STEADY = 0.05  # a warm-up generation that is at most this much faster than the one before it
@@ -165,6 +168,11 @@ def _generate(cell: Cell, session: Generates) -> tuple[Sample, list[list[int]]]:
 def warm_up(cell: Cell, session: Generates, say: Say) -> None:
     """Generate until a generation is no longer clearly faster than the one before it, within the protocol's bounds."""
     protocol = cell.protocol
+    if protocol.warmup_tokens is not None:
+        say("phase", name="warm-up")
+        for _ in range(protocol.warmup_min):
+            _begin(session, protocol.warmup_tokens - len(session.prompt_ids))
+        return
     walls: list[int] = []
     steady = False
     while len(walls) < protocol.warmup_min or (not steady and len(walls) < protocol.warmup_max):
@@ -173,6 +181,17 @@ def warm_up(cell: Cell, session: Generates, say: Say) -> None:
         walls.append(sample.wall_ns)
         say("warmup", sample=sample.model_dump(mode="json"))
         steady = len(walls) > 1 and walls[-1] > (1 - STEADY) * walls[-2]
+
+
+def _begin(session: Generates, new_tokens: int) -> None:
+    """The first `new_tokens` tokens of a generation, one at least."""
+    steps, made = session.generate(), 0
+    for column in steps:
+        made += len(column[0])
+        if made >= new_tokens:
+            break
+    if isinstance(steps, Generator):
+        steps.close()
 
 
 def _timed_samples(cell: Cell, session: Session, say: Say, lead: LeaderSession | None) -> list[list[int]]:

@@ -26,6 +26,7 @@ from claimbench.schema.cell import Cell, Checkpoint, Device, Dtype, Optimization
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.params import Params
+from claimbench.schema.setting import Setting
 from claimbench.schema.study import Experiment, Hold, Message, Scalar, Study, StudyCell
 from claimbench.schema.validation import validate
 
@@ -49,7 +50,6 @@ class Resolved(NamedTuple):
     unavailable: str | None = None
     checkpoint: str | None = None
     """The checkpoint that the study asks for, before `swap`."""
-    deviations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,11 @@ class ExpandedCell:
         Raises:
             ConfigError: a name is unknown, optimizations clash, or the workload cannot fit the model's context.
         """
-        workload, deviations, too_large = self._workload()
+        workload, too_large = self._workload()
         asked = self.settings.checkpoint
         if asked is None:
             raise ConfigError(f"{self.path}: no checkpoint: set one here, in `hold`, or in the study's `defaults`")
         checkpoint = checkpoint_of(self.params, asked, self.path)
-        meant = self.params.checkpoints[asked].architecture
-        if checkpoint.name != asked and (meant is None or checkpoint.architecture != meant):
-            deviations.append(f"{_named(asked, meant)} swapped for {_named(checkpoint.name, checkpoint.architecture)}")
         backend_name = self._backend()
         if backend_name is None:
             return Resolved(None, f"this version has no backend '{self.settings.backend}' yet")
@@ -102,7 +99,7 @@ class ExpandedCell:
         missing = missing or self._cannot_be_had(checkpoint, draft)
         if missing or too_large:
             return Resolved(None, missing or too_large)
-        asked_options, fewer = limits.fewer_devices(self.params, self.settings.options)
+        asked_options = limits.fewer_devices(self.params, self.settings.options)
         options = validate(backend.Options, asked_options, f"{self.path}.options").model_dump(mode="json")
         presharded = getattr(backend, "presharded", None)
         ranks = presharded(options) if presharded else None
@@ -123,7 +120,7 @@ class ExpandedCell:
             device=self.device,
             protocol=self._protocol(),
         )
-        return Resolved(cell, None, asked, (*deviations, *fewer))
+        return Resolved(cell, None, asked)
 
     def asked(self) -> InferenceLoad | None:
         """What the document asks for, uncut and unswapped, where the cost model knows the system."""
@@ -165,8 +162,8 @@ class ExpandedCell:
                 figures[metric] = figure[value]
         return figures
 
-    def _workload(self) -> tuple[Workload, list[str], str | None]:
-        """The workload, how it was cut to this machine, and why its row is to be left out if it is."""
+    def _workload(self) -> tuple[Workload, str | None]:
+        """The workload, cut to this machine, and why its row is to be left out if it is."""
         name, prompts = self.settings.prompt, self.study.prompts
         for key in ("prompt", "new_tokens"):
             if getattr(self.settings, key) is None:
@@ -175,11 +172,16 @@ class ExpandedCell:
             raise ConfigError(f"{self.path}.prompt: unknown prompt '{name}'.{did_you_mean(str(name), prompts)}")
         asked = {key: getattr(self.settings, key) for key in ("prompt_tokens", "new_tokens", "batch")}
         shortest = self._shortest(asked)
-        sizes, cut, too_large = limits.cut_down(self.params, self.experiment, asked)
+        sizes, too_large = limits.cut_down(self.params, self.experiment, asked)
         if shortest is not None and too_large is None:
-            shortest, too_large = limits.cut_shortest(self.params, self.experiment, shortest, sizes, cut)
-        settings = {**said(prompts[name]), "sampling": self.settings.sampling, **sizes}
-        return Workload.model_validate(settings | {"shortest": None if too_large else shortest}), cut, too_large
+            shortest, too_large = limits.cut_shortest(self.params, self.experiment, shortest, sizes)
+        settings = {
+            **said(prompts[name]),
+            "sampling": self.settings.sampling,
+            "pads": self.settings.pads,
+            **sizes,
+        }
+        return Workload.model_validate(settings | {"shortest": None if too_large else shortest}), too_large
 
     def _shortest(self, asked: dict[str, int | None]) -> int | None:
         """Prompt tokens of the shortest row as the study asks for them, which its own sizes must allow."""
@@ -207,8 +209,26 @@ class ExpandedCell:
         for use in uses:
             key = getattr(optimizations.find(use.name), "CHECKPOINT_SETTING", None)
             if key:
-                return checkpoint_of(self.params, use.settings[key], f"{self.path}.optimizations.{use.name}.{key}")
+                where = f"{self.path}.optimizations.{use.name}.{key}"
+                return checkpoint_of(self.params, str(use.settings[key]), where)
         return None
+
+    @property
+    def asked_draft(self) -> str | None:
+        """The draft that the study asks for, before `swap`."""
+        for entry in self.settings.optimizations:
+            (name, settings), *_ = entry.items() if isinstance(entry, dict) else [(entry, dict[str, object]())]
+            key = (
+                getattr(optimizations.find(name), "CHECKPOINT_SETTING", None) if name in optimizations.names() else None
+            )
+            if key:
+                return str(settings[key])
+        return None
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What the document declares for this cell: its own, else its experiment's, else the document's."""
+        return self.study.document.setting.with_nearer(self.experiment.setting, self.study_cell.setting)
 
     def _cannot_be_had(self, *checkpoints: Checkpoint | None) -> str | None:
         for name in (one.name for one in checkpoints if one):
@@ -228,11 +248,13 @@ class ExpandedCell:
             )
 
     def _protocol(self) -> Protocol:
-        ours, its = self.params.measure, self.study.measure
+        ours, its, own = self.params.measure, self.study.measure, self.study_cell.protocol
+        samples = own.samples if own else its.samples or ours.samples
         return Protocol(
-            samples=min(its.samples or ours.samples, self.params.limits.samples or sys.maxsize),
-            warmup_min=its.warmup_min or ours.warmup_min,
-            warmup_max=its.warmup_max or ours.warmup_max,
+            samples=min(samples, self.params.limits.samples or sys.maxsize),
+            warmup_min=own.warmups if own else its.warmup_min or ours.warmup_min,
+            warmup_max=own.warmups if own else its.warmup_max or ours.warmup_max,
+            warmup_tokens=own.warmup_tokens if own else None,
             timeout_s=its.timeout_s or ours.timeout_s,
             threads=ours.threads,
             memory_limit=int(ours.memory_limit_gb * 1e9) if ours.memory_limit_gb else None,
@@ -267,9 +289,11 @@ def _least_tokens(checkpoint: Checkpoint, workload: Workload) -> int:
     return workload.prompt_tokens or max(1, len(workload.prompt.split()))
 
 
-def said(prompt: str | Message) -> dict[str, object]:
+def said(prompt: str | Message | tuple[str, ...]) -> dict[str, object]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
+    if isinstance(prompt, tuple):
+        return {"prompt": prompt[0], "others": prompt[1:]}
     return {"prompt": prompt.user, "chat": True, "system": prompt.system, "base": prompt.base}
 
 
@@ -282,6 +306,6 @@ def reference_of(cell: Cell) -> Cell:
     backend_name = backends.find(cell.backend).REFERENCE
     options = backends.find(backend_name).Options().model_dump(mode="json")
     whole = cell.checkpoint.model_copy(update={"tensor_parallel": None})
-    protocol = cell.protocol.model_copy(update={"page_cache": "as_it_is"})
+    protocol = cell.protocol.model_copy(update={"page_cache": "as_it_is", "warmup_tokens": None})
     plain = {"backend": backend_name, "options": options, "optimizations": (), "draft": None}
     return cell.model_copy(update={**plain, "checkpoint": whole, "protocol": protocol})

@@ -19,7 +19,7 @@ MEMORY_SHARE = 0.7
 
 
 def takes_turns(cell: Cell) -> bool:
-    return cell.protocol.page_cache == "as_it_is" and cell.protocol.memory_limit is None
+    return cell.protocol.takes_turns
 
 
 def groups_of(studies: Mapping[str, PlannedStudy], cells: Mapping[str, PlannedCell]) -> tuple[PlannedGroup, ...]:

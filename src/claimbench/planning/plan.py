@@ -13,11 +13,13 @@ from claimbench import optimizations
 from claimbench.cost_model import cost
 from claimbench.cost_model.hardware import HARDWARE
 from claimbench.errors import ConfigError, did_you_mean
+from claimbench.planning.deviations import deviations_of
 from claimbench.planning.expand import expand, reference_of
 from claimbench.planning.groups import comparisons, groups_of
 from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.checks import Check
+from claimbench.schema.deviation import Deviation
 from claimbench.schema.json_file import digest
 from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.metrics import METRICS
@@ -64,7 +66,7 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
         _check_hardware(study, f"studies/{name}.yaml")
         rows = {
             experiment: _rows(
-                study, experiment, params, device, f"studies/{name}.yaml: experiments.{experiment}", cells
+                study, experiment, params, device, machine, f"studies/{name}.yaml: experiments.{experiment}", cells
             )
             for experiment in study.experiments
         }
@@ -107,22 +109,25 @@ def _budget_minutes(params: Params, study: Study) -> float:
     return study.measure.budget_minutes or 0.0
 
 
-def _rows(study: Study, name: str, params: Params, device: Device, path: str, cells: PlannedCells) -> dict[str, Row]:
+def _rows(
+    study: Study, name: str, params: Params, device: Device, machine: MachineIdentity, path: str, cells: PlannedCells
+) -> dict[str, Row]:
     """The rows of experiment `name` by address; their cells, and the references of these, are added to `cells`."""
     experiment = study.experiments[name]
     blocks = experiment.blocks or study.measure.blocks or params.measure.blocks
     rows: dict[str, Row] = {}
     asked_for: dict[str, str | None] = {}
     for expanded in expand(params, study, experiment, device, path):
-        cell, missing, asked, deviations = expanded.resolve()
+        cell, missing, asked = expanded.resolve()
         if cell is not None and asked_for.setdefault(cell.checkpoint.name, asked) != asked:
             first, used = asked_for[cell.checkpoint.name], cell.checkpoint.name
             missing = f"params.yaml swap puts '{used}' in place of '{first}' and of '{asked}': the same cell"
             cell = None
-        id = None
+        id, departs = None, tuple[Deviation, ...]()
         if cell is not None:
             reference = cells.add(reference_of(cell), blocks=1)
             id = cells.add(cell, expanded.study_cell.blocks or blocks, reference)
+            departs = deviations_of(expanded, cells.by_id[id], machine, _budget_minutes(params, study))
         rows[expanded.label + sweep_suffix(expanded.sweep)] = Row(
             label=expanded.label,
             title=expanded.study_cell.title or expanded.label.replace("_", " "),
@@ -130,7 +135,7 @@ def _rows(study: Study, name: str, params: Params, device: Device, path: str, ce
             cell=id,
             unavailable=missing,
             published=expanded.published(),
-            deviations=deviations,
+            deviations=departs,
             asked=expanded.asked() if study.document.hardware else None,
         )
     return rows

@@ -14,7 +14,7 @@ from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import PEAK
 from claimbench.schema.plan import Row
 from claimbench.schema.round import Rounds
-from claimbench.schema.verdicts import Verdict
+from claimbench.schema.verdicts import ON_PAPER, Verdict
 
 MOST_PAIRS = 6
 """Experiments of which two numbers stand among the metrics; of more, each has one."""
@@ -37,8 +37,11 @@ def metrics_json(data: ReportData, rounds: Rounds | None = None) -> Metrics:
     machines are no change of anything.
     """
     machine = data.plan.machine
-    verdicts = {name.replace(" ", "_"): n for name, n in verdict_counts(data).items()}
-    found: Metrics = {"verdicts": verdicts, **_conditions(data, rounds), **_headlines(data)}
+    counts = verdict_counts(data)
+    verdicts = {name.replace(" ", "_"): n for name, n in counts.items() if name not in ON_PAPER}
+    on_paper = {name.removesuffix(" on paper"): counts[name] for name in ON_PAPER}
+    computed = {"on_paper": on_paper} if any(on_paper.values()) else {}
+    found: Metrics = {"verdicts": verdicts, **computed, **_conditions(data, rounds), **_headlines(data)}
     name = " ".join(str(data.verdicts.device_name or data.plan.device).split())
     return {"machine": f"{name} ({machine['key']})", machine["key"]: found}
 

@@ -57,6 +57,10 @@ class ClaimText(NamedTuple):
     note: str | None
     checks: tuple[CheckText, ...]
     results: tuple[str, ...]
+    deviations: tuple[str, ...]
+    """How what was judged departs from the document, each in a line."""
+    differs: tuple[str, ...]
+    """In what it does, in a word or two each: `model`, `new tokens`."""
     ours: str
     headline: str
     """Of the check that it is told by."""
@@ -68,6 +72,8 @@ class StudyClaims(NamedTuple):
     study: str
     title: str
     claims: tuple[ClaimText, ...]
+    departs: bool
+    """Whether what ran for some claim was not what its document has."""
     told: str
     """The verdicts, counted, as a sentence."""
     figure: Illustration | None
@@ -346,7 +352,8 @@ def _claims(data: ReportData) -> list[StudyClaims]:
         if judged:
             described = tuple(map(_describe_claim, judged))
             title, figure = planned.study.title, study_figures.of_verdicts(study, judged)
-            found.append(StudyClaims(study, title, described, _told(judged), figure))
+            departs = any(claim.differs for claim in described)
+            found.append(StudyClaims(study, title, described, departs, _told(judged), figure))
     return found
 
 
@@ -359,6 +366,7 @@ def _told(judged: Sequence[ClaimVerdict]) -> str:
 
 def _describe_claim(claim: ClaimVerdict) -> ClaimText:
     checks = tuple(_describe_check(check) for check in claim.checks)
+    deviations = tuple(dict.fromkeys(text for check in claim.checks for text in check.deviations))
     return ClaimText(
         id=claim.id,
         statement=claim.statement,
@@ -367,6 +375,8 @@ def _describe_claim(claim: ClaimVerdict) -> ClaimText:
         note=claim.note,
         checks=checks,
         results=tuple(dict.fromkeys(path for check in claim.checks for path in check.results)),
+        deviations=deviations,
+        differs=tuple(dict.fromkeys(text.partition(": ")[0] for text in deviations)),
         ours="; ".join(check.ours for check in checks if check.ours != "–") or "–",
         headline=_found(told_by) if (told_by := verdict_chart.headline(claim)) else "–",
         why=claim.reason if _adds(claim.reason, [check.reason for check in claim.checks]) else None,

@@ -8,7 +8,7 @@ from claimbench.analysis import aggregate, comparing
 from claimbench.formatting import interval, number, percent
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.interval import Interval
-from claimbench.schema.metrics import METRICS
+from claimbench.schema.metrics import METRICS, NOTHING_RAN, with_what_ran
 from claimbench.schema.outcome import FITS, Outcome
 from claimbench.schema.plan import Plan, PlannedGroup, Row
 from claimbench.schema.verdicts import CellSummary, Verdicts
@@ -48,6 +48,11 @@ class ReportData:
 
     def summary(self, row: Row) -> CellSummary | None:
         return self.cells.get(row.cell) if row.cell else None
+
+    def title(self, row: Row) -> str:
+        """The row's title, and that nothing was compiled or fused where its proof says so."""
+        summary = self.summary(row)
+        return with_what_ran(row.title, {name: summary.value(name) if summary else None for name in NOTHING_RAN})
 
     def outcome(self, row: Row) -> Outcome:
         summary = self.summary(row)
@@ -135,7 +140,8 @@ class ReportData:
         if not summary.tokens_match and summary.token_agreement is not None:
             where = summary.first_divergence
             parts.append(
-                f"{percent(summary.token_agreement)} agree" + (f", first at {where}" if where is not None else "")
+                f"{percent(summary.token_agreement)} agree"
+                + (f", up to the first difference at {where}" if where is not None else "")
             )
         if summary.kl_mean_nats is not None:
             parts.append(f"KL {number(summary.kl_mean_nats)} nats" if summary.kl_mean_nats else "KL 0 nats")

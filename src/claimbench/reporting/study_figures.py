@@ -129,13 +129,13 @@ def _bars(data: ReportData, study: str, name: str, metric: str, rows: dict[str, 
 def _ratio_bar(data: ReportData, rows: dict[str, Row], row: Row, metric: str, ratio: Interval | None) -> Bar:
     note = _note(data, row) if data.interval(row, metric) is None else "nothing to compare with"
     published = published_better(row, base_of(rows, row), metric)
-    return Bar(row_title(row), ratio, note, published, doubted=bool(data.doubts(row)))
+    return Bar(row_title(row, data), ratio, note, published, doubted=bool(data.doubts(row)))
 
 
 def _value_bar(data: ReportData, row: Row, metric: str) -> Bar:
     found = data.interval(row, metric)
     return Bar(
-        label=row_title(row),
+        label=row_title(row, data),
         interval=in_unit(metric, found) if found else None,
         note=_note(data, row),
         published=published_number(row, metric),

@@ -132,13 +132,20 @@ def worded(key: str) -> str:
 
 def shared_deviations(rows: Iterable[Row]) -> list[str]:
     """How every cell that can be run departs from the document: said once, not beside each row."""
-    planned = [row.deviations for row in rows if row.cell]
+    planned = [texts(row) for row in rows if row.cell]
     return _shared(planned) if planned else []
 
 
-def row_title(row: Row) -> str:
+def texts(row: Row) -> tuple[str, ...]:
+    """How it departs from the document."""
+    return tuple(deviation.text for deviation in row.deviations)
+
+
+def row_title(row: Row, data: ReportData | None = None) -> str:
+    """`Compiled · batch 8`; with `data`, whether anything was compiled."""
     point = ", ".join(f"{worded(key)} {value}" for key, value in row.sweep.items())
-    return f"{row.title} · {point}" if point else row.title
+    title = data.title(row) if data else row.title
+    return f"{title} · {point}" if point else title
 
 
 def base_of(rows: dict[str, Row], row: Row) -> Row:
@@ -196,8 +203,8 @@ def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: di
     heads += [head(metric) for metric in extras] + ["tokens"]
     lines = []
     for row in rows.values():
-        marks = notes.mark([*_own(row.deviations, everywhere), *data.doubts(row)])
-        line = [literal(row_title(row)) + marks, _measured(data, row, main, notes)]
+        marks = notes.mark([*_own(texts(row), everywhere), *data.doubts(row)])
+        line = [literal(row_title(row, data)) + marks, _measured(data, row, main, notes)]
         base = base_of(rows, row)
         if ceiling:
             line += _beside_ceiling(data, row, main)
@@ -236,9 +243,9 @@ def _grid(
     for label in dict.fromkeys(row.label for row in rows.values()):
         of_label = {row.sweep[key] if key else "": row for row in rows.values() if row.label == label}
         first = next(iter(of_label.values()))
-        same = _shared([data.doubts(row) + row.deviations for row in of_label.values()])
+        same = _shared([data.doubts(row) + texts(row) for row in of_label.values()])
         cells = [_grid_cell(data, of_label.get(value), metric, [*same, *everywhere], notes) for value in values]
-        lines.append((literal(first.title) + notes.mark(_own(same, everywhere)), *cells))
+        lines.append((literal(data.title(first)) + notes.mark(_own(same, everywhere)), *cells))
         if any(metric in row.published for row in of_label.values()):
             figures = [_as_published(of_label[value], metric) if value in of_label else "–" for value in values]
             lines.append((f"*{literal(first.title)}, published*", *(f"*{figure}*" for figure in figures)))
@@ -259,7 +266,7 @@ def _shared(lists: list[tuple[str, ...]]) -> list[str]:
 def _grid_cell(data: ReportData, row: Row | None, metric: str, same: list[str], notes: Notes) -> str:
     if row is None:
         return "–"
-    own = _own((*row.deviations, *data.doubts(row)), same)
+    own = _own((*texts(row), *data.doubts(row)), same)
     text = _measured(data, row, metric, notes) + notes.mark(own)
     share = data.ceiling_share(row, metric)
     return text if share is None else f"{text}<br>{percent(share)} of {number(data.ceiling(row, metric) or 0)}"

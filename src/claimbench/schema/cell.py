@@ -59,9 +59,15 @@ class Workload(Frozen):
     new_tokens: int = Field(ge=1)
     batch: int = Field(default=1, ge=1)
     sampling: Sampling | None = Field(default=None, description="absent: greedy")
+    others: tuple[str, ...] = Field(
+        default=(), description="prompts of the next rows; a batch of more rows begins again with the first"
+    )
+    pads: Literal["right"] | None = Field(default=None, description="shorter rows on the right; absent: on the left")
 
     @model_validator(mode="after")
     def _shortest_row_fits(self) -> Workload:
+        if self.others and (self.shortest is not None or self.prompt_tokens is not None or self.chat):
+            raise ValueError("rows with prompts of their own have the lengths of those, and are no chat")
         if self.shortest is None:
             return self
         if self.batch < 2:
@@ -83,6 +89,16 @@ class Protocol(Frozen):
     page_cache: PageCache = Field(
         default="as_it_is", description="of the checkpoint's files when loading begins: dropped, or read ahead"
     )
+    warmup_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="prompt and new tokens together of each warm-up generation; absent: warm-ups are whole",
+    )
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether rounds may measure it: not where a document's own protocol, or a cold start, is asked for."""
+        return self.page_cache == "as_it_is" and self.memory_limit is None and self.warmup_tokens is None
 
 
 class Checkpoint(Frozen):
@@ -123,6 +139,10 @@ _NO_SETTINGS = {"protocol": {"samples"}, "checkpoint": {"card"}, "draft": {"card
 """Fields of a cell that say how often it is measured, or what follows from others."""
 
 
+_LATER = {"protocol": ("warmup_tokens",), "workload": ("others", "pads")}
+"""Fields that came later: left out where they say nothing, so that older cells keep their ids."""
+
+
 class Cell(Frozen):
     checkpoint: Checkpoint
     draft: Checkpoint | None = Field(default=None, description="the assistant of speculative decoding")
@@ -136,7 +156,10 @@ class Cell(Frozen):
 
     @property
     def id(self) -> str:
-        return digest(self.model_dump(mode="json", exclude=_NO_SETTINGS))
+        settings = self.model_dump(mode="json", exclude=_NO_SETTINGS)
+        for field, names in _LATER.items():
+            settings[field] = {k: v for k, v in settings[field].items() if k not in names or v}
+        return digest(settings)
 
     @property
     def devices(self) -> int:

@@ -29,6 +29,13 @@ Expectation = Literal["above", "below", "same"] | Region
 """For ratios: `above` 1, `below` 1 or the `same`, each by the tolerance; or a region in plain numbers."""
 
 
+class There(Frozen):
+    """A size that belongs to the document's own hardware: judged on it alone, in place of the direction."""
+
+    hardware: str = Field(description="regular expression that the device's name must match")
+    expect: Region
+
+
 class RatioCheck(Frozen):
     """metric(of) / metric(to), with an interval over interleaved blocks."""
 
@@ -37,6 +44,7 @@ class RatioCheck(Frozen):
     of: str
     to: str
     expect: Expectation
+    there: There | None = None
     published: StrictFloat | None = None
 
 
@@ -118,6 +126,7 @@ class AbsoluteCheck(Frozen):
     devices: StrictInt = Field(default=1, ge=1)
     published: StrictFloat
     within: StrictFloat = Field(default=0.1, gt=0)
+    expect: Region | None = Field(default=None, description="where the document says it lies; absent: `within` of it")
 
 
 class FrontierCheck(Frozen):

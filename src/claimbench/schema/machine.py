@@ -5,8 +5,12 @@ Every key may be absent, and others may be there: a result of another version of
 
 from __future__ import annotations
 
+import re
+
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
+
+from claimbench.schema.cell import Device
 
 KEEPS_OTHERS = ConfigDict(extra="allow")
 
@@ -97,3 +101,14 @@ class Telemetry(TypedDict, total=False):
     after: Snapshot
     unread: dict[str, str]
     """Why one of the conditions is absent, by its name."""
+
+
+def device_names(machine: MachineIdentity, device: Device) -> list[str]:
+    if device == "cuda":
+        return [gpu["name"] for gpu in machine.get("gpus", [])]
+    return [machine.get("cpu", {}).get("model", "unknown CPU")]
+
+
+def readable(pattern: str) -> str:
+    """A regular expression as a person would write the name: `A100.*80GB` is A100 80GB."""
+    return " ".join(re.sub(r"[.*+?^$\\()\[\]{}]+", " ", pattern).replace("|", " or ").split())

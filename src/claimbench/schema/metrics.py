@@ -6,6 +6,7 @@ serving/request_metrics.py; bytes that a block counts under `memory` need no mor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 
@@ -36,6 +37,9 @@ METRICS: dict[str, Metric] = {
     "decode_tok_s": Metric("decode tokens per second", "tok/s", "higher", head="decode tok/s"),
     "prefill_tok_s": Metric("prefill tokens per second", "tok/s", "higher", head="prefill tok/s"),
     "tok_s": Metric("tokens per second end to end", "tok/s", "higher", head="tok/s, end to end"),
+    "mean_tok_s": Metric(
+        "tokens per second of the mean generation", "tok/s", "higher", head="tok/s of the mean generation"
+    ),
     "prefill_ms": Metric("prefill time (to the first token)", "ms", head="prefill, ms"),
     "step_ms": Metric("time of the median decode step", "ms", head="decode step, ms"),
     "step_p95_ms": Metric("time of the 95th percentile decode step", "ms", head="decode step, 95th percentile, ms"),
@@ -100,7 +104,14 @@ METRICS: dict[str, Metric] = {
     ),
     "recompiles": Metric("recompilations", "", is_certain=True),
     "graphs": Metric("captured graphs", "", "none", is_certain=True),
-    "token_agreement": Metric("share of tokens equal to the reference's", "", "higher", is_fraction=True),
+    "compiled_regions": Metric("compiled regions that ran, as far as it was watched", "", "none", is_certain=True),
+    "fusions": Metric("fused operations that ran, as far as it was watched", "", "none", is_certain=True),
+    "math_attention_share": Metric(
+        "share of attention kernels that are PyTorch's unfused C++ one", "", "none", is_certain=True, is_fraction=True
+    ),
+    "token_agreement": Metric(
+        "share of tokens equal to the reference's, up to the first difference", "", "higher", is_fraction=True
+    ),
     "kl_mean_nats": Metric("mean divergence from the reference", "nats", is_certain=True),
     "top1_agreement": Metric(
         "share of positions that rank the reference's first token first",
@@ -142,3 +153,13 @@ METRICS: dict[str, Metric] = {
 }
 
 PEAK = "peak_bytes"
+
+
+NOTHING_RAN = {"compiled_regions": "nothing was compiled", "fusions": "nothing was fused"}
+"""By the count that its proof has of what ran: what is said beside the title of a row that has none of it."""
+
+
+def with_what_ran(title: str, counts: Mapping[str, float | None]) -> str:
+    """`title`, and that nothing ran of what it names, where `counts` of `NOTHING_RAN` say so."""
+    missing = [text for name, text in NOTHING_RAN.items() if counts.get(name) == 0]
+    return f"{title} ({' and '.join(missing)})" if missing else title

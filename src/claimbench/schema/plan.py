@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from claimbench.errors import ResultError
 from claimbench.schema import plain_file, sealed
 from claimbench.schema.cell import Cell, Device
+from claimbench.schema.deviation import Deviation
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest
 from claimbench.schema.load import InferenceLoad
@@ -48,8 +49,8 @@ class Row(Frozen):
     unavailable: str | None = None
     published: dict[str, float | int | str] = {}
     """The document's figures by metric, of this very row."""
-    deviations: tuple[str, ...] = ()
-    """How the cell departs from what the document asks for: another architecture, a workload cut to this machine."""
+    deviations: tuple[Deviation, ...] = ()
+    """How the cell departs from what the document measured: another model, a workload cut to this machine."""
     frontier: str | None = None
     """Id of the search that its batch is part of."""
     asked: InferenceLoad | None = None

@@ -12,6 +12,7 @@ from pydantic import Field, StrictFloat, StrictInt, ValidationError, model_valid
 from claimbench.schema.cell import Device, Dtype, PageCache, Sampling
 from claimbench.schema.checks import Check
 from claimbench.schema.frozen import Frozen
+from claimbench.schema.setting import Setting
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Scalar = float | int | str
@@ -38,9 +39,20 @@ class Hold(Frozen):
     new_tokens: StrictInt | None = Field(default=None, ge=1)
     batch: StrictInt | None = Field(default=None, ge=1)
     sampling: Sampling | None = None
+    pads: Literal["right"] | None = Field(
+        default=None, description="where rows of several prompts are filled up to the longest; absent: on the left"
+    )
     page_cache: PageCache | None = Field(
         default=None, description="of the checkpoint's files when a block loads them; absent: as it is"
     )
+
+
+class OwnProtocol(Frozen):
+    """A document's own way to measure, in place of rounds: each block warms up and times as it did."""
+
+    warmups: StrictInt = Field(ge=1, description="untimed generations before the timed ones")
+    warmup_tokens: StrictInt = Field(ge=1, description="of each, prompt and new ones together")
+    samples: StrictInt = Field(ge=1, description="timed generations of one process")
 
 
 class StudyCell(Hold):
@@ -50,6 +62,12 @@ class StudyCell(Hold):
     )
     published: Published = Field(
         default={}, description="the document's own figures by metric; by swept value where the experiment sweeps"
+    )
+    setting: Setting | None = Field(
+        default=None, description="what the document had in this row; else its experiment's"
+    )
+    protocol: OwnProtocol | None = Field(
+        default=None, description="how the document measured; absent: as the study does"
     )
 
 
@@ -70,6 +88,7 @@ class Experiment(Frozen):
         default=None, ge=1, description="fresh processes per cell; absent: the study's. One gives a curve, no interval"
     )
     hold: Hold = Hold()
+    setting: Setting | None = Field(default=None, description="what the document had here; absent: `document.setting`")
     cells: dict[Name, StudyCell] = Field(min_length=1)
     sweep: dict[str, tuple[Scalar, ...]] = {}
     frontier: Literal["bisect"] | None = Field(
@@ -93,21 +112,55 @@ class Experiment(Frozen):
         return self
 
 
+class Needs(Frozen):
+    """What the cells of a claim must be, or its sentence cannot be decided by them. Outcomes and tokens always can."""
+
+    model: bool = Field(default=False, description="the document's own model, or random weights of its shape")
+    trained: bool = Field(default=False, description="weights that were trained: what is said decides the speed")
+    draft: bool = Field(default=False, description="a draft model that was trained as one, not layers of its target")
+    checkpoint_gb: StrictFloat | None = Field(
+        default=None,
+        gt=0,
+        description="1e9 bytes of weights, at least: below, start and libraries are what takes time and memory",
+    )
+
+
 class Claim(Frozen):
-    """A testable sentence. It is supported when every one of its checks is."""
+    """A testable sentence. It is supported when every one of its checks is.
+
+    One of computed checks alone is of the kind `computed`: it holds on paper or does not, on every machine alike.
+    """
 
     id: Name
-    kind: str = Field(description="ratio, shape, identity, size or absolute; joined with + where it is several")
+    kind: str = Field(
+        description="ratio, shape, identity, size or absolute, joined with + where it is several; or computed, alone"
+    )
     statement: str
     published: str | None = Field(default=None, description="the document's figure, as a person would say it")
     note: str | None = Field(default=None, description="what a reader must know to understand the verdict")
+    device: Device | None = Field(
+        default=None, description="the kind of device that the sentence is about; absent: any"
+    )
+    needs: Needs = Needs()
     checks: tuple[Check, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _computed_stands_alone(self) -> Claim:
+        computed = {check.kind == "computed" for check in self.checks}
+        if len(computed) > 1:
+            raise ValueError("a computed check stands beside a measured one: make two claims of them")
+        if computed == {True} and self.kind != "computed":
+            raise ValueError(f"a claim of computed checks alone is of the kind 'computed' (got '{self.kind}')")
+        if computed == {False} and self.kind == "computed":
+            raise ValueError("a claim of the kind 'computed' has computed checks alone")
+        return self
 
 
 class Document(Frozen):
     title: str
     url: str | None = None
-    setting: str | None = Field(default=None, description="the hardware, model and lengths that it measured")
+    measured: str | None = Field(default=None, description="hardware, models and lengths, as a person would say them")
+    setting: Setting = Field(default=Setting(), description="the same, for what runs here to be compared with")
     hardware: str | None = Field(
         default=None,
         description="its accelerator, by a name of cost_model/hardware.py: limits on paper stand in the report",
@@ -151,8 +204,9 @@ class Message(Frozen):
 class Study(Frozen):
     title: str
     document: Document
-    prompts: dict[Name, str | Message] = Field(
-        min_length=1, description="text as it is, or a message to a chat model: {user: ...}"
+    prompts: dict[Name, str | Message | tuple[str, ...]] = Field(
+        min_length=1,
+        description="text as it is, a message to a chat model: {user: ...}, or a list of texts for the rows of a batch",
     )
     defaults: Hold
     measure: MeasureOverrides = MeasureOverrides()

@@ -23,6 +23,12 @@ class Verdict(StrEnum):
     """A claim that nothing changes, not decided: no difference was found, and none larger than is said can be there."""
     UNDECIDED = "undecided"
     NOT_RUNNABLE = "not runnable here"
+    AGREES = "agrees on paper"
+    """Computed from the document's own figures, which nothing that is measured here can support or refute."""
+    DIFFERS = "differs on paper"
+
+
+ON_PAPER = (Verdict.AGREES, Verdict.DIFFERS)
 
 
 class ClaimVerdict(Frozen):

@@ -39,4 +39,4 @@ def expected(check: AbsoluteCheck, tolerance: float) -> str:
 
 
 def _region(check: AbsoluteCheck) -> Region:
-    return Region(about=float(check.published), within=float(check.within))
+    return check.expect or Region(about=float(check.published), within=float(check.within))

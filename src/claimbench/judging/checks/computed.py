@@ -1,4 +1,7 @@
-"""Bytes or seconds that follow from an architecture alone: the same verdict on every machine."""
+"""Bytes or seconds that follow from an architecture and the document's figures: the same on every machine.
+
+Nothing is measured, so nothing is supported or refuted: the figures agree or they do not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from claimbench.judging.evidence import Evidence, verdict_on
 from claimbench.judging.expectations import bounds, bounds_text, verdict
 from claimbench.schema.checks import ComputedCheck
 from claimbench.schema.interval import Interval
-from claimbench.schema.verdicts import CheckVerdict
+from claimbench.schema.verdicts import CheckVerdict, Verdict
 
 
 def judge(check: ComputedCheck, study: str, evidence: Evidence) -> CheckVerdict:
@@ -28,9 +31,9 @@ def judge(check: ComputedCheck, study: str, evidence: Evidence) -> CheckVerdict:
         value, unit = arch.step_weights * check.bytes_per_weight / check.bandwidth * 1e3, "ms"
         what = f"Reading the weights of {check.architecture} at {quantity(check.bandwidth / 1e9)} GB/s takes"
     exactly = Interval(value, value, value)
-    result = verdict(exactly, bounds(check.expect, evidence.tolerance))
+    holds = verdict(exactly, bounds(check.expect, evidence.tolerance)) == Verdict.SUPPORTED
     sentence = f"{what} {quantity(value, unit)}, from {arch.weights:,} parameters."
-    return verdict_on(check, sentence, result, found=exactly)
+    return verdict_on(check, sentence, Verdict.AGREES if holds else Verdict.DIFFERS, found=exactly)
 
 
 def expected(check: ComputedCheck, tolerance: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from claimbench.formatting import quantity, range_text
 from claimbench.judging.checks.ratio import compared
 from claimbench.judging.evidence import Evidence, Side
-from claimbench.judging.expectations import bounds_text, direction
+from claimbench.judging.expectations import bounds, bounds_text, place
 from claimbench.schema.checks import GainCheck
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -18,7 +18,7 @@ def judge(check: GainCheck, study: str, evidence: Evidence) -> CheckVerdict:
         title = METRICS[check.metric].title
         ratio = f"In {title}, '{of.title}' over '{to.title}'"
         size = f"{quantity(found.estimate)} times '{than_of.title}' over '{than_to.title}' ({range_text(found)})"
-        return f"{ratio} is {size}: {direction(found, evidence.tolerance)}."
+        return f"{ratio} is {size}: {place(found, bounds(check.expect, evidence.tolerance))}."
 
     return compared(check, study, evidence, say)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from claimbench.formatting import quantity, range_text
 from claimbench.judging.evidence import Evidence, Side, basis_of, by_interval, sides_of, verdict_on
-from claimbench.judging.expectations import bounds_text, direction
-from claimbench.schema.checks import GainCheck, RatioCheck
+from claimbench.judging.expectations import bounds, bounds_text, place
+from claimbench.schema.checks import Expectation, GainCheck, RatioCheck
 from claimbench.schema.interval import Interval
+from claimbench.schema.machine import device_names, readable
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.verdicts import CheckVerdict, Verdict
 
@@ -29,7 +31,19 @@ def compared(
         return verdict_on(
             check, f"Not judged: {reason}", Verdict.UNDECIDED, reason=reason, basis=basis_of(sides, evidence)
         )
-    return by_interval(check, evidence, sides, found, check.expect, lambda interval: say(sides, interval))
+    region = region_of(check, sides, evidence)
+    return by_interval(check, evidence, sides, found, region, lambda interval: say(sides, interval))
+
+
+def region_of(check: RatioCheck | GainCheck, sides: list[Side], evidence: Evidence) -> Expectation:
+    """Where the ratio must lie: its size on the document's hardware, with the document's work; else its direction."""
+    there = getattr(check, "there", None)
+    if there is None:
+        return check.expect
+    names = device_names(evidence.plan.machine, evidence.plan.device)
+    other_work = any(deviation.is_other_work for side in sides for deviation in side.row.deviations)
+    is_there = any(re.search(there.hardware, name) for name in names) and not other_work
+    return there.expect if is_there else check.expect
 
 
 def judge(check: RatioCheck, study: str, evidence: Evidence) -> CheckVerdict:
@@ -37,10 +51,14 @@ def judge(check: RatioCheck, study: str, evidence: Evidence) -> CheckVerdict:
         of, to = sides
         title = METRICS[check.metric].title
         size = f"{quantity(found.estimate)} times that of '{to.title}' ({range_text(found)})"
-        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {direction(found, evidence.tolerance)}."
+        where = place(found, bounds(region_of(check, sides, evidence), evidence.tolerance))
+        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {where}."
 
     return compared(check, study, evidence, say)
 
 
 def expected(check: RatioCheck, tolerance: float) -> str:
-    return bounds_text(check.expect, tolerance)
+    text = bounds_text(check.expect, tolerance)
+    if check.there is None:
+        return text
+    return f"{text}; on {readable(check.there.hardware)} {bounds_text(check.there.expect, tolerance)}"

@@ -4,7 +4,8 @@ that: one forward pass over the prompt, then one pass per token, the argmax take
 the device is busy longer than the host takes to queue a step.
 
 With `static_cache` it is the guide's second way: an explicit StaticCache, allocated once and reset between
-generations.
+generations. Rows that are padded on the right get a mask for the prompt alone, as the guide's sample has it: its steps
+attend to the padding as well, and the first new token of a shorter row is chosen behind that.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ def forward_loop(generation: Generation) -> None:
     head_at = {"logits_to_keep": 1} if "logits_to_keep" in taken else {}
     sequence = generation.prompt  # [batch, length]
     inputs, positions = sequence, torch.arange(sequence.shape[1], device=sequence.device)[None]  # [1, length]
-    for _ in range(generation.new_tokens):
+    padded = not bool(generation.mask.all())
+    for number in range(generation.new_tokens):
+        masked = {"attention_mask": generation.mask} if padded and number == 0 else {}
         at = {"position_ids": positions} if "position_ids" in taken else {}  # some hybrids begin again at 0
-        output = model(input_ids=inputs, past_key_values=cache, use_cache=cache is not None, **head_at, **at)
+        output = model(input_ids=inputs, past_key_values=cache, use_cache=cache is not None, **head_at, **at, **masked)
         token = generation.choose(sequence, output.logits[:, -1])[:, None]  # [batch, 1]
         generation.emit(token)
         sequence = torch.cat([sequence, token], dim=1)

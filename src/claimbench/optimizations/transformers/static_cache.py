@@ -1,14 +1,16 @@
 """Physics: saves copies and allocations. A dynamic cache concatenates one column a step, which copies the whole
 cache: layers x 2 x kv_heads x head_dim x length x batch values read and written per token. A static cache is
 allocated once at full length and written in place. In exchange, attention reads the whole allocation, masked, at
-every step. Its constant shapes are what lets the forward pass be compiled and captured in a graph: alone, it cannot
-help at short lengths.
+every step, however much longer than the sequence `length` makes it. Its constant shapes are what lets the forward
+pass be compiled and captured in a graph: alone, it cannot help at short lengths.
 
 `generate` would compile the forward pass by itself on an accelerator; that is switched off here, since compiling is a
 technique of its own.
 """
 
 from __future__ import annotations
+
+from pydantic import Field
 
 from claimbench.hf.evidence import TransformersEvidence
 from claimbench.hf.setup import GenerationSetup
@@ -22,7 +24,9 @@ LIBRARIES: tuple[str, ...] = ()
 
 
 class Settings(Frozen):
-    """None."""
+    length: int | None = Field(
+        default=None, ge=1, description="tokens to allocate for, by the hand-written loop; absent: as many as there are"
+    )
 
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
@@ -30,7 +34,7 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 
 
 def apply(setup: GenerationSetup, settings: Settings) -> None:
-    setup.cache = "static"
+    setup.cache, setup.cache_length = "static", settings.length
 
 
 def prove(evidence: TransformersEvidence, settings: Settings) -> Findings:
