@@ -41,7 +41,7 @@ def test_rounds_settle_a_study_and_a_larger_budget_keeps_them(project: Any) -> N
 
     project.params["measure"]["budget_minutes"] = 0.8
     claim = {"id": "P2", "kind": "ratio", "statement": "The same pace"}
-    check = {"kind": "ratio", "metric": "total_ms", "of": "pace/slow", "to": "pace/fast", "expect": {"at_most": 2.9}}
+    check = {"kind": "ratio", "metric": "total_ms", "of": "pace/slow", "to": "pace/fast", "expect": {"at_most": 2.0}}
     project.study["claims"].append({**claim, "checks": [check]})
     project.write()
     assert project.jobs()["rounds"] == 1
@@ -52,8 +52,8 @@ def test_rounds_settle_a_study_and_a_larger_budget_keeps_them(project: Any) -> N
 def test_a_run_that_is_killed_goes_on_with_the_rounds_that_are_there(project: Any) -> None:
     project.params["measure"]["budget_minutes"] = 0.6
     for options in project.study["experiments"]["pace"]["cells"].values():
-        options["options"]["step_ms"] = 250
-    project.study["experiments"]["pace"]["cells"]["slow"]["options"]["step_ms"] = 500
+        options["options"]["step_ms"] = 100
+    project.study["experiments"]["pace"]["cells"]["slow"]["options"]["step_ms"] = 200
     project.write()
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "all"]
     running = subprocess.Popen(

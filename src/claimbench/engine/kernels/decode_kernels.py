@@ -1,6 +1,6 @@
 """The kernels of a decode step with their arguments: made once for a model, launched at every step.
 
-Imported only where Triton is. Everything that a launch is told stays the same from step to step, addresses included:
+Everything that a launch is told stays the same from step to step, addresses included:
 so a step of them can be captured in a graph, and nothing waits for the device.
 """
 
@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from claimbench.engine.kernels import triton_attention, triton_gemv
 from claimbench.engine.kernels.decode_matrix import WARPS, Matrix, NormWeights, cover_of, power_of_two
 from claimbench.engine.kernels.launches import Touched, launch
 from claimbench.engine.model.positions import Rotary
@@ -112,7 +111,7 @@ class Gemv:
         rows_of_tables = () if rotary is None else (rotary.cos[: self.batch], rotary.sin[: self.batch])
         written = () if slots is None else tuple(each[:, :, :1] for each in slots)
         launch(
-            triton_gemv.decode_gemv,
+            "decode_gemv",
             (cover.blocks, cover.splits),
             Touched(
                 weights=(*matrix.tensors, gain, shift, *rows_of_tables),
@@ -161,7 +160,7 @@ class Attention:
         parts, peaks, sums = self.parts or (out, None, None)
         tile = max(16, min(128, TILE_BYTES // (self.wide * keys.element_size())))
         launch(
-            triton_attention.decode_attention,
+            "decode_attention",
             (self.batch * arch.kv_heads, self.splits),
             Touched(weights=(slopes,), cache=slots, window=self.window, other=(q, parts, peaks, sums)),
             q, keys, values, place.past, place.padding, slopes, parts, peaks, sums, self.spec.scale,
@@ -172,7 +171,7 @@ class Attention:
         )  # fmt: skip
         if self.splits > 1:
             launch(
-                triton_attention.decode_combine,
+                "decode_combine",
                 (self.batch * arch.heads,),
                 Touched(other=(parts, peaks, sums, out)),
                 parts, peaks, sums, out, head_dim=arch.head_dim, wide=self.wide, splits=self.splits,
@@ -194,7 +193,7 @@ class Embed:
         rows = len(tokens)
         looked_up = self.table[:rows], None if self.places is None else self.places[:rows]
         launch(
-            triton_attention.decode_embed,
+            "decode_embed",
             (rows,),
             Touched(weights=(*looked_up, gain, shift), other=(tokens, out)),
             tokens, self.table, self.places, place.past, place.padding, gain, shift, out, self.factor, self.spec.eps,
@@ -213,7 +212,7 @@ class NormAdd:
     def __call__(self, given: Tensor, residual: Tensor, out: Tensor) -> None:
         gain, shift = self.norm.weight, self.norm.bias
         launch(
-            triton_attention.decode_norm_add,
+            "decode_norm_add",
             (len(given),),
             Touched(weights=(gain, shift), other=(given, residual, out)),
             given, residual, gain, shift, out, self.spec.eps, columns=out.shape[1], whole=power_of_two(out.shape[1]),
@@ -235,7 +234,7 @@ class Heads:
         tables = () if rotary is None else (rotary.cos[:batch], rotary.sin[:batch])
         written = (keys[:, :, :1], values[:, :, :1])
         launch(
-            triton_attention.decode_heads,
+            "decode_heads",
             (batch * every,),
             Touched(weights=(*norms, *tables), other=(mixed, q, *written)),
             mixed, *norms, cos, sin, q, keys, values, place.past, place.padding, *keys.stride()[:2], spec.eps,

@@ -1,4 +1,4 @@
-"""A decode step of one to four rows as a few kernels a layer: imported only where Triton is.
+"""A decode step of one to four rows as a few kernels a layer.
 
     embed                                     the token's row, its position's, the norm behind them
     queries, keys, values    1 or 2           norm, product, turn, and their place in the cache
