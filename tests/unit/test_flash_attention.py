@@ -37,7 +37,7 @@ def have(
 @pytest.mark.parametrize(
     ("packages", "kernels", "reason"),
     [
-        ((), "0.17.2", "neither the flash-attn package is installed nor kernels"),
+        ((), "0.17.2", "flash-attn is not installed, nor is kernels, which needs no compiler"),
         (("kernels",), "0.17.2", None),
         (("kernels",), "0.18.2", "Transformers 5.22.2 takes kernels <0.18,>=0.17.2, and 0.18.2 is installed"),
         (("flash_attn",), "0.18.2", None),

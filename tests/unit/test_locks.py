@@ -248,3 +248,18 @@ def test_the_environment_of_a_cpu_installs_whole(tmp_path: Path) -> None:
     subprocess.run([python, "-m", "pip", "check"], env=kept, check=True)
     asked = "import torch, transformers, bitsandbytes, torchao, dvc, snakemake; print(torch.ones(2).sum().item())"
     assert subprocess.run([python, "-c", asked], env=kept, capture_output=True, text=True, check=True).stdout == "2.0\n"
+
+
+def test_the_container_file_has_steps_that_parse_and_copies_what_its_first_step_reads() -> None:
+    text = re.sub(r"\\\n", " ", (ROOT / "Containerfile").read_text(encoding="utf-8"))
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    known = {"ARG", "FROM", "RUN", "WORKDIR", "ENV", "COPY", "CMD"}
+    assert {name for name, _ in steps} <= known
+    for command in (rest for name, rest in steps if name == "RUN"):
+        subprocess.run(["sh", "-n", "-c", command], check=True)
+    copied = [Path(rest.split()[0]) for name, rest in steps if name == "COPY"]
+    assert all((ROOT / path).exists() for path in copied)
+    (first,) = [number for number, (_, rest) in enumerate(steps) if "installing.py --device" in rest]
+    before = {rest.split()[0] for name, rest in steps[:first] if name == "COPY"}
+    assert before == {"envs", "src/claimbench/workflow/installing.py"}, "or each edit installs everything again"
+    assert dict(rest.split("=") for name, rest in steps if name == "ARG")["PYTHON"] in PYTHONS

@@ -39,6 +39,12 @@ def test_another_lock_is_another_key(cell: Cell, tmp_path: Path, monkeypatch: py
     lock.write_text("package==2.0\n", encoding="utf-8")
     second = result_key.key_of(cell, "machine")
     assert set(first.libraries) == {"envs/family.lock"}
+    lock.write_text("# torch: here\npackage==2.0\n", encoding="utf-8")
+    assert set(result_key.key_of(cell, "machine").libraries) == {
+        "envs/family.lock",
+        "envs/cpu.lock",
+        "envs/cuda.lock",
+    }
     assert first.id != second.id
 
 

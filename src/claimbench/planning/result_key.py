@@ -29,14 +29,15 @@ EXECUTED = (
     "claimbench.measuring.round_process",
 )
 """Modules that every cell executes, whatever its backend."""
-TORCH_LOCKS = ("cpu.lock", "cuda.lock")
-"""Each environment has one of these two builds."""
+TORCH_LOCKS = {"# torch: cpu": ("cpu.lock",), "# torch: here": ("cpu.lock", "cuda.lock")}
+"""First line of a lock -> the locks that torch's build is taken from."""
 
 
 def locked(family: str) -> dict[str, str | None]:
     """Hashes of the files that the environment `family` is made from, by path; None for one that is missing."""
-    names = (f"{family}.lock", *TORCH_LOCKS)
-    made_from = [*(locks_folder() / name for name in names), *build_program(family)]
+    lock = locks_folder() / f"{family}.lock"
+    first = lock.read_text(encoding="utf-8").partition("\n")[0] if lock.exists() else ""
+    made_from = [lock, *(lock.with_name(name) for name in TORCH_LOCKS.get(first, ())), *build_program(family)]
     return {
         f"envs/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
         for path in made_from

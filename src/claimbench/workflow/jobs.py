@@ -286,7 +286,8 @@ class Workflow:
     @property
     def torch_locks(self) -> list[str]:
         """Which build of torch an environment gets is decided where it is built."""
-        return [str(locks_folder() / name) for name in TORCH_LOCKS]
+        names = dict.fromkeys(name for several in TORCH_LOCKS.values() for name in several)
+        return [str(locks_folder() / name) for name in names]
 
     @staticmethod
     def build_program(family: str) -> list[str]:

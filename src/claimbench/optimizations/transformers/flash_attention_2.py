@@ -54,7 +54,7 @@ def unavailable(cell: Cell, settings: Settings) -> str | None:
 def kernels_lacking() -> str | None:
     """Why Transformers cannot take compiled kernels here: it works with certain releases of `kernels` alone."""
     if find_spec("kernels") is None:
-        return "neither the flash-attn package is installed nor kernels, which needs no compiler (make DEVICE=cuda)"
+        return "flash-attn is not installed, nor is kernels, which needs no compiler (make reproduce DEVICE=cuda)"
     named = [Requirement(text) for text in metadata.requires("transformers") or []]
     wanted = [one.specifier for one in named if one.name == "kernels"]
     found = metadata.version("kernels")
