@@ -312,6 +312,13 @@ def test_no_colour_goes_into_a_pipe_and_none_where_it_is_not_wanted() -> None:
         assert (b"\x1b[32m" in told) == is_coloured
 
 
+def test_what_goes_into_a_pipe_is_one_line_a_row() -> None:
+    lines = command("list", "techniques").stdout.splitlines()
+    assert len(lines) == 1 + len(optimizations.names())
+    assert max(map(len, lines)) > 100
+    assert all(line == line.rstrip() for line in lines)
+
+
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "studies").write_text("a file", encoding="utf-8")
     done = command("new", "mine", cwd=tmp_path)
