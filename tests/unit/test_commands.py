@@ -79,7 +79,6 @@ def test_every_example_is_one_that_the_parser_takes(name: str) -> None:
         (["run", "smollm2", "--minutes", "nan"], "expected a number of minutes above 0, got 'nan'"),
         (["run", "smollm2", "--dtype", "float8"], "--dtype: unknown 'float8'"),
         (["run"], "the following arguments are required: SOURCE"),
-        (["claims", "--verdict", "suported"], "Did you mean 'supported'?"),
         (["measure", "--cell", "@/nowhere"], "cannot read /nowhere"),
     ],
 )
@@ -119,6 +118,7 @@ def test_a_wrong_argument_is_told_in_one_line_with_the_nearest(arguments: list[s
         (["run", "smollm2", "--folder", "a{b}"], 2, "braces"),
         (["new", "a/b"], 2, "expected a name of letters"),
         (["new", "mine", "--model", "smol"], 2, "Did you mean 'smollm2'"),
+        (["claims", "--verdict", "suported"], 2, "Did you mean 'supported'?"),
         (["compare", "a"], 2, "expected two folders of results or more"),
         (["compare", "a", "b", "--metric", "decode"], 2, "Did you mean 'decode_tok_s'"),
         (["compare", "a", "b"], 4, "there is no folder a"),
