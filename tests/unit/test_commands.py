@@ -79,7 +79,6 @@ def test_every_example_is_one_that_the_parser_takes(name: str) -> None:
         (["run", "smollm2", "--minutes", "nan"], "expected a number of minutes above 0, got 'nan'"),
         (["run", "smollm2", "--dtype", "float8"], "--dtype: unknown 'float8'"),
         (["run"], "the following arguments are required: SOURCE"),
-        (["claims", "--verdict", "suported"], "Did you mean 'supported'?"),
         (["measure", "--cell", "@/nowhere"], "cannot read /nowhere"),
     ],
 )
@@ -119,6 +118,7 @@ def test_a_wrong_argument_is_told_in_one_line_with_the_nearest(arguments: list[s
         (["run", "smollm2", "--folder", "a{b}"], 2, "braces"),
         (["new", "a/b"], 2, "expected a name of letters"),
         (["new", "mine", "--model", "smol"], 2, "Did you mean 'smollm2'"),
+        (["claims", "--verdict", "suported"], 2, "Did you mean 'supported'?"),
         (["compare", "a"], 2, "expected two folders of results or more"),
         (["compare", "a", "b", "--metric", "decode"], 2, "Did you mean 'decode_tok_s'"),
         (["compare", "a", "b"], 4, "there is no folder a"),
@@ -310,6 +310,13 @@ def test_no_colour_goes_into_a_pipe_and_none_where_it_is_not_wanted() -> None:
         os.close(leader)
         assert b"supported" in told
         assert (b"\x1b[32m" in told) == is_coloured
+
+
+def test_what_goes_into_a_pipe_is_one_line_a_row() -> None:
+    lines = command("list", "techniques").stdout.splitlines()
+    assert len(lines) == 1 + len(optimizations.names())
+    assert max(map(len, lines)) > 100
+    assert all(line == line.rstrip() for line in lines)
 
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:

@@ -232,6 +232,16 @@ def test_a_cell_that_no_longer_runs_is_worse(lab: Any, say: Say) -> None:
     assert any("pace/slow" in line and "worse" in line and "ok and oom: no memory" in line for line in out.splitlines())
 
 
+def test_verdicts_of_another_plan_are_refused(lab: Any, say: Say) -> None:
+    results_in(lab, lab.folder / "a")
+    results_in(lab, lab.folder / "b", key="cpu1")
+    (lab.folder / "b/results/verdicts.json").replace(lab.folder / "a/results/verdicts.json")
+    for asked in (["compare", "a", "a"], ["combine", "a"]):
+        status, out, err = say(*asked)
+        assert (status, out) == (4, "")
+        assert "does not follow from the plan" in err
+
+
 def test_other_weights_are_refused(lab: Any, say: Say) -> None:
     from tests.unit import conftest
 

@@ -157,7 +157,8 @@ def _machine(folder: ResultsFolder) -> Iterator[Finding]:
     others = {str(one.machine["key"]) for one in records if one.machine and one.machine.get("key") != key}
     if others:
         raise ResultError(f"the plan is for machine {key}, and results are of {', '.join(sorted(others))}")
-    yield Finding("machine", State.OK, f"{folder.plan.machine['cpu']['model']} ({key}) in {len(records)} records")
+    name = (folder.plan.machine.get("cpu") or {}).get("model", "an unnamed CPU")
+    yield Finding("machine", State.OK, f"{name} ({key}) in {len(records)} records")
 
 
 def _readable_rounds(folder: ResultsFolder) -> list[round_file.Round]:

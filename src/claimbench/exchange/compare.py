@@ -16,7 +16,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from claimbench.exchange.folder import ResultsFolder
-from claimbench.schema import result
+from claimbench.schema import result, sealed
 from claimbench.schema.cell import Cell
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -68,6 +68,12 @@ class Side:
     """A folder with its cells by address."""
 
     def __init__(self, folder: ResultsFolder) -> None:
+        """
+        Raises:
+            ResultError: it has no plan or no verdicts, or the verdicts are of another plan.
+        """
+        given = {"plan": folder.plan.seal}
+        sealed.require_made_of(folder.path / "verdicts.json", folder.verdicts.made_of, given, "judge")
         self.folder = folder
         self.name = str(folder.asked)
 

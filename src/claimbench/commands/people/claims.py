@@ -19,7 +19,7 @@ EXAMPLES = (
     "claimbench claims --verdict refuted undecided",
     "claimbench claims --results /mnt/gpu/results --json",
 )
-VERDICTS = ("supported", "refuted", "bounded", "undecided", "not-runnable", "not-judged")
+NOT_JUDGED = "not judged"
 
 
 class Known(NamedTuple):
@@ -37,7 +37,7 @@ class Known(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="that a claim must have, e.g. bloom or T1.2")
     parser.add_argument(
-        "--verdict", nargs="+", choices=VERDICTS, metavar="V", help=f"only claims with it: {', '.join(VERDICTS)}"
+        "--verdict", nargs="+", metavar="V", help="only claims with it, e.g. refuted undecided 'not judged'"
     )
     parser.add_argument(
         "--results",
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     from claimbench.errors import ResultError
     from claimbench.exchange import folder
 
+    verdicts = {_verdict(word) for word in arguments.verdict or ()}
     asked = arguments.results
     places = [folder.find(path) for path in asked] if asked else folder.find_all(Path())
     judged: dict[tuple[str, str], list[tuple[str, ClaimVerdict]]] = {}
@@ -72,8 +73,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     wanted = [word.lower() for word in arguments.words]
     shown = [one for one in found if all(word in " ".join(one).lower() for word in wanted)]
     if arguments.verdict:
-        verdicts = {word.replace("-", " ") for word in arguments.verdict}
-        shown = [one for one in shown if one.verdict.removesuffix(" here") in verdicts]
+        shown = [one for one in shown if one.verdict in verdicts]
     columns = [output.Column(head, wraps=head in ("claim", "source")) for head in HEADS]
     if arguments.json:
         output.as_json(columns, shown)
@@ -82,6 +82,17 @@ def run(arguments: argparse.Namespace) -> int | None:
     else:
         output.note(f"none of {len(found)} claims is like that")
     return status
+
+
+def _verdict(word: str) -> str:
+    """Raises ConfigError where there is no such verdict."""
+    from claimbench.errors import ConfigError, did_you_mean
+    from claimbench.schema.verdicts import Verdict
+
+    known = [*(verdict.value for verdict in Verdict), NOT_JUDGED]
+    if word not in known:
+        raise ConfigError(f"--verdict: unknown verdict '{word}'.{did_you_mean(word, known)}")
+    return word
 
 
 HEADS = ("study", "id", "verdict", "where", "claim", "source")
@@ -105,7 +116,7 @@ def _known(
             for where, one in same:
                 yield Known(name, claim.id, one.verdict.value, where, claim.statement, source)
             if not same:
-                yield Known(name, claim.id, "not judged", "", claim.statement, source)
+                yield Known(name, claim.id, NOT_JUDGED, "", claim.statement, source)
     for (name, id), verdicts in left.items():
         for where, one in verdicts:
             yield Known(name, id, one.verdict.value, where, one.statement, "a study that is not here")
