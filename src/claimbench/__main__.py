@@ -446,7 +446,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parsed.handler(parsed)
     except ClaimbenchError as error:
-        print(f"claimbench: {redact(str(error))}", file=sys.stderr)
+        from claimbench.schema.lines import located
+
+        print(f"claimbench: {located(redact(str(error)))}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
