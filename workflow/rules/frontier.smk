@@ -7,7 +7,7 @@ rule frontier:
     input:
         unpack(lambda wildcards: FLOW.frontier_inputs(wildcards.search)),
     output:
-        "results/measure/{search}/{key}/frontier.json",
+        update("results/measure/{search}/{key}/frontier.json"),
     log:
         "logs/frontier/{search}/{key}.log",
     wildcard_constraints:

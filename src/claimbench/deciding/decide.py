@@ -36,7 +36,7 @@ from claimbench.judging.evidence import Evidence
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
-from claimbench.measuring.rounds import RoundServer
+from claimbench.measuring.rounds import NoLongerDue, RoundServer
 from claimbench.planning.forecast import peak_bytes
 from claimbench.planning.groups import MEMORY_SHARE, cells_named, compared_by, comparisons, that_fit
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, folder_of, labels
@@ -102,12 +102,17 @@ class Decider:
 
     def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
         self.plan, self.folder, self.say = plan, folder, say
+        self.seen = set(folder.glob("*.json"))
+        """Files of rounds that this run has read or written, of whatever plan."""
         self.rounds = read_rounds(plan, folder, say)
+        self.taken = 0
+        """How often another run in this folder had measured while this one waited."""
         self.names = labels(plan)
         self.compared = [sides for planned in plan.studies.values() for sides in comparisons(planned)]
         self.protocol = protocol_of(plan)
         self.begun = time.monotonic()
         self.server = RoundServer()
+        self.server.is_due = lambda: not self.take_others()
 
     @property
     def left_s(self) -> float:
@@ -122,11 +127,31 @@ class Decider:
             while self.go_on(self.progress()):
                 pass
 
+    def take_others(self) -> bool:
+        """Whether another run has sealed a round of this plan since the last look. It counts as this run's own."""
+        there = set(self.folder.glob("*.json"))
+        if there <= self.seen:
+            return False
+        self.seen |= there
+        before = self.rounds
+        self.rounds = read_rounds(self.plan, self.folder, self.say)
+        return not self.rounds.keys() <= before.keys()
+
     def sit_all(self, depth: int) -> None:
         """See to it that every cell has sat with its base `depth` times, or as often as its verdicts need."""
+        before = -1
+        while before != self.taken:  # what is lacking is another matter once another run's rounds are there
+            before = self.taken
+            self.sit_lacking(depth)
+
+    def sit_lacking(self, depth: int) -> None:
+        """Measure what is lacking, until another run turns out to measure as well."""
+        before = self.taken
         waiting = [(group, part) for group in self.plan.groups for part in self.lacking(group, depth)]
         arms = sum(len(part) + 1 for _, part in waiting)
         for number, (group, part) in enumerate(waiting):
+            if self.taken != before:
+                return
             if depth == 1:
                 share = FIRST_SHARE * self.plan.budget_minutes * 60 * (len(part) + 1) / arms
                 self.measure(group, [*part, *self.unseen(group)], {}, FIRST_PASSES, share)
@@ -180,7 +205,10 @@ class Decider:
         if chosen is None:
             return False
         group, arms = chosen
+        before = self.taken
         for part in self.fitting(arms, group.base):
+            if self.taken != before:
+                break
             if self.left_s < self.expected_s(part, FEWEST):
                 return False
             turns = self.turns(part, progress)
@@ -328,7 +356,13 @@ class Decider:
         )
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self.folder / f"{stamp}.json"
-        record = self.server.measure(request, path)
+        try:
+            record = self.server.measure(request, path)
+        except NoLongerDue:
+            self.taken += 1
+            self.say("another run in this folder has measured meanwhile: its rounds are taken")
+            return
+        self.seen.add(path)
         self.rounds[str(path)] = record
         self.tell(record)
         for arm in record.arms:

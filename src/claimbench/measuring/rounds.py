@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,10 @@ def measure_round(request: RoundRequest, output: Path, python: str = sys.executa
         return server.measure(request, output)
 
 
+class NoLongerDue(Exception):
+    """Another run in the same folder has measured while this one waited for its turn."""
+
+
 class RoundServer:
     """Starts the process that rounds are forked from, and starts it anew where it is lost."""
 
@@ -42,6 +47,8 @@ class RoundServer:
         self.python = python
         self.waited_s = 0.0
         """For other measurements on the same device."""
+        self.is_due: Callable[[], bool] = lambda: True
+        """Asked once the device is free: another run in the same folder may have had it until then."""
         self._running: _Running | None = None
 
     def __enter__(self) -> Self:
@@ -53,24 +60,27 @@ class RoundServer:
         self._end()
 
     def measure(self, request: RoundRequest, output: Path) -> Round:
-        """Measure the round that `request` asks for, and write it to `output`.
+        """Measure the round that `request` asks for, and write it to `output`, if it `is_due` once it has its turn.
 
         Every arm ends in an outcome of its own. A round that is interrupted leaves no process and no file.
 
         Raises:
+            NoLongerDue: it is not.
             ClaimbenchError: the process ended without a round, or gave none in the time that its arms have together.
         """
         cells = [arm.block.cell for arm in request.arms]
         asked = time.monotonic()
         with device_lock(cells[0].device):
             self.waited_s += time.monotonic() - asked
+            if not self.is_due():
+                raise NoLongerDue
             try:
                 said = self._serving(cells[0]).ask(request, sum(cell.protocol.timeout_s for cell in cells))
             except BaseException:
                 self._end()
                 raise
-        record = Round.model_validate_json(said)
-        round_file.write(output, record)
+            record = Round.model_validate_json(said)
+            round_file.write(output, record)  # before another run has its turn, which looks for it
         return record
 
     def _serving(self, cell: Cell) -> _Running:

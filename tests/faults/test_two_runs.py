@@ -1,0 +1,101 @@
+"""Two runs in one folder share it: whoever waits for its turn takes what the other has sealed meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.test_rounds import arm, request
+from tests.pipeline.conftest import lay_out
+from tests.unit.conftest import Lab, measured
+from tests.unit.test_deciding import BUDGET, STUDY, Machine
+
+from claimbench.deciding import decide
+from claimbench.measuring.rounds import NoLongerDue, RoundServer
+from claimbench.schema.result import Result
+from claimbench.schema.round import Round
+
+
+class Shared(Machine):
+    """A device that another run has before this one, as often as told, and measures what this one asks for."""
+
+    def __init__(self, made: Callable[..., Result], others: int) -> None:
+        super().__init__(made)
+        self.others = others
+        self.is_due: Callable[[], bool] = lambda: True
+
+    def measure(self, request: Any, output: Path) -> Round:
+        if self.others:
+            self.others -= 1
+            super().measure(request, output.with_name(f"other-{self.others}.json"))
+        if not self.is_due():
+            raise NoLongerDue
+        return super().measure(request, output)
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_rounds_that_another_run_has_sealed_are_taken(
+    others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Lab(tmp_path).plan(STUDY, more=BUDGET)
+    counts = []
+    for number in (0, others):
+        server = Shared(measured, number)
+        monkeypatch.setattr(decide, "RoundServer", lambda server=server: server)
+        monkeypatch.setattr(decide.time, "monotonic", lambda server=server: server.now)
+        (folder := tmp_path / f"rounds-{number}-{len(counts)}").mkdir()
+        said: list[str] = []
+        decider = decide.Decider(plan, folder, said.append)
+        decider.run()
+        assert set(decider.rounds) == {str(path) for path in folder.glob("*.json")}
+        assert sum("another run" in line for line in said) == number
+        counts.append(len(list(folder.glob("*.json"))))
+    assert counts[0] == counts[1], "no round more than one run alone would have measured"
+
+
+def test_a_round_is_not_measured_that_is_not_due_any_more(tmp_path: Path) -> None:
+    server = RoundServer()
+    server.is_due = lambda: False
+    with server, pytest.raises(NoLongerDue):
+        server.measure(request(arm("base"), arm("twin")), tmp_path / "round.json")
+    assert not (tmp_path / "round.json").exists()
+    assert server._running is None, "no process was started for it"
+
+
+COUNTING = """
+
+from pathlib import Path as _Path
+
+_load = load
+
+
+def load(cell, checkpoint, draft):
+    with _Path({place!r}).open("a") as file:
+        file.write(f"{{cell.options['step_ms']}}\\n")
+    return _load(cell, checkpoint, draft)
+"""
+
+
+@pytest.mark.pipeline
+def test_two_workflows_in_one_folder_measure_each_block_once(tmp_path: Path) -> None:
+    (folder := tmp_path / "project").mkdir()
+    project = lay_out(folder)
+    backend = folder / "src/claimbench/backends/null_model.py"
+    place = str(tmp_path / "loads")
+    text = backend.read_text(encoding="utf-8")
+    backend.write_text(text + COUNTING.format(place=place), encoding="utf-8")
+    paces = {"fast": 1, "slow": 3, "third": 5, "last": 7}
+    cells = {name: {"options": {"step_ms": step_ms}} for name, step_ms in paces.items()}
+    project.study["experiments"]["pace"]["cells"] = cells
+    project.write()
+    command = ["snakemake", "--cores", "all", "measured"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    both = [subprocess.Popen(command, cwd=folder, env=project.environment(), **pipes) for _ in range(2)]
+    printed = [run.communicate(timeout=300)[0].decode() for run in both]
+    assert [run.returncode for run in both] == [0, 0], "\n".join(printed)
+    assert sorted(Path(place).read_text().split()) == ["1", "3", "5", "7"]
+    assert len(project.results()) == 4
