@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status or 0
     except ClaimbenchError as error:
-        print(f"claimbench: {redact(str(error))}", file=sys.stderr)
+        from claimbench.schema.lines import located
+
+        print(f"claimbench: {located(redact(str(error)))}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at its end

@@ -16,7 +16,7 @@ import ruamel.yaml
 
 from claimbench.__main__ import main
 from claimbench.errors import ConfigError
-from claimbench.schema import params, validation
+from claimbench.schema import lines, params, validation
 from claimbench.schema.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -169,3 +169,76 @@ def test_a_number_from_a_command_line_is_finite_too(number: float) -> None:
         params.load_params(value | {"measure": {"timeout_s": number}})
     with pytest.raises(ConfigError, match=r"^s.yaml: claims.0.checks.0.at_most: expected a finite number"):
         validation.validate(Study, {"claims": [{"checks": [{"at_most": number}]}]}, "s.yaml")
+
+
+LOCATED = """\
+title: A study
+shared: &shared {backend: nope, options: {}}
+experiments:
+  pace.one:
+    question: Why?
+    cells:
+      fast:
+        <<: *shared
+        optimizations:
+          - plain
+          - prompt_lookup: {tokens: 0}
+      "a: b": {batch: 1}
+claims:
+  - statement: It is so
+    id: T1
+    checks:
+      - kind: ratio
+        metric: nonsense
+  - {id: T2, checks: []}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("title", 1),
+        ("experiments.pace.one.cells.fast.missing", 7),
+        ("experiments.pace.one.cells.fast.options.step_ms", 2),
+        ("experiments.pace.one.cells.fast.optimizations.1", 11),
+        ("experiments.pace.one.cells.fast.optimizations.plain", 10),
+        ("experiments.pace.one.cells.fast.optimizations.prompt_lookup.tokens", 11),
+        ("claims.T1.checks.0.metric", 18),
+        ("claims.0.checks.0.metric", 18),
+        ("claims.T2", 19),
+        ("claims.T3.checks", 13),
+        ("nothing.of.it", None),
+        ("(top)", None),
+    ],
+)
+def test_the_line_of_a_key_is_found(
+    key: str, line: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(LOCATED, encoding="utf-8")
+    where = f", line {line}" if line else ""
+    assert lines.located(f"study.yaml: {key}: expected: more") == f"study.yaml{where}: {key}: expected: more"
+
+
+def test_a_message_without_a_file_or_key_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.yaml").write_text("a: [", encoding="utf-8")
+    Path("bytes.yaml").write_bytes(b"a: \xff")
+    Path("cli.yaml").write_text("device: cpu", encoding="utf-8")
+    located = "cli.yaml, line 1: device: not here (got 'cpu')"
+    assert lines.located("cli.yaml: device: not here (got 'cpu')") == located
+    others = ["gone.yaml: a: no", "broken.yaml: a: no", "bytes.yaml: a: no", "a: no", "x.yaml, line 3: a: no", ""]
+    for message in [*others, "cli.yaml: device: a command line says it (got 'mps')"]:
+        assert lines.located(message) == message
+
+
+def test_every_mistake_of_a_file_has_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("studies: []\n\nmeasure:\n  blokcs: 3\n  samples: many\n", encoding="utf-8")
+    assert main(["forecast"]) == 2
+    said = capsys.readouterr().err.removeprefix("claimbench: ").splitlines()
+    assert "params.yaml, line 5: measure.samples: expected a whole number (got 'many')" in said
+    assert any(line.startswith("params.yaml: checkpoints: this key is missing") for line in said), "it has no line"
+    assert "params.yaml, line 4: measure.blokcs: unknown key 'blokcs'. Did you mean 'blocks'?" in said

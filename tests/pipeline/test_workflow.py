@@ -130,8 +130,10 @@ def mistaken(project) -> list[str]:
 def test_a_misspelled_parameter_is_one_line_with_the_nearest_name(project):
     project.params["measure"]["blokcs"] = 2
     project.write()
+    lines = (project.folder / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert mistaken(project) == [
-        "claimbench: params.yaml: measure.blokcs: unknown key 'blokcs'. Did you mean 'blocks'?"
+        f"claimbench: params.yaml, line {lines.index('  blokcs: 2') + 1}: measure.blokcs: "
+        "unknown key 'blokcs'. Did you mean 'blocks'?"
     ]
 
 
@@ -139,7 +141,10 @@ def test_a_misspelled_name_in_a_study_is_one_line_with_the_nearest_name(project)
     project.study["defaults"]["backend"] = "nul_model"
     project.write()
     (line,) = mistaken(project)
-    assert line.startswith("claimbench: studies/paces.yaml: experiments.pace.cells.fast.backend: unknown backend")
+    lines = (project.folder / "studies/paces.yaml").read_text(encoding="utf-8").splitlines()
+    number = lines.index("      fast:") + 1
+    where = f"claimbench: studies/paces.yaml, line {number}: experiments.pace.cells.fast.backend"
+    assert line.startswith(f"{where}: unknown backend")
     assert line.endswith("Did you mean 'null_model'?")
 
 

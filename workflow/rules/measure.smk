@@ -5,6 +5,8 @@
 # Cell and key say by content all that a result depends on. So a result that is there waits for no input (see
 # `Workflow.inputs`), and `input` in the signature of the flags' function keeps Snakemake from comparing the flags with
 # those of the last run.
+# `update` keeps Snakemake from deleting what another run in this folder has sealed since this one began: the job then
+# waits for its turn, finds the result and leaves it. A result that is not of this cell and key is set aside by the job.
 # Priorities put every cell's block 0 before any block 1, in a seeded shuffle.
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 from claimbench.errors import ResultError, Unavailable
 from claimbench.measuring.block_request import BlockRequest
-from claimbench.measuring.device_lock import device_lock
+from claimbench.measuring.device_lock import Beside, device_lock
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
@@ -58,43 +59,34 @@ def measure(
     clock = time.monotonic()
     facts: BlockFacts = {"machine": machine.identify()}
     refusal = _known_before(cell, smaller)
-    if refusal:
-        facts |= refusal
-    else:
-        with device_lock(cell.device, cell.devices, side_by_side=side_by_side) as beside:
-            kept = _already_there(output, cell, block, key)
-            if kept:
-                return kept
-            facts |= _checkpoint_facts(cell, checkpoint, draft)
-            if "outcome" not in facts:
-                request = BlockRequest(
-                    cell=cell,
-                    checkpoint=checkpoint,
-                    draft=draft,
-                    reference=reference if block == 0 else None,
-                    reference_checkpoint=reference_checkpoint,
-                )
-                known, before = facts["telemetry"], machine.telemetry(cell.device)
-                facts |= supervise(request, python)
-                after = machine.telemetry(cell.device)
-                unread = known.get("unread", {}) | facts.get("telemetry", {}).get("unread", {})
-                facts["telemetry"] = {**known, "before": before, "after": after}
-                if unread:
-                    facts["telemetry"]["unread"] = unread
-                facts["conditions"] = facts.get("conditions", {}) | beside()
-    failed = failures(output)
-    if failed:
-        times = "once" if len(failed) == 1 else f"{len(failed)} times"
-        facts["flags"] = [*facts.get("flags", []), f"failed {times} before this try, in passing"]
-    record = Result(
-        cell=cell,
-        block=block,
-        key=key,
-        started_at=started.isoformat(timespec="seconds"),
-        duration_s=round(time.monotonic() - clock, 3),
-        **redacted_result(facts),
-    )
-    return _written(output, record)
+    # The device is held until the result is sealed: whoever has it next looks for one.
+    with (
+        device_lock(cell.device, cell.devices, side_by_side=side_by_side) if refusal is None else nullcontext(dict)
+    ) as beside:
+        kept = _already_there(output, cell, block, key)
+        if kept:
+            return kept
+        request = BlockRequest(
+            cell=cell,
+            checkpoint=checkpoint,
+            draft=draft,
+            reference=reference if block == 0 else None,
+            reference_checkpoint=reference_checkpoint,
+        )
+        facts |= _facts(request, python, beside) if refusal is None else refusal
+        failed = failures(output)
+        if failed:
+            times = "once" if len(failed) == 1 else f"{len(failed)} times"
+            facts["flags"] = [*facts.get("flags", []), f"failed {times} before this try, in passing"]
+        record = Result(
+            cell=cell,
+            block=block,
+            key=key,
+            started_at=started.isoformat(timespec="seconds"),
+            duration_s=round(time.monotonic() - clock, 3),
+            **redacted_result(facts),
+        )
+        return _written(output, record)
 
 
 def _written(output: Path, record: Result) -> Result:
@@ -107,6 +99,23 @@ def _written(output: Path, record: Result) -> Result:
             return kept
         result.write(output, record)
     return record
+
+
+def _facts(request: BlockRequest, python: str, beside: Beside) -> BlockFacts:
+    """What a fresh process found, with how the machine did before and after it."""
+    device = request.cell.device
+    facts = _checkpoint_facts(request.cell, request.checkpoint, request.draft)
+    if "outcome" in facts:
+        return facts
+    known, before = facts["telemetry"], machine.telemetry(device)
+    facts |= supervise(request, python)
+    after = machine.telemetry(device)
+    unread = known.get("unread", {}) | facts.get("telemetry", {}).get("unread", {})
+    facts["telemetry"] = {**known, "before": before, "after": after}
+    if unread:
+        facts["telemetry"]["unread"] = unread
+    facts["conditions"] = facts.get("conditions", {}) | beside()
+    return facts
 
 
 def _already_there(output: Path, cell: Cell, block: int, key: Key) -> Result | None:

@@ -42,14 +42,19 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """`parse_yaml` of a file; a larger one than `MOST_BYTES` is not opened.
+    """`parse_yaml` of a file. Raises ConfigError as it does, and as `text_of`."""
+    return parse_yaml(text_of(path), str(path))
+
+
+def text_of(path: Path) -> str:
+    """The text of a file; a larger one than `MOST_BYTES` is not opened.
 
     Raises:
-        ConfigError: it cannot be read, is no text, or is not such YAML.
+        ConfigError: it cannot be read, or is no text.
     """
     try:
         content = plain_file.read_bytes(path, MOST_BYTES)
-        return parse_yaml(content.decode("utf-8"), str(path))
+        return content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -24,6 +24,7 @@ from claimbench.planning.result_key import TORCH_LOCKS, build_program
 from claimbench.schema.card import Card
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import canonical_json, digest, write_json
+from claimbench.schema.lines import located
 from claimbench.schema.params import CheckpointParams, Params, load_params, load_studies
 from claimbench.schema.plan import RESULTS, Plan, PlannedCell
 from claimbench.schema.study import Study
@@ -39,7 +40,7 @@ def in_one_message() -> Iterator[None]:
     try:
         yield
     except ClaimbenchError as error:
-        print(f"claimbench: {error}", file=sys.stderr)
+        print(f"claimbench: {located(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
     except OSError as error:
         trouble = disk_trouble(error)
