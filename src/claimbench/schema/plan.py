@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,7 +10,7 @@ from claimbench.errors import ResultError
 from claimbench.schema import plain_file, sealed
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.frozen import Frozen
-from claimbench.schema.json_file import digest
+from claimbench.schema.json_file import digest, parse_json
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.params import Params
@@ -121,7 +120,7 @@ def read(path: Path) -> Plan:
         ResultError: the file is missing, cut short, edited by hand, or of another version of Claimbench.
     """
     try:
-        found = Plan.model_validate(json.loads(plain_file.read_text(path, sealed.MOST_BYTES)))
+        found = Plan.model_validate(parse_json(plain_file.read_text(path, sealed.MOST_BYTES)))
     except OSError as error:
         raise ResultError(f"cannot read the plan {path}: {error.strerror}. `snakemake plan` makes it.") from error
     except (ValueError, RecursionError, ValidationError) as error:
