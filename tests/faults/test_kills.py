@@ -1,6 +1,6 @@
 """Whole runs of Snakemake and of `dvc repro`, killed at a random moment with all that they started, and run again.
 
-The seed of each moment is printed. `CLAIMBENCH_KILLS=50 pytest -m slow tests/faults/test_kills.py -s` does it fifty times.
+The seed of each moment is printed. Fifty of each: `CLAIMBENCH_KILLS=50 pytest -m slow tests/faults/test_kills.py -s`.
 """
 
 from __future__ import annotations
