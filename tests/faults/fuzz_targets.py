@@ -155,7 +155,13 @@ def header_of(content: bytes) -> Any:
 
 def read_index(content: bytes) -> None:
     path = at("folder/model.safetensors.index.json", content)
-    names = {"config.json", path.name, "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+    names = {
+        "config.json",
+        "tokenizer.json",
+        path.name,
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    }
     local_files.select(names, lambda _: at("folder/x", content).read_text(encoding="utf-8"), "folder")
 
 

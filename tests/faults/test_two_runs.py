@@ -1,4 +1,4 @@
-"""Two runs in one folder share it: whoever waits for its turn takes what the other has sealed meanwhile. Rounds: simulated."""
+"""Two runs in one folder: whoever waits for its turn takes what the other has sealed meanwhile. Rounds: simulated."""
 
 from __future__ import annotations
 

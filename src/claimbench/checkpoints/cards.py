@@ -30,7 +30,7 @@ from claimbench.errors import SourceError
 from claimbench.schema import plain_file
 from claimbench.schema.card import Card, StoredBytes
 from claimbench.schema.cell import Checkpoint
-from claimbench.schema.json_file import canonical_json, digest, write_json
+from claimbench.schema.json_file import digest, parse_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +150,7 @@ def read_config(path: Path, where: str | None = None) -> ModelConfig:
     """The `config.json` at `path`, which messages call the config of `where`. Raises SourceError where it is none."""
     named = f"{where}: {CONFIG}" if where else str(path)
     try:
-        value = json.loads(plain_file.read_text(path, CONFIG_BYTES))
-        canonical_json(value)  # no JSON either: a number that is none or not finite, half a character
+        value = parse_json(plain_file.read_text(path, CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise SourceError(f"{named}: not JSON ({why})") from error

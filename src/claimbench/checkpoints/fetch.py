@@ -7,7 +7,6 @@ never executed: safetensors and GGUF are taken, pickles are refused.
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,7 @@ from claimbench.errors import SourceError
 from claimbench.schema import plain_file
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.frozen import Frozen
-from claimbench.schema.json_file import digest, write_json
+from claimbench.schema.json_file import digest, parse_json, write_json
 from claimbench.system import turns
 
 SOURCE = "source.json"
@@ -108,7 +107,7 @@ def _pinned(source: HubSource, checkpoint: Checkpoint) -> HubSource:
 def read(folder: Path) -> Fetched:
     """Raises SourceError where `folder` has no whole `source.json`."""
     try:
-        return Fetched.model_validate(json.loads(plain_file.read_text(folder / SOURCE, manifest.MOST_BYTES)))
+        return Fetched.model_validate(parse_json(plain_file.read_text(folder / SOURCE, manifest.MOST_BYTES)))
     except (OSError, ValueError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise SourceError(f"{folder / SOURCE}: expected a record of fetched files ({first}): fetch it first") from error

@@ -8,7 +8,6 @@ file's size, times and inode, in a small stamp file, and taken again as soon as 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ from claimbench.checkpoints.local_files import is_read
 from claimbench.errors import CorruptCheckpoint
 from claimbench.schema import plain_file
 from claimbench.schema.frozen import Frozen
-from claimbench.schema.json_file import digest, write_json
+from claimbench.schema.json_file import digest, parse_json, write_json
 
 MANIFEST = "manifest.json"
 STAMPS = ".verified.json"
@@ -109,7 +108,7 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate(json.loads(plain_file.read_text(path, MOST_BYTES)))
+        return Manifest.model_validate(parse_json(plain_file.read_text(path, MOST_BYTES)))
     except OSError as error:
         raise CorruptCheckpoint(
             f"{path}: expected a manifest, but it cannot be read ({error.strerror}): "

@@ -149,7 +149,7 @@ def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
 
 def method_of(config: ModelConfig) -> str | None:
     """How a checkpoint's weights are quantized, of the model or of its language part; None: they are not."""
-    parts = (config, config.get("text_config") or {})
+    parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
     found = next((part["quantization_config"] for part in parts if part.get("quantization_config")), None)
     return str(found.get("quant_method", "an unnamed method")) if isinstance(found, dict) else None
 

@@ -117,7 +117,9 @@ def _header(path: Path) -> list[_Place]:
         places, end = [], 0
         for name, entry in entries:
             begin, stop = entry["data_offsets"]
-            shape = tuple(int(side) for side in entry["shape"])
+            shape = tuple(entry["shape"])
+            if not all(type(each) is int and each >= 0 for each in (begin, stop, *shape)):
+                raise ValueError(f"{name} has a side or an offset that is no whole number")
             if entry["dtype"] in DTYPE_BYTES and prod(shape) * DTYPE_BYTES[entry["dtype"]] != stop - begin:
                 raise ValueError(f"{name} has {stop - begin} bytes for shape {list(shape)} of {entry['dtype']}")
             if begin != end:
@@ -126,7 +128,7 @@ def _header(path: Path) -> list[_Place]:
             places.append(_Place(name, str(entry["dtype"]), shape, 8 + length + begin, stop - begin))
         if 8 + length + end != size:
             raise ValueError(f"expected {8 + length + end} bytes, found {size}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptCheckpoint(f"{path}: not a whole safetensors file ({error}): fetch it again") from error
     return places
 

@@ -72,12 +72,13 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
         }
         planned[name] = PlannedStudy(study=study, rows=rows)
     searches, planned = _with_frontiers(planned, cells.by_id)
+    _check_claims(planned)
     in_rounds = {name: each for name, each in planned.items() if _budget_minutes(params, studies[name])}
     searched = {id for search in searches.values() for id in search.cells}
     groups = groups_of(in_rounds, cells.by_id)
     for id in _in_rounds_alone(groups, in_rounds.values()) - searched:
         cells.by_id[id] = cells.by_id[id].model_copy(update={"blocks": 0})
-    plan = Plan(
+    return Plan(
         device=device,
         machine=machine,
         params=params,
@@ -87,8 +88,6 @@ def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentit
         groups=groups,
         budget_minutes=sum(_budget_minutes(params, studies[name]) for name in in_rounds) if groups else 0.0,
     )
-    _check_claims(plan)
-    return plan
 
 
 def _in_rounds_alone(groups: Sequence[PlannedGroup], studies: Collection[PlannedStudy]) -> set[str]:
@@ -226,8 +225,8 @@ def _check_hardware(study: Study, where: str) -> None:
         raise ConfigError(f"{where}: document.hardware: unknown '{named}'.{did_you_mean(named, HARDWARE)}")
 
 
-def _check_claims(plan: Plan) -> None:
-    for name, planned in plan.studies.items():
+def _check_claims(studies: Mapping[str, PlannedStudy]) -> None:
+    for name, planned in studies.items():
         seen: set[str] = set()
         for claim in planned.study.claims:
             path = f"studies/{name}.yaml: claims.{claim.id}"

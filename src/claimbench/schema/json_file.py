@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from claimbench.schema import durable
 
@@ -17,6 +18,18 @@ def canonical_json(value: object) -> str:
 def digest(value: object, length: int = 12) -> str:
     """The first `length` hex digits of the sha256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def parse_json(text: str) -> Any:
+    """The value that `text` says, if it can be written again.
+
+    Raises:
+        ValueError: it is no JSON, or holds a number that is not finite, or half a character.
+        RecursionError: it is nested too deeply.
+    """
+    value = json.loads(text)
+    canonical_json(value).encode()
+    return value
 
 
 def json_bytes(value: object) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,7 +11,7 @@ from claimbench.schema import plain_file, sealed
 from claimbench.schema.cell import Cell, Device
 from claimbench.schema.deviation import Deviation
 from claimbench.schema.frozen import Frozen
-from claimbench.schema.json_file import digest
+from claimbench.schema.json_file import digest, parse_json
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.params import Params
@@ -128,7 +127,7 @@ def read(path: Path) -> Plan:
         ResultError: the file is missing, cut short, edited by hand, or of another version of Claimbench.
     """
     try:
-        content = json.loads(plain_file.read_text(path, sealed.MOST_BYTES))
+        content = parse_json(plain_file.read_text(path, sealed.MOST_BYTES))
         found = Plan.model_validate(content)
     except OSError as error:
         raise ResultError(f"cannot read the plan {path}: {error.strerror}. `snakemake plan` makes it.") from error

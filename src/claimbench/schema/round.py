@@ -15,6 +15,7 @@ from pydantic import Field
 
 from claimbench.errors import ResultError
 from claimbench.schema import sealed
+from claimbench.schema.ceilings import Rate
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.result import TRIES, Result, Sample
 
@@ -67,7 +68,7 @@ class Round(Frozen):
     in_company: bool = Field(default=True, description="false: two that do not fit together, back to back (ABBA)")
     protocol: str = Field(default="", description="hash of the claims and of the rules that judge them, as they were")
     arms: tuple[Arm, ...]
-    rates: tuple[dict[str, float], ...] = Field(
+    rates: tuple[dict[str, Rate], ...] = Field(
         default=(), description="read in turn with the arms: bytes of memory (`read`) and operations by dtype, a second"
     )
     conditions: dict[str, float] = Field(

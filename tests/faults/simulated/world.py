@@ -1,4 +1,4 @@
-"""What a simulated run is given in place of a machine: a clock, processes that take turns, work, faults by a seed."""
+"""What a simulated run has in place of a machine: a clock, processes that take turns, work, and faults by a seed."""
 
 from __future__ import annotations
 
