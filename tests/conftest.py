@@ -1,4 +1,4 @@
-"""Tests that share what a module makes once run in one worker, so that no other makes it again."""
+"""Tests that share what a module or a folder makes once run in one worker, so that no other makes it again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def sharing(item: pytest.Item) -> str | None:
     known = getattr(item, "_fixtureinfo", None)
     if known is None or not isinstance(item, pytest.Function):
         return None
-    names = [name for name, found in known.name2fixturedefs.items() if found[-1].scope == "module"]
+    scopes = {name: found[-1].scope for name, found in known.name2fixturedefs.items()}
+    if "package" in scopes.values():
+        return str(item.path.parent.relative_to(item.config.rootpath))
+    names = [name for name, scope in scopes.items() if scope == "module"]
     if not names:
         return None
     made_for = getattr(item, "callspec", None)

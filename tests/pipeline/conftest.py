@@ -199,3 +199,18 @@ def project(tmp_path: Path) -> Project:
 def project_in() -> Callable[[Path], Project]:
     """For fixtures of a wider scope than a test."""
     return lay_out
+
+
+@pytest.fixture(scope="package")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """A project after `snakemake`, and what that printed."""
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    folder.mkdir()
+    project = lay_out(folder)
+    return project, project.snakemake("all")
+
+
+@pytest.fixture
+def rendered(finished: tuple[Project, str], tmp_path: Path) -> Project:
+    """The same in a folder of its own, which may be changed."""
+    return finished[0].copy(tmp_path / "project")

@@ -26,50 +26,46 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_a_second_run_measures_nothing(project):
-    assert paces(project.measured_by()) == ALL
-    assert project.measured_by() == []
+def test_a_second_run_measures_nothing(rendered):
+    assert paces(rendered.records()) == ALL
+    assert rendered.measured_by() == []
 
 
-def test_a_change_of_one_cell_measures_that_cell_alone_and_going_back_measures_nothing(project):
-    project.measured_by()
-    cells = project.study["experiments"]["pace"]["cells"]
+def test_a_change_of_one_cell_measures_that_cell_alone_and_going_back_measures_nothing(rendered):
+    cells = rendered.study["experiments"]["pace"]["cells"]
     cells["slow"]["options"]["step_ms"] = 5
-    project.write()
-    assert paces(project.measured_by()) == [5]
+    rendered.write()
+    assert paces(rendered.measured_by()) == [5]
     cells["slow"]["options"]["step_ms"] = 3
-    project.write()
-    assert project.measured_by() == []
+    rendered.write()
+    assert rendered.measured_by() == []
 
 
-def test_swapping_two_values_between_cells_is_noticed(project):
-    project.measured_by()
-    cells = project.study["experiments"]["pace"]["cells"]
+def test_swapping_two_values_between_cells_is_noticed(rendered):
+    cells = rendered.study["experiments"]["pace"]["cells"]
     cells["fast"], cells["slow"] = (
         {"options": {"step_ms": 1, "prefill_ms": 2}},
         {"options": {"step_ms": 2, "prefill_ms": 1}},
     )
-    project.write()
-    assert paces(project.measured_by()) == [1, 2]
+    rendered.write()
+    assert paces(rendered.measured_by()) == [1, 2]
     cells["fast"], cells["slow"] = cells["slow"], cells["fast"]
-    project.write()
-    assert project.measured_by() == []
+    rendered.write()
+    assert rendered.measured_by() == []
 
 
-def test_more_blocks_measure_only_the_blocks_that_are_missing(project):
-    project.measured_by()
-    project.params["measure"]["blocks"] = 2
-    project.write()
-    added = project.measured_by()
+def test_more_blocks_measure_only_the_blocks_that_are_missing(rendered):
+    rendered.params["measure"]["blocks"] = 2
+    rendered.write()
+    added = rendered.measured_by()
     assert paces(added) == [1, 3]
     assert {record["block"] for record in added} == {1}
 
 
-def test_a_change_of_executed_code_measures_again(project):
-    project.measured_by()
-    clock = project.folder / "src/claimbench/measuring/clock.py"
+def test_a_change_of_executed_code_measures_again(rendered):
+    clock = rendered.folder / "src/claimbench/measuring/clock.py"
     edit(clock, "itertools.chain([first], steps)", "itertools.chain([first], iter(steps))")
-    assert paces(project.measured_by()) == ALL
+    assert paces(rendered.measured_by()) == ALL
 
 
 def test_a_change_of_one_backend_measures_its_cells_alone(project):
@@ -83,23 +79,21 @@ def test_a_change_of_one_backend_measures_its_cells_alone(project):
     assert {record["cell"]["backend"] for record in project.measured_by()} == {"other_model"}
 
 
-def test_comments_docstrings_and_unrelated_code_measure_nothing(project):
-    project.measured_by()
-    package = project.folder / "src/claimbench"
+def test_comments_docstrings_and_unrelated_code_measure_nothing(rendered):
+    package = rendered.folder / "src/claimbench"
     edit(package / "measuring/clock.py", "def _host_clock", "# A remark.\n\n\ndef _host_clock")
     edit(package / "measuring/clock.py", '"""The clock:', '"""A clock:')
     with (package / "reporting/report.py").open("a", encoding="utf-8") as file:
         file.write("\nUNRELATED = 1\n")
-    assert project.measured_by() == []
+    assert rendered.measured_by() == []
 
 
-def test_touching_files_measures_nothing(project):
-    project.measured_by()
-    for path in [*project.folder.glob("studies/*"), *project.folder.glob("src/claimbench/*.py")]:
+def test_touching_files_measures_nothing(rendered):
+    for path in [*rendered.folder.glob("studies/*"), *rendered.folder.glob("src/claimbench/*.py")]:
         os.utime(path)
-    os.utime(project.folder / "params.yaml")
-    os.utime(project.folder / "Snakefile")
-    assert project.measured_by() == []
+    os.utime(rendered.folder / "params.yaml")
+    os.utime(rendered.folder / "Snakefile")
+    assert rendered.measured_by() == []
 
 
 def test_another_version_of_a_library_measures_the_cells_that_use_it_alone(project):
@@ -120,13 +114,12 @@ def test_another_version_of_a_library_measures_the_cells_that_use_it_alone(proje
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores, to take one away")
-def test_another_machine_measures_everything_and_the_first_one_finds_its_results_again(project):
-    project.measured_by()
-    before = project.results()
+def test_another_machine_measures_everything_and_the_first_one_finds_its_results_again(rendered):
+    before = rendered.results()
     core = str(min(os.sched_getaffinity(0)))
-    project.run("taskset", "-c", core, "snakemake", "--cores", "all", "measured")
-    assert len(project.results()) == 2 * len(before)
-    assert project.measured_by() == []
+    rendered.run("taskset", "-c", core, "snakemake", "--cores", "all", "measured")
+    assert len(rendered.results()) == 2 * len(before)
+    assert rendered.measured_by() == []
 
 
 def test_another_checkpoint_measures_the_cells_that_use_it_alone(project):

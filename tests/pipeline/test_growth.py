@@ -118,12 +118,11 @@ def test_a_kind_of_check_is_its_model_and_its_file(project: Any) -> None:
     assert "The blocks of fast are" in report
 
 
-def test_an_edit_of_a_kind_of_check_judges_anew(project: Any) -> None:
+def test_an_edit_of_a_kind_of_check_judges_anew(rendered: Any) -> None:
     """Kinds are imported by name, so no import shows that judging depends on them."""
-    project.snakemake("all")
-    with (project.folder / "src/claimbench/judging/checks/ratio.py").open("a", encoding="utf-8") as file:
+    with (rendered.folder / "src/claimbench/judging/checks/ratio.py").open("a", encoding="utf-8") as file:
         file.write("\nNEW = 1\n")
-    assert project.jobs() == {"judge": 1, "report": 1, "all": 1, "total": 3}
+    assert rendered.jobs() == {"judge": 1, "report": 1, "all": 1, "total": 3}
 
 
 def verdicts(folder: Path) -> dict[str, Any]:

@@ -22,20 +22,6 @@ pytestmark = pytest.mark.pipeline
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, project_in):
-    """A project after `snakemake`, and what that printed."""
-    folder = tmp_path_factory.mktemp("finished") / "project"
-    folder.mkdir()
-    project = project_in(folder)
-    return project, project.snakemake("all")
-
-
-@pytest.fixture
-def rendered(finished, tmp_path):
-    return finished[0].copy(tmp_path / "project")
-
-
 def test_the_workflow_passes_snakemakes_own_lint(project):
     assert "in a good condition" in project.snakemake("--lint")
 

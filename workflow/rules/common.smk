@@ -52,8 +52,10 @@ if not OF_A_MODULE:
 with in_one_message():
     FLOW = Workflow(PARAMS, Path("studies"), HOME / "studies")
 
-# A dry run renames nothing: it counts a job less for each result that a run sets aside.
-if workflow.is_main_process and not workflow.dryrun:
+# A dry run renames nothing: it counts a job less for each result that a run sets aside. (`workflow.dryrun` is False
+# until an executor is chosen, after the rules are read.)
+DRY_RUN = workflow.output_settings.dryrun
+if workflow.is_main_process and not DRY_RUN:
     with in_one_message():
         make_way(
             FLOW.plan,
@@ -88,7 +90,7 @@ if workflow.is_main_process:
         JobLogHandler(
             {"measure", "frontier", "rounds"},
             lambda: not workflow.local_exec,
-            announce=QUIET_RULES and not workflow.dryrun,
+            announce=QUIET_RULES and not DRY_RUN,
         )
     )
 
