@@ -1,4 +1,4 @@
-"""The figure that a report opens with: a row a claim, its ratio on a logarithmic axis, and no dot where there is none."""
+"""The figure that a report opens with: a row a claim, its ratio on a logarithmic axis, no dot where there is none."""
 
 from __future__ import annotations
 
