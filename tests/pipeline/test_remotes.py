@@ -7,7 +7,6 @@ does not; `CLAIMBENCH_SSHD` an sshd that is not on the path.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import shutil
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.remotes]
 
@@ -140,9 +140,9 @@ def test_a_push_and_a_pull_elsewhere_measure_nothing_again_and_a_spoiled_object_
     assert clone.measured_by("all") == []
     assert (clone.folder / "reports/report.md").read_bytes() == (project.folder / "reports/report.md").read_bytes()
 
-    listed = json.loads(project.run("dvc", "ls", ".", "--dvc-only", "-R", "--show-hash", "--json"))
-    md5 = next(each["md5"] for each in listed if each["path"] == "results/verdicts.json")
-    remote.spoil(md5)
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text(encoding="utf-8"))
+    outs = {out["path"]: out["md5"] for out in lock["stages"]["report"]["outs"]}
+    remote.spoil(outs["results/verdicts.json"])
     project.run("git", "clone", "--quiet", ".", str(tmp_path / "second"))
     second = project.at(tmp_path / "second")
     assert "failed to pull" in second.run(DVC, "pull", fails=True).lower()
