@@ -430,6 +430,12 @@ def test_every_figure_exists_is_linked_and_described(project: tuple[Path, Inputs
     folder, _, text = project
     images = re.findall(r"!\[([^\]]*)\]\((figures/[^)]*)\)", text)
     assert all(alt for alt, _ in images)
+    first = re.findall(r'<img [^>]*src="(figures/[^"]*)" alt="([^"]*)"', text)
+    assert len(first) == 1, "the study with claims about ratios has one"
+    assert all(
+        claim in first[0][1] for claim in ("A1 A cache makes &lt;decoding&gt; faster: supported", "A3 TGI", "A4 Time")
+    )
+    images += [(alt, path) for path, alt in first]
     there = {f"figures/{path.name}" for path in (folder / "reports" / "figures").iterdir()}
     assert there == {path for _, path in images}
     for path in there:

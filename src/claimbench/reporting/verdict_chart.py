@@ -110,5 +110,6 @@ def _handles(dots: Sequence[Dot]) -> list[Line2D]:
 
 def described(dots: Iterable[Dot]) -> str:
     """The same in words."""
-    parts = [f"{dot.label}: {dot.verdict}, {interval(dot.ratio, 'x') if dot.ratio else dot.shown}" for dot in dots]
+    found = {dot: f"{dot.verdict}, {interval(dot.ratio, 'x')}" if dot.ratio else dot.shown for dot in dots}
+    parts = [f"{dot.label}: {words}" for dot, words in found.items()]
     return "; ".join(parts) + "."
