@@ -30,7 +30,7 @@ def spec_with(**changed: Any) -> Any:
     from types import SimpleNamespace
 
     heads = SimpleNamespace(heads=8, kv_heads=2, head_dim=128)
-    return SimpleNamespace(**{"eps": 1e-5, "norm": "rms", "arch": heads, "scale": 0.125, "score_cap": None} | changed)
+    return SimpleNamespace(**{"eps": 1e-5, "norm": "rms", "arch": heads, "scale": 0.0625, "score_cap": None} | changed)
 
 
 def product(device: str, dtype: Any, form: str, rows: int, pdl: bool = False) -> tuple[Any, Any]:

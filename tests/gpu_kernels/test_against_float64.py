@@ -17,7 +17,7 @@ HEADS = SimpleNamespace(heads=4, kv_heads=2, head_dim=16)
 
 
 def spec(**changed: Any) -> Any:
-    usual = {"eps": 1e-5, "norm": "rms", "arch": HEADS, "scale": 0.25, "score_cap": None, "whole_qk_norm": False}
+    usual = {"eps": 1e-5, "norm": "rms", "arch": HEADS, "scale": 0.0625, "score_cap": None, "whole_qk_norm": False}
     return SimpleNamespace(**usual | changed)
 
 
@@ -145,7 +145,7 @@ def attended(q: Any, k: Any, v: Any, seen: Any, bias: Any, cap: float | None) ->
     """Queries [batch, heads, width] over keys [batch, kv_heads, slots, width], of which each row sees `seen`."""
     shared = q.shape[1] // k.shape[1]
     k, v = (each.double().repeat_interleave(shared, 1) for each in (k, v))
-    scores = (q.double()[:, :, None] @ k.transpose(2, 3))[:, :, 0] * 0.25
+    scores = (q.double()[:, :, None] @ k.transpose(2, 3))[:, :, 0] * 0.0625
     if cap:
         scores = cap * (scores / cap).tanh()
     scores = (scores + bias).masked_fill(~seen[:, None], -math.inf)
@@ -182,7 +182,7 @@ def test_attention_over_what_is_filled(
     k, v = drawn(kind, batch, kv_heads, slots, width), drawn(kind, batch, kv_heads, slots, width)
     arch = SimpleNamespace(heads=heads, kv_heads=kv_heads, head_dim=width)
     alibi, cap = width == 64, 5.0 if heads == 6 else None
-    slopes = torch.rand(heads) if alibi else None
+    slopes = torch.rand(heads) / 32 if alibi else None
     attention = Attention(on(processors=processors), spec(arch=arch, score_cap=cap), batch, slots, window, k.device)
     assert (attention.splits == 1) is (processors == 1)
     out = torch.empty(batch, heads * width, dtype=kind)
