@@ -1,4 +1,4 @@
-"""What a decode step of batch 1 launches and moves on each path, and how long that takes at a bandwidth: before it runs.
+"""What a decode step of batch 1 launches and moves on each path, and the least time that it takes, before it runs.
 
 `python benchmarks/decode_forecast.py --write` writes docs/decode-forecast.md. No weights and no GPU are needed: models
 are shapes without values. Launches and bytes are those of the step itself: its own kernels are counted where they would
@@ -61,11 +61,11 @@ class Way:
     graphed: bool
 
 
-PATHS = (
-    Way("operators, launched by the host", own=False, graphed=False),
-    Way("operators, in a graph", own=False, graphed=True),
-    Way("`triton_step`", own=True, graphed=True),
-)
+WAYS = {
+    "host": Way("operators, launched by the host", own=False, graphed=False),
+    "cuda_graphs": Way("operators, in a graph", own=False, graphed=True),
+    "triton_step": Way("`triton_step`", own=True, graphed=True),
+}
 
 
 class WithoutValues(Shards):
@@ -114,23 +114,23 @@ def _moved(func: Any, leaf: object) -> int:
     return leaf.numel() * leaf.element_size()
 
 
-def place_of(keys: int) -> Place:
+def place() -> Place:
     return Place(torch.empty((), dtype=torch.int64, device="meta"), torch.empty(1, dtype=torch.int64, device="meta"))
 
 
 def count(model: Transformer, keys: int, own: bool) -> Counted:
     """One step of a sequence whose last slot is number `keys`, in a cache of just as many."""
-    arch, place = model.spec.arch, place_of(keys)
+    arch, here = model.spec.arch, place()
     shape = 1, arch.kv_heads, keys, arch.head_dim
     cache = [[torch.empty(shape, dtype=torch.bfloat16, device="meta") for _ in model.layers] for _ in range(2)]
     tokens = torch.empty((1, 1), dtype=torch.int64, device="meta")
     if own:
         kernels = DecodeKernels(model, H100, 1, keys)
         with counting(keys, dry=True) as counted:
-            kernels(tokens, place, *cache)
+            kernels(tokens, here, *cache)
         return Counted(len(counted.launches), counted.bytes)
     with Operators() as operators:
-        static_step(model, tokens, place.past, place.padding, None, *cache)
+        static_step(model, tokens, here.past, here.padding, None, *cache)
     return Counted(operators.launches, operators.bytes)
 
 
@@ -147,7 +147,7 @@ def model_bytes(model: Transformer, keys: int) -> int:
 class Forecast:
     model: str
     form: str
-    path: Way
+    way: Way
     keys: int
     counted: Counted
     least_bytes: int
@@ -155,21 +155,24 @@ class Forecast:
     def seconds(self, bandwidth: float, between_s: float = BETWEEN_S, launch_s: float = LAUNCH_S) -> float:
         """The device's time, or the host's where it is the later one."""
         on_device = self.counted.bytes / bandwidth + self.counted.launches * between_s
-        return on_device if self.path.graphed else max(on_device, self.counted.launches * launch_s)
+        return on_device if self.way.graphed else max(on_device, self.counted.launches * launch_s)
 
     def of_read(self, bandwidth: float) -> float:
         """The share of the bandwidth that is for what the model must read."""
         return self.least_bytes / bandwidth / self.seconds(bandwidth)
 
 
+def forecast(model: Transformer, architecture: str, form: str, keys: int, way: Way) -> Forecast:
+    return Forecast(architecture, form, way, keys, count(model, keys, way.own), model_bytes(model, keys))
+
+
 def forecasts(architecture: str) -> list[Forecast]:
+    """Of operators that widen codes, only those in a graph: what the host adds is nothing beside their bytes."""
     found = []
     for form in FORMATS:
         model = model_of(architecture, form)
-        for keys in KEYS:
-            for path in PATHS:
-                least = model_bytes(model, keys)
-                found.append(Forecast(architecture, form, path, keys, count(model, keys, path.own), least))
+        ways = [way for name, way in WAYS.items() if form == "bfloat16" or name != "host"]
+        found += [forecast(model, architecture, form, keys, way) for keys in KEYS for way in ways]
     return found
 
 
@@ -177,19 +180,20 @@ def row(one: Forecast) -> str:
     moved = one.counted.bytes / one.least_bytes
     least, seconds = one.least_bytes / 1e9, one.seconds(BANDWIDTH)
     return (
-        f"| {one.path.name} | {one.form} | {one.keys:,} | {one.counted.launches:,} | {least:.2f} | {moved:.3f} "
+        f"| {one.way.name} | {one.form} | {one.keys:,} | {one.counted.launches:,} | {least:.2f} | {moved:.3f} "
         f"| {seconds * 1e3:.2f} | {one.of_read(BANDWIDTH):.0%} |"
     )
 
 
+TERABYTES, BETWEEN, LAUNCH = f"{BANDWIDTH / 1e12:.1f}", f"{BETWEEN_S * 1e6:.1f}", f"{LAUNCH_S * 1e6:.0f}"
 HEAD = f"""# What a decode step launches and moves
 
 Written by [decode_forecast.py](../benchmarks/decode_forecast.py), which counts one step of one row on each path of the
 engine, without weights and without a GPU. None of it is measured. The engine's own kernels are counted where they would
 be launched, by the tensors that they are given; of PyTorch, each operator that computes is one kernel, which reads its
-inputs and writes its outputs. A kernel is taken to move its bytes at {BANDWIDTH / 1e12:.1f} TB/s, about what one reads on an
-H100, and {BETWEEN_S * 1e6:.1f} us pass from one to the next in a graph; the host takes {LAUNCH_S * 1e6:.0f} us to launch
-one. So a time is the least that a path can take, and the last column the most of the bandwidth that it can reach.
+inputs and writes its outputs. A kernel is taken to move its bytes at {TERABYTES} TB/s, about what one reads on an H100,
+and {BETWEEN} us pass from one to the next in a graph; the host takes {LAUNCH} us to launch one. So a time is the least
+that a path can take, and the last column the most of the bandwidth that it can reach.
 
 - **GB**: what a step must read, matrices and norms in their format, keys and values in bfloat16.
 - **moved**: bytes that the kernels read and write, in units of that. Operators widen codes into a matrix first.

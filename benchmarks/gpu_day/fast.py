@@ -41,6 +41,13 @@ def _compiled(mode: str) -> Use:
     return "compiled_step", {"mode": mode}
 
 
+def _codes(form: str) -> Use:
+    return f"weight_{form}", {"compiled": False}
+
+
+AHEAD: Use = ("triton_step", {"dependent_launch": True})
+
+
 def _model(mode: str) -> Use:
     return "compile_model", {"mode": mode}
 
@@ -55,6 +62,12 @@ WAYS = {
     "compiled, graph": Way((*LEAN, _compiled("reduce-overhead"))),
     "compiled, graph a bucket": Way((*LEAN, "compiled_graphs")),
     "compiled, graph a bucket, int8": Way((*LEAN, "compiled_graphs", "weight_int8")),
+    "Triton": Way((*LEAN, "triton_step")),
+    "Triton, int8": Way((*LEAN, "triton_step", _codes("int8"))),
+    "Triton, fp8": Way((*LEAN, "triton_step", _codes("fp8"))),
+    "Triton, int4": Way((*LEAN, "triton_step", _codes("int4"))),
+    "Triton, launched ahead": Way((*LEAN, AHEAD)),
+    "Triton, int4, launched ahead": Way((*LEAN, AHEAD, _codes("int4"))),
     "compiled, graph, int8": Way((*LEAN, _compiled("reduce-overhead"), "weight_int8")),
     "compiled, graph, int4": Way((*LEAN, _compiled("reduce-overhead"), "weight_int4")),
     "eager, int8": Way((*LEAN, ("weight_int8", {"compiled": False})), is_tiny=True),
@@ -65,7 +78,7 @@ WAYS = {
     "compiled, autotuned": Way((*LEAN, _compiled("max-autotune"))),
     "Transformers, compiled, autotuned": Way((*LIBRARY, _model("max-autotune")), "transformers"),
 }
-OF_SECOND_SHAPE = ("eager", "graph", "compiled, graph", "graph, int8")
+OF_SECOND_SHAPE = ("eager", "graph", "compiled, graph", "graph, int8", "Triton", "Triton, int8")
 
 
 def checks(context: Context) -> list[Check]:
@@ -180,6 +193,7 @@ def timed(context: Context, shape: str, way: str, keys: int) -> Json:
         cache = held["kv_cache"] * (keys + TOKENS[context.tiny] / 2) / (keys + TOKENS[context.tiny])
         found = _told(context, statistics.median(each), int(held["step_weights"] + cache))
         found |= {"each_ms": [round(one, 4) for one in each], "compile_s": round(compile_s, 2)}
+        found |= forecast_of(shape, WAYS[way], keys, context)
         found |= {"weights": held["weights"], "same_as_first": rows[0] == first, "dtype": cell.dtype}
         found |= kernels(session) if context.cuda else {}
         proof = session.prove()
@@ -189,6 +203,21 @@ def timed(context: Context, shape: str, way: str, keys: int) -> Json:
         return found
     finally:
         session.close()
+
+
+def forecast_of(shape: str, way: Way, keys: int, context: Context) -> Json:
+    """Kernels and milliseconds a step, as counted beforehand, at the bandwidth that was read here."""
+    named = [use if isinstance(use, str) else use[0] for use in way.uses]
+    if "triton_step" not in named:
+        return {}
+    import decode_forecast
+
+    form = next((form for form, name in decode_forecast.FORMATS.items() if name in named), "bfloat16")
+    own = decode_forecast.WAYS["triton_step"]
+    length = keys + TOKENS[context.tiny] // 2
+    one = decode_forecast.forecast(decode_forecast.model_of(shape, form), shape, form, length, own)
+    milliseconds = one.seconds(read_rate(context.device, context.tiny)) * 1e3
+    return {"forecast_kernels": one.counted.launches, "forecast_ms": round(milliseconds, 4)}
 
 
 def opened(context: Context, shape: str, way: Way, keys: int) -> tuple[Any, Any]:

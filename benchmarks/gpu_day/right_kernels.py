@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from gpu_day import right_decode
 from gpu_day.record import Json
 from gpu_day.right_device import expect
 from gpu_day.stage import Check, Context
@@ -46,6 +47,8 @@ def table(context: Context) -> dict[str, tuple[Kernel, tuple[str, ...], tuple[st
         "norm compiled": (part(norm, how="compile"), (), None),
         "gelu native": (part(gelu, how="native"), (), None),
     }
+    for name, run in right_decode.table().items():
+        found[name] = (run, ("cuda", "triton"), None)
     for how in ("jit", "compile"):
         found[f"softmax {how}"] = (part(softmax, how=how), (), None)
         found[f"gelu {how}"] = (part(gelu, how=how), (), None)

