@@ -42,3 +42,41 @@ def test_two_workflows_in_one_folder_measure_each_block_once(tmp_path: Path) -> 
     loaded = sorted(Path(place).read_text().split())
     assert loaded == ["0.0", "1.0", "3.0", "5.0", "7.0"], "\n".join(printed)
     assert len(project.results()) == 5, "the reference too"
+
+
+SEALING = """
+
+import shutil as _shutil
+from pathlib import Path as _Path
+
+_load = load
+
+
+def load(cell, checkpoint, draft):
+    sealed = _Path({place!r})
+    if sealed.exists():
+        _shutil.copytree(sealed, "results/measure", dirs_exist_ok=True)
+        _shutil.rmtree(sealed)
+    with _Path({loads!r}).open("a") as file:
+        file.write("loaded ")
+    return _load(cell, checkpoint, draft)
+"""
+
+
+@pytest.mark.pipeline
+def test_what_another_run_seals_before_a_job_begins_is_not_deleted(tmp_path: Path) -> None:
+    """Snakemake removes what a job declares before it runs it, unless it is told otherwise."""
+    (folder := tmp_path / "project").mkdir()
+    project = lay_out(folder)
+    place, loads = tmp_path / "sealed", tmp_path / "loads"
+    with (folder / "src/claimbench/backends/null_model.py").open("a", encoding="utf-8") as file:
+        file.write(SEALING.format(place=str(place), loads=str(loads)))
+    project.snakemake("measured")
+    before = project.results()
+    (folder / "results/measure").rename(place)
+    loads.unlink()
+    project.snakemake("measured")
+    assert loads.read_text().split() == ["loaded"], "the first block, while which the others were sealed"
+    after = project.results()
+    assert len(after) == len(before) == 3
+    assert sum(after[path] == before[path] for path in before) == 2
