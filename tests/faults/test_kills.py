@@ -93,10 +93,10 @@ def test_a_run_that_is_killed_keeps_its_results_and_the_next_one_ends_well(
         there = now
         if not killed:
             break
-    project.run(*COMMANDS[name])
+    project.run(*COMMANDS[name], timeout=900)
     last = whole(project)
     assert there.items() <= last.items(), "no result that was whole is measured again"
     assert not list((project.folder / "results").rglob("*.damaged.*"))
     assert not list((project.folder / "results").rglob(".*.unfinished"))
-    again = project.run(*COMMANDS[name])
+    again = project.run(*COMMANDS[name], timeout=900)
     assert whole(project) == last, again

@@ -69,7 +69,8 @@ FOUND = {
         "clear", (((Fault("kill run", 58),),),)
     ),
     "two runs at once in a fresh folder": Scenario("blocks", (((), ()),)),
-    "two runs at once measure the same rounds once": Scenario("clear", (((), ()),)),
+    "two runs at once measure the same rounds once": Scenario("mixed", (((), ()),)),
+    "two runs at once list the rounds of both": Scenario("near", (((), ()),)),
     "what one damages, two find at once": Scenario("mixed", (((),), ((), ())), rots=(0,)),
     "a machine that sleeps in a round voids it": Scenario("clear", (((Fault("sleep", 2, of_work=True),),),)),
     "a worker that dies again and again": Scenario(

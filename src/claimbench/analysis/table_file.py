@@ -64,6 +64,21 @@ def read(path: Path, given: Mapping[str, str]) -> TableFile:
     except (ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         first = str(error).splitlines()[0]
         raise ResultError(f"{path}: not a table of this version of Claimbench ({first}). {ADVICE}") from error
+    try:
+        return _checked(path, table, version, known_seal, made_of, given)
+    except (ValueError, TypeError, pyarrow.ArrowException) as error:  # columns of wrong types, or no text
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ResultError(f"{path}: not a table of this version of Claimbench ({first}). {ADVICE}") from error
+
+
+def _checked(
+    path: Path,
+    table: pd.DataFrame,
+    version: object,
+    known_seal: str,
+    made_of: dict[str, str],
+    given: Mapping[str, str],
+) -> TableFile:
     missing = [column for column in COLUMNS if column not in table.columns]
     if version != VERSION or missing:
         lacking = f"it lacks {', '.join(missing)}" if missing else f"expected version {VERSION}, got {version!r}"

@@ -21,6 +21,8 @@ from claimbench.schema.frozen import Frozen
 from claimbench.schema.json_file import digest, parse_json, write_json
 
 MANIFEST = "manifest.json"
+LONGEST_NAME = 255
+"""Bytes, of a file that can be there."""
 STAMPS = ".verified.json"
 MOST_BYTES = 1_000_000_000
 
@@ -151,7 +153,7 @@ def problems(folder: Path, files: Iterable[File]) -> dict[str, str]:
     whole: dict[Path, File] = {}
     for file in files:
         path = folder / file.name
-        if not path.is_file():
+        if len(os.fsencode(file.name)) > LONGEST_NAME or not path.is_file():
             found[file.name] = "the file is missing"
         elif path.stat().st_size != file.bytes:
             found[file.name] = f"expected {file.bytes} bytes, found {path.stat().st_size}"

@@ -463,6 +463,8 @@ def _check_nothing_is_half_written(world: World) -> None:
 def _check_nothing_is_doubled(world: World, plan: Plan) -> None:
     there = [round_file.read(path) for path in sorted((world.root / decide.ROUNDS).glob("*.json"))]
     assert all(there.count(one) == 1 for one in there), "a round is there twice"
+    names = [path for path, _ in oracle.on_disk(world)]
+    assert names == sorted(names), "names of rounds are not in the order in which they were measured"
     for path, contents in world.acknowledged.items():
         if path.parent.name != "rounds" and path not in world.rotten:
             kept = [content for content in contents if b'"passing":true' not in content]
