@@ -32,7 +32,12 @@ MACHINE: Any = {"key": "k", "cpu": {"model": "Example CPU"}, "gpus": [{"name": "
 
 
 def row(
-    setting: str = "{}", cell: str = "{}", of_experiment: str = "{}", device: Any = "cpu", budget: float = 0, **more: Any
+    setting: str = "{}",
+    cell: str = "{}",
+    of_experiment: str = "{}",
+    device: Any = "cpu",
+    budget: float = 0,
+    **more: Any,
 ) -> Row:
     study = validate(study_file.Study, parse_yaml(STUDY % (setting, of_experiment, cell), "study"), "study")
     study = study.model_copy(update={"measure": study_file.MeasureOverrides(budget_minutes=budget or None)})
@@ -118,7 +123,11 @@ def test_a_document_s_own_protocol_deviates_in_nothing() -> None:
 def test_attention_is_read_off_the_techniques(uses: list[Any], attention: str) -> None:
     checkpoint = Checkpoint(name="real", source="file:///model")
     cell = Cell(
-        checkpoint=checkpoint, backend="transformers", optimizations=uses, workload=Workload(prompt="x", new_tokens=1), device="cpu"
+        checkpoint=checkpoint,
+        backend="transformers",
+        optimizations=uses,
+        workload=Workload(prompt="x", new_tokens=1),
+        device="cpu",
     )
     assert deviations.attention_of(cell) == attention
     assert deviations.attention_of(cell.model_copy(update={"backend": "engine", "optimizations": ()})) is None
@@ -130,7 +139,11 @@ def test_only_other_work_keeps_a_figure_from_being_compared() -> None:
 
 
 def test_later_fields_leave_older_cells_their_ids() -> None:
-    common: dict[str, Any] = {"checkpoint": Checkpoint(name="a", source="file:///a"), "backend": "transformers", "device": "cpu"}
+    common: dict[str, Any] = {
+        "checkpoint": Checkpoint(name="a", source="file:///a"),
+        "backend": "transformers",
+        "device": "cpu",
+    }
     plain = Cell(workload=Workload(prompt="x", new_tokens=1), **common)
     several = Cell(workload=Workload(prompt="x", others=("y",), new_tokens=1), **common)
     own = Cell(workload=Workload(prompt="x", new_tokens=1), protocol=Protocol(warmup_tokens=35), **common)

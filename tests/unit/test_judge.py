@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from claimbench.analysis import table_file
 from claimbench.errors import ConfigError
 from claimbench.formatting import quantity
 from claimbench.judging import recommend
-from claimbench.judging.expectations import bounds, verdict
+from claimbench.judging.expectations import bounds, place, verdict
 from claimbench.judging.judge import combine, judge
 from claimbench.schema import verdicts
 from claimbench.schema.ceilings import Ceilings
@@ -523,7 +525,8 @@ SAID = [
     (
         "{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: below}",
         "supported",
-        "Decode tokens per second of 'half the speed' is 0.50 times that of 'plain' (0.50 to 0.50): inside the range asked for.",
+        "Decode tokens per second of 'half the speed' is 0.50 times that of 'plain' (0.50 to 0.50): "
+        "inside the range asked for.",
         "below 0.98",
         None,
     ),
@@ -657,3 +660,15 @@ def test_a_check_says_what_it_found(
     assert found.of is None or f"of: {found.of}" in check
     assert found.to is None or f"to: {found.to}" in check
     assert (found.estimate is None) == (verdict == "not runnable here" or found.kind == "outcome")
+
+
+@given(
+    st.floats(0.01, 10), st.floats(0.01, 10), st.floats(0.01, 10), st.sampled_from(["above", "below", "same", "region"])
+)
+def test_no_sentence_contradicts_its_verdict(low: float, high: float, at: float, name: str) -> None:
+    found = Interval(low, min(low, high), max(low, high), 3)
+    wanted = bounds(Region(at_least=at, at_most=2 * at) if name == "region" else name, 0.02)  # type: ignore[arg-type]
+    said = place(found, wanted)
+    assert said.startswith(
+        {"supported": "inside", "refuted": ("above", "below"), "undecided": "on both"}[verdict(found, wanted)]
+    )

@@ -325,6 +325,7 @@ def test_it_opens_with_verdicts_and_what_to_switch_on(project: tuple[Path, Input
     assert "**2 supported, 1 refuted, 0 undecided, 1 not runnable here.**" in text.split("\n## ")[0]
     heads = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
     assert heads == [
+        "The verdicts",
         "What to switch on here",
         "The machine",
         "The studies",
@@ -570,3 +571,26 @@ def test_a_claims_reason_is_told_once():
     assert not report._adds(f"{wide} {doubted}", [wide, doubted])
     assert not report._adds(f"{wide} Not judged: two ended oom.", [wide, "two ended oom"])
     assert report._adds(f"{wide} Something else.", [wide])
+
+
+def test_what_departs_from_the_document_stands_at_the_verdict_in_the_first_table(tmp_path: Path) -> None:
+    params = PARAMS.replace("[rates, latency]", "[rates]") + "limits: {new_tokens: 8}\n"
+    text = render(build(tmp_path, {"rates": RATES}, invent, params), tmp_path)
+    first = next(line for line in text.splitlines() if line.startswith("| claim |"))
+    assert text.index(first) < text.index("## What to switch on here")
+    place = [cell.strip() for cell in first.split("|")].index("not as the document has it")
+    claims = [line.split(" | ") for line in text.split(first)[1].splitlines() if line.startswith("| [")]
+    assert any("new tokens" in claim[place - 1] for claim in claims)
+    assert "Not as the document has it: " in text.split("## The claims")[1]
+
+
+def test_a_row_of_which_nothing_was_compiled_says_so_in_its_title(tmp_path: Path) -> None:
+    def uncompiled(planned: PlannedCell, block: int) -> Result:
+        made = invent(planned, block)
+        proof = {"optimizations": {"compile_wrapped": {"compiled_regions": 0}, "fused_softmax": {"fusions": [0, 0]}}}
+        return made.model_copy(update={"proof": proof}) if planned.cell.uses("bitsandbytes_int8") else made
+
+    inputs = build(tmp_path, {"rates": RATES}, uncompiled, PARAMS.replace("[rates, latency]", "[rates]"))
+    rows = rows_of(render(inputs, tmp_path), "Which method is the fastest?")
+    assert [row[0] for row in rows if "nothing was" in row[0]] == [rows[3][0]]
+    assert "(nothing was compiled and nothing was fused)" in rows[3][0]

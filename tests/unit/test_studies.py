@@ -24,12 +24,12 @@ NAMES = ("quickstart", "serving", *DOCUMENTS)
 
 KINDS = {
     "A": "ratio ratio ratio ratio ratio ratio ratio ratio size absolute size ratio ratio size ratio ratio",
-    "B": "ratio ratio ratio ratio ratio ratio+size ratio ratio ratio shape shape ratio ratio ratio computed shape ratio "
-    "ratio ratio ratio ratio ratio ratio ratio ratio shape shape ratio ratio size ratio shape ratio",
+    "B": "ratio ratio ratio ratio ratio ratio+size ratio ratio ratio shape shape ratio ratio ratio computed shape "
+    "ratio ratio ratio ratio ratio ratio ratio ratio ratio shape shape ratio ratio size ratio shape ratio",
     "C": "computed ratio ratio ratio ratio shape shape absolute ratio size+ratio ratio computed absolute "
     "computed ratio absolute ratio ratio ratio+size",
-    "D": "ratio ratio shape ratio+identity ratio ratio+identity ratio shape ratio+identity size ratio computed ratio shape "
-    "ratio ratio shape size ratio shape shape ratio",
+    "D": "ratio ratio shape ratio+identity ratio ratio+identity ratio shape ratio+identity size ratio computed ratio "
+    "shape ratio ratio shape size ratio shape shape ratio",
 }
 
 TOKENS_PER_SECOND = {  # document A

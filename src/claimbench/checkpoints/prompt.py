@@ -58,7 +58,9 @@ def prompt_rows(cell: Cell, checkpoint: Path, vocabulary: int) -> list[list[int]
         return [row[len(row) - length :] for length in row_lengths(workload, len(row))]
     texts = (workload.prompt, *workload.others)
     several = [
-        prompt_ids(cell.model_copy(update={"workload": workload.model_copy(update={"prompt": text})}), checkpoint, vocabulary)
+        prompt_ids(
+            cell.model_copy(update={"workload": workload.model_copy(update={"prompt": text})}), checkpoint, vocabulary
+        )
         for text in texts[: workload.batch]
     ]
     return [several[number % len(several)] for number in range(workload.batch)]

@@ -43,7 +43,9 @@ def make_setup(cell: Cell, techniques: tuple[Technique, ...]) -> GenerationSetup
     if several and setup.loop is not None and cell.workload.pads != "right":
         raise Unavailable("the hand-written loop takes rows of one length, or such as are padded on the right")
     if setup.cache_length is not None and setup.loop is None:
-        raise Unavailable("`generate` allocates a static cache for the tokens that there are: use the hand-written loop")
+        raise Unavailable(
+            "`generate` allocates a static cache for the tokens that there are: use the hand-written loop"
+        )
     if several and setup.drafts:
         raise Unavailable("drafts take rows of one length")
     return setup

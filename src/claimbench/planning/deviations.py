@@ -110,7 +110,9 @@ def _of_system(cell: Cell, setting: Setting, libraries: Mapping[str, str | None]
 
 
 def _said(value: object) -> str:
-    return {True: "on", False: "off", None: "not set"}.get(value, str(value)) if not isinstance(value, str) else value
+    if value is None:
+        return "not set"
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def _is_of(version: str | None, documented: str) -> bool:

@@ -218,7 +218,9 @@ class ExpandedCell:
         """The draft that the study asks for, before `swap`."""
         for entry in self.settings.optimizations:
             (name, settings), *_ = entry.items() if isinstance(entry, dict) else [(entry, dict[str, object]())]
-            key = getattr(optimizations.find(name), "CHECKPOINT_SETTING", None) if name in optimizations.names() else None
+            key = (
+                getattr(optimizations.find(name), "CHECKPOINT_SETTING", None) if name in optimizations.names() else None
+            )
             if key:
                 return str(settings[key])
         return None

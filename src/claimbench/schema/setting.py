@@ -27,7 +27,9 @@ class Setting(Frozen):
     prompt: str | None = Field(default=None, description="its text, or what it was")
     prompt_tokens: StrictInt | None = Field(default=None, ge=1)
     new_tokens: StrictInt | None = Field(default=None, ge=1)
-    cache_length: StrictInt | None = Field(default=None, ge=1, description="tokens that a static cache was allocated for")
+    cache_length: StrictInt | None = Field(
+        default=None, ge=1, description="tokens that a static cache was allocated for"
+    )
     warmups: StrictInt | None = Field(default=None, ge=0, description="untimed generations")
     warmup_tokens: StrictInt | None = Field(default=None, ge=1, description="of each, prompt included")
     samples: StrictInt | None = Field(default=None, ge=1, description="timed generations in all")

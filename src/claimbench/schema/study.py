@@ -63,8 +63,12 @@ class StudyCell(Hold):
     published: Published = Field(
         default={}, description="the document's own figures by metric; by swept value where the experiment sweeps"
     )
-    setting: Setting | None = Field(default=None, description="what the document had in this row; else its experiment's")
-    protocol: OwnProtocol | None = Field(default=None, description="how the document measured; absent: as the study does")
+    setting: Setting | None = Field(
+        default=None, description="what the document had in this row; else its experiment's"
+    )
+    protocol: OwnProtocol | None = Field(
+        default=None, description="how the document measured; absent: as the study does"
+    )
 
 
 Shape = Literal["rates", "grid", "curves", "bars"]
@@ -115,7 +119,9 @@ class Needs(Frozen):
     trained: bool = Field(default=False, description="weights that were trained: what is said decides the speed")
     draft: bool = Field(default=False, description="a draft model that was trained as one, not layers of its target")
     checkpoint_gb: StrictFloat | None = Field(
-        default=None, gt=0, description="1e9 bytes of weights, at least: below, start and libraries are what takes time and memory"
+        default=None,
+        gt=0,
+        description="1e9 bytes of weights, at least: below, start and libraries are what takes time and memory",
     )
 
 
