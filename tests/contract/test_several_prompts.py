@@ -1,4 +1,4 @@
-"""A batch whose rows have prompts of their own, padded on the left or on the right, and a static cache of a set length."""
+"""A batch whose rows have prompts of their own, padded on either side, and a static cache of a set length."""
 
 from __future__ import annotations
 

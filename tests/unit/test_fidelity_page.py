@@ -15,11 +15,10 @@ STATES = ("ok", "differs", "on paper", "cannot")
 def sections() -> dict[str, list[list[str]]]:
     """Study -> the cells of each row of its table."""
     parts = re.split(r"^## .*\(`studies/(\w+)\.yaml`\)$", (ROOT / "docs/fidelity.md").read_text(), flags=re.MULTILINE)
-    rows = {
+    return {
         name: [re.split(r" \| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| ")][1:]
         for name, text in zip(parts[1::2], parts[2::2], strict=True)
     }
-    return rows
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -412,7 +412,7 @@ def test_every_claim_has_a_verdict_a_sentence_and_links(project: tuple[Path, Inp
     folder, inputs, text = project
     claims = text.split("## The claims")[1].split("## What was unavailable")[0]
     for claim in inputs.verdicts.claims:
-        (line,) = [line for line in claims.splitlines() if line.startswith(f"| [{claim.id}](")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| [{claim.id}](")]
         assert f"**{claim.verdict}**" in line
         part = claims.split(f'<a id="claim-rates-{claim.id.lower()}">')[1].split("<a id=")[0]
         for check in claim.checks:

@@ -51,7 +51,7 @@ def prompt_ids(cell: Cell, checkpoint: Path, vocabulary: int) -> list[int]:
 
 
 def prompt_rows(cell: Cell, checkpoint: Path, vocabulary: int) -> list[list[int]]:
-    """Token ids of each row, of its own length: rows of one prompt, or of several in turn. Raises as `prompt_ids` does."""
+    """Token ids of each row, of its own length: of one prompt, or of several in turn. Raises as `prompt_ids` does."""
     workload = cell.workload
     if not workload.others:
         row = prompt_ids(cell, checkpoint, vocabulary)

@@ -97,7 +97,7 @@ class Protocol(Frozen):
 
     @property
     def takes_turns(self) -> bool:
-        """Whether it may be measured in rounds: not where the document's own protocol, or a cold start, is asked for."""
+        """Whether rounds may measure it: not where a document's own protocol, or a cold start, is asked for."""
         return self.page_cache == "as_it_is" and self.memory_limit is None and self.warmup_tokens is None
 
 

@@ -51,7 +51,8 @@ def judge(check: RatioCheck, study: str, evidence: Evidence) -> CheckVerdict:
         of, to = sides
         title = METRICS[check.metric].title
         size = f"{quantity(found.estimate)} times that of '{to.title}' ({range_text(found)})"
-        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {place(found, bounds(region_of(check, sides, evidence), evidence.tolerance))}."
+        where = place(found, bounds(region_of(check, sides, evidence), evidence.tolerance))
+        return f"{title[0].upper()}{title[1:]} of '{of.title}' is {size}: {where}."
 
     return compared(check, study, evidence, say)
 

@@ -1,8 +1,8 @@
 """Physics: saves copies and allocations. A dynamic cache concatenates one column a step, which copies the whole
 cache: layers x 2 x kv_heads x head_dim x length x batch values read and written per token. A static cache is
 allocated once at full length and written in place. In exchange, attention reads the whole allocation, masked, at
-every step, however much longer than the sequence `length` makes it. Its constant shapes are what lets the forward pass be compiled and captured in a graph: alone, it cannot
-help at short lengths.
+every step, however much longer than the sequence `length` makes it. Its constant shapes are what lets the forward
+pass be compiled and captured in a graph: alone, it cannot help at short lengths.
 
 `generate` would compile the forward pass by itself on an accelerator; that is switched off here, since compiling is a
 technique of its own.
