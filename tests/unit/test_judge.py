@@ -314,6 +314,14 @@ def test_a_figure_is_judged_on_its_own_hardware(lab: Any) -> None:
     assert "4 x A10G" in str(alone.reason)
 
 
+def test_a_size_of_the_document_s_hardware_is_judged_there_alone(lab: Any) -> None:
+    check = ratio("half")[:-1] + ", there: {hardware: A10G, expect: {at_most: 0.3}}}"
+    assert judged(lab, check).verdict == "supported"
+    there = judged(lab, check, machine=A10G, device="cuda")
+    assert there.verdict == "refuted"
+    assert there.checks[0].expect == "below 0.98; on A10G at most 0.30"
+
+
 def test_a_figure_of_another_model_is_not_judged_even_on_its_hardware(lab: Any) -> None:
     study = claims(absolute(50.0)).replace("question: How fast?", "question: How fast?\n    hold: {checkpoint: large}")
     plan = lab.plan(study, machine=A10G, device="cuda", more={"swap": {"large": "small"}})
@@ -669,6 +677,7 @@ def test_no_sentence_contradicts_its_verdict(low: float, high: float, at: float,
     found = Interval(low, min(low, high), max(low, high), 3)
     wanted = bounds(Region(at_least=at, at_most=2 * at) if name == "region" else name, 0.02)  # type: ignore[arg-type]
     said = place(found, wanted)
-    assert said.startswith(
-        {"supported": "inside", "refuted": ("above", "below"), "undecided": "on both"}[verdict(found, wanted)]
-    )
+    if verdict(found, wanted) == "refuted":
+        assert said.startswith("below" if found.high < wanted[0] else "above")  # type: ignore[operator]
+    else:
+        assert said.startswith({"supported": "inside", "undecided": "on both"}[verdict(found, wanted)])
