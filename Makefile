@@ -58,7 +58,7 @@ forecast: .venv/core.stamp
 	@$(BIN)/python -m claimbench forecast
 
 # A thread for each process: they share the cores, and whoever spins keeps another one waiting.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test: .venv/dev.stamp
 	$(PYTEST) -m "not wide and not deepspeed and not vllm"

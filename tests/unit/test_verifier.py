@@ -17,7 +17,7 @@ import pytest
 from tests.unit.test_deciding import Machine
 
 from claimbench import optimizations
-from claimbench.analysis import aggregate, comparing
+from claimbench.analysis import aggregate, comparing, validity
 from claimbench.deciding import decide
 from claimbench.judging.judge import judge
 from claimbench.measuring.round_process import RoundRequest
@@ -427,6 +427,17 @@ def test_what_compiles_or_quantises_is_known_to_differ_from_process_to_process(l
         for how, restless in (("compile", True), (None, False)):
             use = OptimizationUse(name=name, settings={"how": how} if how else {})
             assert comparing.is_restless(cell.model_copy(update={"optimizations": (use,)})) == restless
+
+
+def test_a_round_weighs_what_the_rules_say_at_each_of_their_limits() -> None:
+    sys.path.insert(0, str(VERIFIER.parent))
+    weight_of = importlib.import_module("raw").weight_of
+    sys.path.remove(str(VERIFIER.parent))
+    for rule in validity.RULES:
+        for value in (rule.above, rule.above * 1.001 + 1e-9):
+            waits = value if rule.condition == "waiting_cpu" else 0.0
+            seen = {"conditions": {rule.condition: value}, "arms": [{"waiting_cpu": waits / 2}] * 2}
+            assert weight_of(seen) == validity.weight({rule.condition: value}), (rule, value)
 
 
 class SharedMachine(Machine):
