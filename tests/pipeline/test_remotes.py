@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,14 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.remotes]
 DVC = os.environ.get("CLAIMBENCH_DVC") or shutil.which("dvc") or "dvc"
 MOTO = Path(DVC).with_name("moto_server")
 SSHD = os.environ.get("CLAIMBENCH_SSHD") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+
+PUT = """
+import sys, boto3
+address, key = sys.argv[1:]
+access = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests", "region_name": "us-east-1"}
+client = boto3.client("s3", endpoint_url=address, **access)
+client.put_object(Bucket="bucket", Key=key, Body=b"spoiled") if key else client.create_bucket(Bucket="bucket")
+"""
 
 
 def has(module: str) -> bool:
@@ -67,14 +74,14 @@ def s3() -> Iterator[Remote]:
     wait_for(port, server)
     address = f"http://127.0.0.1:{port}"
 
-    def put(name: str, content: bytes = b"") -> None:
-        urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", content, method="PUT"))  # noqa: S310
+    def put(key: str) -> None:
+        """Without a key the bucket alone."""
+        command = [Path(DVC).with_name("python"), "-c", PUT, address, key]
+        subprocess.run(command, check=True, capture_output=True)
 
-    put("bucket")
+    put("")
     settings = {"endpointurl": address, "access_key_id": "tests", "secret_access_key": "tests", "region": "us-east-1"}
-    yield Remote(
-        "s3://bucket/store", settings, lambda md5: put(f"bucket/store/files/md5/{md5[:2]}/{md5[2:]}", b"spoiled")
-    )
+    yield Remote("s3://bucket/store", settings, lambda md5: put(f"store/files/md5/{md5[:2]}/{md5[2:]}"))
     server.kill()
     server.wait()
 
