@@ -57,8 +57,8 @@ def product(device: str, dtype: Any, form: str, rows: int, pdl: bool = False) ->
     norm = NormWeights(gain.to(device), None)
     gemv = Gemv(on_device(torch.device(device), pdl), spec_with(), matrix_of(module), rows, norm)
     ours = torch.empty(rows, MANY, dtype=dtype, device=device)
-    for _ in range(2):
-        gemv(x.to(device), ours)
+    for factor in (-2, 1):
+        gemv(factor * x.to(device), ours)
     wide = x.double()
     wide = wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * gain.double()
     return ours, wide @ held.cpu().t()
