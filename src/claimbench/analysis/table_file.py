@@ -65,20 +65,15 @@ def read(path: Path, given: Mapping[str, str]) -> TableFile:
         first = str(error).splitlines()[0]
         raise ResultError(f"{path}: not a table of this version of Claimbench ({first}). {ADVICE}") from error
     try:
-        return _checked(path, table, version, known_seal, made_of, given)
+        _check(path, table, version, known_seal)
     except (ValueError, TypeError, pyarrow.ArrowException) as error:  # columns of wrong types, or no text
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ResultError(f"{path}: not a table of this version of Claimbench ({first}). {ADVICE}") from error
+    sealed.require_made_of(path, made_of, given, "aggregate")
+    return TableFile(table, known_seal, made_of, measured)
 
 
-def _checked(
-    path: Path,
-    table: pd.DataFrame,
-    version: object,
-    known_seal: str,
-    made_of: dict[str, str],
-    given: Mapping[str, str],
-) -> TableFile:
+def _check(path: Path, table: pd.DataFrame, version: object, known_seal: str) -> None:
     missing = [column for column in COLUMNS if column not in table.columns]
     if version != VERSION or missing:
         lacking = f"it lacks {', '.join(missing)}" if missing else f"expected version {VERSION}, got {version!r}"
@@ -89,8 +84,6 @@ def _checked(
         )
     if np.isinf(table[list(METRICS)].to_numpy(dtype=float, na_value=np.nan)).any():
         raise ResultError(f"{path}: expected finite numbers, and a metric is infinite. {ADVICE}")
-    sealed.require_made_of(path, made_of, given, "aggregate")
-    return TableFile(table, known_seal, made_of, measured)
 
 
 def as_written(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ file's size, times and inode, in a small stamp file, and taken again as soon as 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
