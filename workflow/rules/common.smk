@@ -15,7 +15,7 @@ if (SOURCE / "claimbench").is_dir():
     sys.path.insert(0, str(SOURCE))
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [path for path in inherited if path and path != str(SOURCE)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *others])
+    os.environ.update(PYTHONPATH=os.pathsep.join([str(SOURCE), *others]))
 
 from claimbench.schema.validation import read_yaml
 from claimbench.workflow.another_try import make_way
