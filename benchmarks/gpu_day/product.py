@@ -32,7 +32,7 @@ ROUNDS = Path("results/rounds")
 TABLE, VERDICTS, REPORT = Path("results/table.parquet"), Path("results/verdicts.json"), Path("reports")
 TINY_STUDY = """\
 title: Does the product run here?
-document: {title: A question of this benchmark, setting: A tiny model}
+document: {title: A question of this benchmark, measured: A tiny model}
 prompts: {hello: hello hello hello}
 defaults: {checkpoint: tiny, dtype: float32, prompt: hello, new_tokens: 8}
 measure: {budget_minutes: 1, samples: 2}

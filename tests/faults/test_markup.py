@@ -220,7 +220,7 @@ def hostile_study(text: str) -> str:
     import yaml
 
     study = yaml.safe_load(RATES)
-    study["title"] = study["document"]["title"] = study["document"]["setting"] = text
+    study["title"] = study["document"]["title"] = study["document"]["measured"] = text
     study["document"]["url"] = f"javascript:alert(1)//{text}"
     study["planned"]["optimizations"] = {"later": text}
     study["experiments"] |= yaml.safe_load(LATENCY)["experiments"]

@@ -216,7 +216,7 @@ def _study(name: str, attempts: Sequence[Attempt], workload: Workload) -> dict[s
         experiments[experiment] = {"question": question, "show": "bars", "hold": {"prompt": prompt}, "cells": cells}
     return {
         "title": f"What pays for {name} on this machine?",
-        "document": {"title": "A question to this machine", "setting": "`claimbench run` wrote this study"},
+        "document": {"title": "A question to this machine", "measured": "`claimbench run` wrote this study"},
         "prompts": prompts,
         "defaults": {
             "checkpoint": name,

@@ -18,7 +18,7 @@ title: What is this study about?
 document:                       # where the claims come from
   title: My own question
   # url: https://...
-  # setting: the hardware, model and lengths that it measured
+  # measured: the hardware, model and lengths that it measured
 
 prompts:                        # by name: text to go on with, or {{user: ..., base: ...}} for a chat model
   question:
