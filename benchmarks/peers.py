@@ -510,11 +510,12 @@ def turn(name: str, running: dict[str, Process], report: Report, repeats: int) -
             report.measured[name].rounds[-1].append(process.generate(report.plan.new_tokens))
     wall_s = time.monotonic() - start_s
     own_s, idle_s = process.cpu_s() - own_s, total_cpu_s(others) - idle_s
-    spent = {kind: value - ticks[kind] for kind, value in machine.cpu_ticks().items()}
+    after = machine.cpu_ticks()
+    busy_s, stolen_s = after["busy"] - ticks["busy"], after["steal"] - ticks["steal"]
     used_s = {
         "idle peers": (idle_s, IDLE_LIMIT),
-        "processes outside this benchmark": (spent["busy"] - own_s - idle_s, FOREIGN_LIMIT),
-        "the hypervisor": (spent["steal"], STEAL_LIMIT),
+        "processes outside this benchmark": (busy_s - own_s - idle_s, FOREIGN_LIMIT),
+        "the hypervisor": (stolen_s, STEAL_LIMIT),
     }
     report.doubts += [
         f"{where}: {who} took {seconds / wall_s:.2f} cores"

@@ -27,7 +27,7 @@ def render(sides: Sequence[Side], metrics: Sequence[str], imported: Sequence[Mea
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = markup.literal
+    environment.filters |= {"cell": markup.literal, "prose": markup.prose}
     environment.globals["count"] = count
     text = environment.get_template("machines.md.j2").render(
         columns=machines.columns(sides),

@@ -3,7 +3,7 @@ and activations are done beside the products, on lines that are in cache. Operat
 gain is what the modules spend between products: about a third of a short prompt's time, little of a long one's.
 
 In bfloat16 PyTorch's products are faster than the native ones where the CPU multiplies bfloat16 (AVX512-BF16, AMX), and
-a long prompt may lose there. Attention of a prompt is a pass over the cache for every token: beyond a few thousand
+a long prompt loses there. Attention of a prompt is a pass over the cache for every token: beyond a few thousand
 tokens a fused kernel over tiles of queries reads keys and values less often.
 """
 
