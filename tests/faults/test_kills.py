@@ -1,6 +1,6 @@
 """Whole runs of Snakemake and of `dvc repro`, killed at a random moment with all that they started, and run again.
 
-The seed of each moment is printed. Fifty of each: `CLAIMBENCH_KILLS=50 pytest -m slow tests/faults/test_kills.py -s`.
+The seed of each moment is printed. Fifty of each: `CLAIMBENCH_KILLS=50 pytest -m long tests/faults/test_kills.py -s`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.pipeline.conftest import Project, lay_out
 from claimbench.schema import result
 from claimbench.schema import round as round_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
+pytestmark = [pytest.mark.long, pytest.mark.pipeline]
 
 KILLS = int(os.environ.get("CLAIMBENCH_KILLS", "2"))
 SEED = int(os.environ.get("CLAIMBENCH_KILL_SEED", "0")) or secrets.randbits(32)

@@ -230,7 +230,7 @@ def test_the_transformers_of_a_gpu_takes_the_kernels_that_are_locked_beside_it(t
 
 
 @pytest.mark.network
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_environment_of_a_cpu_installs_whole(tmp_path: Path) -> None:
     """A fresh environment by pip, as `make` makes it: nothing missing, nothing that clashes, and it computes."""
     if which("nvidia-smi"):

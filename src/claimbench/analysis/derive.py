@@ -66,7 +66,7 @@ def of_block(result: Result) -> Numbers:
         "peak_bytes": _scaled(memory.get(PEAK_MEMORY[result.cell.device]), 1),
         "recompiles": _count(result, "recompiles"),
         "graphs": _count(result, "graphs"),
-        "compiled_regions": _of_techniques(result, "compiled_regions"),
+        "compiled_regions": _of_techniques(result, "compiled_regions", "compil"),
         "fusions": _of_techniques(result, "fusions"),
         "math_attention_share": _math_share(result),
         "kl_mean_nats": result.fidelity.kl_mean_nats if result.fidelity else None,
@@ -106,10 +106,11 @@ def _difference(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else float(after - before)
 
 
-def _of_techniques(result: Result, name: str) -> float | None:
-    """What the proofs of a result's techniques counted under `name`; None where none of them did."""
+def _of_techniques(result: Result, name: str, begins: str = "") -> float | None:
+    """What the proofs of the techniques whose names begin so counted under `name`; None where none of them did."""
     proofs = result.proof.get("optimizations")
-    found = [each.get(name) for each in proofs.values() if isinstance(each, dict)] if isinstance(proofs, dict) else []
+    named = proofs.items() if isinstance(proofs, dict) else ()
+    found = [each.get(name) for who, each in named if who.startswith(begins) and isinstance(each, dict)]
     counts = [sum(each) if isinstance(each, list) else each for each in found if isinstance(each, int | list)]
     return float(sum(counts)) if counts else None
 

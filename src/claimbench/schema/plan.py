@@ -15,6 +15,7 @@ from claimbench.schema.json_file import digest, parse_json
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.machine import MachineIdentity
 from claimbench.schema.params import Params
+from claimbench.schema.plan_history import as_of_today
 from claimbench.schema.result import Key
 from claimbench.schema.study import Study
 
@@ -128,15 +129,16 @@ def read(path: Path) -> Plan:
     """
     try:
         content = parse_json(plain_file.read_text(path, sealed.MOST_BYTES))
-        found = Plan.model_validate(content)
+        seal = _seal(content)
+        found = Plan.model_validate(as_of_today(content))
     except OSError as error:
         raise ResultError(f"cannot read the plan {path}: {error.strerror}. `snakemake plan` makes it.") from error
-    except (ValueError, RecursionError, ValidationError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise ResultError(
             f"{path}: not a plan of this version of Claimbench ({first}). Delete it; `snakemake plan` makes it anew."
         ) from error
-    if not _seal(content).startswith(path.stem):
+    if not seal.startswith(path.stem):
         raise ResultError(
             f"{path}: the plan was edited after it was made: its content does not match its name. "
             "Delete it; `snakemake plan` makes it anew."

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 SEAM = "rows"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
-NEEDS = frozenset({"cpp_block"})
+NEEDS = frozenset({"cache_static", "cpp_block"})
 CLASHES = frozenset(  # they change modules that the prompt does not go through
     {
         "fast_linear",
+        "flash_everywhere",
         "fused_gelu",
         "fused_layer_norm",
         "fused_softmax",
+        "key_padding",
         "prefill_flash",
         "reused_buffers",
         "simple_mask",
