@@ -335,6 +335,17 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
     assert done.stderr.count("\n") == 1
 
 
+def test_a_workflow_that_failed_is_status_1_and_says_where_its_logs_are(tmp_path: Path) -> None:
+    from claimbench.workflow import run_folder
+
+    (tmp_path / "Snakefile").write_text("rule all:\n    shell: 'exit 3'\n", encoding="utf-8")
+    said: list[str] = []
+    with pytest.raises(run_folder.Failed, match=f"its logs are in {tmp_path}/logs") as told:
+        run_folder.snakemake(tmp_path, said.append)
+    assert told.value.exit_status == 1
+    assert any("exit 3" in line for line in said)
+
+
 def test_the_page_of_commands_names_each_of_them_and_every_status() -> None:
     page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `claimbench ([a-z]+)", page, flags=re.MULTILINE) == list(commands.PEOPLE)

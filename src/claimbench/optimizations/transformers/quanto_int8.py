@@ -28,7 +28,7 @@ class Settings(Frozen):
 
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     found = find_spec("optimum") and find_spec("optimum.quanto")  # the second asks for the first, and fails without it
-    return None if found else "the optimum-quanto package is not installed: pip install optimum-quanto"
+    return None if found else "the optimum-quanto package is not installed: make extras"
 
 
 def apply(setup: GenerationSetup, settings: Settings) -> None:
