@@ -10,7 +10,8 @@ from claimbench.schema.plan import Plan
 def protocol_of(plan: Plan) -> str:
     """A hash of it. A round says which it was measured under, so that a claim or a rule that was edited since shows."""
     claims = {
-        name: [claim.model_dump(mode="json", exclude_defaults=True) for claim in each.study.claims] for name, each in plan.studies.items()
+        name: [claim.model_dump(mode="json", exclude_defaults=True) for claim in each.study.claims]
+        for name, each in plan.studies.items()
     }
     rules = [
         paired.ALPHA,

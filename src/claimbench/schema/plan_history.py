@@ -1,7 +1,7 @@
 """What a plan looked like before, so that reports that git keeps are rendered by later versions too.
 
-    until 0.1   a document's `setting` was a sentence, which is `measured` now; a row's deviations were sentences,
-                of which plans that are kept have one kind: `A (its architecture) swapped for B`
+until 0.1   a document's `setting` was a sentence, which is `measured` now; a row's deviations were sentences,
+            of which plans that are kept have one kind: `A (its architecture) swapped for B`
 """
 
 from __future__ import annotations
