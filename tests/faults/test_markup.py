@@ -185,7 +185,7 @@ def test_an_address_stays_what_it_was() -> None:
 @given(texts)
 def test_a_file_of_any_name_is_linked_as_a_file(name: str) -> None:
     path = f"results/measure/{name.replace('/', '-')}/key/0.json"
-    page = Page(f"Results: {report.links([path, 'results/measure/b/key/1.json'])}")
+    page = Page(f"Results: {report.links([path, 'results/measure/b/key/1.json'], '../')}")
     assert page.tags == ["p", "a", "a"]
     assert [value.split("/")[:3] for _, _, value in page.attributes] == [["..", "results", "measure"]] * 2
 

@@ -340,6 +340,8 @@ class Workflow:
         if planned.reference and planned.reference != id and block == 0:
             reference = self.cell(planned.reference).cell
             flags["reference"] = as_argument(canonical_json(reference.model_dump(mode="json")))
+        if self.plan.params.measure.side_by_side:
+            flags["side-by-side"] = "yes"
         if self.environment(id) != "core":
             flags["python"] = str(ENVIRONMENTS / self.environment(id) / "bin" / "python")
         return flags

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reference-checkpoint", type=Path, help="the folder of the reference's shards, if another")
     parser.add_argument("--smaller", type=Path, help="the result of the next smaller batch")
+    parser.add_argument(
+        "--side-by-side", choices=("no", "yes"), default="no", help="whether others may measure on like GPUs meanwhile"
+    )
     parser.add_argument("--python", default=sys.executable, help="that runs the block; default: this one")
 
 
@@ -42,8 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise SourceError(f"there is no checkpoint at {folder}: `snakemake fetched` makes it")
     cell = Cell.model_validate_json(arguments.cell)
-    plan = read_plan(arguments.plan) if arguments.plan.exists() else None
-    line = progress.Line(plan, cell, arguments.block)
+    line = progress.Line(read_plan(arguments.plan) if arguments.plan.exists() else None, cell, arguments.block)
     print(line.before(), file=sys.stderr, flush=True)
     record = measure.measure(
         cell,
@@ -56,6 +58,6 @@ def run(arguments: argparse.Namespace) -> None:
         reference_checkpoint=arguments.reference_checkpoint,
         smaller=arguments.smaller,
         python=arguments.python,
-        side_by_side=plan is not None and plan.params.measure.side_by_side,
+        side_by_side=arguments.side_by_side == "yes",
     )
     print(line.after(record), file=sys.stderr, flush=True)
