@@ -21,7 +21,7 @@ def seal(value):
 
 
 def id_of(cell):
-    """How often a cell is sampled, what is known of its models, and later fields that say nothing, are no part of it."""
+    """How often a cell is sampled, what is known of its models, and later fields that say nothing, are left out."""
     left_out = {"protocol": "samples", "checkpoint": "card", "draft": "card"}
     parts = {key: {**value} if isinstance(value, dict) else value for key, value in cell.items()}
     for key in (key for key in left_out if parts[key]):

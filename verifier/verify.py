@@ -124,12 +124,12 @@ class Run:
                     if sat.weight and metric not in OF_START and one.get(metric) is not None:
                         found.setdefault((sat.round, number), []).append(one[metric])
                         weighs[sat.round] = sat.weight
-        for place in sorted(set.intersection(*map(set, turns))):
-            means = [np.mean(found[place]) for found in turns]
+        for seat in sorted(set.intersection(*map(set, turns))):
+            means = [np.mean(found[seat]) for found in turns]
             if min(means) <= 0:
                 raise ValueError("not positive")
             logs = sum(weight * math.log(mean) for weight, mean in zip(weights, means, strict=True))
-            rounds.setdefault(place[0], []).append(logs)
+            rounds.setdefault(seat[0], []).append(logs)
         if not rounds:
             return bootstrap([self.by_block(id, metric, back is np.exp) for id in ids], weights, back=back)
         told, least = [(logs, weighs[name]) for name, logs in rounds.items()], 3 if restless else 2
@@ -154,7 +154,7 @@ class Run:
         return "ok" in self.outcomes(row) and "wrong" not in self.outcomes(row)
 
     def judge(self, study, claim, check):
-        """The verdict of a check, its interval, and where that lies; a cell that is not what is meant decides nothing."""
+        """The verdict of a check, its interval, and where that lies; other cells than are meant decide nothing."""
         verdict, *found = self.measured(study, check)
         unfit = is_unfit(self.plan, claim, check["kind"], [row for side in self.rows(study, check) for row in side])
         return NOT_HERE if unfit else verdict, *found, *[None][len(found) - 1 :]

@@ -18,18 +18,20 @@ from tests.unit.test_deciding import Machine
 
 from claimbench import optimizations
 from claimbench.analysis import aggregate, comparing, validity
+from claimbench.cost_model import cost, weight_bytes
 from claimbench.deciding import decide
 from claimbench.judging.judge import judge
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.schema import round as round_file
 from claimbench.schema import verdicts
+from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
-from claimbench.schema.cell import OptimizationUse
+from claimbench.schema.cell import Checkpoint, OptimizationUse
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.json_file import write_json
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Result
-from claimbench.schema.round import Round
+from claimbench.schema.round import Arm, Round, Turns
 from claimbench.schema.sealed import seal_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -368,13 +370,19 @@ def noisy(made: Callable[..., Result], random: np.random.Generator) -> Callable[
         found = made(planned, block, spread, **changed)
         if found.outcome != "ok":
             return found
-        counts = {"recompiles": int(random.integers(0, 2)), "calls": 3}
+        fused = {"fusions": [int(random.integers(3)), 1], "compiled_regions": 7}
+        ran = {"compile_model": {"compiled_regions": int(random.integers(3))}, "fused_gelu": fused, "lossy": "so"}
+        counts = {"recompiles": int(random.integers(0, 2)), "calls": 3, "optimizations": ran}
+        counts |= {"kernels": ["math"] * int(random.integers(3)) + ["flash"]}
+        place = int(random.integers(2 * len(found.tokens)))
+        tokens = tuple(9 if n == place else token for n, token in enumerate(found.tokens))
         kept = {"rss_peak": int(random.integers(1000, 2000)), "device_used": 5}
         return found.model_copy(
             update={
                 "load_ns": int(random.integers(1e8, 3e8)),
                 "memory": {**found.memory, **kept},
                 "proof": {**found.proof, **counts},
+                "tokens": tokens,
                 "energy_mj": int(random.integers(100, 200)),
                 "telemetry": {"checkpoint": {"bytes": 10_000_000, "cached_bytes": 5_000_000}},
             }
@@ -481,6 +489,54 @@ def test_a_round_weighs_what_the_rules_say_at_each_of_their_limits() -> None:
             waits = value if rule.condition == "waiting_cpu" else 0.0
             seen = {"conditions": {rule.condition: value}, "arms": [{"waiting_cpu": waits / 2}] * 2}
             assert weight_of(seen) == validity.weight({rule.condition: value}), (rule, value)
+
+
+def test_a_round_that_others_disturbed_weighs_by_what_its_twins_differ(made: Callable[..., Result], lab: Any) -> None:
+    sys.path.insert(0, str(VERIFIER.parent))
+    weight_of = importlib.import_module("raw").weight_of
+    sys.path.remove(str(VERIFIER.parent))
+    planned = next(iter(lab.plan(MEASURED).cells.values()))
+    weights = []
+    for slower in (1.0, 1.03, 0.96, 1.2):
+        arms = []
+        for name, factor in (("other", 1), ("base", 1), ("twin", slower)):
+            result = made(planned, 0)
+            if name == "other":
+                result = result.model_copy(update={"cell": planned.cell.model_copy(update={"dtype": "bfloat16"})})
+            samples = [one.model_copy(update={"wall_ns": int(one.wall_ns * factor)}) for one in result.samples]
+            turns = [Turns(number=n, places=(0,), begun_ns=0, ended_ns=0, samples=1) for n in range(len(samples))]
+            result = result.model_copy(update={"samples": tuple(samples)})
+            arms.append(Arm(name=name, result=result, turns=tuple(turns)))
+        shared = {"started_at": "t", "duration_s": 1.0, "seed": 0, "passes": 3, "arms": tuple(arms)}
+        for beside in (0.0, 1.0):
+            record = Round(**shared, conditions={"beside": beside})
+            own = weight_of(record.model_dump(mode="json"))
+            assert own == validity.weight(validity.of_round(record))
+            weights.append(own)
+    assert weights == [1, 1, 1, 0.5, 1, 0.5, 1, 0]
+
+
+def test_bytes_of_weights_are_those_that_the_cost_model_has() -> None:
+    sys.path.insert(0, str(VERIFIER.parent))
+    held = importlib.import_module("fitness").held_bytes
+    sys.path.remove(str(VERIFIER.parent))
+    counted = {"model_type": "x", "layers": 2, "hidden": 8, "vocabulary": 10, "in_layers": 900, "matrices": 800}
+    counted |= {"weights": 1000, "largest": 100, "widest": 20}
+    mixture = {"weights": 600, "biases": 50, "count": 8, "active": 2}
+    stored = {"stored": {"bits": 4.5}, "quantized": "gptq"}
+    in_files = {"held": {"I32": 300, "F16": 80, "F32": 40}}
+    cards = [counted, counted | stored, counted | stored | {"stored_bytes": in_files}, counted | {"stored_bytes": None}]
+    cards += [counted | {"stored": {"bits": 5.0, "experts_alone": True}, "experts": mixture, "quantized": "mxfp4"}]
+    names = [path.stem for path in cost.ARCHITECTURES.glob("*.json")]
+    known = [Checkpoint(name="x", source="random://x", architecture=name) for name in names]
+    known += [one.model_copy(update={"keep_layers": 2}) for one in known]
+    known += [Checkpoint(name="x", source="file:///x", architecture=None, card=Card(**card)) for card in cards]
+    known += [Checkpoint(name="x", source="x", architecture="llama-2-7b", card=Card(**card)) for card in cards]
+    for checkpoint in known:
+        model = cost.decoder_of(checkpoint)
+        for width in (1, 2, 4):
+            own = held(checkpoint.model_dump(mode="json"), width)
+            assert own == (None if model is None else pytest.approx(weight_bytes.held_bytes(model, width)))
 
 
 class SharedMachine(Machine):
