@@ -3,7 +3,7 @@
     python verifier/verify.py results [reports/report.md]
 
 It shares no code with Claimbench and follows docs/statistics.md, so that one mistake is not made twice. What it leaves
-as it was written: what an architecture or a ceiling is computed to be, which systems a recommendation names, and words.
+as it was written: fractions of ceilings, minutes that are lacking, doubts, which systems are recommended, and words.
 """
 
 import json

@@ -356,10 +356,12 @@ def claims_of(seed: int) -> list[dict[str, Any]]:
         for together, times in ((measured, 60), (computed, 6))
         for _ in range(times)
     ]
-    claims = [{"checks": each} for each in [*([one] for one in drawn), *several]]
+    departing = [one for one in CHECKS if str(one.get("of")).startswith("elsewhere/")]
+    claims = [{"checks": each} for each in [*([one] for one in [*drawn, *departing]), *several]]
     for claim in claims:
         claim["kind"] = "computed" if claim["checks"][0] in computed else "any"
         claim |= FITNESS[random.integers(len(FITNESS))] if random.random() < 0.4 else {}
+    claims += [{"checks": [one], "kind": "any", "needs": {"model": True}} for one in departing]
     return [{"id": f"C{n}", "statement": "It is so", **claim} for n, claim in enumerate(claims)]
 
 
