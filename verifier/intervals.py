@@ -80,8 +80,18 @@ def says(found, low, high):
     return "refuted"
 
 
+def place(found, low, high):
+    """Where an interval lies beside its range, in a sentence's words."""
+    if found.low is None:
+        return "too early to tell"
+    sides = {"supported": "inside", "refuted": "below" if found.high < low else "above"}
+    return f"{sides.get(says(found, low, high), 'on both sides of an end of')} the range asked for"
+
+
 def combined(kinds, verdicts):
     """A claim's verdict from those of its checks."""
+    if all("on paper" in verdict for verdict in verdicts):
+        return "differs on paper" if "differs on paper" in verdicts else "agrees on paper"
     told = [verdict for verdict in verdicts if verdict != "not runnable here"]
     absent = {kind for kind, verdict in zip(kinds, verdicts, strict=True) if verdict == "not runnable here"}
     if "refuted" not in told and (not told or absent - {"absolute", "frontier"}):

@@ -9,6 +9,9 @@ import numpy as np
 
 HALF_AND_VOID = {"foreign_cpu": (0.15, 0.50), "steal": (0.10, 0.40), "waiting_cpu": (0.02, 0.25)}
 HALF_AND_VOID |= {"swapped_mb": (1.0, 500.0), "throttled": (0.0, math.inf), "slept_s": (math.inf, 1.0)}
+HALF_AND_VOID |= {"beside_gap": (0.02, 0.05)}
+LATER = {"protocol": ("warmup_tokens",), "workload": ("others", "pads")}
+FAMILIES = ("llama", "mistral", "gpt_bigcode", "bloom")
 SHAPES = Path(__file__).resolve().parent.parent / "src/claimbench/cost_model/architectures"
 
 
@@ -18,11 +21,13 @@ def seal(value):
 
 
 def id_of(cell):
-    """How often a cell is sampled, and what is known of its models, is no part of it."""
+    """How often a cell is sampled, what is known of its models, and later fields that say nothing, are left out."""
     left_out = {"protocol": "samples", "checkpoint": "card", "draft": "card"}
     parts = {key: {**value} if isinstance(value, dict) else value for key, value in cell.items()}
     for key in (key for key in left_out if parts[key]):
         del parts[key][left_out[key]]
+    for part, names in LATER.items():
+        parts[part] = {key: value for key, value in parts[part].items() if key not in names or value}
     return seal(parts)[:12]
 
 
@@ -59,17 +64,26 @@ def of_process(result):
         f"{name}_bytes": value for name, value in memory.items() if name not in ("rss_before_load", "rss_after_load")
     }
     found |= {name: proof[name] for name in ("recompiles", "graphs") if type(proof.get(name)) in (int, float)}
-    found |= {"load_s": over(result["load_ns"], 1e9), "first_call_s": over(first, 1e9)}
+    found |= {"load_s": over(result["load_ns"], 1e9), "first_call_s": over(first, 1e9)} | of_techniques(proof)
     found |= {"checkpoint_bytes": files.get("bytes"), "load_gb_s": over(over(files.get("bytes"), 1e9), found["load_s"])}
     found["checkpoint_cached_share"] = over(files.get("cached_bytes"), files.get("bytes"))
     found["compile_s_extra"] = None if first is None else (first - percentile(walls, 50)) / 1e9
-    found["energy_j_per_token"] = over(
-        over(result["energy_mj"], 1e3), rows * cell["workload"]["new_tokens"] * len(walls)
-    )
+    made = rows * cell["workload"]["new_tokens"] * len(walls)
+    found |= {"mean_tok_s": made / (sum(walls) / 1e9), "energy_j_per_token": over(over(result["energy_mj"], 1e3), made)}
     if {"rss_after_load", "rss_before_load"} <= memory.keys():
         found["rss_load_bytes"] = memory["rss_after_load"] - memory["rss_before_load"]
     found["peak_bytes"] = memory.get("rss_peak" if cell["device"] == "cpu" else "device_allocated_peak")
     return found | {name: lossy.get(name) for name in ("kl_mean_nats", "top1_agreement")} | of_load(proof.get("load"))
+
+
+def of_techniques(proof):
+    """What the proofs counted of what ran: regions that were compiled, fused operations, unfused attention."""
+    proofs, kernels, found = proof.get("optimizations") or {}, proof.get("kernels"), {}
+    for metric, begins in (("compiled_regions", "compil"), ("fusions", "")):
+        counts = [one.get(metric) for name, one in proofs.items() if name.startswith(begins) and isinstance(one, dict)]
+        counts = [sum(one) if isinstance(one, list) else one for one in counts if isinstance(one, int | list)]
+        found |= {metric: sum(counts)} if counts else {}
+    return found | ({"math_attention_share": kernels.count("math") / len(kernels)} if kernels else {})
 
 
 def of_load(load):
@@ -105,20 +119,41 @@ def of_load(load):
 def weight_of(one):
     """Of a round in comparisons: 1, a half where a condition says so, and 0 where one voids it."""
     seen = one["conditions"] | {"waiting_cpu": sum(arm["waiting_cpu"] for arm in one["arms"])}
+    seen |= beside_gap(one["arms"]) if seen.get("beside") else {}
     found = [(seen[name], half, void) for name, (half, void) in HALF_AND_VOID.items() if name in seen]
     return (
         0.0 if any(value > void for value, _, void in found) else 0.5 if any(v > half for v, half, _ in found) else 1.0
     )
 
 
+def beside_gap(arms):
+    """By how much a cell that sat twice differed from itself, while others measured on other GPUs."""
+    twins = [arm for arm in arms if arm["name"] == "twin"]
+    sides = [arm for arm in arms if arm not in twins and arm["result"]["cell"] == twins[0]["result"]["cell"]][:1]
+    walls = []
+    for arm in sides and [*sides, *twins]:
+        passes = [turn["number"] for turn in arm["turns"] for _ in range(turn["samples"])]
+        timed = list(zip(passes, (one["wall_ns"] for one in arm["result"]["samples"]), strict=False))
+        walls.append({number: np.mean([wall for place, wall in timed if place == number]) for number in passes})
+    common = walls[0].keys() & walls[1].keys() if walls else ()
+    return {"beside_gap": abs(np.median([walls[1][n] / walls[0][n] for n in common]) - 1)} if common else {}
+
+
 def computed(check):
-    """What follows from an architecture's published config.json, of the Llama, GPT-BigCode and BLOOM families."""
-    config = json.loads((SHAPES / f"{check['architecture']}.json").read_text(encoding="utf-8"))
+    """What follows from an architecture's published config.json."""
+    whole, read, kept = sizes(check["architecture"])
+    if check["quantity"] == "weight_read_ms":
+        return read * check["bytes_per_weight"] / check["bandwidth"] * 1e3
+    values = whole if check["quantity"] == "weight_bytes" else kept * check["batch"] * check["length"]
+    return values * check["bytes_per_weight"]
+
+
+def sizes(name, keep_layers=None):
+    """Of the Llama, GPT-BigCode and BLOOM families: weights, those that a step reads, values kept of a token."""
+    config = json.loads((SHAPES / f"{name}.json").read_text(encoding="utf-8"))
     kind, size = config["model_type"], config.get("hidden_size") or config["n_embd"]
-    layers, heads = (
-        config.get("num_hidden_layers") or config["n_layer"],
-        config.get("num_attention_heads") or config["n_head"],
-    )
+    layers = config.get("num_hidden_layers") or config["n_layer"]
+    layers, heads = min(layers, keep_layers or layers), config.get("num_attention_heads") or config["n_head"]
     inner, gated = config.get("intermediate_size") or config.get("n_inner") or 4 * size, kind in ("llama", "mistral")
     kv = (1 if config.get("multi_query") else config.get("num_key_value_heads") or heads) * size // heads
     others = 2 * size if gated else 8 * size + 2 * kv + inner - size  # norms, and biases
@@ -126,7 +161,4 @@ def computed(check):
     rows, places = config["vocab_size"] * size, config["n_positions"] * size if kind == "gpt_bigcode" else 0
     read = layers * layer + rows + {"gpt_bigcode": 2, "bloom": 4}.get(kind, 1) * size
     whole = read + places + (0 if config.get("tie_word_embeddings", not gated) else rows)
-    if check["quantity"] == "weight_read_ms":
-        return read * check["bytes_per_weight"] / check["bandwidth"] * 1e3
-    values = whole if check["quantity"] == "weight_bytes" else 2 * layers * kv * check["batch"] * check["length"]
-    return values * check["bytes_per_weight"]
+    return whole, read, 2 * layers * kv

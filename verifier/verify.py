@@ -3,7 +3,7 @@
     python verifier/verify.py results [reports/report.md]
 
 It shares no code with Claimbench and follows docs/statistics.md, so that one mistake is not made twice. What it leaves
-as it was written: what an architecture or a ceiling is computed to be, which systems a recommendation names, and words.
+as it was written: fractions of ceilings, minutes that are lacking, doubts, which systems are recommended, and words.
 """
 
 import json
@@ -14,13 +14,16 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
-from intervals import LOOKS, Found, at_look, bootstrap, bounds, combined, of_one, says, settled
+from fitness import departs, is_unfit
+from intervals import LOOKS, Found, at_look, bootstrap, bounds, combined, of_one, place, says, settled
 from raw import computed, id_of, of_process, of_sample, seal, weight_of
+from sentences import misquoted, unsaid
 
-COMPILED = {"compile_model", "compile_layer", "compile_wrapped", "compiled_block", "compiled_step"}
+COMPILED = {"compile_model", "compile_layer", "compile_wrapped", "compiled_block", "compiled_step", "compiled_graphs"}
 OF_START = {"load_s", "load_gb_s", "first_call_s", "compile_s_extra"}
 CERTAIN = {"weights_bytes", "step_weights_bytes", "kv_cache_bytes", "recompiles", "graphs"}
-CERTAIN |= {"kl_mean_nats", "top1_agreement"}
+CERTAIN |= {"kl_mean_nats", "top1_agreement", "compiled_regions", "fusions", "math_attention_share"}
+NOT_HERE = "not runnable here"
 NOTHING = Found(None)
 ENDS = ("estimate", "low", "high")
 Sat = namedtuple("Sat", "result path round weight passes")
@@ -35,16 +38,6 @@ def differing(name, own, was, keys=("verdict", *ENDS)):
             yield f"{name}: {key} {other} was written, and {one} follows"
 
 
-def misquoted(name, check):
-    """Numbers of a sentence about a ratio that are not those beside it, rounded."""
-    said = re.search(r"is ([\d.,]+) times .* \(([\d.,]+) to ([\d.,]+)\)", check["sentence"])
-    for text, value in zip(
-        said.groups() if said else (), (check[end] for end in ("estimate", "low", "high")), strict=False
-    ):
-        if abs(float(text.replace(",", "")) - value) > max(0.51 * 10.0 ** -len(text.partition(".")[2]), 0.005 * value):
-            yield f"{name}: it says {text}, and {value} is beside it"
-
-
 class Run:
     """A folder of results: its plan and verdicts, who sat in rounds and blocks, and what is wrong with its files."""
 
@@ -53,7 +46,8 @@ class Run:
         self.verdicts = self.read("results/verdicts.json", "verdicts")
         digest = self.verdicts["made_of"]["plan"]
         self.plan = self.read(f"results/plan/{digest[:12]}.json")
-        self.wrong += ["the plan is not the one that was judged"] if seal(self.plan) != digest else []
+        sealed = {name: value for name, value in self.plan.items() if name != "commit"}
+        self.wrong += ["the plan is not the one that was judged"] if seal(sealed) != digest else []
         listed = self.read(f"results/decided/{digest[:12]}.json", "rounds")["seals"] if self.plan["groups"] else {}
         self.cells, self.tolerance = self.plan["cells"], self.plan["params"]["measure"]["tolerance"]
         self.sat = {id: [sat for sat in self.blocks(id) if sat.result] for id in self.cells}
@@ -105,7 +99,8 @@ class Run:
             seats[0].result["tokens"] if seats and seats[0].result["outcome"] == "ok" else [],
         )
         if shared and ours and theirs:
-            equal = sum(one == other for one, other in zip(ours, theirs, strict=False))
+            pairs = enumerate(zip(ours, theirs, strict=False))
+            equal = next((n for n, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
             shared["token_agreement"] = equal / max(len(ours), len(theirs))
         samples = result["samples"] if shared else []
         return [shared | of_sample(result["cell"], sample, result["prompt_tokens"] or 0) for sample in samples]
@@ -129,12 +124,12 @@ class Run:
                     if sat.weight and metric not in OF_START and one.get(metric) is not None:
                         found.setdefault((sat.round, number), []).append(one[metric])
                         weighs[sat.round] = sat.weight
-        for place in sorted(set.intersection(*map(set, turns))):
-            means = [np.mean(found[place]) for found in turns]
+        for seat in sorted(set.intersection(*map(set, turns))):
+            means = [np.mean(found[seat]) for found in turns]
             if min(means) <= 0:
                 raise ValueError("not positive")
             logs = sum(weight * math.log(mean) for weight, mean in zip(weights, means, strict=True))
-            rounds.setdefault(place[0], []).append(logs)
+            rounds.setdefault(seat[0], []).append(logs)
         if not rounds:
             return bootstrap([self.by_block(id, metric, back is np.exp) for id in ids], weights, back=back)
         told, least = [(logs, weighs[name]) for name, logs in rounds.items()], 3 if restless else 2
@@ -158,26 +153,39 @@ class Run:
     def is_ok(self, row):
         return "ok" in self.outcomes(row) and "wrong" not in self.outcomes(row)
 
-    def judge(self, study, check):
-        """The verdict of a check, and its interval."""
+    def judge(self, study, claim, check):
+        """The verdict of a check, its interval, and where that lies; other cells than are meant decide nothing."""
+        verdict, *found = self.measured(study, check)
+        unfit = is_unfit(self.plan, claim, check["kind"], [row for side in self.rows(study, check) for row in side])
+        return NOT_HERE if unfit else verdict, *found, *[None][len(found) - 1 :]
+
+    def devices_like(self, pattern):
+        machine, on_gpu = self.plan["machine"], self.plan["device"] == "cuda"
+        names = [gpu["name"] for gpu in machine["gpus"]] if on_gpu else [machine["cpu"]["model"]]
+        return sum(bool(re.search(pattern, name)) for name in names)
+
+    def measured(self, study, check):
+        """What the cells of a check say, whatever its claim needs of them."""
         kind, metric, expect, rows = check["kind"], check.get("metric"), check.get("expect"), [*self.rows(study, check)]
+        other_work = any(departs(row) for side in rows for row in side)
         if kind in ("absolute", "frontier"):
-            machine, expect = self.plan["machine"], {"about": check["published"], "within": check.get("within")}
-            on_gpu = self.plan["device"] == "cuda"
-            names = [gpu["name"] for gpu in machine["gpus"]] if on_gpu else [machine["cpu"]["model"]]
-            fitting = sum(bool(re.search(check["hardware"], name)) for name in names)
-            if fitting < check["devices"] or any(row["deviations"] or not row["cell"] for row in rows[0]):
-                return "not runnable here", None
+            expect = expect or {"about": check["published"], "within": check.get("within")}
+            lacking = other_work or not all(row["cell"] for row in rows[0])
+            if lacking or self.devices_like(check["hardware"]) < check["devices"]:
+                return NOT_HERE, None
         if kind == "frontier":
             return self.largest(rows[0], check)
         if kind == "outcome":
             return self.ended(rows[0][0], check), None
         if kind == "computed":
             exactly = Found(*[computed(check)] * 3)
-            return says(exactly, *bounds(expect, self.tolerance)), exactly
+            agrees = says(exactly, *bounds(expect, self.tolerance)) == "supported"
+            return "agrees on paper" if agrees else "differs on paper", exactly
+        if check.get("there") and self.devices_like(check["there"]["hardware"]) and not other_work:
+            expect = check["there"]["expect"]
         kept = [points for points in zip(*rows, strict=True) if all(map(self.is_ok, points))]
         if len({points[0]["sweep"].get(check.get("over")) for points in kept}) < (2 if kind == "shape" else 1):
-            return "not runnable here", None
+            return NOT_HERE, None
         ids = [row["cell"] for points in zip(*kept, strict=True) for row in points]
         if kind in ("ratio", "gain", "identity") and ids[0] == ids[1] and ids[2:3] == ids[3:]:
             return "undecided", None
@@ -187,7 +195,9 @@ class Run:
             looks = self.looks(kind, ids, metric, kept, check.get("over"))
         except ValueError:
             return "undecided", None
-        return settled(looks, *bounds(expect, self.tolerance), kind in ("ratio", "gain"))
+        wanted, is_ratio = bounds(expect, self.tolerance), kind in ("ratio", "gain")
+        verdict, found = settled(looks, *wanted, is_ratio)
+        return verdict, found, place(found, *wanted) if found and is_ratio else None
 
     def looks(self, kind, ids, metric, kept, over):
         if kind in ("ratio", "gain"):
@@ -211,12 +221,15 @@ class Run:
             return "undecided"
         if outcomes == {check["expect"]} and (check["reason_contains"] or "").lower() in reason.lower():
             return "supported"
-        return "not runnable here" if outcomes <= {"unavailable", "timeout", "error"} else "refuted"
+        return NOT_HERE if outcomes <= {"unavailable", "timeout", "error"} else "refuted"
 
     def largest(self, rows, check):
-        by_end = {row["sweep"][check["over"]]: self.outcomes(row) for row in rows if row["cell"]}
-        fits = max((float(size) for size, ends in by_end.items() if "ok" in ends), default=0.0)
-        fails = min((float(size) for size, ends in by_end.items() if set(ends) == {"oom"}), default=math.inf)
+        fitting = [row for row in rows if self.is_ok(row)]
+        failing = [row for row in rows if row not in fitting]
+        if any("wrong" in (ends := self.outcomes(row)) or ends[0] != "oom" for row in failing):
+            return NOT_HERE, None
+        fits = max((float(row["sweep"][check["over"]]) for row in fitting), default=0.0)
+        fails = min((float(row["sweep"][check["over"]]) for row in failing), default=math.inf)
         if fits > check["published"] or fails <= check["published"]:
             return "refuted", Found(fits)
         return "supported" if fits == check["published"] and fails < math.inf else "undecided", Found(fits)
@@ -241,10 +254,10 @@ class Run:
                 continue
             verdicts = []
             for check, was in zip(claim["checks"], written["checks"], strict=True):
-                verdict, interval = self.judge(study, check)
+                verdict, interval, where = self.judge(study, claim, check)
                 verdicts.append(verdict)
                 found += differing(f"{name}, {check['kind']}", [verdict, *(interval or NOTHING)[:3]], was)
-                found += misquoted(name, was)
+                found += misquoted(name, was, where)
             found += differing(name, [combined([check["kind"] for check in claim["checks"]], verdicts)], written)
         for id, cell in self.verdicts["cells"].items():
             for metric, was in ((metric, was) for metric, was in cell["metrics"].items() if "ceiling" not in metric):
@@ -263,21 +276,10 @@ class Run:
         return found
 
 
-def unsaid(run, report):
-    """What a rendered report says otherwise than the verdicts that it was made of."""
-    for claim in run.verdicts["claims"]:
-        row = re.search(rf"\[{claim['id']}\]\(#claim-{claim['study']}-{claim['id']}\).*".lower(), report.lower())
-        if not row or f"**{claim['verdict']}**" not in row.group():
-            yield f"the report does not say that {claim['study']}/{claim['id']} is {claim['verdict']}"
-        for check in claim["checks"]:
-            if f"*{check['verdict']}*: {check['sentence']}" not in report:
-                yield f"the report does not say of {claim['study']}/{claim['id']}: {check['sentence']}"
-
-
 def verify(folder, *reports):
     """How many claims there are, and what does not follow."""
     run = Run(folder)
-    said = [line for path in reports for line in unsaid(run, Path(path).read_text(encoding="utf-8"))]
+    said = [line for path in reports for line in unsaid(run.verdicts, Path(path).read_text(encoding="utf-8"))]
     return len(run.verdicts["claims"]), run.disagreements() + said
 
 

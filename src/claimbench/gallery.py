@@ -20,10 +20,11 @@ from claimbench.judging import judge
 from claimbench.planning.paths import ceilings_path
 from claimbench.reporting import report
 from claimbench.reporting.origin import origin_of
-from claimbench.schema import ceilings, frontier, verdicts
+from claimbench.schema import ceilings, frontier, sealed, verdicts
 from claimbench.schema import round as round_file
 from claimbench.schema.plan import RESULTS, Plan
 from claimbench.schema.plan import read as read_plan
+from claimbench.workflow import derived_files
 
 SHOWN = ("report.md", "figures", "results/verdicts.json")
 """What is made of raw results; metrics and plots are DVC's."""
@@ -87,9 +88,16 @@ def _render(output: Path) -> None:
     table = aggregate.aggregate(plan, limits, rounds=round_file.read_all(decided) if summary else {})
     searches = {id: frontier.read(Path(search.path)) for id, search in plan.frontiers.items()}
     judged = judge.judge(plan, table_file.as_written(table), frontiers=searches)
-    verdicts.write(RESULTS / "verdicts.json", judged)
+    verdicts.write(RESULTS / "verdicts.json", judged.model_copy(update={"made_of": _made_of(plan, limits, summary)}))
     origin = origin_of(plan, plan_file.stem, hours_of(plan, summary.seals if summary else ()))
     report.render(plan, table_file.as_written(table), judged, limits, output, summary, origin=origin, root="")
+
+
+def _made_of(plan: Plan, limits: ceilings.Ceilings, rounds: round_file.Rounds | None) -> dict[str, str]:
+    """The seals of what is kept, by name. A table is not: verdicts and report are made of it in memory."""
+    results = derived_files.made_of_results(path for each in plan.cells.values() for path in each.paths())
+    made_of = {"plan": plan.seal, "ceilings": sealed.seal(limits), "results": results}
+    return made_of | ({"rounds": sealed.seal(rounds)} if rounds else {})
 
 
 def differences(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from claimbench import gallery
 from claimbench.__main__ import main
 from claimbench.schema import plan as plan_file
+from claimbench.schema import sealed, verdicts
 
 ROOT = Path(__file__).parents[2]
 KEPT = gallery.kept(ROOT / "reports")
@@ -58,8 +59,23 @@ def test_raw_results_of_an_earlier_version_are_read_though_a_field_has_come_sinc
     del content["budget_minutes"]
     older = path.with_name(f"{plan_file._seal(content)[:12]}.json")
     older.write_text(json.dumps(content), encoding="utf-8")
-    assert plan_file.read(older).budget_minutes == 0.0
-    assert not plan_file.read(older).seal.startswith(older.stem)
+    read = plan_file.read(older)
+    assert read.budget_minutes == 0.0
+    assert read.seal == plan_file._seal(content)
+    assert read.seal != plan_file._seal(read.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_kept_verdicts_say_what_they_were_made_of(folder: Path) -> None:
+    made_of = verdicts.read(folder / "results/verdicts.json").made_of
+    for part, (path,) in {
+        name: [*(folder / "results" / where).glob("*.json")]
+        for name, where in (("plan", "plan"), ("rounds", "decided"), ("ceilings", "ceilings"))
+    }.items():
+        own = plan_file.read(path).seal if part == "plan" else sealed.seal_at(path)
+        assert made_of[part] == own
+        assert part == "ceilings" or made_of["plan"].startswith(path.stem)
+    assert made_of["results"] == sealed.seal_of({}), "all of them were measured in rounds"
 
 
 def test_a_run_is_kept_whole_and_renders_to_the_same_page(

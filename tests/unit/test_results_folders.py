@@ -18,7 +18,7 @@ from claimbench.schema.outcome import Outcome
 ROOT = Path(__file__).parents[2]
 COMMITTED = [
     ROOT / "reports/quickstart-gemma-3-270m-amd-epyc-2-cores",
-    ROOT / "reports/deciding-amd-epyc-2-cores/run-1",
+    ROOT / "reports/quickstart-amd-epyc-2-cores",
 ]
 
 

@@ -18,18 +18,20 @@ from tests.unit.test_deciding import Machine
 
 from claimbench import optimizations
 from claimbench.analysis import aggregate, comparing, validity
+from claimbench.cost_model import cost, weight_bytes
 from claimbench.deciding import decide
 from claimbench.judging.judge import judge
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.schema import round as round_file
 from claimbench.schema import verdicts
+from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
-from claimbench.schema.cell import OptimizationUse
+from claimbench.schema.cell import Checkpoint, OptimizationUse
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.json_file import write_json
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Result
-from claimbench.schema.round import Round
+from claimbench.schema.round import Arm, Round, Turns
 from claimbench.schema.sealed import seal_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +39,6 @@ VERIFIER = ROOT / "verifier" / "verify.py"
 REPORTS = ROOT / "reports"
 RAW = sorted(path.parent for path in REPORTS.rglob("verdicts.json"))
 WITHOUT_RAW_RESULTS = {
-    "report.md": "rendered by `make reproduce`; its results stay in the folder `results`, which git ignores",
     "bigcode-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
     "bloom-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
     "inference_speed-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
@@ -214,7 +215,9 @@ def test_a_report_that_says_otherwise_is_found(tmp_path: Path) -> None:
     for before, after in (
         ("**supported**", "**refuted**"),
         ("- *supported*: ", "- *refuted*: "),
-        (" 2.11 times", " 9 times"),
+        ("| supported |", "| refuted |"),
+        (" 2.44 times", " 9 times"),
+        (": inside the range", ": below the range"),
     ):
         assert before in said
         report.write_text(said.replace(before, after, 1), encoding="utf-8")
@@ -249,6 +252,11 @@ experiments:
     cells:
       first: {}
       second: {options: {step_ms: 12}}
+  elsewhere:
+    question: How was it there?
+    cells:
+      longer: {options: {step_ms: 21}, new_tokens: 6, setting: {new_tokens: 600, model: large}}
+      sampled: {options: {step_ms: 20.5}, setting: {samples: 50}}
 claims:
 """
 RATIO_METRICS = ("decode_tok_s", "step_ms", "prefill_ms", "weights_bytes", "step_weights_bytes", "compile_s_extra")
@@ -310,6 +318,28 @@ CHECKS = [
         for of in ("weight_bytes", "kv_bytes", "weight_read_ms")
         for one in MODELS
     ),
+    *(
+        check(
+            "ratio", metric="step_ms", of=of, to="speed/plain", expect="above", there={"hardware": where, "expect": at}
+        )
+        for of in ("speed/close", "speed/far", "elsewhere/longer", "elsewhere/sampled")
+        for where in ("A100", "Example")
+        for at in ({"at_least": 1.5}, {"about": 2.0, "within": 0.05})
+    ),
+    *(
+        check("absolute", metric="step_ms", of=of, hardware="Example", published=10.0, expect={"at_most": most})
+        for of in ("speed/plain", "elsewhere/longer", "elsewhere/sampled")
+        for most in (9.0, 12.0)
+    ),
+]
+FITNESS: list[dict[str, Any]] = [
+    {"device": "cuda"},
+    {"device": "cpu"},
+    {"needs": {"model": True}},
+    {"needs": {"trained": True}},
+    {"needs": {"draft": True}},
+    {"needs": {"checkpoint_gb": 0.5}},
+    {"needs": {"checkpoint_gb": 0.6}},
 ]
 
 
@@ -319,9 +349,20 @@ def claims_of(seed: int) -> list[dict[str, Any]]:
     kinds = list(dict.fromkeys(one["kind"] for one in CHECKS))
     of_kind = [[one for one in CHECKS if one["kind"] == kind] for kind in kinds]
     drawn = [one[n] for one in of_kind for n in random.choice(len(one), size=min(8, len(one)), replace=False)]
-    several = [[drawn[n] for n in random.integers(len(drawn), size=2)] for _ in range(30)]
-    found = [[one] for one in drawn] + several
-    return [{"id": f"C{n}", "kind": "any", "statement": "It is so", "checks": each} for n, each in enumerate(found)]
+    computed = [one for one in drawn if one["kind"] == "computed"]
+    measured = [one for one in drawn if one["kind"] != "computed"]
+    several = [
+        [together[n] for n in random.integers(len(together), size=2)]
+        for together, times in ((measured, 60), (computed, 6))
+        for _ in range(times)
+    ]
+    departing = [one for one in CHECKS if str(one.get("of")).startswith("elsewhere/")]
+    claims = [{"checks": each} for each in [*([one] for one in [*drawn, *departing]), *several]]
+    for claim in claims:
+        claim["kind"] = "computed" if claim["checks"][0] in computed else "any"
+        claim |= FITNESS[random.integers(len(FITNESS))] if random.random() < 0.4 else {}
+    claims += [{"checks": [one], "kind": "any", "needs": {"model": True}} for one in departing]
+    return [{"id": f"C{n}", "statement": "It is so", **claim} for n, claim in enumerate(claims)]
 
 
 def noisy(made: Callable[..., Result], random: np.random.Generator) -> Callable[..., Result]:
@@ -331,13 +372,19 @@ def noisy(made: Callable[..., Result], random: np.random.Generator) -> Callable[
         found = made(planned, block, spread, **changed)
         if found.outcome != "ok":
             return found
-        counts = {"recompiles": int(random.integers(0, 2)), "calls": 3}
+        fused = {"fusions": [int(random.integers(3)), 1], "compiled_regions": 7}
+        ran = {"compile_model": {"compiled_regions": int(random.integers(3))}, "fused_gelu": fused, "lossy": "so"}
+        counts = {"recompiles": int(random.integers(0, 2)), "calls": 3, "optimizations": ran}
+        counts |= {"kernels": ["math"] * int(random.integers(3)) + ["flash"]}
+        place = int(random.integers(2 * len(found.tokens)))
+        tokens = tuple(9 if n == place else token for n, token in enumerate(found.tokens))
         kept = {"rss_peak": int(random.integers(1000, 2000)), "device_used": 5}
         return found.model_copy(
             update={
                 "load_ns": int(random.integers(1e8, 3e8)),
                 "memory": {**found.memory, **kept},
                 "proof": {**found.proof, **counts},
+                "tokens": tokens,
                 "energy_mj": int(random.integers(100, 200)),
                 "telemetry": {"checkpoint": {"bytes": 10_000_000, "cached_bytes": 5_000_000}},
             }
@@ -353,6 +400,11 @@ def written(plan: Plan, rounds: dict[str, Round]) -> None:
     table = aggregate.aggregate(plan, Ceilings(), rounds=rounds)
     judged = judge(plan, table, frontiers={id: Frontier(fits=2, fails=4, trials=()) for id in plan.frontiers})
     verdicts.write(Path("results/verdicts.json"), judged.model_copy(update={"made_of": {"plan": plan.seal}}))
+
+
+def is_unfit(check: verdicts.CheckVerdict) -> bool:
+    """Whether it was measured, and cannot decide its claim."""
+    return check.verdict == verdicts.Verdict.NOT_RUNNABLE and check.estimate is not None
 
 
 ROUNDS = (1, 2, 0, 9)
@@ -381,7 +433,8 @@ def test_every_kind_of_check_is_derived_alike_from_rounds_and_from_blocks(
     status, said = verified(Path("results"))
     assert status == 0, said
     found = verdicts.read(Path("results/verdicts.json")).claims
-    assert {one.verdict.value for one in found} >= {"supported", "refuted", "undecided", "not runnable here"}
+    assert {one.verdict for one in found} >= {*verdicts.Verdict} - {verdicts.Verdict.BOUNDED}
+    assert any("not " not in check.sentence.lower() for one in found for check in one.checks if is_unfit(check))
 
 
 MEASURED = """
@@ -440,6 +493,54 @@ def test_a_round_weighs_what_the_rules_say_at_each_of_their_limits() -> None:
             assert weight_of(seen) == validity.weight({rule.condition: value}), (rule, value)
 
 
+def test_a_round_that_others_disturbed_weighs_by_what_its_twins_differ(made: Callable[..., Result], lab: Any) -> None:
+    sys.path.insert(0, str(VERIFIER.parent))
+    weight_of = importlib.import_module("raw").weight_of
+    sys.path.remove(str(VERIFIER.parent))
+    planned = next(iter(lab.plan(MEASURED).cells.values()))
+    weights = []
+    for slower in (1.0, 1.03, 0.96, 1.2):
+        arms = []
+        for name, factor in (("other", 1), ("base", 1), ("twin", slower)):
+            result = made(planned, 0)
+            if name == "other":
+                result = result.model_copy(update={"cell": planned.cell.model_copy(update={"dtype": "bfloat16"})})
+            samples = [one.model_copy(update={"wall_ns": int(one.wall_ns * factor)}) for one in result.samples]
+            turns = [Turns(number=n, places=(0,), begun_ns=0, ended_ns=0, samples=1) for n in range(len(samples))]
+            result = result.model_copy(update={"samples": tuple(samples)})
+            arms.append(Arm(name=name, result=result, turns=tuple(turns)))
+        shared = {"started_at": "t", "duration_s": 1.0, "seed": 0, "passes": 3, "arms": tuple(arms)}
+        for beside in (0.0, 1.0):
+            record = Round(**shared, conditions={"beside": beside})
+            own = weight_of(record.model_dump(mode="json"))
+            assert own == validity.weight(validity.of_round(record))
+            weights.append(own)
+    assert weights == [1, 1, 1, 0.5, 1, 0.5, 1, 0]
+
+
+def test_bytes_of_weights_are_those_that_the_cost_model_has() -> None:
+    sys.path.insert(0, str(VERIFIER.parent))
+    held = importlib.import_module("fitness").held_bytes
+    sys.path.remove(str(VERIFIER.parent))
+    counted = {"model_type": "x", "layers": 2, "hidden": 8, "vocabulary": 10, "in_layers": 900, "matrices": 800}
+    counted |= {"weights": 1000, "largest": 100, "widest": 20}
+    mixture = {"weights": 600, "biases": 50, "count": 8, "active": 2}
+    stored = {"stored": {"bits": 4.5}, "quantized": "gptq"}
+    in_files = {"held": {"I32": 300, "F16": 80, "F32": 40}}
+    cards = [counted, counted | stored, counted | stored | {"stored_bytes": in_files}, counted | {"stored_bytes": None}]
+    cards += [counted | {"stored": {"bits": 5.0, "experts_alone": True}, "experts": mixture, "quantized": "mxfp4"}]
+    names = [path.stem for path in cost.ARCHITECTURES.glob("*.json")]
+    known = [Checkpoint(name="x", source="random://x", architecture=name) for name in names]
+    known += [one.model_copy(update={"keep_layers": 2}) for one in known]
+    known += [Checkpoint(name="x", source="file:///x", architecture=None, card=Card(**card)) for card in cards]
+    known += [Checkpoint(name="x", source="x", architecture="llama-2-7b", card=Card(**card)) for card in cards]
+    for checkpoint in known:
+        model = cost.decoder_of(checkpoint)
+        for width in (1, 2, 4):
+            own = held(checkpoint.model_dump(mode="json"), width)
+            assert own == (None if model is None else pytest.approx(weight_bytes.held_bytes(model, width)))
+
+
 class SharedMachine(Machine):
     """Its rounds are spoilt now and then, as those of a shared machine are."""
 
@@ -453,7 +554,8 @@ class SharedMachine(Machine):
             if (alone := self.made(planned, 0)).outcome != "ok":
                 self.fails[arm.name] = alone.outcome
         found = super().measure(request, output)
-        name = str(self.random.choice(["foreign_cpu", "steal", "swapped_mb", "throttled", "slept_s", "clock_gap"]))
+        names = ["foreign_cpu", "steal", "swapped_mb", "throttled", "slept_s", "clock_gap", "beside"]
+        name = str(self.random.choice(names))
         conditions = {name: float(self.random.choice([0.0, 0.01, 0.12, 0.2, 0.6, 2.0]))}
         waiting = [
             arm.model_copy(update={"waiting_cpu": float(self.random.choice([0, 0.005, 0.02]))}) for arm in found.arms

@@ -131,8 +131,8 @@ def _rounds(folder: ResultsFolder) -> Iterator[Finding]:
         yield Finding("rounds", State.MISSING, f"{count(len(missing), 'round')}; the first is {missing[0]}")
     listed = len(folder.decided.seals)
     for path in sorted(set(folder.decided.seals) - set(missing)):
-        found = round_file.read(_in(folder, path))
-        if sealed.seal(found) != folder.decided.seals[path]:
+        round_file.read(_in(folder, path))
+        if sealed.seal_at(_in(folder, path)) != folder.decided.seals[path]:
             raise ResultError(f"{path} is not the round that decided/{folder.decided_path.name} lists")
     yield Finding("rounds", State.OK, f"{listed - len(missing)} of {listed}, their seals whole and as listed")
     seated = {arm.result.cell.id for one in folder.rounds.values() for arm in one.arms} if not missing else set()

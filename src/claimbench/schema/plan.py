@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from claimbench.errors import ResultError
 from claimbench.schema import plain_file, sealed
@@ -101,11 +101,13 @@ class Plan(Frozen):
     """For all rounds."""
     commit: str | None = None
     """Of the code that made it, where that is in git. Two commits can make one plan: it is not sealed."""
+    _written_seal: str | None = PrivateAttr(default=None)
+    """Of one that an earlier version wrote: what was measured by it is named after what was written then."""
 
     @property
     def seal(self) -> str:
         """Its sha256; the first twelve digits are the name of its file."""
-        return _seal(self.model_dump(mode="json"))
+        return self._written_seal or _seal(self.model_dump(mode="json"))
 
     def row(self, study: str, address: str) -> Row:
         """The row at `experiment/label[@...]` of `study`.
@@ -143,4 +145,6 @@ def read(path: Path) -> Plan:
             f"{path}: the plan was edited after it was made: its content does not match its name. "
             "Delete it; `snakemake plan` makes it anew."
         )
+    if seal != found.seal:
+        found._written_seal = seal
     return found

@@ -44,6 +44,10 @@ class Settings(Frozen):
     )
 
 
+def compiles(settings: Settings) -> bool:
+    return True
+
+
 def unavailable(cell: Cell, settings: Settings) -> str | None:
     plain = cuda_graphs.Settings(key_multiple=settings.key_multiple)
     return cuda_graphs.unavailable(cell, plain) or no_compiled_step(cell, machine_code=settings.code == "fused")
