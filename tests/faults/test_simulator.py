@@ -53,7 +53,7 @@ def operations_of(setting: str) -> int:
 def test_at_every_operation_on_the_disk(kind: str, setting: str) -> None:
     """Each write, rename, flush and removal is the one at which it happens, once."""
     operations = operations_of(setting)
-    assert operations > 60
+    assert operations >= 60
     for at in range(1, operations + 1):
         simulate(at, Scenario(setting, (((Fault(kind, at),),),)))
 

@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from tests.contract.engine.conftest import families, known_rows, load_engine, told
 
 from claimbench import optimizations
 
-pytest_plugins = ("tests.contract.engine.conftest",)
+__all__ = ["families", "known_rows", "load_engine", "told"]  # fixtures
 
 
 def reason() -> str | None:

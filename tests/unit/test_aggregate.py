@@ -71,6 +71,7 @@ def test_every_metric_follows_from_the_raw_nanoseconds(lab: Any, made: Made) -> 
         "step_p95_ms": 27,
         "tpot_ms": 15,
         "tok_s": 2 * 5 / 0.101,
+        "mean_tok_s": 2 * 5 / 0.101,
         "ms_per_token": 10.1,
         "total_ms": 101,
         "tokens_per_step": 1,

@@ -144,11 +144,11 @@ FOLDERS: dict[str, tuple[Callable[[Files], Files], str]] = {
     "no tokenizer": (_only("config.json", "model.safetensors"), "expected a tokenizer (tokenizer.json), found none"),
     "a shard that is missing": (
         _only(*KEPT, **{"model.safetensors.index.json": b'{"weight_map": {"a": "absent.safetensors"}}'}),
-        "expected a file absent.safetensors, which is missing",
+        "expected a file absent.safetensors, which model.safetensors.index.json names",
     ),
     "an index that leads elsewhere": (
         _only(*KEPT, **{"model.safetensors.index.json": b'{"weight_map": {"a": "../../secret"}}'}),
-        "expected a file ../../secret, which is missing",
+        "is not an index of shards (expected names of safetensors files)",
     ),
     "an index of nothing": (_only(*KEPT, **{"model.safetensors.index.json": b"[]"}), "is not an index of shards"),
     "an index of numbers": (

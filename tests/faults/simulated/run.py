@@ -31,7 +31,6 @@ from tests.faults.simulated import oracle
 from tests.faults.simulated.disk import Killed, Locks
 from tests.faults.simulated.world import Fault, Process, Truth, World
 
-from claimbench import __main__ as command_line
 from claimbench.__main__ import main
 from claimbench.analysis import table_file
 from claimbench.deciding import decide
@@ -136,9 +135,6 @@ def plan_of(name: str) -> Plan:
 
 
 LIMITS = Ceilings(device="cpu", machine=MACHINE["key"], read_bytes_per_s=1e12, matmul_flops_per_s={"float32": 1e14})
-
-
-PARSER = cache(command_line._parser)
 
 
 class Job(NamedTuple):
@@ -268,7 +264,7 @@ class Running:
     world: World
 
     def __init__(self, python: str, cell: Any) -> None:
-        self.threads = cell.protocol.threads
+        self.started_for = (cell.protocol.threads, None)
 
     def ask(self, request: Any, limit_s: float) -> str:
         return self.world.measure_round(request).model_dump_json()
@@ -321,7 +317,6 @@ def standing_in(world: World, plan: Plan) -> Iterator[None]:
         put(result_file, "write", noted(result_file.write))
         put(result_file, "write_new", noted(result_file.write_new))
         put(round_file, "write_new", noted(round_file.write_new))
-        put(command_line, "_parser", PARSER)
         put(judge, "summarise", lambda *_: {})
         put(judge, "recommendations", lambda *_: [])
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
