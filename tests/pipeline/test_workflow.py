@@ -92,7 +92,7 @@ def test_the_html_report_holds_figures_tables_and_their_captions(rendered):
     assert "every claim with its verdict" in page
     for name in ("paces--pace.svg", "report.md", "metrics.json", "verdicts.csv", "table.csv"):
         assert f'"name": "{name}"' in page
-    assert page.count('"data_uri": "data:image/svg+xml') == 2
+    assert page.count('"data_uri": "data:image/svg+xml') == 3, "the verdicts, the pace of cells and their memory"
     assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
 
 
