@@ -328,7 +328,6 @@ def test_it_opens_with_verdicts_and_what_to_switch_on(project: tuple[Path, Input
     assert "**2 supported, 1 refuted, 0 undecided, 1 not runnable here.**" in text.split("\n## ")[0]
     heads = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
     assert heads == [
-        "The verdicts",
         "What to switch on here",
         "The machine",
         "The studies",
@@ -415,7 +414,7 @@ def test_every_claim_has_a_verdict_a_sentence_and_links(project: tuple[Path, Inp
     folder, inputs, text = project
     claims = text.split("## The claims")[1].split("## What was unavailable")[0]
     for claim in inputs.verdicts.claims:
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| [{claim.id}](")]
+        (line,) = [line for line in claims.splitlines() if line.startswith(f"| [{claim.id}](")]
         assert f"**{claim.verdict}**" in line
         part = claims.split(f'<a id="claim-rates-{claim.id.lower()}">')[1].split("<a id=")[0]
         for check in claim.checks:

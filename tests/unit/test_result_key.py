@@ -32,6 +32,7 @@ def test_the_measuring_closure_holds_the_clock_and_not_the_report() -> None:
 def test_another_lock_is_another_key(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(null_model, "ENVIRONMENT", "family")
+    monkeypatch.setattr(result_key, "locks_folder", lambda: Path("envs"))
     lock = tmp_path / "envs/family.lock"
     lock.parent.mkdir()
     lock.write_text("package==1.0\n", encoding="utf-8")
