@@ -10,6 +10,7 @@ import pytest
 
 from claimbench.__main__ import main
 from claimbench.errors import ResultError
+from claimbench.schema.json_file import digest
 from claimbench.schema.plan import read
 
 STUDY = "experiments: {pace: {question: q, cells: {fast: {options: {step_ms: 1}}}}}"
@@ -20,6 +21,35 @@ def test_what_is_written_is_read_again(lab: Any) -> None:
     path = Path(f"{plan.seal[:12]}.json")
     path.write_text(json.dumps(plan.model_dump(mode="json")), encoding="utf-8")
     assert read(path) == plan
+
+
+EARLIER = "smollm2 (smollm2-135m) swapped for gemma-3-270m"
+
+
+def earlier(lab: Any, deviation: str) -> Path:
+    """A plan as the first version wrote it: prose about the document is its setting, deviations are sentences."""
+    content = lab.plan(STUDY).model_dump(mode="json")
+    document = content["studies"]["study"]["study"]["document"]
+    document.pop("measured")
+    document["setting"] = "one model, on one machine"
+    content["studies"]["study"]["rows"]["pace"]["fast"]["deviations"] = [deviation]
+    sealed = {name: value for name, value in content.items() if name != "commit"}
+    path = Path(f"{digest(sealed, 12)}.json")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_a_plan_of_an_earlier_form_is_read_as_it_is_written_now(lab: Any) -> None:
+    found = read(earlier(lab, EARLIER))
+    planned = found.studies["study"]
+    assert planned.study.document.measured == "one model, on one machine"
+    (deviation,) = planned.rows["pace"]["fast"].deviations
+    assert deviation.text == "model: gemma-3-270m in place of smollm2"
+
+
+def test_a_deviation_that_no_version_wrote_is_refused(lab: Any) -> None:
+    with pytest.raises(ResultError, match="a deviation that no version of today knows: 'something else'"):
+        read(earlier(lab, "something else"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"device": "cpu"}'])

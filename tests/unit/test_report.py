@@ -624,3 +624,12 @@ def test_a_row_of_which_nothing_was_compiled_says_so_in_its_title(tmp_path: Path
     rows = rows_of(render(inputs, tmp_path), "Which method is the fastest?")
     assert [row[0] for row in rows if "nothing was" in row[0]] == [rows[3][0]]
     assert "(nothing was compiled and nothing was fused)" in rows[3][0]
+
+
+def test_a_technique_that_is_not_about_compiling_is_not_told_that_nothing_was(tmp_path: Path) -> None:
+    def in_c(planned: PlannedCell, block: int) -> Result:
+        proof = {"optimizations": {"weight_int8": {"compiled_regions": 0}, "cpp_block": {"shared": True}}}
+        return invent(planned, block).model_copy(update={"proof": proof})
+
+    inputs = build(tmp_path, {"rates": RATES}, in_c, PARAMS.replace("[rates, latency]", "[rates]"))
+    assert "nothing was compiled" not in render(inputs, tmp_path)

@@ -81,6 +81,16 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str |
     print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
+def rows(columns: Sequence[Column], found: Sequence[Sequence[str]], *, json: bool, none: str) -> None:
+    """What a command found: for programs, or as a table, or that there is `none`."""
+    if json:
+        as_json(columns, found)
+    elif found:
+        table(columns, found)
+    else:
+        note(none)
+
+
 def as_json(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """The rows as a list of objects by the columns' heads, for programs."""
     found = [{column.head: text for column, text in zip(columns, row, strict=True)} for row in rows]

@@ -22,6 +22,8 @@ MODE: Final = 0o644
 """Whatever the umask: results are for everyone to read."""
 KEPT: Final = set[Path]()
 """Folders whose names this process has flushed."""
+NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""How a file system says that a file has one name there, as on FAT, and on folders that some containers share."""
 NO_FLUSH: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """How a file system says that it flushes no folders."""
 
@@ -54,10 +56,22 @@ def write_new(path: Path, content: bytes) -> None:
     with alone_in(path.parent) as is_alone:
         partial = _write_partial(path, content, is_alone)
         try:
-            os.link(partial, path)
+            _name_once(partial, path)
         finally:
             _discard(partial)
         _flush_folder(path.parent)
+
+
+def _name_once(partial: Path, path: Path) -> None:
+    """Name a file that has been written, where no other has that name; the folder is held."""
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(partial, path)
 
 
 def rename(path: Path, to: Path) -> None:

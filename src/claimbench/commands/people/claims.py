@@ -75,12 +75,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     if arguments.verdict:
         shown = [one for one in shown if one.verdict in verdicts]
     columns = [output.Column(head, wraps=head in ("claim", "source")) for head in HEADS]
-    if arguments.json:
-        output.as_json(columns, shown)
-    elif shown:
-        output.table(columns, shown)
-    else:
-        output.note(f"none of {len(found)} claims is like that")
+    output.rows(columns, shown, json=arguments.json, none=f"none of {len(found)} claims is like that")
     return status
 
 

@@ -48,12 +48,8 @@ def run(arguments: argparse.Namespace) -> int | None:
                 status = 2
             if all(word in f"{name} {about}".lower() for word in wanted):
                 rows.append([kind, name, about])
-    if arguments.json:
-        output.as_json(columns, rows)
-    elif rows:
-        output.table(columns, rows)
-    else:
-        output.note(f"nothing of {', '.join(kinds)} has {' and '.join(wanted)} in it")
+    none = f"nothing of {', '.join(kinds)} has {' and '.join(wanted)} in it"
+    output.rows(columns, rows, json=arguments.json, none=none)
     return status
 
 

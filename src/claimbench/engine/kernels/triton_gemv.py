@@ -182,6 +182,40 @@ def place_in_cache(
 
 
 @triton.jit
+def turn_and_place(
+    one, two, sequence, first, second, inside, cos, sin, padding, q_out, keys, values, past, of_batch, of_head,
+    width: tl.constexpr, heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr,
+):  # fmt: skip
+    """Queries and keys turned by the position, `one` with `two`, and all of them where they belong."""
+    slot = tl.load(past)
+    if width > 0:
+        position = tl.maximum(slot - tl.load(padding + sequence), 0)
+        turning = (first // head_dim < heads + kv_heads) & (first % head_dim < width // 2)
+        angle = position * width + first % head_dim
+        c = tl.load(cos + angle, mask=turning, other=1.0)
+        s = tl.load(sin + angle, mask=turning, other=0.0)
+        one, two = one * c - two * s, two * c + one * s
+    place_in_cache(
+        one, sequence, first // head_dim, first % head_dim, inside, q_out, keys, values, slot, of_batch, of_head,
+        heads, kv_heads, head_dim,
+    )  # fmt: skip
+    place_in_cache(
+        two, sequence, second // head_dim, second % head_dim, inside, q_out, keys, values, slot, of_batch, of_head,
+        heads, kv_heads, head_dim,
+    )  # fmt: skip
+
+
+@triton.jit
+def partners(number, head_dim: tl.constexpr, width: tl.constexpr):
+    """The two columns of a head that turn into each other, or two that do not turn, of each of `number` pairs."""
+    within = number % (head_dim // 2)
+    begins = number // (head_dim // 2) * head_dim
+    turns = within < width // 2
+    first = begins + tl.where(turns, within, within + width // 2)
+    return first, first + tl.where(turns, width // 2, (head_dim - width) // 2)
+
+
+@triton.jit
 def decode_gemv(
     x, codes, scale, minimum, bias, gain, shift, residual, out, partial, counter,
     cos, sin, keys, values, past, padding, of_batch, of_head, eps, cap,
@@ -209,12 +243,8 @@ def decode_gemv(
     first, second = number, number
     if end == "gate":
         second = number + many // 2
-    if end == "heads":  # the two columns of a head that turn into each other, or two that do not turn
-        within = number % (head_dim // 2)
-        begins = number // (head_dim // 2) * head_dim
-        turns = within < width // 2
-        first = begins + tl.where(turns, within, within + width // 2)
-        second = first + tl.where(turns, width // 2, (head_dim - width) // 2)
+    if end == "heads":
+        first, second = partners(number, head_dim, width)
     wait_for_previous(pdl)
     mean = tl.zeros([batch], tl.float32)
     deviation = tl.full([batch], 1.0, tl.float32)
@@ -251,21 +281,9 @@ def decode_gemv(
         one += tl.load(bias + first).to(tl.float32)
         two += tl.load(bias + second).to(tl.float32)
     if end == "heads":
-        slot = tl.load(past)
-        if width > 0:
-            position = tl.maximum(slot - tl.load(padding + sequence), 0)
-            turning = (first // head_dim < heads + kv_heads) & (first % head_dim < width // 2)
-            angle = position * width + first % head_dim
-            c = tl.load(cos + angle, mask=turning, other=1.0)
-            s = tl.load(sin + angle, mask=turning, other=0.0)
-            one, two = one * c - two * s, two * c + one * s
-        place_in_cache(
-            one, sequence, first // head_dim, first % head_dim, inside, out, keys, values, slot, of_batch, of_head,
-            heads, kv_heads, head_dim,
-        )  # fmt: skip
-        place_in_cache(
-            two, sequence, second // head_dim, second % head_dim, inside, out, keys, values, slot, of_batch, of_head,
-            heads, kv_heads, head_dim,
+        turn_and_place(
+            one, two, sequence, first, second, inside, cos, sin, padding, out, keys, values, past, of_batch, of_head,
+            width, heads, kv_heads, head_dim,
         )  # fmt: skip
     elif end == "gate":
         made = activate(one, activation) * two

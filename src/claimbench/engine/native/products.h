@@ -98,7 +98,32 @@ ALWAYS int ways_of(int lines) {
     return 4 * PARTS * lines <= SUMS ? 4 : 2 * PARTS * lines <= SUMS ? 2 : 1;
 }
 
-ALWAYS void add_ways(part (*sums)[4][PARTS], v16 *y, const int lines, const int ways) {
+/* One column of a panel: of two bfloat16 columns in a line of 64 bytes, the first is in the lower halves. */
+ALWAYS part float_column(const char *w, int column, int index, const int narrow) {
+    if (!narrow) return (part)load_part(w + 64 * column, index);
+    partu both = load_part(w + 64 * (column / 2), index);
+    return (part)(column % 2 ? both & 0xffff0000u : both << 16);
+}
+
+ALWAYS void panel_floats(
+    const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines, const int narrow) {
+    const int ways = ways_of(lines);
+    const float *x = in->x + first * in->stride;
+    part sums[MOST_LINES][4][PARTS];
+    for (int b = 0; b < lines; b++)
+        for (int way = 0; way < ways; way++)
+            for (int p = 0; p < PARTS; p++) sums[b][way][p] = (part){0};
+    for (int64_t c = 0; c < columns; c += 4, w += narrow ? 128 : 256)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            part line[PARTS];
+#pragma GCC unroll 4
+            for (int p = 0; p < PARTS; p++) line[p] = float_column(w, k, p, narrow);
+#pragma GCC unroll 12
+            for (int b = 0; b < lines; b++)
+#pragma GCC unroll 4
+                for (int p = 0; p < PARTS; p++) sums[b][k % ways][p] += line[p] * x[b * in->stride + c + k];
+        }
     for (int b = 0; b < lines; b++)
         for (int p = 0; p < PARTS; p++) {
             part all = sums[b][0][p];
@@ -108,48 +133,10 @@ ALWAYS void add_ways(part (*sums)[4][PARTS], v16 *y, const int lines, const int 
 }
 
 ALWAYS void panel_float32(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
-    const int ways = ways_of(lines);
-    const float *x = in->x + first * in->stride;
-    part sums[MOST_LINES][4][PARTS];
-    for (int b = 0; b < lines; b++)
-        for (int way = 0; way < ways; way++)
-            for (int p = 0; p < PARTS; p++) sums[b][way][p] = (part){0};
-    for (int64_t c = 0; c < columns; c += 4, w += 256)
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) {
-            part line[PARTS];
-#pragma GCC unroll 4
-            for (int p = 0; p < PARTS; p++) line[p] = (part)load_part(w + 64 * k, p);
-#pragma GCC unroll 12
-            for (int b = 0; b < lines; b++)
-#pragma GCC unroll 4
-                for (int p = 0; p < PARTS; p++) sums[b][k % ways][p] += line[p] * x[b * in->stride + c + k];
-        }
-    add_ways(sums, y, lines, ways);
+    panel_floats(w, columns, in, first, y, lines, 0);
 }
-
 ALWAYS void panel_bfloat16(const char *w, int64_t columns, const Input *in, int64_t first, v16 *y, const int lines) {
-    const int ways = ways_of(lines);
-    const float *x = in->x + first * in->stride;
-    part sums[MOST_LINES][4][PARTS];
-    for (int b = 0; b < lines; b++)
-        for (int way = 0; way < ways; way++)
-            for (int p = 0; p < PARTS; p++) sums[b][way][p] = (part){0};
-    for (int64_t c = 0; c < columns; c += 4, w += 128)
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) {  /* of two columns in a line, the first is in the lower halves */
-            part line[PARTS];
-#pragma GCC unroll 4
-            for (int p = 0; p < PARTS; p++) {
-                partu both = load_part(w + 64 * (k / 2), p);
-                line[p] = (part)(k % 2 ? both & 0xffff0000u : both << 16);
-            }
-#pragma GCC unroll 12
-            for (int b = 0; b < lines; b++)
-#pragma GCC unroll 4
-                for (int p = 0; p < PARTS; p++) sums[b][k % ways][p] += line[p] * x[b * in->stride + c + k];
-        }
-    add_ways(sums, y, lines, ways);
+    panel_floats(w, columns, in, first, y, lines, 1);
 }
 
 /* ---- sums of codes (unsigned bytes) times activations, in one part; `quad` counts columns in fours ---- */
