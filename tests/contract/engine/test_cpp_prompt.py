@@ -33,7 +33,7 @@ def test_a_prompt_says_the_same_in_however_many_passes(
     rows, details = rows_of(plain), plain.decoder.details
     session = load_engine(*WHOLE, architecture=architecture, **workload)
     assert rows_of(session) == rows
-    assert session.decoder.details.prompt.isfinite().all(), "a line of padding sees nothing, which is no division by zero"
+    assert session.decoder.details.prompt.isfinite().all(), "a line of padding sees nothing: no division by zero"
     padding = session.decoder.batch.padding
     for row, after in enumerate(padding.tolist()):  # what padding is given is nobody's business
         ours, theirs = session.decoder.details.prompt[row, after:], details.prompt[row, after:]
