@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -17,7 +18,9 @@ import pytest
 from claimbench import optimizations
 from claimbench.backends import transformers as backend
 from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
+from claimbench.serving import tgi
 
+ROOT = Path(__file__).parents[2]
 Use = str | tuple[str, dict[str, Any]]
 
 
@@ -170,3 +173,18 @@ def pairs(names: list[str]) -> list[frozenset[str]]:
         if fits(whole) and whole not in found:
             found.append(whole)
     return found
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text-generation-launcher on the path; the file that it writes each request to."""
+    program = tmp_path / "bin" / tgi.LAUNCHER
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.contract.fake_tgi "$@"\n', encoding="utf-8"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    log = tmp_path / "request.json"
+    monkeypatch.setenv("FAKE_TGI_LOG", str(log))
+    return log

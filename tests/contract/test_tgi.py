@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +17,12 @@ from claimbench.serving.session import ServerSession
 
 pytestmark = pytest.mark.model
 
-ROOT = Path(__file__).parents[2]
 
 
 def cell_of(dtype: str = "bfloat16", **options: Any) -> Cell:
     told = backend.Options.model_validate({"healthy_s": 30, "stall_s": 20, **options}).model_dump(mode="json")
     cell = make_cell(prompt="hello", new_tokens=4)
     return cell.model_copy(update={"backend": "tgi", "options": told, "dtype": dtype})
-
-
-@pytest.fixture
-def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A text-generation-launcher on the path; the file that it writes each request to."""
-    program = tmp_path / "bin" / tgi.LAUNCHER
-    program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tests.contract.fake_tgi "$@"\n', encoding="utf-8"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    log = tmp_path / "request.json"
-    monkeypatch.setenv("FAKE_TGI_LOG", str(log))
-    return log
 
 
 @pytest.fixture

@@ -6,8 +6,13 @@ import importlib.util
 import math
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from tests.unit.test_deciding import BUDGET, STUDY
+
+from claimbench.schema.json_file import write_json
+from claimbench.workflow import jobs
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "deciding.py"
 
@@ -45,3 +50,21 @@ def test_the_committed_run_can_be_read_again(deciding: ModuleType) -> None:
     assert all(len(logs) > 1 for logs in noise["twins"])
     assert deciding.minutes_of(first) > 1
     assert deciding.widths_of(first)
+
+
+@pytest.mark.model
+def test_every_cell_sits_twice_in_rounds_of_twins(
+    deciding: ModuleType, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding.validity, "weight", lambda found: 1.0)  # whoever else uses this machine meanwhile
+    plan = lab.plan(STUDY, more=BUDGET)
+    write_json(tmp_path / f"results/plan/{jobs.digest_of(plan)}.json", plan.model_dump(mode="json"))
+    deciding.twins(tmp_path, minutes=0)
+    (one,) = deciding.rounds_of(tmp_path / "twins")
+    sat = [arm.result.cell.id for arm in one.arms]
+    assert sorted(sat) == sorted([*plan.cells, *plan.cells])
+    assert len({arm.name for arm in one.arms}) == len(sat)
+    found = deciding.noise([tmp_path / "twins"])
+    assert len(found["twins"]) == len(plan.cells)
+    assert all(len(logs) == deciding.TWIN_PASSES for logs in found["twins"])
+    assert not found["others"]
