@@ -94,9 +94,7 @@ def test_transformers_own_server(tiny: tuple[Checkpoint, Path], tmp_path: Path) 
 
 
 @pytest.mark.servers
-def test_tgi_sits_between_two_turns_of_the_other(
-    tiny: tuple[Checkpoint, Path], tmp_path: Path, launcher: Path
-) -> None:
+def test_tgi_sits_between_two_turns_of_the_other(tiny: tuple[Checkpoint, Path], tmp_path: Path, launcher: Path) -> None:
     """A program that speaks its API in its place: what is held to here is the launcher's life in a round."""
     first, system, again = in_turn(tiny, tmp_path, ("tgi", {}, None), in_company=False, dtype="bfloat16")
     for one, numbers in ((first, [0, 1]), (system, [0, 1, 2]), (again, [2])):

@@ -18,7 +18,6 @@ from claimbench.serving.session import ServerSession
 pytestmark = pytest.mark.model
 
 
-
 def cell_of(dtype: str = "bfloat16", **options: Any) -> Cell:
     told = backend.Options.model_validate({"healthy_s": 30, "stall_s": 20, **options}).model_dump(mode="json")
     cell = make_cell(prompt="hello", new_tokens=4)

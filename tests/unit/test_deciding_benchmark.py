@@ -56,7 +56,7 @@ def test_the_committed_run_can_be_read_again(deciding: ModuleType) -> None:
 def test_every_cell_sits_twice_in_rounds_of_twins(
     deciding: ModuleType, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deciding.validity, "weight", lambda found: 1.0)  # whoever else uses this machine meanwhile
+    monkeypatch.setattr(deciding.validity, "weight", lambda _: 1.0)  # whoever else uses this machine meanwhile
     plan = lab.plan(STUDY, more=BUDGET)
     write_json(tmp_path / f"results/plan/{jobs.digest_of(plan)}.json", plan.model_dump(mode="json"))
     deciding.twins(tmp_path, minutes=0)
