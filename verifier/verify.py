@@ -106,11 +106,14 @@ class Run:
         return [shared | of_sample(result["cell"], sample, result["prompt_tokens"] or 0) for sample in samples]
 
     def by_block(self, id, metric, only_alone=False):
-        """Numbers by process; of a start, of those that were alone, where there are any."""
+        """Numbers by file, of a round's two processes together; of a start, of blocks alone, where there are any."""
         pairs = list(zip(self.sat[id], self.samples[id], strict=True))
         only_alone |= metric in OF_START and any(sat.round is None for sat in self.sat[id])
         pairs = [(sat, samples) for sat, samples in pairs if not (only_alone and sat.round)]
-        return [[one[metric] for one in samples if one.get(metric) is not None] for _, samples in pairs]
+        files = {sat.path: [] for sat, _ in pairs}
+        for sat, samples in pairs:
+            files[sat.path] += [one[metric] for one in samples if one.get(metric) is not None]
+        return [*files.values()]
 
     def compared(self, ids, weights, metric, back=np.exp):
         """At every look at the rounds that all sat in; without such rounds, by blocks."""

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from claimbench import backends
-from claimbench.analysis import aggregate, comparing, paired
+from claimbench.analysis import aggregate, comparing, paired, stats
 from claimbench.analysis.protocol import protocol_of
 from claimbench.backends import null_model
 from claimbench.deciding import decide
@@ -478,6 +478,29 @@ def test_the_twin_counts_as_its_base(lab: Any, machine: Machine, tmp_path: Path)
     assert logs == pytest.approx([math.log(of[number] / means[number]) for number in sorted(of.index)])
 
 
+def test_a_cell_that_sat_twice_in_a_round_has_one_block_there(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    """Two processes of one minute are not two experiments: one round alone has no interval, whoever sat twice."""
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    base = cell_id(plan, "speed/plain")
+    sat_twice = {
+        path
+        for path, one in decider.rounds.items()
+        if any(arm.name == TWIN and arm.result.cell.id == base for arm in one.arms)
+    }
+    first, second, *_ = sorted(sat_twice)
+    for paths in ([first], [first, second]):
+        rounds = {path: decider.rounds[path] for path in paths}
+        table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=rounds)
+        rows = aggregate.by_cell(table)[base]
+        assert rows["block"].nunique() == 2 * len(paths)
+        blocks = aggregate.blocks_in(rows, "step_ms")
+        assert [len(block) for block in blocks] == [2 * rounds[path].passes for path in paths]
+        found = stats.interval(blocks)
+        assert found is not None
+        assert (found.low is None) == (len(paths) == 1)
+
+
 def test_waiting_for_another_study_on_the_same_device_spends_no_budget(
     lab: Any, machine: Machine, tmp_path: Path
 ) -> None:
@@ -564,9 +587,9 @@ def test_where_one_round_cannot_settle_a_claim_its_passes_are_those_that_pay(
     half, plain = (cell_id(plan, f"speed/{name}") for name in ("half", "plain"))
     monkeypatch.setattr(decide.Decider, "turn_s", lambda *_: 1.0)
 
-    def passes(start_s: float, restlessness: float) -> int:
+    def passes(start_s: float, pass_to_round_sd: float) -> int:
         monkeypatch.setattr(decide.Decider, "seat_s", lambda *_: start_s)
-        needed = Needed(rounds=48, minutes=20.0, passes=None, restlessness=restlessness)
+        needed = Needed(rounds=48, minutes=20.0, passes=None, pass_to_round_sd=pass_to_round_sd)
         check = decide.Undecided("X1", (half, plain), needed)
         return decider.turns([plain, half], decide.Progress(3, (check,)))[half]
 

@@ -48,13 +48,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(rounds: int, passes: int)
     assert 0.93 <= covered <= 0.975
 
 
-def test_restlessness_is_of_a_pass_over_what_rounds_differ_by() -> None:
+def test_the_spread_of_a_pass_is_told_over_that_of_rounds() -> None:
     """Of passes that vary by 0.06, with a floor of 0.02 and the prior's inflation."""
     random = np.random.default_rng(3)
     rounds = [PairedRound(tuple(0.06 * random.normal(size=400))) for _ in range(4)]
     expected = 0.06 * math.sqrt(STEADY.inflation) / STEADY.floor
-    assert paired.restlessness(rounds, STEADY) == pytest.approx(expected, rel=0.15)
-    assert paired.restlessness(rounds, paired.RESTLESS) < paired.restlessness(rounds, STEADY)
+    assert paired.pass_to_round_sd(rounds, STEADY) == pytest.approx(expected, rel=0.15)
+    assert paired.pass_to_round_sd(rounds, paired.RESTLESS) < paired.pass_to_round_sd(rounds, STEADY)
 
 
 def test_a_cell_that_differs_far_more_between_rounds_needs_the_other_prior() -> None:

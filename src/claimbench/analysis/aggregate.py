@@ -176,15 +176,18 @@ def blocks_of(table: pd.DataFrame, cell: str, metric: str) -> list[list[float]]:
 
 
 def blocks_in(rows: pd.DataFrame, metric: str) -> list[list[float]]:
-    """`blocks_of`, from the rows of one cell. How a process starts is that of blocks alone, where there are any."""
+    """`blocks_of`, from the rows of one cell; a round is one block, though a cell may have sat in it twice.
+
+    How a process starts is that of blocks alone, where there are any.
+    """
     if METRICS[metric].is_of_start and rows["round"].isna().any():
         rows = rows[rows["round"].isna()]
-    numbers, values = rows["block"].tolist(), rows[metric].tolist()
-    blocks: list[list[float]] = [[] for _ in range(max(numbers, default=-1) + 1)]
-    for block, value in zip(numbers, values, strict=True):
+    blocks: dict[object, list[float]] = {}
+    for name, block, value in zip(rows["round"], rows["block"], rows[metric], strict=True):
+        values = blocks.setdefault(name if isinstance(name, str) else block, [])
         if value is not None and not math.isnan(value):
-            blocks[block].append(float(value))
-    return blocks
+            values.append(float(value))
+    return list(blocks.values())
 
 
 def _check_all_there(plan: Plan) -> None:

@@ -57,9 +57,9 @@ class Comparison(NamedTuple):
         return paired.passes_to_settle(self.rounds, self.prior, *self._ends(low, high))
 
     @property
-    def restlessness(self) -> float:
+    def pass_to_round_sd(self) -> float:
         """Of the passes of its rounds, over what rounds differ by."""
-        return paired.restlessness(self.rounds, self.prior)
+        return paired.pass_to_round_sd(self.rounds, self.prior)
 
     def _ends(self, low: float, high: float) -> tuple[float, float]:
         return _at(self.scale, low), _at(self.scale, high)

@@ -200,7 +200,7 @@ def passes_to_settle(rounds: Sequence[PairedRound], prior: Prior, low: float, hi
     return of_one_pass / left if left > 0 else math.inf
 
 
-def restlessness(rounds: Sequence[PairedRound], prior: Prior) -> float:
+def pass_to_round_sd(rounds: Sequence[PairedRound], prior: Prior) -> float:
     """Standard deviation of a single pass over that of rounds, beside what their passes explain.
 
     With a start of a round that takes s times as long as a pass, sqrt(s) times as many passes narrow an interval most

@@ -230,7 +230,7 @@ class Decider:
         start_s, pass_s = (sum(map(each, check.cells)) for each in (self.seat_s, self.turn_s))
         if check.needed is None or not pass_s:
             return MOST
-        return check.needed.restlessness * math.sqrt(start_s / pass_s)
+        return check.needed.pass_to_round_sd * math.sqrt(start_s / pass_s)
 
     def is_worth_more(self, id: str) -> bool:
         """Whether another round could tell anything new: what is unavailable or wrong stays so."""

@@ -244,7 +244,7 @@ def _needed(compared: Comparison, sides: list[Side], evidence: Evidence, wanted:
         rounds=rounds,
         minutes=minutes,
         passes=None if math.isinf(passes) else math.ceil(passes),
-        restlessness=compared.restlessness,
+        pass_to_round_sd=compared.pass_to_round_sd,
     )
 
 

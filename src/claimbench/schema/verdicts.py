@@ -68,7 +68,7 @@ class Needed(Frozen):
     """For the rounds that are lacking."""
     passes: int | None
     """Of one more round; None: one round cannot."""
-    restlessness: float = 1.0
+    pass_to_round_sd: float = 1.0
     """Standard deviation of a single pass over that of what rounds differ by, whatever their passes."""
 
 
