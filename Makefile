@@ -21,7 +21,7 @@ help:
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
-	@echo "make extras      install what README offers besides: S3 and ssh for DVC, SLURM, llama.cpp"
+	@echo "make extras      install what docs/machines.md offers besides: S3 and ssh for DVC, SLURM, llama.cpp"
 	@echo "make reports     render the kept reports anew from their raw results (maintainers)"
 	@echo "make lock        write envs/*.lock by uv (maintainers)"
 	@echo "                 DEVICE=auto, cpu or cuda says which build of torch any of these installs"
@@ -111,6 +111,7 @@ schema: .venv/core.stamp
 
 reports: .venv/core.stamp
 	$(BIN)/python -m claimbench keep --folders $(patsubst %/results,%,$(wildcard reports/*/results))
+	$(BIN)/python docs/gallery.py
 
 gpu-day-pack: .venv/core.stamp
 	$(BIN)/python benchmarks/gpu_day.py pack
