@@ -1,4 +1,4 @@
-"""Writes the verdicts of each kept report into the tables of docs/gallery.md; what stands beside them is written by hand.
+"""Writes the verdicts of each kept report into the table of docs/gallery.md; the rest of it is written by hand.
 
 python docs/gallery.py           writes the page
 """

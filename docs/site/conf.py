@@ -16,13 +16,14 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
 
 project = "Claimbench"
-copyright = "Claimbench contributors, Apache-2.0"  # noqa: A001
+copyright = "Claimbench contributors, Apache-2.0"
 extensions = ["myst_parser", "pages"]
 
 root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "reports/*.md", "reports/*/report.md"]
+include_patterns += ["tests/unit/data/configs/SOURCES.md"]
 exclude_patterns = [
-    *(path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("docs", "reports")),
+    *(path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("docs", "reports", "tests")),
     "reports/report.md",  # a run's own
 ]
 

@@ -1,4 +1,4 @@
-"""What the site adds to the Markdown pages: navigation, the anchors of reports, and references made of the code itself."""
+"""What the site adds to the Markdown pages: navigation, anchors of reports, and references made of the code itself."""
 
 from __future__ import annotations
 
@@ -37,10 +37,15 @@ def reports(root: Path) -> str:
     return toctree("Reports", [f"{title} </{path}>" for title, path in links])
 
 
+def sources(root: Path) -> str:
+    return toctree("Sources", ["/tests/unit/data/configs/SOURCES"])
+
+
 ADDED: dict[str, Callable[[Path], str]] = {
     "README": navigation,
+    "docs/ceilings": sources,
     "docs/gallery": reports,
-    "docs/commands": lambda root: references.commands(),
+    "docs/commands": references.commands,
     "docs/studies": references.studies,
 }
 """Page -> what is written behind it, of the root of the repository."""

@@ -15,14 +15,17 @@ from claimbench.commands import parser
 Schema = dict[str, Any]
 
 
-def commands() -> str:
+def commands(root: Path) -> str:
     """The help of every command, as a terminal shows it."""
     groups = {"Every argument": known_commands.PEOPLE, "Stages": known_commands.stage_names()}
     about = {"Stages": "What the workflow's rules call; a person rarely does.\n\n"}
     return "".join(
-        f"\n## {title}\n\n{about.get(title, '')}" + "".join(f"### {name}\n\n```text\n{help_of(name)}```\n\n" for name in names)
-        for title, names in groups.items()
+        f"\n## {title}\n\n{about.get(title, '')}{''.join(map(section, names))}" for title, names in groups.items()
     )
+
+
+def section(name: str) -> str:
+    return f"### {name}\n\n```text\n{help_of(name)}```\n\n"
 
 
 def help_of(name: str) -> str:
@@ -62,7 +65,7 @@ def default_of(value: Schema, is_required: bool) -> str:
     if is_required:
         return "must be given"
     default = value.get("default")
-    return "" if default in (None, {}, []) else f"`{json.dumps(default)}`"
+    return "" if default in (None, []) or isinstance(default, dict) else f"`{json.dumps(default)}`"
 
 
 def type_of(value: Schema) -> str:
@@ -78,8 +81,8 @@ def type_of(value: Schema) -> str:
     if value.get("type") == "array":
         return f"list of {type_of(value['items'])}" if value.get("items") else "list"
     if value.get("type") == "object":
-        of = value.get("additionalProperties")
-        return f"by name: {type_of(of)}" if isinstance(of, dict) and of else "by name"
+        of = next(iter(value.get("patternProperties", {}).values()), value.get("additionalProperties"))
+        return f"by name, {type_of(of)}" if isinstance(of, dict) else "by name"
     words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false"}
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     said = [f"{word} {value[bound]:g}" for bound, word in bounds.items() if bound in value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from claimbench import __version__, backends, commands, optimizations
+from claimbench.commands import parser
 from claimbench.planning import plan
 from claimbench.schema import params, result, validation
 from claimbench.schema.cell import Cell, Checkpoint, Device, OptimizationUse, Workload
@@ -68,12 +70,17 @@ def test_every_subcommand_that_is_named_exists(name: str) -> None:
     named = set(re.findall(r"(?<![\w/.])claimbench\s+([a-z]+)", DOCUMENTS[name]))
     assert named or name not in ("README.md", "CONTRIBUTING.md")
     assert named <= {*commands.PEOPLE, *commands.stage_names()}
+    for block in blocks(DOCUMENTS[name], "sh") + blocks(DOCUMENTS[name], "console"):
+        for line in re.findall(r"^(?:\$ )?claimbench (.*?)(?: +#.*)?$", block, flags=re.MULTILINE):
+            assert parser.make(shlex.split(line)).parse_args(shlex.split(line)).run
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_parameter_that_is_named_exists(name: str) -> None:
     """`measure.blocks=5`, `limits.batch`, ... in commands and in text."""
-    named = re.findall(r"(?<![\w/.])(measure|limits|shard)\.([a-z_]+)\b(?!\.py)", DOCUMENTS[name].replace("`measure.py`", ""))
+    named = re.findall(
+        r"(?<![\w/.])(measure|limits|shard)\.([a-z_]+)\b(?!\.py)", DOCUMENTS[name].replace("`measure.py`", "")
+    )
     models = {"measure": params.Measure, "limits": params.Limits, "shard": params.Shard}
     assert named or name != "docs/workflow.md"
     assert [(group, key) for group, key in named if key not in models[group].model_fields] == []
