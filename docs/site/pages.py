@@ -12,7 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-ORDER = ("studies", "techniques", "commands", "workflow", "machines", "checkpoints", "models", "failures")
+ORDER = ("studies", "techniques", "commands", "workflow", "machines", "checkpoints", "models", "failures", "glossary")
 """Of pages about use; others of docs/ come behind those about results."""
 RESULTS = ("verdicts", "gallery", "statistics", "fidelity", "ceilings", "decode-forecast")
 

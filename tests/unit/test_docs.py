@@ -1,4 +1,4 @@
-"""What a stranger reads is true: links lead somewhere, commands exist, examples run, the table names all techniques."""
+"""What a stranger reads is true: commands and parameters exist, examples run, the tables name all techniques."""
 
 from __future__ import annotations
 
