@@ -63,7 +63,7 @@ def table(one: Schema) -> str:
 
 def default_of(value: Schema, is_required: bool) -> str:
     if is_required:
-        return "must be given"
+        return "required"
     default = value.get("default")
     return "" if default in (None, []) or isinstance(default, dict) else f"`{json.dumps(default)}`"
 
