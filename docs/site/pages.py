@@ -30,11 +30,14 @@ def navigation(root: Path) -> str:
     )
 
 
-def reports(root: Path) -> str:
-    """Every report under the name that the gallery gives it: their own titles are all the same."""
+def titles(root: Path) -> dict[str, str]:
+    """Report -> the name that the gallery gives it."""
     page = (root / "docs/gallery.md").read_text(encoding="utf-8")
-    links = re.findall(r"\[([^]]+)\]\(\.\./(reports/[^)]+)\.md\)", page)
-    return toctree("Reports", [f"{title} </{path}>" for title, path in links])
+    return {path: title for title, path in re.findall(r"\[([^]]+)\]\(\.\./(reports/[^)]+)\.md\)", page)}
+
+
+def reports(root: Path) -> str:
+    return toctree("Reports", [f"/{path}" for path in titles(root)])
 
 
 def sources(root: Path) -> str:
@@ -52,8 +55,12 @@ ADDED: dict[str, Callable[[Path], str]] = {
 
 
 def add(app: Sphinx, page: str, source: list[str]) -> None:
+    root = Path(app.srcdir)
     if page in ADDED:
-        source[0] += ADDED[page](Path(app.srcdir))
+        source[0] += ADDED[page](root)
+    title = titles(root).get(page)
+    if title:  # a search and the sidebar could not tell reports apart by their own titles
+        source[0] = re.sub(r"\A# .*", f"# {title}", source[0])
 
 
 class Anchors(SphinxTransform):

@@ -75,6 +75,8 @@ def test_pages_of_every_document_and_every_kept_report_are_there(site: Path) -> 
     sources += [*(ROOT / "docs").glob("*.md"), *(ROOT / "reports").glob("*/report.md")]
     missing = [path for path in sources if not (site / path.relative_to(ROOT)).with_suffix(".html").is_file()]
     assert missing == []
+    headings = [re.findall(r"<h1>([^<]+)", path.read_text(encoding="utf-8")) for path in site.glob("reports/**/*.html")]
+    assert len(headings) == len({heading for (heading,) in headings}) > 5
     assert (site / "index.html").read_bytes() == (site / "README.html").read_bytes()
 
 
