@@ -58,7 +58,7 @@ def add(app: Sphinx, page: str, source: list[str]) -> None:
     root = Path(app.srcdir)
     if page in ADDED:
         source[0] += ADDED[page](root)
-    title = titles(root).get(page)
+    title = titles(root).get(page) if page.startswith("reports/") else None
     if title:  # a search and the sidebar could not tell reports apart by their own titles
         source[0] = re.sub(r"\A# .*", f"# {title}", source[0])
 
