@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -P src/claimbench/workflow/installing.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast extras test test-long test-wide test-deepspeed test-vllm test-kernels check format lock schema reports gpu-day-pack clean
+.PHONY: help reproduce forecast extras test test-long test-wide test-deepspeed test-vllm test-kernels check format lock schema reports gpu-day-pack site clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -21,8 +21,9 @@ help:
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
-	@echo "make extras      install what README offers besides: S3 and ssh for DVC, SLURM, llama.cpp"
+	@echo "make extras      install what docs/machines.md offers besides: S3 and ssh for DVC, SLURM, llama.cpp"
 	@echo "make reports     render the kept reports anew from their raw results (maintainers)"
+	@echo "make site        build the documentation as a website, into build/site; a dead link is an error"
 	@echo "make lock        write envs/*.lock by uv (maintainers)"
 	@echo "                 DEVICE=auto, cpu or cuda says which build of torch any of these installs"
 	@echo "make gpu-day-pack  what benchmarks/gpu_day.py needs on a GPU's machine without a network"
@@ -111,6 +112,12 @@ schema: .venv/core.stamp
 
 reports: .venv/core.stamp
 	$(BIN)/python -m claimbench keep --folders $(patsubst %/results,%,$(wildcard reports/*/results))
+	$(BIN)/python docs/gallery.py
+
+site: .venv/dev.stamp
+	@rm -rf build/site
+	$(BIN)/python -m sphinx -n -E -W --keep-going -q -c docs/site -d build/doctrees . build/site
+	@echo "The site is at build/site/index.html"
 
 gpu-day-pack: .venv/core.stamp
 	$(BIN)/python benchmarks/gpu_day.py pack

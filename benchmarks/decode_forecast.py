@@ -190,13 +190,15 @@ HEAD = f"""# What a decode step launches and moves
 
 Written by [decode_forecast.py](../benchmarks/decode_forecast.py), which counts one step of one row on each path of the
 engine, without weights and without a GPU. None of it is measured. The engine's own kernels are counted where they would
-be launched, by the tensors that they are given; of PyTorch, each operator that computes is one kernel, which reads its
-inputs and writes its outputs. A kernel is taken to move its bytes at {TERABYTES} TB/s, about what one reads on an H100,
-and {BETWEEN} us pass from one to the next in a graph; the host takes {LAUNCH} us to launch one. So a time is the least
-that a path can take, and the last column the most of the bandwidth that it can reach.
+be launched, by the tensors that they are given. Each operator of PyTorch that computes counts as one kernel, which
+reads its inputs and writes its outputs. It is assumed that a kernel moves its bytes at {TERABYTES} TB/s, about what one
+reads on an H100, that {BETWEEN} us pass from one kernel to the next in a graph, and that the host takes {LAUNCH} us to
+launch one. So a time is the least that a path can take, and the last column the most of the bandwidth that it can
+reach.
 
 - **GB**: what a step must read, matrices and norms in their format, keys and values in bfloat16.
-- **moved**: bytes that the kernels read and write, in units of that. Operators widen codes into a matrix first.
+- **moved**: bytes that the kernels read and write, as a multiple of GB. It is large where operators first write
+  quantized weights out as a whole matrix.
 """
 
 

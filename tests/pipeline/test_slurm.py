@@ -44,7 +44,7 @@ SUBMITTED = re.compile(r"Job \d+ has been submitted with SLURM jobid (\d+) \(log
 
 
 def with_description_of_a_node(project) -> dict[str, str]:
-    """As the README says: what a node is, seen from a job that has it to itself."""
+    """As docs/machines.md says: what a node is, seen from a job that has it to itself."""
     alone = ("srun", "--exclusive", "--ntasks=1", "--cpu-bind=none")
     project.run(*alone, "python", "-m", "claimbench", "machine", "--output", "node.json")
     return {**project.environment(), "CLAIMBENCH_MACHINE": "node.json"}

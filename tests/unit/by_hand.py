@@ -216,10 +216,14 @@ The least that a decode step of one row must read, and so the most tokens per se
 published models, as on paper. [The configs](../tests/unit/data/configs/SOURCES.md) name their sources. The tests add it
 all up again, compare it with what the product counts, and with the parameters that the makers publish.
 
-An embedding that is not the head as well is looked up: a step reads a row of it, which is nothing beside the rest. Of
-a mixture's experts a token reads those that its router picks. Towers, which see or hear, are not read by a step over
-text. Of a window all but the place of the next token is kept. Keys and values are kept in bfloat16. Scales of mxfp4 are
-8 bits for 32 values, those of fp8 32 bits for a block of 128 x 128. The last column is the memory of an NVIDIA H100.
+- **Embedding**: where the output head has weights of its own, a step reads a row of the embedding, counted as nothing.
+- **Mixtures**: a token reads the experts that its router picks.
+- **Towers** for pictures or sound are not read by a step over text.
+- **Sliding windows**: a layer with a window of n tokens keeps the last n - 1 of them, since the next one takes a place.
+- **Formats**: keys and values are kept in bfloat16. mxfp4 has a scale of 8 bits for 32 values, fp8 one of 32 bits for a
+  block of 128 x 128.
+
+The last column is for the memory of an NVIDIA H100.
 """
 
 

@@ -351,5 +351,3 @@ def test_the_page_of_commands_names_each_of_them_and_every_status() -> None:
     assert re.findall(r"^\| `claimbench ([a-z]+)", page, flags=re.MULTILINE) == list(commands.PEOPLE)
     statuses = re.findall(r"^  (\d+)  ", parsing.EXIT_STATUSES, flags=re.MULTILINE)
     assert re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE) == statuses
-    for line in re.findall(r"^claimbench (.*?)(?: +#.*)?$", page, flags=re.MULTILINE):
-        assert parsing.make(shlex.split(line)).parse_args(shlex.split(line)).run

@@ -37,7 +37,7 @@ SETS = {
 }
 """What is installed together, in this order: a later lock takes the place of an earlier one's version."""
 OF_EXTRAS = {
-    "dev": ("check", "s3", "slurm", "ssh", "test"),
+    "dev": ("check", "s3", "site", "slurm", "ssh", "test"),
     "extras": ("llama", "quanto", "s3", "slurm", "ssh"),
     "kernels": ("cuda",),
 }
@@ -138,16 +138,18 @@ def test_torch_is_in_the_locks_of_its_builds_alone_and_one_version() -> None:
         assert gpu == [], f"{lock}.lock pulls CUDA's libraries onto machines without a GPU"
 
 
-def test_locks_of_one_environment_agree() -> None:
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_locks_of_one_environment_agree(python: str, machine: str) -> None:
     replaced = {"kernels": {"transformers"}}
     for names in SETS.values():
         seen: dict[str, Version] = {}
         for lock in names:
-            for name, pin in pins(lock):
+            for name, version in installed((lock,), python, machine).items():
                 if name in replaced.get(lock, ()):
                     assert name in seen
                 else:
-                    assert seen.setdefault(name, pin.version) == pin.version, (lock, name)
+                    assert seen.setdefault(name, version) == version, (lock, name)
 
 
 @pytest.mark.parametrize("file", sorted(ENVS.glob("*.yaml")), ids=lambda path: path.name)

@@ -102,7 +102,7 @@ run 7
     assert list(promises_in(text)) == ["It never sleeps.", "`3` cells wait, two of them.", "a | always", "1 GB"]
 
 
-def test_figures_of_the_readme_stand_in_the_reports_that_it_names() -> None:
+def test_figures_of_the_engine_stand_in_the_reports_that_are_named() -> None:
     figures = {
         "peers-amd-epyc-2-cores.md": {
             "4.3 times": r"\b4\.[23]\d \(3\.[56]\d to 5\.[01]\d\)",
@@ -113,15 +113,15 @@ def test_figures_of_the_readme_stand_in_the_reports_that_it_names() -> None:
         "engine-step-amd-epyc-2-cores.md": {"97 % of what memory gives": r"^\| float32 \|.* 97 % \|"},
         "bigcode-amd-epyc-2-cores/report.md": {"2.7 times (2.2 to 3.5)": r"2\.7x \[2\.2x, 3\.5x\] \(decode"},
     }
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs/techniques.md").read_text(encoding="utf-8").split())
     for report, told in figures.items():
         text = (ROOT / "reports" / report).read_text(encoding="utf-8")
         for said, stands in told.items():
-            assert said in readme, said
+            assert said in page, said
             assert re.search(stands, text, flags=re.MULTILINE), f"{report}: {stands}"
 
 
-def test_the_engine_is_ahead_of_the_peers_that_the_readme_names() -> None:
+def test_the_engine_is_ahead_of_the_peers_that_are_named() -> None:
     """In float32 of those in float32, and in 8 bits of all of them, theirs of 4 bits included."""
     text = (ROOT / "reports/peers-amd-epyc-2-cores.md").read_text(encoding="utf-8")
     found = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \| [^|]+ \| ([\d.]+) \(", text, flags=re.MULTILINE)
@@ -132,13 +132,13 @@ def test_the_engine_is_ahead_of_the_peers_that_the_readme_names() -> None:
     assert rows["claimbench int8"][1] > max(speed for _, speed in peers.values())
 
 
-def test_make_extras_installs_what_the_readme_says_and_no_page_says_another_way() -> None:
+def test_make_extras_installs_what_is_said_and_no_page_says_another_way() -> None:
     names = {"s3": "S3", "ssh": "ssh", "slurm": "SLURM", "llama": "llama.cpp", "quanto": "optimum-quanto"}
     lock = (ROOT / "envs/extras.lock").read_text(encoding="utf-8").partition("\n")[0]
     assert set(re.findall(r"\w+(?=,| add )", lock)) == set(names)
     assert re.search(r"extras\.lock .*\n\t\$\(INSTALL\) extras$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    (said,) = re.findall(r"`make extras` adds (.*?\w)\. ", readme)
+    page = " ".join((ROOT / "docs/machines.md").read_text(encoding="utf-8").split())
+    (said,) = re.findall(r"`make extras` adds (.*?\w)\. ", page)
     assert sorted(re.split(r" and |, | for DVC, ", said)) == sorted(names.values())
     for name in DOCUMENTS:
         assert not re.search(r"pip install[^`\n]*\[\w", (ROOT / name).read_text(encoding="utf-8")), name
