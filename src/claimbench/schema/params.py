@@ -137,14 +137,30 @@ def load_params(value: object, where: str = "params.yaml") -> Params:
 
 
 def load_studies(names: tuple[str, ...], *folders: Path) -> dict[str, Study]:
-    """The studies called `names`; a study's name is its file's name, and the first of `folders` that has it counts."""
-    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
+    """The studies called `names`: a study's name is its file's, and the name of a folder inside stands for all in it.
+
+    The first of `folders` that has it counts.
+    """
+    known = {name: path for folder in reversed(folders) for name, path in study_files(folder).items()}
+    inside = {path.name: path for folder in reversed(folders) for path in _folders_of_studies(folder)}
     studies = {}
     for name in names:
-        if name not in known:
-            raise ConfigError(f"studies: there is no {folders[0] / name}.yaml.{did_you_mean(name, sorted(known))}")
-        studies[name] = validate(Study, read_yaml(known[name]), str(known[name]))
+        if name not in known and name not in inside:
+            hint = did_you_mean(name, sorted({*known, *inside}))
+            raise ConfigError(f"studies: there is no {folders[0] / name}.yaml.{hint}")
+        for path in (known[name],) if name in known else sorted(inside[name].glob("*.yaml")):
+            studies[path.stem] = validate(Study, read_yaml(path), str(path))
     return studies
+
+
+def study_files(folder: Path) -> dict[str, Path]:
+    """Every study in `folder` and in the folders inside it, by its name; those that lie nearer count."""
+    nearest = sorted(folder.rglob("*.yaml"), key=lambda path: (-len(path.parts), path))
+    return {path.stem: path for path in nearest}
+
+
+def _folders_of_studies(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*/") if any(path.glob("*.yaml")))
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
