@@ -69,9 +69,7 @@ def plan_for(config: Mapping[str, object], *studies: Path) -> Plan:
     """
     params = load_params(config)
     asked = load_studies(params.studies, *studies)
-    params = params.model_copy(
-        update={"studies": tuple(asked), "checkpoints": with_contents(params, asked.values())}
-    )
+    params = params.model_copy(update={"studies": tuple(asked), "checkpoints": with_contents(params, asked.values())})
     here = target_machine.planned_for()
     return make_plan(params, asked, here, machine.resolve_device(params.device, here))
 

@@ -63,7 +63,7 @@ def studies() -> dict[str, Study | str]:
     found: dict[str, Study | str] = {}
     for place in (here, shipped, *sorted(Path("runs").glob("*/studies"))):
         for stem, path in sorted(study_files(place).items()):
-            name = stem if place in (here, shipped) else str(path)
+            name = path.relative_to(place).with_suffix("").as_posix() if place in (here, shipped) else str(path)
             if name in found:
                 continue
             try:
