@@ -142,7 +142,7 @@ def test_what_dvc_writes_for_an_experiment_is_read_as_the_value_that_was_set(val
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "studies").rglob("*.yaml"))], ids=lambda p: p.name
 )
 def test_the_project_s_own_files_are_read_as_dvc_reads_them(path: Path) -> None:
     expected = ruamel.yaml.YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))

@@ -27,7 +27,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 DOCUMENTS = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING} | {f"docs/{name}.md": PAGES[name] for name in PAGES}
-STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
+FILES = params.study_files(ROOT / "studies")
+STUDIES = sorted(FILES)
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -164,7 +165,9 @@ def test_params_survive_how_dvc_writes_them(tmp_path: Path) -> None:
 
 
 def test_the_page_of_studies_names_each_of_them() -> None:
-    assert sorted(rows(section(PAGES["studies"], "Those that are here"))) == STUDIES
+    """Those of a folder by its name, which stands for all of them."""
+    named = {name if path.parent == ROOT / "studies" else path.parent.name for name, path in FILES.items()}
+    assert sorted(rows(section(PAGES["studies"], "Those that are here"))) == sorted(named)
 
 
 def test_the_readme_is_short_and_leads_to_every_page() -> None:

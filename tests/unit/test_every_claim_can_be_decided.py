@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.test_studies import ROOT, raw_params, studies
+from tests.unit.test_studies import NAMES, raw_params, studies
 from tests.unit.worlds import Impossible, imagined
 
 from claimbench.planning.plan import make_plan
@@ -18,7 +18,6 @@ from claimbench.schema.verdicts import ON_PAPER
 
 GPUS = ["NVIDIA A100-SXM4-80GB"] * 8 + ["NVIDIA A10G"] * 4
 MACHINE: Any = {"key": "all", "cpu": {"model": "Example CPU"}, "gpus": [{"name": name} for name in GPUS]}
-NAMES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
 CLAIMS = [(name, claim.id) for name in NAMES for claim in studies(name)[name].claims]
 
 

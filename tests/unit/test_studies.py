@@ -20,7 +20,9 @@ from claimbench.schema.study import Study
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {"inference_speed": ("A", 16), "bigcode": ("B", 33), "bloom": ("C", 19), "llm_optims": ("D", 22)}
-NAMES = ("quickstart", "serving", *DOCUMENTS)
+PUBLIC = tuple(sorted(path.stem for path in (ROOT / "studies/public").glob("*.yaml")))
+WITHOUT_PUBLIC = ("quickstart", "serving", *DOCUMENTS)
+NAMES = (*WITHOUT_PUBLIC, *PUBLIC)
 
 KINDS = {
     "A": "ratio ratio ratio ratio ratio ratio ratio ratio size absolute size ratio ratio size ratio ratio",
@@ -120,7 +122,7 @@ def test_swapping_in_random_weights_of_the_same_shape_is_the_same_work() -> None
     }
     assert {"mistral-7b", "llama-2-7b", "gemma-2b", "opt-1.3b", "santacoder", "starcoder"} <= set(swap)
     values = params.load_params({**raw_params(), "swap": swap, "limits": {}})
-    made = plan.make_plan(values, studies(*NAMES), {"key": "here"}, "cuda")
+    made = plan.make_plan(values, studies(*WITHOUT_PUBLIC), {"key": "here"}, "cuda")
     rows = [row for study in made.studies.values() for rows in study.rows.values() for row in rows.values()]
     other_work = [each for row in rows for each in row.deviations if each.is_other_work]
     assert {each.of for each in other_work} <= DECLARED
@@ -180,7 +182,7 @@ def test_identity_is_claimed_in_float32_alone(name: str) -> None:
                     assert made.cells[row.cell].cell.dtype == "float32", f"{claim.id}: {address}"
 
 
-COMPARES_WORKLOADS = {"Q3", "B16", "V3", "A12", "A13", "C18"}
+COMPARES_WORKLOADS = {"Q3", "B16", "V3", "A12", "A13", "C18", "U3", "U6", "U7", "U10"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -309,7 +311,8 @@ def test_document_b_s_decode_floor_is_the_published_one() -> None:
 
 def test_contradictions_are_named_on_both_sides() -> None:
     notes = {claim.id: claim.note or "" for study in studies(*NAMES).values() for claim in study.claims}
-    for one, other in (("A2", "D1"), ("D1", "A2"), ("C10", "C5"), ("D13", "A9"), ("D13", "C10")):
+    both_ways = [(one, other) for pair in (("A2", "D1"), ("U6", "U7")) for one, other in (pair, pair[::-1])]
+    for one, other in (*both_ways, ("C10", "C5"), ("D13", "A9"), ("D13", "C10")):
         assert other in notes[one], f"{one} does not mention {other}"
 
 

@@ -137,14 +137,31 @@ def load_params(value: object, where: str = "params.yaml") -> Params:
 
 
 def load_studies(names: tuple[str, ...], *folders: Path) -> dict[str, Study]:
-    """The studies called `names`; a study's name is its file's name, and the first of `folders` that has it counts."""
-    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
+    """What `names` ask for, by the names of the studies' files; the first of `folders` that has a name counts."""
+    known = {name: paths for folder in reversed(folders) for name, paths in _asked_for_by(folder).items()}
     studies = {}
     for name in names:
         if name not in known:
             raise ConfigError(f"studies: there is no {folders[0] / name}.yaml.{did_you_mean(name, sorted(known))}")
-        studies[name] = validate(Study, read_yaml(known[name]), str(known[name]))
+        for path in known[name]:
+            studies[path.stem] = validate(Study, read_yaml(path), str(path))
     return studies
+
+
+def _asked_for_by(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The studies of each name: one alone is `kv_cache` or `public/kv_cache`, `public` is all that lie in it."""
+    files = study_files(folder)
+    found: dict[str, tuple[Path, ...]] = {}
+    for path in sorted(files.values()):
+        inside = path.parent.relative_to(folder).as_posix()
+        found |= {inside: (*found.get(inside, ()), path), f"{inside}/{path.stem}": (path,)} if inside != "." else {}
+    return found | {name: (path,) for name, path in files.items()}
+
+
+def study_files(folder: Path) -> dict[str, Path]:
+    """Every study in `folder` and in the folders inside it, by its name; those that lie nearer count."""
+    nearest = sorted(folder.rglob("*.yaml"), key=lambda path: (-len(path.parts), path))
+    return {path.stem: path for path in nearest}
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

@@ -65,11 +65,11 @@ def params_file(home: Path) -> Path:
 def plan_for(config: Mapping[str, object], *studies: Path) -> Plan:
     """The plan for a parsed params.yaml, on this machine or on the one that target_machine.py is told of.
 
-    A study is in the first folder of `studies` that has it.
+    A study is in the first folder of `studies` that has it; a folder's name is replaced by the studies in it.
     """
     params = load_params(config)
     asked = load_studies(params.studies, *studies)
-    params = params.model_copy(update={"checkpoints": with_contents(params, asked.values())})
+    params = params.model_copy(update={"studies": tuple(asked), "checkpoints": with_contents(params, asked.values())})
     here = target_machine.planned_for()
     return make_plan(params, asked, here, machine.resolve_device(params.device, here))
 

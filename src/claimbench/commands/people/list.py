@@ -56,18 +56,18 @@ def run(arguments: argparse.Namespace) -> int | None:
 def studies() -> dict[str, Study | str]:
     """The studies here, of runs here, and those that come with the package, by name; of a bad one what is wrong."""
     from claimbench.errors import ConfigError
-    from claimbench.schema.params import load_studies
+    from claimbench.schema.params import load_studies, study_files
     from claimbench.workflow import source
 
     here, shipped = Path("studies"), source.folder() / "studies"
     found: dict[str, Study | str] = {}
     for place in (here, shipped, *sorted(Path("runs").glob("*/studies"))):
-        for path in sorted(place.glob("*.yaml")):
-            name = path.stem if place in (here, shipped) else str(path)
+        for stem, path in sorted(study_files(place).items()):
+            name = path.relative_to(place).with_suffix("").as_posix() if place in (here, shipped) else str(path)
             if name in found:
                 continue
             try:
-                found[name] = load_studies((path.stem,), place)[path.stem]
+                found[name] = load_studies((stem,), place)[stem]
             except ConfigError as error:
                 found[name] = f"damaged: {str(error).splitlines()[0]}"
     return found
