@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from claimbench.formatting import count, interval
@@ -21,6 +21,8 @@ class CheckText(NamedTuple):
     published: str | None
     reason: str | None
     """Where the sentence does not say it already."""
+    cells: tuple[tuple[str, str], ...]
+    """(address, id) of the cells that it compares."""
 
 
 class ClaimText(NamedTuple):
@@ -40,6 +42,14 @@ class ClaimText(NamedTuple):
     """Of the check that it is told by."""
     why: str | None
     """Where it says more than the checks do."""
+    ratio: Interval | None
+    """The same as `headline`, where it is a ratio."""
+    techniques: tuple[str, ...]
+    """Of the cells that it is about."""
+    doubts: tuple[str, ...]
+    """About them."""
+    rounds: int
+    """Or blocks, that its least measured check rests on."""
 
 
 class StudyClaims(NamedTuple):
@@ -59,7 +69,7 @@ def claims_of(data: ReportData) -> list[StudyClaims]:
     for study, planned in data.plan.studies.items():
         judged = [claim for claim in data.verdicts.claims if claim.study == study]
         if judged:
-            described = tuple(map(_describe_claim, judged))
+            described = tuple(_describe_claim(data, claim) for claim in judged)
             title, figure = planned.study.title, study_figures.of_verdicts(study, judged)
             departs = any(claim.differs for claim in described)
             found.append(StudyClaims(study, title, described, departs, _told(judged), figure))
@@ -73,8 +83,10 @@ def _told(judged: Sequence[ClaimVerdict]) -> str:
     return f"{count(len(judged), 'claim')}: {told}."
 
 
-def _describe_claim(claim: ClaimVerdict) -> ClaimText:
-    checks = tuple(_describe_check(check) for check in claim.checks)
+def _describe_claim(data: ReportData, claim: ClaimVerdict) -> ClaimText:
+    checks = tuple(_describe_check(data, claim.study, check) for check in claim.checks)
+    told_by = verdict_chart.headline(claim)
+    cells = {id: data.cells[id] for check in checks for _, id in check.cells if id in data.cells}
     deviations = tuple(dict.fromkeys(text for check in claim.checks for text in check.deviations))
     return ClaimText(
         id=claim.id,
@@ -87,12 +99,16 @@ def _describe_claim(claim: ClaimVerdict) -> ClaimText:
         deviations=deviations,
         differs=tuple(dict.fromkeys(text.partition(": ")[0] for text in deviations)),
         ours="; ".join(check.ours for check in checks if check.ours != "–") or "–",
-        headline=_found(told_by) if (told_by := verdict_chart.headline(claim)) else "–",
+        headline=_found(told_by) if told_by else "–",
         why=claim.reason if _adds(claim.reason, [check.reason for check in claim.checks]) else None,
+        ratio=verdict_chart.ratio_of(told_by),
+        techniques=tuple(dict.fromkeys(name for cell in cells.values() for name in cell.optimizations)),
+        doubts=tuple(dict.fromkeys(doubt for cell in cells.values() for doubt in cell.flags)),
+        rounds=min((check.blocks for check in claim.checks if check.blocks), default=0),
     )
 
 
-def _describe_check(check: CheckVerdict) -> CheckText:
+def _describe_check(data: ReportData, study: str, check: CheckVerdict) -> CheckText:
     published = None
     if check.published is not None:
         in_gb = (check.metric or "").endswith("bytes") and check.kind != "ratio"
@@ -104,7 +120,17 @@ def _describe_check(check: CheckVerdict) -> CheckText:
         ours=_found(check),
         published=published,
         reason=None if _repeats(check.sentence, check.reason) else check.reason,
+        cells=tuple(_cells(data, study, filter(None, (check.of, check.to)))),
     )
+
+
+def _cells(data: ReportData, study: str, addresses: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The cells at `addresses`; one without its swept values is all of its label."""
+    for address in addresses:
+        experiment, _, wanted = address.partition("/")
+        for place, row in data.plan.studies[study].rows.get(experiment, {}).items():
+            if row.cell and (place == wanted or place.startswith(f"{wanted}@")):
+                yield f"{experiment}/{place}", row.cell
 
 
 def _repeats(text: str | None, reason: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Plan, table, verdicts and ceilings -> reports/report.md, its figures, and DVC's metrics and plots.
+"""Plan, table, verdicts and ceilings -> report.md, report.html, their figures, and DVC's metrics and plots.
 
 Needs no model, no GPU and no torch. The same inputs give the same bytes: nothing here asks for the time or the machine.
 """
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from claimbench.formatting import count, number, percent, slug
-from claimbench.reporting import dvc_files, markup
+from claimbench.reporting import dvc_files, markup, page
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.view import View, view_of
 from claimbench.schema import durable
@@ -39,13 +39,14 @@ def render(
     origin: Origin | None = None,
     root: str = "../",
 ) -> None:
-    """Write `report.md`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
+    """Write `report.md`, `report.html`, `figures/*.svg`, `metrics.json` and `plots/*.csv` into `folder`.
 
     `root` leads from `folder` to the folder that holds `results`, for links.
     """
     data = ReportData(plan, table, verdicts, ceilings)
     view = view_of(data, rounds, origin)
     _write(folder, "report.md", _markdown(view, root))
+    _write(folder, "report.html", page.html(view, data, root))
     _write_folder(folder / "figures", {illustration.file: illustration.svg for illustration in view.figures})
     _write_folder(folder / "plots", dvc_files.csv_files(data))
     metrics = dvc_files.metrics_json(data, rounds)
@@ -95,7 +96,5 @@ def links(paths: Sequence[str], root: str) -> str:
 
 
 def _link_text(path: PurePosixPath, several: bool) -> str:
-    if path.parent.name == "rounds":
-        clock = path.stem.partition("T")[2]
-        return f"round of {clock[:2]}:{clock[2:4]}:{clock[4:6]}" if clock[:6].isdigit() else f"round {path.stem}"
-    return f"{path.parent.parent.name}/{path.stem}" if several else f"block {path.stem}"
+    of_rounds = path.parent.name == "rounds"
+    return f"{path.parent.parent.name}/{path.stem}" if several and not of_rounds else markup.file_label(str(path))

@@ -50,6 +50,8 @@ class Table(NamedTuple):
     rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...]
     """What the marks in the entries refer to, in order."""
+    plotted: int | None = None
+    """The column of ratios to the first row, which can be drawn beside their rows."""
 
 
 class Notes:

@@ -29,6 +29,7 @@ OF_REQUESTS = (
     "load_lateness_ms",
 )
 """What the requests of a load saw, each by itself."""
+TIMES_BETTER = "times better than the first row [95 % interval]"
 LENGTHS = ("prompt_tokens", "new_tokens")
 
 
@@ -180,7 +181,7 @@ def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: di
     published = any(main in row.published for row in rows.values())
     heads = ["", f"{head(main)} [95 % interval]"]
     heads += ["ceiling here", "% of it"] if ceiling else []
-    heads += ["times better than the first row [95 % interval]"] if bars and len(rows) > 1 else []
+    heads += [TIMES_BETTER] if bars and len(rows) > 1 else []
     heads += [f"published, {head(main)}"] if published else []
     heads += ["published, times better"] if published and bars else []
     heads += [head(metric) for metric in extras] + ["tokens"]
@@ -203,7 +204,8 @@ def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: di
             line.append(Entry(f"{number(better)}x", found=Interval(better)) if better else NOTHING)
         line += [_number(data, row, metric) for metric in extras]
         lines.append((*line, Entry(data.tokens(row))))
-    return Table("", tuple(map(Entry, heads)), tuple(lines), tuple(notes.texts))
+    plotted = heads.index(TIMES_BETTER) if TIMES_BETTER in heads else None
+    return Table("", tuple(map(Entry, heads)), tuple(lines), tuple(notes.texts), plotted)
 
 
 def _times(ratio: Interval | None, row: Row, base: Row, metric: str) -> Entry:

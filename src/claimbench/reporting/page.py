@@ -1,0 +1,176 @@
+"""`report.html`: the view of a report as one file that needs no network, no server and no other file.
+
+Tables are plain `<table>`s: they are read without a script, printed, searched by the browser and announced as tables;
+a script of the page's own sorts and filters them. A plot stands inside the row that it is of, so that it moves with it
+and takes its colours from the page. Vega would draw beside the rows: 800 kB of script in each report, which cannot
+follow a sorted table and asks the page's policy for `unsafe-eval`. Swept figures, which are of no single row, are the
+files of `figures/`, inlined. The policy lets run and style what is hashed here, shows `data:` images, and fetches nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from claimbench.formatting import count, number, percent, slug
+from claimbench.reporting import markup
+from claimbench.reporting.cell_records import CellRecord, measure_again, records_of
+from claimbench.reporting.report_data import ReportData
+from claimbench.reporting.table import Entry
+from claimbench.reporting.view import View
+from claimbench.schema.interval import Interval
+
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
+
+LIMIT = 2_000_000
+"""Bytes of a page."""
+FIGURES_LIMIT = 600_000
+"""Bytes of its figures; those beyond are linked to in `figures/`."""
+SAFE_IN_DATA = " !$'()*+,-./:;=?@[]^_{|}~"
+TICKS = (1, 2, 5)
+
+
+class Axis(NamedTuple):
+    """A logarithmic axis from `low` to `high`, as per cents of the width that it is given."""
+
+    low: float
+    high: float
+
+    def at(self, value: float) -> float:
+        inside = min(max(value, self.low), self.high)
+        return round(100 * math.log(inside / self.low) / math.log(self.high / self.low), 2)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """(place, label), at most seven of them."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for steps in (TICKS, (1,)):
+            values = [step * 10.0**power for power in powers for step in steps]
+            shown = [value for value in values if self.low <= value <= self.high]
+            if len(shown) <= 7:
+                break
+        apart = max(1, math.ceil(len(shown) / 7))
+        return [(self.at(value), f"{value:g}x") for value in shown[::apart]]
+
+
+def axis_of(found: Iterable[Interval | None]) -> Axis | None:
+    """One that has room for all positive intervals and for 1; None where there is none."""
+    known = [one for one in found if one and one.estimate > 0 and (one.ends is None or one.ends[0] > 0)]
+    if not known:
+        return None
+    ends = [end for one in known for end in (*(one.ends or ()), one.estimate)]
+    low, high = min(1 / 1.1, *ends), max(1.1, *ends)
+    margin = (high / low) ** 0.05
+    return Axis(low / margin, high * margin)
+
+
+class Detail(NamedTuple):
+    """How much of a report its page holds; less of it where all would be too large."""
+
+    samples: bool
+    figures: bool
+
+
+def html(view: View, data: ReportData, root: str) -> str:
+    """The page, of at most `LIMIT` bytes: without raw samples, then without figures, where it would be larger.
+
+    `root` leads from its folder to the one that holds `results`.
+    """
+    records = records_of(data)
+    text = ""
+    for detail in (Detail(True, True), Detail(False, True), Detail(False, False)):
+        text = _html(view, records, detail, root)
+        if len(text.encode()) <= LIMIT:
+            break
+    return text
+
+
+def _html(view: View, records: Sequence[CellRecord], detail: Detail, root: str) -> str:
+    style, script = _part("page.css"), _part("page.js")
+    techniques = {record.id: record.techniques for record in records}
+
+    def row_techniques(row: Sequence[Entry]) -> str | None:
+        """Of the row's cell; None where it is of no cell."""
+        id = next((entry.cell for entry in row if entry.cell in techniques), None)
+        return None if id is None else " ".join(techniques[id])
+
+    context: dict[str, object] = {
+        "style": style,
+        "script": script,
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+        "records": records,
+        "detail": detail,
+        "root": root,
+        "row_techniques": row_techniques,
+        "measure_again": lambda study: measure_again(view.plan, study),
+        "all_techniques": sorted({name for names in techniques.values() for name in names}),
+        "verdicts": [verdict for verdict, times in view.counts.items() if times],
+        "inlined": _inlined(view) if detail.figures else {},
+    }
+    return _template().render(view._asdict() | context)
+
+
+def _inlined(view: View) -> dict[str, str]:
+    """The figures as addresses that hold them, by file, as many as there is room for."""
+    found: dict[str, str] = {}
+    left = FIGURES_LIMIT
+    for figure in view.figures:
+        address = f"data:image/svg+xml,{quote(figure.svg, safe=SAFE_IN_DATA)}"
+        if len(address) <= left:
+            found[figure.file] = address
+            left -= len(address)
+    return found
+
+
+@cache
+def _part(name: str) -> str:
+    return (resources.files("claimbench.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy allows `text` by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("claimbench.reporting"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "number": number, "slug": slug, "clean": markup.clean}
+    environment.filters |= {"address": markup.address, "file_address": markup.file_address}
+    environment.filters |= {"words": words, "prose": prose, "file_label": markup.file_label}
+    environment.globals |= {"count": count, "axis_of": axis_of, "trusted": Markup}
+    return environment.get_template("report.html.j2")
+
+
+def words(text: object) -> Markup:
+    """`text` as it is, with `code` between backticks."""
+    from markupsafe import Markup
+
+    return Markup(markup.html(text))  # noqa: S704 - escaped there
+
+
+def prose(text: object) -> Markup:
+    """What the author of a study wrote, read as `report.md` is: code, emphasis, and links to the web."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    reader = MarkdownIt("commonmark", {"html": False}).disable(["image", "autolink", "html_inline"])
+    return Markup(reader.renderInline(markup.prose(text)))  # noqa: S704 - no HTML passes, and links are to the web

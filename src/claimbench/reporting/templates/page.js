@@ -1,0 +1,160 @@
+"use strict";
+// Sorts and filters the tables, opens the fold that a link leads to, and shows samples where a number is pointed at.
+(() => {
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const root = document.documentElement;
+
+// Tables: a button in each head, three presses: up, down, as it was.
+const key = cell => {
+  const text = cell ? cell.textContent.trim() : "";
+  const value = cell && cell.dataset.value !== undefined ? Number(cell.dataset.value) : NaN;
+  if (!Number.isNaN(value)) return [0, value];
+  const number = Number(text.replace(/,/g, "").replace(/ ?[%x]$/, ""));
+  return text && !Number.isNaN(number) ? [0, number] : text === "" || text === "–" ? [2, text] : [1, text];
+};
+const order = (one, other, sign) => one[0] !== other[0] ? one[0] - other[0]
+  : sign * (one[0] === 0 ? one[1] - other[1] : one[1].localeCompare(other[1], "en", { numeric: true }));
+for (const table of all("table.data")) {
+  const body = table.tBodies[0];
+  const rows = [...body.rows];
+  const heads = all("thead th", table);
+  heads.forEach(head => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    head.setAttribute("aria-sort", "none");
+    button.addEventListener("click", () => {
+      const next = { none: "ascending", ascending: "descending", descending: "none" }[head.getAttribute("aria-sort")];
+      heads.forEach(other => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", next);
+      const place = row => row.cells[head.cellIndex];
+      const sign = next === "descending" ? -1 : 1;
+      body.append(...(next === "none" ? rows : [...rows].sort((a, b) => order(key(place(a)), key(place(b)), sign))));
+    });
+  });
+}
+
+// Filter: a row stays where its text, its verdict and its techniques fit; what has no verdict or technique is not asked.
+const [text, verdict, technique] = ["filter", "of-verdict", "of-technique"].map(id => document.getElementById(id));
+const rows = all("table.data tbody tr, details.row").filter(row => !row.parentElement.closest("details.row"));
+const folds = all("details:not(.row)").filter(fold => fold.querySelector("table.data"));
+const fits = row => {
+  const { verdict: of, techniques } = row.dataset;
+  if (verdict.value && of !== undefined && of !== verdict.value) return false;
+  if (technique.value && techniques !== undefined) {
+    const names = techniques.split(" ").filter(Boolean);
+    if (technique.value === "-" ? names.length : !names.includes(technique.value)) return false;
+  }
+  return text.value.trim().toLowerCase().split(/\s+/).every(word => row.textContent.toLowerCase().includes(word));
+};
+const filter = () => {
+  const asked = text.value.trim() || verdict.value || technique.value;
+  for (const row of rows) row.hidden = Boolean(asked) && !fits(row);
+  for (const table of all("table.data")) {
+    const hits = table.querySelector(".hits");
+    const own = [...table.tBodies[0].rows];
+    if (hits) hits.textContent = asked ? `${own.filter(row => !row.hidden).length} of ${own.length} rows` : "";
+  }
+  for (const fold of folds) {
+    const left = all("table.data tbody tr:not([hidden])", fold).length;
+    fold.querySelector("summary").dataset.hits = asked ? left : "";
+  }
+};
+for (const field of [text, verdict, technique]) field.addEventListener("input", filter);
+
+// Links into folds.
+const reveal = () => {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) {
+    fold.open = true;
+    fold.hidden = false;
+  }
+  target.focus({ preventScroll: true });
+  (target.closest("details") || target).scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+document.addEventListener("click", event => {
+  const link = event.target.closest('a[href^="#"]');
+  if (link && link.hash === location.hash) reveal();
+});
+reveal();
+
+// What is pointed at, or has the focus: how many samples, which doubts, and the first of the samples.
+const tip = document.getElementById("tip");
+let pointed = null;
+const hide = () => {
+  if (pointed) pointed.removeAttribute("aria-describedby");
+  pointed = null;
+  tip.hidden = true;
+};
+const told = link => {
+  const fold = document.getElementById(link.hash.slice(1));
+  const brief = fold && fold.querySelector(".brief");
+  if (!brief) return "";
+  const head = link.dataset.metric && fold.querySelector(`th[data-metric="${link.dataset.metric}"]`);
+  const samples = head ? all("tbody tr", fold).map(row => row.cells[head.cellIndex].textContent).filter(Boolean) : [];
+  const some = samples.slice(0, 6).join("; ") + (samples.length > 6 ? "; …" : "");
+  return brief.textContent.trim() + (some ? `\nSamples, ${head.textContent}: ${some}` : "");
+};
+const show = event => {
+  const link = event.target.closest && event.target.closest('a[href^="#cell-"],a[href^="#claim-"]');
+  if (link === pointed) return;
+  hide();
+  const words = link && told(link);
+  if (!words) return;
+  pointed = link;
+  tip.textContent = words;
+  tip.hidden = false;
+  link.setAttribute("aria-describedby", "tip");
+  const { left, bottom, top } = link.getBoundingClientRect();
+  tip.style.left = `${Math.max(8, Math.min(left, innerWidth - tip.offsetWidth - 8))}px`;
+  tip.style.top = `${bottom + tip.offsetHeight + 12 < innerHeight ? bottom + 6 : Math.max(8, top - tip.offsetHeight - 6)}px`;
+};
+document.addEventListener("mouseover", event => { if (event.target !== tip) show(event); });
+document.addEventListener("focusin", show);
+document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
+addEventListener("scroll", hide, { passive: true });
+
+// Copying.
+for (const button of all(".copy")) {
+  button.hidden = false;
+  button.setAttribute("aria-label", "Copy the command");
+  button.addEventListener("click", async () => {
+    const code = button.previousElementSibling;
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(code);
+      button.textContent = "Selected";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+}
+
+// Colours: the system's, light, dark.
+const theme = document.getElementById("theme");
+const themes = { "": "system", light: "light", dark: "dark" };
+const paint = name => {
+  if (name) root.dataset.theme = name; else delete root.dataset.theme;
+  theme.textContent = `Colours: ${themes[name]}`;
+};
+const remembered = () => { try { return localStorage.getItem("claimbench-theme") || ""; } catch { return ""; } };
+paint(remembered() in themes ? remembered() : "");
+theme.addEventListener("click", () => {
+  const names = Object.keys(themes);
+  const next = names[(names.indexOf(root.dataset.theme || "") + 1) % names.length];
+  paint(next);
+  try { localStorage.setItem("claimbench-theme", next); } catch { /* a page of a file may have no storage */ }
+});
+
+// On paper everything is open but the raw samples.
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = all("details:not(.raw):not([open])");
+  closed.forEach(fold => { fold.open = true; });
+});
+addEventListener("afterprint", () => closed.forEach(fold => { fold.open = false; }));
+})();
