@@ -4,7 +4,8 @@ Tables are plain `<table>`s: they are read without a script, printed, searched b
 a script of the page's own sorts and filters them. A plot stands inside the row that it is of, so that it moves with it
 and takes its colours from the page. Vega would draw beside the rows: 800 kB of script in each report, which cannot
 follow a sorted table and asks the page's policy for `unsafe-eval`. Swept figures, which are of no single row, are the
-files of `figures/`, inlined. The policy lets run and style what is hashed here, shows `data:` images, and fetches nothing.
+files of `figures/`, inlined. The policy lets run and style what is hashed here, shows `data:` images, and fetches
+nothing.
 """
 
 from __future__ import annotations
