@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from tests.unit.html_page import Page, policy_of
-from tests.unit.test_report import LATENCY, PARAMS, RATES, Inputs, build, invent, render
+from tests.unit.test_report import LATENCY, RATES, Inputs, build, invent, render
 
 from claimbench import gallery
 from claimbench.reporting import page

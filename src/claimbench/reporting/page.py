@@ -96,13 +96,6 @@ def html(view: View, data: ReportData, root: str) -> str:
 
 def _html(view: View, records: Sequence[CellRecord], detail: Detail, root: str) -> str:
     style, script = _part("page.css"), _part("page.js")
-    techniques = {record.id: record.techniques for record in records}
-
-    def row_techniques(row: Sequence[Entry]) -> str | None:
-        """Of the row's cell; None where it is of no cell."""
-        id = next((entry.cell for entry in row if entry.cell in techniques), None)
-        return None if id is None else " ".join(techniques[id])
-
     context: dict[str, object] = {
         "style": style,
         "script": script,
@@ -111,9 +104,8 @@ def _html(view: View, records: Sequence[CellRecord], detail: Detail, root: str) 
         "records": records,
         "detail": detail,
         "root": root,
-        "row_techniques": row_techniques,
         "measure_again": lambda study: measure_again(view.plan, study),
-        "all_techniques": sorted({name for names in techniques.values() for name in names}),
+        "all_techniques": sorted({name for record in records for name in record.techniques}),
         "verdicts": [verdict for verdict, times in view.counts.items() if times],
         "inlined": _inlined(view) if detail.figures else {},
     }
@@ -156,9 +148,17 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {"percent": percent, "number": number, "slug": slug, "clean": markup.clean}
     environment.filters |= {"address": markup.address, "file_address": markup.file_address}
-    environment.filters |= {"words": words, "prose": prose, "file_label": markup.file_label}
+    environment.filters |= {"words": words, "prose": prose, "file_label": markup.file_label, "metric_of": metric_of}
     environment.globals |= {"count": count, "axis_of": axis_of, "trusted": Markup}
     return environment.get_template("report.html.j2")
+
+
+def metric_of(rows: Sequence[Sequence[Entry]], column: int) -> Markup:
+    """The attribute of a column's head that names the metric of its numbers; none where they are of several or none."""
+    from markupsafe import Markup
+
+    found = {row[column].metric for row in rows if row[column].cell} - {None}
+    return Markup(' data-metric="{}"').format(*found) if len(found) == 1 else Markup()
 
 
 def words(text: object) -> Markup:

@@ -1,6 +1,6 @@
 """`snakemake --config`, read as `params.yaml` is.
 
-Snakemake reads `measure={series: 1}` with YAML's base loader, which leaves every number and every `null` inside a string.
+Snakemake reads `measure={series: 1}` with YAML's base loader, which leaves numbers and `null` inside it as strings.
 """
 
 from __future__ import annotations

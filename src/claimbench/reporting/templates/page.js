@@ -4,13 +4,34 @@
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const root = document.documentElement;
 
+// A number leads to the samples of its row's cell; which metric it is stands in the head of its column.
+for (const place of all("[data-cell] td.number, td[data-cell]")) {
+  const id = place.dataset.cell || place.parentElement.dataset.cell;
+  const text = place.firstChild;
+  if (!document.getElementById(`cell-${id}`) || !text || place.textContent === "–") continue;
+  const link = document.createElement("a");
+  const head = place.closest("table").tHead.rows[0].cells[place.cellIndex];
+  link.href = `#cell-${id}`;
+  if (head && head.dataset.metric) link.dataset.metric = head.dataset.metric;
+  text.replaceWith(link);
+  link.append(text);
+}
+for (const row of all("tr[data-cell]")) {
+  const fold = document.getElementById(`cell-${row.dataset.cell}`);
+  if (fold) row.dataset.techniques = fold.parentElement.dataset.techniques;
+}
+for (const box of all(".scroll")) {
+  const named = box.querySelector("caption span") || box.closest("details").querySelector("summary");
+  box.tabIndex = 0;
+  box.setAttribute("role", "region");
+  box.setAttribute("aria-label", named.textContent);
+}
+
 // Tables: a button in each head, three presses: up, down, as it was.
 const key = cell => {
   const text = cell ? cell.textContent.trim() : "";
-  const value = cell && cell.dataset.value !== undefined ? Number(cell.dataset.value) : NaN;
-  if (!Number.isNaN(value)) return [0, value];
-  const number = Number(text.replace(/,/g, "").replace(/ ?[%x]$/, ""));
-  return text && !Number.isNaN(number) ? [0, number] : text === "" || text === "–" ? [2, text] : [1, text];
+  const number = /^-?[\d,]*\.?\d+(?:e[-+]?\d+)?/.exec(text);
+  return number ? [0, Number(number[0].replaceAll(",", ""))] : text === "" || text === "–" ? [2, text] : [1, text];
 };
 const order = (one, other, sign) => one[0] !== other[0] ? one[0] - other[0]
   : sign * (one[0] === 0 ? one[1] - other[1] : one[1].localeCompare(other[1], "en", { numeric: true }));
@@ -118,11 +139,13 @@ document.addEventListener("keydown", event => { if (event.key === "Escape") hide
 addEventListener("scroll", hide, { passive: true });
 
 // Copying.
-for (const button of all(".copy")) {
-  button.hidden = false;
-  button.setAttribute("aria-label", "Copy the command");
+for (const code of all(".copied code")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy";
+  button.textContent = "Copy";
+  code.after(button);
   button.addEventListener("click", async () => {
-    const code = button.previousElementSibling;
     try {
       await navigator.clipboard.writeText(code.textContent);
       button.textContent = "Copied";
