@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
 VOID = {"meta", "br", "img", "input", "link", "hr", "base", "source", "embed", "col", "wbr", "track", "area"}
+PLACES, ROWS = {"td", "th"}, {"td", "th", "tr"}
 UNSEEN = {"script", "style", "svg", "button", "caption"}
 """What is no word of a table."""
 
@@ -33,6 +34,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self._end_of_itself(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag not in VOID:
             self.open.append(tag)
@@ -50,7 +52,15 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.handle_endtag(tag)
 
+    def _end_of_itself(self, tag: str) -> None:
+        """Ends an open place or row of a table where `tag` ends it."""
+        ends = {"td": PLACES, "th": PLACES, "tr": ROWS, "tbody": ROWS, "tfoot": ROWS, "thead": ROWS, "table": ROWS}
+        while self.open and self.open[-1] in ends.get(tag, set()):
+            self.handle_endtag(self.open[-1])
+
     def handle_endtag(self, tag: str) -> None:
+        if tag in ("tr", "tbody", "thead", "tfoot", "table"):
+            self._end_of_itself("td" if tag == "tr" else tag)
         if tag in self.open:
             while (last := self.open.pop()) != tag:
                 if last not in ("p", "li"):

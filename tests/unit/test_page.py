@@ -118,13 +118,17 @@ def test_every_number_leads_to_its_samples_its_doubts_and_its_commands(project: 
             assert f'href="../{path}"' in fold
             assert (folder.parent / path).is_file()
         assert all(flag in fold for flag in summary.flags)
-        assert "studies=[" in fold
         assert "claimbench explain " in fold
+        study = html.split(f'id="cell-{id}"')[0].rpartition('data-study="')[2].split('"')[0]
+        assert f'<code data-again="{study}">snakemake --cores all --config ' in html
         if summary.metrics:
             rows = inputs.table[inputs.table["cell"] == id]
             assert f"{rows['peak_bytes'].iloc[0] / 1e9:.4g}" in fold
-    for number in re.findall(r'<td data-value="[^"]*" class="number">(.*?)</td>', html):
-        assert "[" not in number or 'href="#c' in number, "an interval rests on samples"
+    sections = html.split("<h2>The studies")[1].split("<h2>")[0]
+    rows = [row for row in re.split(r"<tr\b", sections) if re.search(r'class="n">[\d.,]+x? \[', row)]
+    assert len(rows) > 6
+    assert [row for row in rows if "data-cell=" not in row] == [], "an interval rests on samples"
+    assert set(re.findall(r'data-cell="(\w+)"', html)) <= set(inputs.verdicts.cells)
 
 
 def test_samples_are_those_of_the_table(project: tuple[Path, Inputs]) -> None:
@@ -166,20 +170,23 @@ def test_figures_are_inlined_as_they_are_written(project: tuple[Path, Inputs]) -
     assert {unquote(unescape(one)) for one in found} <= written
 
 
-def test_what_is_too_large_loses_samples_then_figures(
+def test_what_is_too_large_loses_figures_then_samples(
     project: tuple[Path, Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, inputs = project
     whole = both(folder)[1]
-    lost = []
-    for limit in (len(whole.encode()) - 1, 100_000, 1):
+    images = whole.count("<img")
+    sizes = [len(whole.encode())]
+    for limit, has_samples in ((sizes[0] - 1000, True), (120_000, True), (60_000, False)):
         monkeypatch.setattr(page, "LIMIT", limit)
         render(inputs, folder.parent / str(limit))
         html = (folder.parent / str(limit) / "reports/report.html").read_text(encoding="utf-8")
-        lost.append(("too many samples" in html, "data:image" not in html))
-        assert len(html.encode()) < len(whole.encode())
-    assert lost[0] == (True, False)
-    assert lost[-1] == (True, True)
+        assert ("too many samples" not in html) == has_samples
+        assert html.count("<img") < images
+        assert html.count('<a href="figures/') == images - html.count("<img")
+        sizes.append(len(html.encode()))
+        assert sizes[-1] <= limit or not has_samples
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def a_thousand_cells() -> str:

@@ -33,6 +33,8 @@ class Process(NamedTuple):
 
 class CellRecord(NamedTuple):
     id: str
+    study: str
+    """The first that shows it."""
     title: str
     addresses: tuple[str, ...]
     """`study:experiment/label`, wherever it is shown."""
@@ -45,8 +47,6 @@ class CellRecord(NamedTuple):
     """How many samples there are, in how many processes."""
     metrics: tuple[Shown, ...]
     processes: tuple[Process, ...]
-    again: str
-    """The command that measures its study again."""
     explain: str
     """The command that shows every sample."""
 
@@ -79,6 +79,7 @@ def _record(
     samples = len(data.samples(id))
     return CellRecord(
         id=id,
+        study=study,
         title=row_title(first, data),
         addresses=tuple(f"{of}:{address}" for of, address, _ in places),
         techniques=summary.optimizations,
@@ -91,7 +92,6 @@ def _record(
         else f"{count(samples, 'sample')} of one fresh process",
         metrics=tuple(Shown(name, head(name), shown(name, summary.metrics[name].interval)) for name in metrics),
         processes=processes,
-        again=measure_again(data.plan, study),
         explain=f"claimbench explain {shlex.quote(f'{study}:{places[0][1]}')} --samples",
     )
 

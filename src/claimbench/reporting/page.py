@@ -13,7 +13,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ from claimbench.formatting import count, number, percent, slug
 from claimbench.reporting import markup
 from claimbench.reporting.cell_records import CellRecord, measure_again, records_of
 from claimbench.reporting.report_data import ReportData
+from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.table import Entry
 from claimbench.reporting.view import View
 from claimbench.schema.interval import Interval
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 
 LIMIT = 2_000_000
 """Bytes of a page."""
-FIGURES_LIMIT = 600_000
-"""Bytes of its figures; those beyond are linked to in `figures/`."""
-SAFE_IN_DATA = " !$'()*+,-./:;=?@[]^_{|}~"
+SAFE_IN_DATA = " !$()*+,-./:;=?@[]^_{|}~"
+OPTIONAL = re.compile(r"</t[dhr]>\s*(?=</?t[bdfhr])")
+"""Tags that end by themselves where the next one begins (HTML, 13.1.2.4): of a thousand cells they are 200 kB."""
 TICKS = (1, 2, 5)
 
 
@@ -77,21 +79,22 @@ class Detail(NamedTuple):
     """How much of a report its page holds; less of it where all would be too large."""
 
     samples: bool
-    figures: bool
+    figures: int
+    """Bytes of them; those that are left out are linked to in `figures/`."""
 
 
 def html(view: View, data: ReportData, root: str) -> str:
-    """The page, of at most `LIMIT` bytes: without raw samples, then without figures, where it would be larger.
+    """The page, of at most `LIMIT` bytes: without raw samples where it would be larger, with the figures that fit.
 
     `root` leads from its folder to the one that holds `results`.
     """
     records = records_of(data)
-    text = ""
-    for detail in (Detail(True, True), Detail(False, True), Detail(False, False)):
-        text = _html(view, records, detail, root)
-        if len(text.encode()) <= LIMIT:
+    for samples in (True, False):
+        bare = _html(view, records, Detail(samples, 0), root)
+        left = LIMIT - len(bare.encode())
+        if left >= 0:
             break
-    return text
+    return _html(view, records, Detail(samples, left), root)
 
 
 def _html(view: View, records: Sequence[CellRecord], detail: Detail, root: str) -> str:
@@ -107,20 +110,29 @@ def _html(view: View, records: Sequence[CellRecord], detail: Detail, root: str) 
         "measure_again": lambda study: measure_again(view.plan, study),
         "all_techniques": sorted({name for record in records for name in record.techniques}),
         "verdicts": [verdict for verdict, times in view.counts.items() if times],
-        "inlined": _inlined(view) if detail.figures else {},
+        "inlined": _inlined(_drawn(view), detail.figures),
     }
-    return _template().render(view._asdict() | context)
+    return OPTIONAL.sub("", _template().render(view._asdict() | context))
 
 
-def _inlined(view: View) -> dict[str, str]:
-    """The figures as addresses that hold them, by file, as many as there is room for."""
+def _drawn(view: View) -> Iterator[Illustration]:
+    """The figures that no table of the page draws in its rows."""
+    for study in view.studies:
+        for experiment in study.experiments:
+            if experiment.tables[0].plotted is None:
+                yield from experiment.figures
+        yield from study.figures
+
+
+def _inlined(figures: Iterable[Illustration], left: int) -> dict[str, str]:
+    """Addresses that hold the figures, by file, of those for which there is room in `left` bytes."""
     found: dict[str, str] = {}
-    left = FIGURES_LIMIT
-    for figure in view.figures:
+    for figure in figures:
         address = f"data:image/svg+xml,{quote(figure.svg, safe=SAFE_IN_DATA)}"
-        if len(address) <= left:
+        size = len(address) + len(markup.xml(figure.alt).encode()) + 100
+        if size <= left:
             found[figure.file] = address
-            left -= len(address)
+            left -= size
     return found
 
 

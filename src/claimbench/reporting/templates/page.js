@@ -5,7 +5,7 @@ const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const root = document.documentElement;
 
 // A number leads to the samples of its row's cell; which metric it is stands in the head of its column.
-for (const place of all("[data-cell] td.number, td[data-cell]")) {
+for (const place of all("[data-cell] td.n, td[data-cell]")) {
   const id = place.dataset.cell || place.parentElement.dataset.cell;
   const text = place.firstChild;
   if (!document.getElementById(`cell-${id}`) || !text || place.textContent === "–") continue;
@@ -21,10 +21,10 @@ for (const row of all("tr[data-cell]")) {
   if (fold) row.dataset.techniques = fold.parentElement.dataset.techniques;
 }
 for (const box of all(".scroll")) {
-  const named = box.querySelector("caption span") || box.closest("details").querySelector("summary");
+  const named = box.querySelector("caption") || box.closest("details").querySelector("summary");
   box.tabIndex = 0;
-  box.setAttribute("role", "region");
-  box.setAttribute("aria-label", named.textContent);
+  box.setAttribute("role", "group");
+  box.setAttribute("aria-label", named.textContent.trim());
 }
 
 // Tables: a button in each head, three presses: up, down, as it was.
@@ -59,7 +59,6 @@ for (const table of all("table.data")) {
 // Filter: a row stays where its text, its verdict and its techniques fit; what has no verdict or technique is not asked.
 const [text, verdict, technique] = ["filter", "of-verdict", "of-technique"].map(id => document.getElementById(id));
 const rows = all("table.data tbody tr, details.row").filter(row => !row.parentElement.closest("details.row"));
-const folds = all("details:not(.row)").filter(fold => fold.querySelector("table.data"));
 const fits = row => {
   const { verdict: of, techniques } = row.dataset;
   if (verdict.value && of !== undefined && of !== verdict.value) return false;
@@ -77,10 +76,8 @@ const filter = () => {
     const own = [...table.tBodies[0].rows];
     if (hits) hits.textContent = asked ? `${own.filter(row => !row.hidden).length} of ${own.length} rows` : "";
   }
-  for (const fold of folds) {
-    const left = all("table.data tbody tr:not([hidden])", fold).length;
-    fold.querySelector("summary").dataset.hits = asked ? left : "";
-  }
+  const left = all(".claims tbody tr").filter(row => !row.hidden).length;
+  document.getElementById("said").textContent = asked ? `Claims that fit: ${left}` : "";
 };
 for (const field of [text, verdict, technique]) field.addEventListener("input", filter);
 
@@ -129,14 +126,26 @@ const show = event => {
   tip.textContent = words;
   tip.hidden = false;
   link.setAttribute("aria-describedby", "tip");
-  const { left, bottom, top } = link.getBoundingClientRect();
+  place();
+};
+const place = () => {
+  if (!pointed) return;
+  const { left, bottom, top } = pointed.getBoundingClientRect();
   tip.style.left = `${Math.max(8, Math.min(left, innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${bottom + tip.offsetHeight + 12 < innerHeight ? bottom + 6 : Math.max(8, top - tip.offsetHeight - 6)}px`;
 };
 document.addEventListener("mouseover", event => { if (event.target !== tip) show(event); });
 document.addEventListener("focusin", show);
 document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
-addEventListener("scroll", hide, { passive: true });
+addEventListener("scroll", place, { passive: true, capture: true });
+
+// Each cell's fold has the command that measures its study again, which the page holds once.
+for (const fold of all("details.raw")) {
+  const box = document.createElement("div");
+  box.className = "copied";
+  box.append(document.querySelector(`[data-again="${CSS.escape(fold.dataset.study)}"]`).cloneNode(true));
+  fold.querySelector(".copied").before(box);
+}
 
 // Copying.
 for (const code of all(".copied code")) {
