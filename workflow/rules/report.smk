@@ -4,7 +4,9 @@
 #
 # A report that someone else rendered, or that was edited, is newer than every result here: `foreign` is newer than it.
 
-RENDERS = FLOW.code("reporting.report", libraries=["jinja2", "markdown-it-py", "matplotlib"])
+RENDERS = FLOW.code(
+    "reporting.report", libraries=["jinja2", "markdown-it-py", "matplotlib"]
+)
 
 
 rule report:
