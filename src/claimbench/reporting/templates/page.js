@@ -59,6 +59,7 @@ for (const table of all("table.data")) {
 // Filter: a row stays where its text, its verdict and its techniques fit; what has no verdict or technique is not asked.
 const [text, verdict, technique] = ["filter", "of-verdict", "of-technique"].map(id => document.getElementById(id));
 const rows = all("table.data tbody tr, details.row").filter(row => !row.parentElement.closest("details.row"));
+const folds = all("details:not(.row)").filter(fold => fold.querySelector("table.data"));
 const fits = row => {
   const { verdict: of, techniques } = row.dataset;
   if (verdict.value && of !== undefined && of !== verdict.value) return false;
@@ -75,6 +76,11 @@ const filter = () => {
     const hits = table.querySelector(".hits");
     const own = [...table.tBodies[0].rows];
     if (hits) hits.textContent = asked ? `${own.filter(row => !row.hidden).length} of ${own.length} rows` : "";
+  }
+  for (const fold of folds) {
+    const summary = fold.querySelector("summary");
+    const hits = all("table.data tbody tr:not([hidden])", fold).length;
+    if (asked) summary.dataset.hits = hits === 1 ? "1 row fits" : `${hits} rows fit`; else delete summary.dataset.hits;
   }
   const left = all(".claims tbody tr").filter(row => !row.hidden).length;
   document.getElementById("said").textContent = asked ? `Claims that fit: ${left}` : "";
