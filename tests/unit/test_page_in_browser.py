@@ -170,6 +170,9 @@ def test_rows_are_filtered_by_text_verdict_and_technique(browser: Browser, file:
     page.get_by_label("Verdict").select_option("")
     page.get_by_label("Technique").select_option("no_cache")
     assert 0 < seen.count() < whole
+    left = page.locator("tr[data-techniques]:not([hidden])").evaluate_all("all => all.map(r => r.dataset.techniques)")
+    assert left
+    assert all("no_cache" in names.split() for names in left)
     page.get_by_label("Technique").select_option("")
     page.get_by_label("Filter rows").fill("CACHE")
     assert 0 < seen.count() < whole

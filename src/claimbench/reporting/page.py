@@ -2,10 +2,10 @@
 
 Tables are plain `<table>`s: they are read without a script, printed, searched by the browser and announced as tables;
 a script of the page's own sorts and filters them. A plot stands inside the row that it is of, so that it moves with it
-and takes its colours from the page. Vega would draw beside the rows: 800 kB of script in each report, which cannot
-follow a sorted table and asks the page's policy for `unsafe-eval`. Swept figures, which are of no single row, are the
-files of `figures/`, inlined. The policy lets run and style what is hashed here, shows `data:` images, and fetches
-nothing.
+and takes its colours from the page. Vega would draw beside the rows: 800 kB of script in each report (plots/page.html),
+which cannot follow a sorted table and asks the policy for `unsafe-eval`, or for an interpreter besides. Swept figures,
+which are of no single row, are the files of `figures/`, inlined. The policy lets run and style what is hashed here,
+shows `data:` images, and fetches nothing.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ class Detail(NamedTuple):
 
 
 def html(view: View, data: ReportData, root: str) -> str:
-    """The page, of at most `LIMIT` bytes: without raw samples where it would be larger, with the figures that fit.
+    """The page: without raw samples where it would be larger than `LIMIT`, and with the figures that fit.
 
+    What is larger with neither, of well over a thousand cells, is written as it is.
     `root` leads from its folder to the one that holds `results`.
     """
     records = records_of(data)

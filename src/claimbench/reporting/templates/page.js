@@ -16,8 +16,9 @@ for (const place of all("[data-cell] td.n, td[data-cell]")) {
   text.replaceWith(link);
   link.append(text);
 }
-for (const row of all("tr[data-cell]")) {
-  const fold = document.getElementById(`cell-${row.dataset.cell}`);
+for (const row of all("tbody tr")) {
+  const id = row.dataset.cell || row.querySelector("td[data-cell]")?.dataset.cell;
+  const fold = id && document.getElementById(`cell-${id}`);
   if (fold) row.dataset.techniques = fold.parentElement.dataset.techniques;
 }
 for (const box of all(".scroll")) {
