@@ -19,8 +19,9 @@ rule all:
         FLOW.results,
         FLOW.decided,
         "reports/report.md",
+        "reports/report.html",
     message:
-        "Everything is here: results and reports/report.md"
+        "Everything is here: results, reports/report.md and reports/report.html"
 
 
 rule measured:

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parent / "pyproject.toml"
 EXTRAS = {
     "core": (),
-    "dev": ("check", "s3", "site", "slurm", "ssh", "test"),
+    "dev": ("browser", "check", "s3", "site", "slurm", "ssh", "test"),
     "extras": ("llama", "quanto", "s3", "slurm", "ssh"),
     "kernels": ("cuda",),
 }

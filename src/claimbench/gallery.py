@@ -1,9 +1,9 @@
 """Reports that are kept in git, each beside the raw results that it was made from.
 
-A kept report is a folder: `report.md`, its figures, and `results/` with the plan, the ceilings, the blocks and the
-rounds as they were measured. A plain folder, since every link of the report leads into it, and git compresses it by
-itself. Whatever is judged and shown is made from it anew, so a change of judging or of the report's words shows up as a
-difference.
+A kept report is a folder: `report.md`, `report.html`, their figures, and `results/` with the plan, the ceilings, the
+blocks and the rounds as they were measured. A plain folder, since every link of the report leads into it, and git
+compresses it by itself. Whatever is judged and shown is made from it anew, so a change of judging or of the report's
+words shows up as a difference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from claimbench.schema.plan import RESULTS, Plan
 from claimbench.schema.plan import read as read_plan
 from claimbench.workflow import derived_files
 
-SHOWN = ("report.md", "figures", "results/verdicts.json")
+SHOWN = ("report.md", "report.html", "figures", "results/verdicts.json")
 """What is made of raw results; metrics and plots are DVC's."""
 OTHERS = ("metrics.json", "plots")
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from tests.unit import html_page
 from tests.unit.test_report import LATENCY, MACHINE, RATES, build, invent, render
 
 from claimbench.reporting import markup, report, svg
@@ -296,3 +297,43 @@ def test_its_figures_are_harmless(hostile: tuple[Path, str]) -> None:
         assert re.fullmatch(r"[a-z0-9_-]+\.svg", path.name)
         drawn = path.read_text(encoding="utf-8")
         require_harmless_svg(ElementTree.fromstring(drawn), drawn)  # noqa: S314 - our own
+
+
+def test_its_page_in_html_runs_loads_and_links_to_nothing_of_it(hostile: tuple[Path, str], tmp_path: Path) -> None:
+    html = (hostile[0] / "reports/report.html").read_text(encoding="utf-8")
+    render(build(tmp_path, {"rates": hostile_study("a sentence")}, invent), tmp_path)
+    plain = html_page.Page((tmp_path / "reports/report.html").read_text(encoding="utf-8"))
+    page = html_page.Page(html)
+    assert page.unclosed == []
+    assert page.loads() == []
+    assert set(page.tags) <= set(plain.tags) | {"code", "em", "strong"}
+    for tag in ("script", "style", "svg", "h1", "h2", "h3", "table", "img", "details", "ul", "a", "code", "pre"):
+        same = page.tags.count(tag) == plain.tags.count(tag)
+        assert same or tag in ("a", "code", "svg"), tag
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("style", "srcdoc")]
+    for link in page.links():
+        assert re.match(r"#|\.\./results/|https?://[^/]", link), "no script, and no address that is none of the web"
+    assert not [link for link in page.links() if link.startswith("#") and link[1:] not in page.ids()]
+    assert not markup.STEERING.search(html.replace(markup.SHOWN, ""))
+    (inside,) = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+    assert inside == report.page._part("page.js"), "nothing of the study is inside a script"
+    for one in HOSTILE[:3]:
+        assert one in page.text, "it is read as it was written"
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts)
+def test_words_of_a_page_are_read_as_they_were_written(text: str) -> None:
+    page = html_page.Page(f"<p>Before {report.page.words(text)} after</p>")
+    assert set(page.tags) <= {"p", "code"}
+    assert re.sub(r"\s+", "", page.text) == f"Before{spoken(text)}after"
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts)
+@example("[a](https://x.example/'onmouseover=alert(1)) <https://x.example> ![i](https://x.example/p.png)")
+def test_prose_of_a_page_has_emphasis_code_and_links_to_the_web(text: str) -> None:
+    page = html_page.Page(f"<p>Note: {report.page.prose(text)}</p>")
+    assert set(page.tags) <= {"p", "code", "em", "strong", "a"}
+    assert {(tag, name) for tag, name, _ in page.attributes} <= {("a", "href")}
+    assert all(value.startswith(("http://", "https://")) for _, _, value in page.attributes)

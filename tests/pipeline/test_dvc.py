@@ -202,7 +202,7 @@ def test_a_clone_that_pulls_measures_nothing_and_writes_the_same_report(tracked,
     clone.run("dvc", "pull")
     assert clone.results() == tracked.results()
     assert clone.measured_by("all") == []
-    for path in ("reports/report.md", "reports/metrics.json", "reports/plots/decode.csv"):
+    for path in ("reports/report.md", "reports/report.html", "reports/metrics.json", "reports/plots/decode.csv"):
         assert (clone.folder / path).read_bytes() == (tracked.folder / path).read_bytes()
     assert clone.run("git", "status", "--porcelain") == ""
     assert not (clone.folder / "resources").exists()

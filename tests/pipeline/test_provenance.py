@@ -97,7 +97,7 @@ def test_dvc_certifies_no_foreign_report(pair, mine):
     assert (mine.folder / "dvc.lock").read_bytes() == lock
 
 
-@pytest.mark.parametrize("name", ["report.md", "metrics.json", "figures", "plots", "provenance.json"])
+@pytest.mark.parametrize("name", ["report.md", "report.html", "metrics.json", "figures", "plots", "provenance.json"])
 def test_one_foreign_file_is_enough(pair, mine, name):
     before = shown(mine)
     check_out_theirs(pair, mine, name)
@@ -110,6 +110,8 @@ def test_an_edit_a_figure_too_many_and_a_report_of_other_verdicts_are_noticed(mi
     before, reports = shown(mine), mine.folder / "reports"
     spoiled = [
         lambda: (reports / "report.md").write_text("# Faster than all\n", encoding="utf-8"),
+        lambda: (reports / "report.html").write_text("<h1>Faster than all</h1>", encoding="utf-8"),
+        lambda: (reports / "report.html").unlink(),
         lambda: (reports / "figures/another.svg").write_text("<svg/>", encoding="utf-8"),
         lambda: next((reports / "figures").glob("*.svg")).unlink(),
         lambda: rendering.write(

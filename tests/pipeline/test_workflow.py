@@ -6,9 +6,11 @@ import inspect
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
+from html import unescape
 from pathlib import Path
 
 import psutil
@@ -94,6 +96,16 @@ def test_the_html_report_holds_figures_tables_and_their_captions(rendered):
         assert f'"name": "{name}"' in page
     assert page.count('"data_uri": "data:image/svg+xml') == 3, "the verdicts, the pace of cells and their memory"
     assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
+
+
+def test_the_command_that_a_page_gives_measures_its_study_again(rendered):
+    page = (rendered.folder / "reports/report.html").read_text(encoding="utf-8")
+    (command,) = set(re.findall(r'<code data-again="paces">(.*?)</code>', page))
+    before = rendered.results()
+    again = rendered.measured_while(lambda: rendered.run(*shlex.split(unescape(command))))
+    assert len(again) == len(before) > 0
+    assert {record["key"]["series"] for record in again} == {1}
+    assert before.items() <= rendered.results().items(), "what was measured stays"
 
 
 def test_new_code_of_a_later_stage_runs_from_there_and_measures_nothing(rendered):

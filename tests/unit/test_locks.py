@@ -37,7 +37,7 @@ SETS = {
 }
 """What is installed together, in this order: a later lock takes the place of an earlier one's version."""
 OF_EXTRAS = {
-    "dev": ("check", "s3", "site", "slurm", "ssh", "test"),
+    "dev": ("browser", "check", "s3", "site", "slurm", "ssh", "test"),
     "extras": ("llama", "quanto", "s3", "slurm", "ssh"),
     "kernels": ("cuda",),
 }

@@ -22,7 +22,7 @@ from claimbench.__main__ import main
 from claimbench.analysis import aggregate, table_file
 from claimbench.judging import judge
 from claimbench.planning.plan import make_plan
-from claimbench.reporting import report
+from claimbench.reporting import claims, report
 from claimbench.reporting.origin import origin_of
 from claimbench.schema import ceilings, result, sealed, verdicts
 from claimbench.schema.ceilings import Ceilings
@@ -598,9 +598,9 @@ def test_a_wrong_output_gives_no_number(tmp_path: Path) -> None:
 def test_a_claims_reason_is_told_once():
     wide = "The interval reaches beyond the range that would decide."
     doubted = wide[:-1] + ". In doubt: one: the GPU throttled."
-    assert not report._adds(f"{wide} {doubted}", [wide, doubted])
-    assert not report._adds(f"{wide} Not judged: two ended oom.", [wide, "two ended oom"])
-    assert report._adds(f"{wide} Something else.", [wide])
+    assert not claims._adds(f"{wide} {doubted}", [wide, doubted])
+    assert not claims._adds(f"{wide} Not judged: two ended oom.", [wide, "two ended oom"])
+    assert claims._adds(f"{wide} Something else.", [wide])
 
 
 def test_what_departs_from_the_document_stands_at_the_verdict_in_the_first_table(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if (SOURCE / "claimbench").is_dir():
 
 from claimbench.schema.validation import read_yaml
 from claimbench.workflow.another_try import make_way
+from claimbench.workflow.command_line import as_written
 from claimbench.workflow.job_log import JobLogHandler
 from claimbench.workflow.jobs import (
     Workflow,
@@ -46,10 +47,9 @@ with in_one_message():
 configfile: str(PARAMS_FILE)
 
 
-if not OF_A_MODULE:
-    update_config(PARAMS, workflow.config_settings.overwrite_config)
-
 with in_one_message():
+    if not OF_A_MODULE:
+        update_config(PARAMS, as_written(workflow.config_settings.overwrite_config))
     FLOW = Workflow(PARAMS, Path("studies"), HOME / "studies")
 
 # A dry run renames nothing: it counts a job less for each result that a run sets aside. (`workflow.dryrun` is False

@@ -1,10 +1,12 @@
 # input: the plan, the table, the verdicts and the ceilings: JSON and a table, no model and no GPU
-# output: reports/report.md with its figures, metrics and plots, and what they are of in reports/provenance.json
+# output: reports/report.md and reports/report.html with their figures, metrics and plots, and what they are of in reports/provenance.json
 # steps: render
 #
 # A report that someone else rendered, or that was edited, is newer than every result here: `foreign` is newer than it.
 
-RENDERS = FLOW.code("reporting.report", libraries=["jinja2", "matplotlib"])
+RENDERS = FLOW.code(
+    "reporting.report", libraries=["jinja2", "markdown-it-py", "matplotlib"]
+)
 
 
 rule report:
@@ -21,6 +23,7 @@ rule report:
             caption="../report/markdown.rst",
             category="Report",
         ),
+        page="reports/report.html",
         metrics=report(
             "reports/metrics.json",
             caption="../report/metrics.rst",
@@ -52,7 +55,7 @@ rule report:
         ),
         folder=lambda wildcards, output: str(Path(output.markdown).parent),
     message:
-        "Rendering reports/report.md"
+        "Rendering reports/report.md and reports/report.html"
     shell:
         "python -m claimbench report --plan {input.plan:q} --table {input.table:q} --verdicts {input.verdicts:q}"
         " --ceilings {input.ceilings:q} {params.rounds} --code {params.code} --output {params.folder:q}"

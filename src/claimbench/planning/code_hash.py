@@ -125,4 +125,6 @@ def _modules(root: str) -> list[str]:
 def _data_of(modules: tuple[str, ...]) -> list[Path]:
     """Data files in folders beside those of `modules`: `reporting/templates/report.md.j2` is one of `reporting`."""
     folders = {file.parent for module in modules if (file := _file_of(module)) is not None}
-    return sorted(path for folder in folders for path in folder.glob("*/*") if path.suffix in (".json", ".j2"))
+    return sorted(
+        path for folder in folders for path in folder.glob("*/*") if path.suffix in (".json", ".j2", ".css", ".js")
+    )

@@ -178,7 +178,11 @@ def memory(title: str, description: str, rows: Sequence[Stack], capacity: float 
         rest = [max(0, (row.peak or 0) - row.weights - row.cache) for row in ordered]
         parts: list[tuple[str, list[float], dict[str, Any]]] = [
             ("weights", [row.weights for row in ordered], {"fc": svg.SERIES[0], "alpha": 0.55, "hatch": "////"}),
-            ("key-value cache", [row.cache for row in ordered], {"fc": svg.SERIES[1], "alpha": 0.6, "hatch": "...."}),
+            (
+                "key-value cache",
+                [row.cache for row in ordered],
+                {"fc": svg.SERIES[1], "alpha": 0.6, "hatch": "\\\\\\\\"},
+            ),
             ("the rest of the peak", rest, {"fc": "none"}),
         ]
         ends = [0.0] * len(ordered)

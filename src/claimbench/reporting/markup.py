@@ -9,6 +9,7 @@
 | a link | `link`, whose target is `address` or `file_address` | nothing |
 | a block of code | `fenced` | nothing |
 | an SVG's text | `xml` | nothing |
+| a sentence of a page in HTML | `html` | `code` between single backticks |
 
 All of them show a character that steers a terminal or turns the direction of reading as �. No text may begin a line as
 a heading or a list, hold HTML, load anything, or link by itself. Syntax: CommonMark 0.31 and GitHub's extensions.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -100,6 +102,20 @@ def file_address(path: str) -> str:
     return quote(path.encode("utf-8", "surrogatepass"), safe="/=@,+-._")
 
 
+def file_label(path: str) -> str:
+    """What a link to a raw result says: `round of 20:11:45`, `block 0`."""
+    file = PurePosixPath(path)
+    if file.parent.name != "rounds":
+        return f"block {file.stem}"
+    clock = file.stem.partition("T")[2]
+    return f"round of {clock[:2]}:{clock[2:4]}:{clock[4:6]}" if clock[:6].isdigit() else f"round {file.stem}"
+
+
+def html(text: object) -> str:
+    """`text` as it is, `code` apart, as the content of an element."""
+    return _around_code(clean(text), _entities, lambda found: f"<code>{_entities(found[1])}</code>")
+
+
 def fenced(text: str, language: str) -> str:
     """`text` as a block of code, behind more backticks than it has in a row."""
     lines = STEERING.sub(SHOWN, text).rstrip("\n")
@@ -109,7 +125,11 @@ def fenced(text: str, language: str) -> str:
 
 def xml(text: object) -> str:
     """`text` as the content of an element."""
-    return escape(clean(text), {'"': "&quot;"})
+    return _entities(clean(text))
+
+
+def _entities(part: str) -> str:
+    return escape(part, {'"': "&quot;"})
 
 
 def _escaped(part: str) -> str:
@@ -122,8 +142,10 @@ def _link_in_prose(found: re.Match[str]) -> str:
     return f"[{_escaped(found[1])}]({address(found[2])})" if address(found[2]) else _escaped(found[0])
 
 
-def _around_code(text: str, outside: Callable[[str], str]) -> str:
-    return _around(CODE, text, outside, lambda found: code(found[1]))
+def _around_code(
+    text: str, outside: Callable[[str], str], inside: Callable[[re.Match[str]], str] = lambda found: code(found[1])
+) -> str:
+    return _around(CODE, text, outside, inside)
 
 
 def _around(

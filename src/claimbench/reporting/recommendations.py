@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from claimbench.formatting import interval, number, percent
-from claimbench.reporting.markup import code
 from claimbench.reporting.report_data import ReportData
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -65,8 +64,8 @@ def _describe(entries: list[Recommendation]) -> Advice:
 
 
 def _switch_on(entry: Recommendation) -> str:
-    names = ", ".join(map(code, entry.optimizations))
-    system = f"{names} on {code(entry.backend)}" if entry.optimizations else f"{code(entry.backend)} as it is"
+    names = ", ".join(f"`{name}`" for name in entry.optimizations)
+    system = f"{names} on `{entry.backend}`" if names else f"`{entry.backend}` as it is"
     if entry.batch != entry.reference_batch:
         return f"{system}, at batch {entry.batch} instead of {entry.reference_batch}"
     return system

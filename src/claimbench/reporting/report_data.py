@@ -46,6 +46,10 @@ class ReportData:
         self.cells = verdicts.cells
         self._frames = aggregate.by_cell(table)
 
+    def samples(self, cell: str) -> pd.DataFrame:
+        """The cell's rows of the table, one a sample; none of a cell that is not in it."""
+        return self._frames[cell] if cell in self._frames else self.table.iloc[:0]
+
     def summary(self, row: Row) -> CellSummary | None:
         return self.cells.get(row.cell) if row.cell else None
 

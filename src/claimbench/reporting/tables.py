@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from claimbench.formatting import interval, number, percent, rounded
-from claimbench.reporting.markup import literal
 from claimbench.reporting.report_data import ReportData, head, in_unit, shown
+from claimbench.reporting.table import NOTHING, Entry, Notes, Table, outside
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS, PEAK
 from claimbench.schema.outcome import Outcome
@@ -30,31 +29,8 @@ OF_REQUESTS = (
     "load_lateness_ms",
 )
 """What the requests of a load saw, each by itself."""
+TIMES_BETTER = "times better than the first row [95 % interval]"
 LENGTHS = ("prompt_tokens", "new_tokens")
-
-
-class Table(NamedTuple):
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
-    """What the raised numbers in the cells refer to, in order."""
-
-
-class Notes:
-    """Reasons and doubts of one table, each numbered once."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def mark(self, texts: Iterable[str]) -> str:
-        """The raised numbers of `texts`."""
-        numbers = []
-        for text in texts:
-            if text not in self.texts:
-                self.texts.append(text)
-            numbers.append(str(self.texts.index(text) + 1))
-        return f" <sup>{', '.join(numbers)}</sup>" if numbers else ""
 
 
 def tables(data: ReportData, study: Study, name: str, rows: dict[str, Row]) -> list[Table]:
@@ -167,18 +143,26 @@ def published_better(row: Row, base: Row, metric: str) -> float | None:
     return to / of if METRICS[metric].better == "lower" else of / to
 
 
-def _measured(data: ReportData, row: Row, metric: str, notes: Notes) -> str:
+def _measured(data: ReportData, row: Row, metric: str, notes: Notes) -> Entry:
+    if data.interval(row, metric) is None and data.outcome(row) != Outcome.OK:
+        marks = notes.mark([data.reason(row)])
+        return Entry(str(data.outcome(row)), style="strong", marks=marks, cell=row.cell, metric=metric)
+    return _number(data, row, metric)
+
+
+def _number(data: ReportData, row: Row, metric: str) -> Entry:
     found = data.interval(row, metric)
-    if found is not None:
-        return shown(metric, found)
-    if data.outcome(row) == Outcome.OK:
-        return "–"
-    return f"**{data.outcome(row)}**" + notes.mark([data.reason(row)])
+    if found is None:
+        return NOTHING
+    return Entry(shown(metric, found), found=in_unit(metric, found), cell=row.cell, metric=metric)
 
 
-def _beside_ceiling(data: ReportData, row: Row, metric: str) -> tuple[str, str]:
+def _beside_ceiling(data: ReportData, row: Row, metric: str) -> tuple[Entry, Entry]:
     limit, share = data.ceiling(row, metric), data.ceiling_share(row, metric)
-    return number(limit) if limit else "–", percent(share) if share is not None else "–"
+    return (
+        Entry(number(limit), found=Interval(limit)) if limit else NOTHING,
+        Entry(percent(share), found=Interval(share)) if share is not None else NOTHING,
+    )
 
 
 def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: dict[str, Row]) -> Table:
@@ -197,40 +181,46 @@ def _list(data: ReportData, experiment: Experiment, metrics: list[str], rows: di
     published = any(main in row.published for row in rows.values())
     heads = ["", f"{head(main)} [95 % interval]"]
     heads += ["ceiling here", "% of it"] if ceiling else []
-    heads += ["times better than the first row [95 % interval]"] if bars and len(rows) > 1 else []
+    heads += [TIMES_BETTER] if bars and len(rows) > 1 else []
     heads += [f"published, {head(main)}"] if published else []
     heads += ["published, times better"] if published and bars else []
     heads += [head(metric) for metric in extras] + ["tokens"]
     lines = []
     for row in rows.values():
         marks = notes.mark([*_own(texts(row), everywhere), *data.doubts(row)])
-        line = [literal(row_title(row, data)) + marks, _measured(data, row, main, notes)]
+        line = [
+            Entry(row_title(row, data), is_outside=True, marks=marks, cell=row.cell),
+            _measured(data, row, main, notes),
+        ]
         base = base_of(rows, row)
         if ceiling:
             line += _beside_ceiling(data, row, main)
         if bars and len(rows) > 1:
-            line.append(_times(data.times_better(row, base, main), row is base))
+            line.append(_times(data.times_better(row, base, main), row, base, main))
         if published:
             line.append(_as_published(row, main))
         if published and bars:
             better = published_better(row, base, main)
-            line.append(f"{number(better)}x" if better else "–")
-        line += [shown(metric, found) if (found := data.interval(row, metric)) else "–" for metric in extras]
-        lines.append((*line, data.tokens(row)))
-    return Table("", tuple(heads), tuple(lines), tuple(notes.texts))
+            line.append(Entry(f"{number(better)}x", found=Interval(better)) if better else NOTHING)
+        line += [_number(data, row, metric) for metric in extras]
+        lines.append((*line, Entry(data.tokens(row))))
+    plotted = heads.index(TIMES_BETTER) if TIMES_BETTER in heads else None
+    return Table("", tuple(map(Entry, heads)), tuple(lines), tuple(notes.texts), plotted)
 
 
-def _times(ratio: Interval | None, is_base: bool) -> str:
+def _times(ratio: Interval | None, row: Row, base: Row, metric: str) -> Entry:
+    """How many times better `row` is than `base`."""
     if ratio is None:
-        return "–"
-    return "1 (the base)" if is_base else interval(ratio, "x")
+        return NOTHING
+    text = "1 (the base)" if row is base else interval(ratio, "x")
+    return Entry(text, found=ratio, cell=row.cell, metric=metric)
 
 
-def _as_published(row: Row, metric: str) -> str:
+def _as_published(row: Row, metric: str) -> Entry:
     value, figure = published_number(row, metric), row.published.get(metric)
     if value is not None:
-        return f"{value:,.6g}"
-    return literal(figure) if figure is not None else "–"
+        return Entry(f"{value:,.6g}", found=Interval(value))
+    return outside(figure) if figure is not None else NOTHING
 
 
 def _grid(
@@ -239,19 +229,21 @@ def _grid(
     """One column a swept value, one row a label; the published figures in a row below, each number with its ceiling."""
     notes = Notes()
     values = list(dict.fromkeys(row.sweep[key] for row in rows.values())) if key else [""]
-    lines: list[tuple[str, ...]] = []
+    lines: list[tuple[Entry, ...]] = []
     for label in dict.fromkeys(row.label for row in rows.values()):
         of_label = {row.sweep[key] if key else "": row for row in rows.values() if row.label == label}
         first = next(iter(of_label.values()))
         same = _shared([data.doubts(row) + texts(row) for row in of_label.values()])
         cells = [_grid_cell(data, of_label.get(value), metric, [*same, *everywhere], notes) for value in values]
-        lines.append((literal(data.title(first)) + notes.mark(_own(same, everywhere)), *cells))
+        marks = notes.mark(_own(same, everywhere))
+        lines.append((Entry(data.title(first), is_outside=True, marks=marks), *cells))
         if any(metric in row.published for row in of_label.values()):
-            figures = [_as_published(of_label[value], metric) if value in of_label else "–" for value in values]
-            lines.append((f"*{literal(first.title)}, published*", *(f"*{figure}*" for figure in figures)))
+            named = outside(f"{first.title}, published")
+            figures = [_as_published(of_label[value], metric) if value in of_label else NOTHING for value in values]
+            lines.append(tuple(entry._replace(style="emphasis") for entry in (named, *figures)))
     title = head(metric) + (f", by {worded(key)}" if key else "") + (f"; {group}" if group else "")
     corner = worded(key) if key else ""
-    return Table(title, (corner, *(literal(value) for value in values)), tuple(lines), tuple(notes.texts))
+    return Table(title, (Entry(corner), *map(outside, values)), tuple(lines), tuple(notes.texts))
 
 
 def _own(texts: Iterable[str], everywhere: list[str]) -> list[str]:
@@ -263,13 +255,14 @@ def _shared(lists: list[tuple[str, ...]]) -> list[str]:
     return [text for text in lists[0] if all(text in other for other in lists)]
 
 
-def _grid_cell(data: ReportData, row: Row | None, metric: str, same: list[str], notes: Notes) -> str:
+def _grid_cell(data: ReportData, row: Row | None, metric: str, same: list[str], notes: Notes) -> Entry:
     if row is None:
-        return "–"
+        return NOTHING
     own = _own((*texts(row), *data.doubts(row)), same)
-    text = _measured(data, row, metric, notes) + notes.mark(own)
+    entry = _measured(data, row, metric, notes)
     share = data.ceiling_share(row, metric)
-    return text if share is None else f"{text}<br>{percent(share)} of {number(data.ceiling(row, metric) or 0)}"
+    below = () if share is None else (f"{percent(share)} of {number(data.ceiling(row, metric) or 0)}",)
+    return entry._replace(marks=entry.marks + notes.mark(own), below=below)
 
 
 def memory_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
@@ -282,10 +275,16 @@ def memory_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
     for title, row in rows.items():
         found = [data.interval(row, metric) for metric in measured]
         if any(found):
-            pairs = zip(measured, found, strict=True)
-            texts = [rounded(in_unit(metric, value)) if value else "–" for metric, value in pairs]
-            lines.append((literal(title), *texts))
-    return Table("", ("", *(head(metric) for metric in measured)), tuple(lines), ())
+            entries = [_rounded(row, metric, value) for metric, value in zip(measured, found, strict=True)]
+            lines.append((Entry(title, is_outside=True, cell=row.cell), *entries))
+    return Table("", (Entry(""), *(Entry(head(metric)) for metric in measured)), tuple(lines), ())
+
+
+def _rounded(row: Row, metric: str, value: Interval | None) -> Entry:
+    if value is None:
+        return NOTHING
+    found = in_unit(metric, value)
+    return Entry(rounded(found), found=found, cell=row.cell, metric=metric)
 
 
 def tokens_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
@@ -299,5 +298,6 @@ def tokens_table(data: ReportData, rows: dict[str, Row]) -> Table | None:
             said = Counter(data.tokens(row) for row in of_label)
             texts = [f"{text} ({times} of {len(of_label)} cells)" for text, times in said.items()]
             texts = texts if len(said) > 1 else list(said)
-            lines.append((literal(of_label[0].title), "<br>".join(texts)))
-    return Table("", ("", "tokens against the reference"), tuple(lines), ()) if lines else None
+            lines.append((outside(of_label[0].title), Entry(texts[0], tuple(texts[1:]))))
+    head_row = (Entry(""), Entry("tokens against the reference"))
+    return Table("", head_row, tuple(lines), ()) if lines else None

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from claimbench.cost_model import parallelism
 from claimbench.cost_model.hardware import HARDWARE, Hardware
 from claimbench.formatting import number, percent
-from claimbench.reporting.markup import literal
 from claimbench.reporting.report_data import ReportData, shown
-from claimbench.reporting.tables import Notes, Table
+from claimbench.reporting.table import NOTHING, Entry, Notes, Table, outside
+from claimbench.schema.interval import Interval
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import PlannedStudy, Row
@@ -60,16 +60,17 @@ def _floors(data: ReportData, question: str, lines: list[list[Row]], hardware: H
     """Published, floor and share of the limit for each batch; ours below, where it was measured."""
     notes = Notes()
     batches = sorted({_batch(row) for line in lines for row in line})
-    listed: list[tuple[str, ...]] = []
+    listed: list[tuple[Entry, ...]] = []
     for line in lines:
         by_batch = {_batch(row): row for row in line}
         cells = [_floor(by_batch.get(batch), hardware, notes) for batch in batches]
-        listed.append((f"{literal(line[0].title)}, {_load(line[0]).devices} devices", *cells))
+        listed.append((outside(f"{line[0].title}, {_load(line[0]).devices} devices"), *cells))
         ours = [_ours(data, by_batch.get(batch)) for batch in batches]
-        if any(text != "–" for text in ours):
-            listed.append((f"*{literal(line[0].title)}, here (see above for what was changed)*", *ours))
+        if any(entry != NOTHING for entry in ours):
+            here = Entry(f"{line[0].title}, here (see above for what was changed)", is_outside=True, style="emphasis")
+            listed.append((here, *ours))
     title = f"{question}: published ms per token, the floor on its hardware, and how near to that limit it is"
-    return Table(title, ("batch", *map(str, batches)), tuple(listed), tuple(notes.texts))
+    return Table(title, tuple(Entry(str(text)) for text in ("batch", *batches)), tuple(listed), tuple(notes.texts))
 
 
 def _load(row: Row) -> InferenceLoad:
@@ -77,19 +78,26 @@ def _load(row: Row) -> InferenceLoad:
     return row.asked
 
 
-def _floor(row: Row | None, hardware: Hardware, notes: Notes) -> str:
+def _floor(row: Row | None, hardware: Hardware, notes: Notes) -> Entry:
     if row is None:
-        return "–"
+        return NOTHING
     figure, floor = row.published.get(METRIC), parallelism.ms_per_token(_load(row), hardware)
     if not isinstance(figure, int | float):
-        return f"{literal(figure or '–')}<br>floor {number(floor)}"
+        return Entry(str(figure or "–"), below=(f"floor {number(floor)}",), is_outside=True)
     share = floor / figure
-    return f"{figure:,.6g}<br>floor {number(floor)}, {percent(share)}{notes.mark([BEYOND]) if share > 1 else ''}"
+    return Entry(
+        f"{figure:,.6g}",
+        below=(f"floor {number(floor)}, {percent(share)}",),
+        marks=notes.mark([BEYOND]) if share > 1 else (),
+        found=Interval(figure),
+    )
 
 
-def _ours(data: ReportData, row: Row | None) -> str:
+def _ours(data: ReportData, row: Row | None) -> Entry:
     found = data.interval(row, METRIC) if row else None
-    return shown(METRIC, found) if found else "–"
+    if row is None or found is None:
+        return NOTHING
+    return Entry(shown(METRIC, found), found=found, cell=row.cell, metric=METRIC)
 
 
 def _frontiers(question: str, lines: list[list[Row]], hardware: Hardware) -> Table:
@@ -105,19 +113,17 @@ def _frontiers(question: str, lines: list[list[Row]], hardware: Hardware) -> Tab
         fitted = [_batch(row) for row in line if isinstance(row.published.get(METRIC), int | float)]
         failed = [row for row in line if row.published.get(METRIC) == Outcome.OOM]
         needed = parallelism.device_bytes(_load(failed[0])).total / hardware.memory_bytes if failed else None
-        listed.append(
-            (
-                literal(line[0].title),
-                str(load.devices),
-                number((one.weights + one.gathered) / 1e9),
-                number((two.total - one.total) / 1e9),
-                str(parallelism.largest_batch(load, hardware.memory_bytes)),
-                str(max(fitted, default="–")),
-                str(_batch(failed[0])) if failed else "–",
-                percent(needed) if needed is not None else "–",
-            )
+        texts = (
+            str(load.devices),
+            number((one.weights + one.gathered) / 1e9),
+            number((two.total - one.total) / 1e9),
+            str(parallelism.largest_batch(load, hardware.memory_bytes)),
+            str(max(fitted, default="–")),
+            str(_batch(failed[0])) if failed else "–",
+            percent(needed) if needed is not None else "–",
         )
+        listed.append((outside(line[0].title), *map(Entry, texts)))
     title = (
         f"{question}: memory by weights, keys and values alone, of {number(hardware.memory_bytes / 1e9)} GB a device"
     )
-    return Table(title, FRONTIER_HEAD, tuple(listed), ())
+    return Table(title, tuple(map(Entry, FRONTIER_HEAD)), tuple(listed), ())

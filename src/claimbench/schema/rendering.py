@@ -10,7 +10,7 @@ from claimbench.schema import sealed
 from claimbench.schema.frozen import Frozen
 
 NAME: Final = "provenance.json"
-FILES: Final = ("report.md", "metrics.json")
+FILES: Final = ("report.md", "report.html", "metrics.json")
 FOLDERS: Final = ("figures", "plots")
 
 

@@ -1,0 +1,160 @@
+"""The claims of a report: verdict, numbers, checks and deviations of each, as plain text for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from claimbench.formatting import count, interval
+from claimbench.reporting import study_figures, verdict_chart
+from claimbench.reporting.report_data import ReportData
+from claimbench.reporting.study_figures import Illustration
+from claimbench.schema.interval import Interval
+from claimbench.schema.verdicts import CheckVerdict, ClaimVerdict, Verdict
+
+
+class CheckText(NamedTuple):
+    verdict: Verdict
+    sentence: str
+    expect: str
+    ours: str
+    published: str | None
+    reason: str | None
+    """Where the sentence does not say it already."""
+    cells: tuple[tuple[str, str], ...]
+    """(address, id) of the cells that it compares."""
+
+
+class ClaimText(NamedTuple):
+    id: str
+    statement: str
+    verdict: Verdict
+    published: str | None
+    note: str | None
+    checks: tuple[CheckText, ...]
+    results: tuple[str, ...]
+    deviations: tuple[str, ...]
+    """How what was judged departs from the document, each in a line."""
+    differs: tuple[str, ...]
+    """In what it does, in a word or two each: `model`, `new tokens`."""
+    ours: str
+    headline: str
+    """Of the check that it is told by."""
+    why: str | None
+    """Where it says more than the checks do."""
+    ratio: Interval | None
+    """The same as `headline`, where it is a ratio."""
+    techniques: tuple[str, ...]
+    """Of the cells that it is about."""
+    doubts: tuple[str, ...]
+    """About them."""
+    rounds: int
+    """Or blocks, that its least measured check rests on."""
+
+
+class StudyClaims(NamedTuple):
+    study: str
+    title: str
+    claims: tuple[ClaimText, ...]
+    departs: bool
+    """Whether what ran for some claim was not what its document has."""
+    told: str
+    """The verdicts, counted, as a sentence."""
+    figure: Illustration | None
+
+
+def claims_of(data: ReportData) -> list[StudyClaims]:
+    """Every study's claims; each check with what it found and the links to its results."""
+    found = []
+    for study, planned in data.plan.studies.items():
+        judged = [claim for claim in data.verdicts.claims if claim.study == study]
+        if judged:
+            described = tuple(_describe_claim(data, claim) for claim in judged)
+            title, figure = planned.study.title, study_figures.of_verdicts(study, judged)
+            departs = any(claim.differs for claim in described)
+            found.append(StudyClaims(study, title, described, departs, _told(judged), figure))
+    return found
+
+
+def _told(judged: Sequence[ClaimVerdict]) -> str:
+    """`16 claims: 13 supported, 3 refuted.`"""
+    numbers = [(sum(claim.verdict == verdict for claim in judged), verdict) for verdict in Verdict]
+    told = ", ".join(f"{number} {verdict}" for number, verdict in numbers if number)
+    return f"{count(len(judged), 'claim')}: {told}."
+
+
+def _describe_claim(data: ReportData, claim: ClaimVerdict) -> ClaimText:
+    checks = tuple(_describe_check(data, claim.study, check) for check in claim.checks)
+    told_by = verdict_chart.headline(claim)
+    cells = {id: data.cells[id] for check in checks for _, id in check.cells if id in data.cells}
+    deviations = tuple(dict.fromkeys(text for check in claim.checks for text in check.deviations))
+    return ClaimText(
+        id=claim.id,
+        statement=claim.statement,
+        verdict=claim.verdict,
+        published=claim.published,
+        note=claim.note,
+        checks=checks,
+        results=tuple(dict.fromkeys(path for check in claim.checks for path in check.results)),
+        deviations=deviations,
+        differs=tuple(dict.fromkeys(text.partition(": ")[0] for text in deviations)),
+        ours="; ".join(check.ours for check in checks if check.ours != "–") or "–",
+        headline=_found(told_by) if told_by else "–",
+        why=claim.reason if _adds(claim.reason, [check.reason for check in claim.checks]) else None,
+        ratio=verdict_chart.ratio_of(told_by),
+        techniques=tuple(dict.fromkeys(name for cell in cells.values() for name in cell.optimizations)),
+        doubts=tuple(dict.fromkeys(doubt for cell in cells.values() for doubt in cell.flags)),
+        rounds=min((check.blocks for check in claim.checks if check.blocks), default=0),
+    )
+
+
+def _describe_check(data: ReportData, study: str, check: CheckVerdict) -> CheckText:
+    published = None
+    if check.published is not None:
+        in_gb = (check.metric or "").endswith("bytes") and check.kind != "ratio"
+        published = f"{check.published * 1e-9:,.4g} GB" if in_gb else f"{check.published:,.4g}"
+    return CheckText(
+        verdict=check.verdict,
+        sentence=check.sentence,
+        expect=check.expect,
+        ours=_found(check),
+        published=published,
+        reason=None if _repeats(check.sentence, check.reason) else check.reason,
+        cells=tuple(_cells(data, study, filter(None, (check.of, check.to)))),
+    )
+
+
+def _cells(data: ReportData, study: str, addresses: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The cells at `addresses`; one without its swept values is all of its label."""
+    for address in addresses:
+        experiment, _, wanted = address.partition("/")
+        for place, row in data.plan.studies[study].rows.get(experiment, {}).items():
+            if row.cell and (place == wanted or place.startswith(f"{wanted}@")):
+                yield f"{experiment}/{place}", row.cell
+
+
+def _repeats(text: str | None, reason: str | None) -> bool:
+    """Whether `text` says already what `reason` does."""
+    return bool(text and reason) and str(reason).rstrip(". ").lower() in str(text).lower()
+
+
+def _adds(reason: str | None, said: Iterable[str | None]) -> bool:
+    """Whether `reason` says more than the checks' own reasons, which stand above it."""
+    left = (reason or "").replace("Not judged:", "")
+    for text in sorted(filter(None, said), key=len, reverse=True):  # one may begin with all of another
+        left = left.replace(text.rstrip(". "), "")
+    return any(character.isalnum() for character in left)
+
+
+def _found(check: CheckVerdict) -> str:
+    if check.estimate is None:
+        return "–"
+    found = Interval(check.estimate, check.low, check.high)
+    metric = check.metric or ""
+    if check.kind == "ratio":
+        return interval(found, "x")
+    if check.kind == "shape":
+        return f"exponent {interval(found)}"
+    if metric.endswith("bytes"):
+        return f"{interval(found.scaled(1e-9))} GB"
+    return interval(found)
