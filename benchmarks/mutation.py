@@ -1,0 +1,156 @@
+"""Which small errors would no test notice? A sample of a module's mutants, each run against the module's tests.
+
+    make mutants MODULE=analysis/paired                         thirty of its mutants, and those that no test noticed
+    make mutants MODULE="analysis/paired schema/durable" SAMPLE=100 SEED=2
+
+mutmut makes the mutants (an operator, a number, an argument, a text changed) and runs the tests that call the changed
+function in a fork of one pytest. It leaves decorated functions and what stands outside of functions as they are. Here
+is what it lacks: a sample with a seed, Wilson's interval, and a copy of the tree, in which all of it happens.
+docs/mutation.md is what came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "src/claimbench"
+NOTICED = ("killed", "timeout", "segfault")
+LEFT_OUT = "not model and not pipeline and not long and not wide and not slow and not servers and not network"
+JUDGING = ("unit/test_judge.py", "unit/test_fitness.py", "unit/test_frontier.py", "unit/test_theoretical_limits.py")
+CHECKPOINTS = ("unit/test_manifest.py", "faults/test_weight_files.py", "unit/test_shard.py")
+TESTS = {
+    "analysis/aggregate": ("unit/test_aggregate.py",),
+    "analysis/comparing": ("unit/test_comparing.py", "unit/test_judge.py"),
+    "analysis/paired": ("unit/test_paired.py",),
+    "analysis/stats": ("unit/test_stats.py",),
+    "analysis/validity": ("unit/test_validity.py", "unit/test_side_by_side.py"),
+    "checkpoints/manifest": CHECKPOINTS,
+    "checkpoints/safetensors_file": CHECKPOINTS,
+    "checkpoints/stored": CHECKPOINTS,
+    "checkpoints/weight_files": CHECKPOINTS,
+    "judging/checks/*": JUDGING,
+    "judging/evidence": JUDGING,
+    "judging/expectations": JUDGING,
+    "judging/fitness": JUDGING,
+    "judging/judge": JUDGING,
+    "measuring/clock": ("unit/test_clock.py",),
+    "measuring/device_lock": ("unit/test_side_by_side.py", "faults/test_turns.py"),
+    "measuring/supervisor": ("unit/test_supervisor.py", "faults/test_blocks.py"),
+    "planning/result_key": ("unit/test_result_key.py",),
+    "schema/durable": ("faults/test_durable.py", "faults/test_simulator.py"),
+    "schema/result": ("unit/test_aggregate.py",),
+    "schema/round": ("unit/test_deciding.py",),
+    "schema/sealed": ("unit/test_sealed.py",),
+}
+
+
+def copy_tree(folder: Path) -> None:
+    """All that git knows of, and files that it would be told of."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def configure(folder: Path, modules: list[str], tests: list[str]) -> None:
+    """mutmut reads pyproject.toml and nothing else."""
+    beside = sorted(path.name for path in folder.iterdir() if path.name not in ("src", "tests", "pyproject.toml"))
+    settings = {
+        "source_paths": ["src"],
+        "only_mutate": [f"{PACKAGE}/{module}.py" for module in modules],
+        "also_copy": beside,
+        "pytest_add_cli_args_test_selection": [f"tests/{name}" for name in tests],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-m", LEFT_OUT],
+    }
+    lines = [f"{name} = {value!r}".replace("'", '"') for name, value in settings.items()]
+    with (folder / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write("\n[tool.mutmut]\nuse_git_change_detection = false\n" + "\n".join(lines) + "\n")
+
+
+def mutants_of(path: Path) -> list[str]:
+    """Names of all mutants of a file, as mutmut gives them."""
+    from mutmut.mutation.file_mutation import mutate_file_contents
+    from mutmut.utils.format_utils import get_mutant_name
+
+    made = mutate_file_contents(str(path), path.read_text(encoding="utf-8"))
+    return [get_mutant_name(path, name) for name in made.mutant_names]
+
+
+def wilson(noticed: int, sampled: int) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    low, high = binomtest(noticed, sampled).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="+", help=f"of {', '.join(TESTS)}")
+    parser.add_argument("--sample", type=int, default=30, help="mutants of each module (30); 0 for all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tests", nargs="*", help="files under tests/, instead of those that the table here names")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutation", help="of the copy; is emptied")
+    asked = parser.parse_args()
+    unknown = [module for module in asked.modules if module not in TESTS and not asked.tests]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}. Name the files of tests (--tests), or one of {', '.join(TESTS)}")
+    tests = asked.tests or [name for module in asked.modules for name in TESTS[module]]
+    folder = asked.folder.resolve()
+    copy_tree(folder)
+    configure(folder, asked.modules, [name for name in dict.fromkeys(tests) if (ROOT / "tests" / name).exists()])
+    os.chdir(folder)
+    sampled, totals = dict[str, list[str]](), dict[str, int]()
+    for module in asked.modules:
+        names = [name for path in sorted(Path(PACKAGE).glob(f"{module}.py")) for name in mutants_of(path)]
+        count = min(asked.sample or len(names), len(names))
+        sampled[module] = random.Random(f"{asked.seed} {module}").sample(names, count)  # noqa: S311
+        print(f"{module}: {count} of {len(names)} mutants, seed {asked.seed}", flush=True)
+        sampled[module].sort()
+        totals[module] = len(names)
+    mutated = folder / "mutants" / "src"
+    mutated.mkdir(parents=True)  # else the interpreter remembers that it is not there
+    others = [
+        path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != ROOT / "src"
+    ]
+    paths = [str(mutated), *others]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    mutmut = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()"]
+    every = [name for names in sampled.values() for name in names]
+    done = subprocess.run([*mutmut, "run", "--max-children", "1", *every], env=environment, check=False)
+    if done.returncode:
+        return done.returncode
+    results = subprocess.run([*mutmut, "results", "--all", "true"], env=environment, capture_output=True, text=True)
+    ended = dict(re.findall(r"^ *(\S+): (.+)$", results.stdout, flags=re.MULTILINE))
+    for names in sampled.values():
+        for name in names:
+            if ended[name] not in NOTICED:
+                shown = subprocess.run([*mutmut, "show", name], env=environment, capture_output=True, text=True)
+                print(shown.stdout)
+    print("| module | mutants | sampled | noticed | share (95 %) | ended |\n|---|---|---|---|---|---|")
+    for module, names in sampled.items():
+        noticed = sum(ended[name] in NOTICED for name in names)
+        low, high = wilson(noticed, len(names))
+        ends = ", ".join(f"{end} {count}" for end, count in sorted(Counter(ended[name] for name in names).items()))
+        share = f"{noticed / len(names):.0%} ({low:.0%} to {high:.0%})"
+        print(f"| {module} | {totals[module]} | {len(names)} | {noticed} | {share} | {ends} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
