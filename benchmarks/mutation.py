@@ -2,10 +2,12 @@
 
     make mutants MODULE=analysis/paired                         thirty of its mutants, and those that no test noticed
     make mutants MODULE="analysis/paired schema/durable" SAMPLE=100 SEED=2
+    make mutants MODULE=by-hand                                 the lines of broken_lines.yaml, each broken as it says
 
 mutmut makes the mutants (an operator, a number, an argument, a text changed) and runs the tests that call the changed
-function in a fork of one pytest. It leaves decorated functions and what stands outside of functions as they are. Here
-is what it lacks: a sample with a seed, Wilson's interval, and a copy of the tree, in which all of it happens.
+function in a fork of one pytest. It leaves decorated functions and what stands outside of functions as they are, and
+removes no statement: those breaks are a list. Here is what it lacks: a sample with a seed, Wilson's interval, and a
+copy of the tree, in which all of it happens.
 docs/mutation.md is what came of it.
 """
 
@@ -21,8 +23,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "src/claimbench"
+BROKEN_LINES = Path(__file__).with_name("broken_lines.yaml")
 NOTICED = ("killed", "timeout", "segfault")
 LEFT_OUT = "not model and not pipeline and not long and not wide and not slow and not servers and not network"
 JUDGING = ("unit/test_judge.py", "unit/test_fitness.py", "unit/test_frontier.py", "unit/test_theoretical_limits.py")
@@ -35,7 +40,7 @@ TESTS = {
     "analysis/validity": ("unit/test_validity.py", "unit/test_side_by_side.py"),
     "checkpoints/manifest": CHECKPOINTS,
     "checkpoints/safetensors_file": CHECKPOINTS,
-    "checkpoints/stored": CHECKPOINTS,
+    "checkpoints/stored": ("unit/test_stored.py",),
     "checkpoints/weight_files": CHECKPOINTS,
     "judging/checks/*": JUDGING,
     "judging/evidence": JUDGING,
@@ -76,7 +81,7 @@ def configure(folder: Path, modules: list[str], tests: list[str]) -> None:
         "only_mutate": [f"{PACKAGE}/{module}.py" for module in modules],
         "also_copy": beside,
         "pytest_add_cli_args_test_selection": [f"tests/{name}" for name in tests],
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-m", LEFT_OUT],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "--hypothesis-profile=ci", "-m", LEFT_OUT],
     }
     lines = [f"{name} = {value!r}".replace("'", '"') for name, value in settings.items()]
     with (folder / "pyproject.toml").open("a", encoding="utf-8") as file:
@@ -99,21 +104,50 @@ def wilson(noticed: int, sampled: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def broken_lines() -> list[dict[str, str]]:
+    found: list[dict[str, str]] = yaml.safe_load(BROKEN_LINES.read_text(encoding="utf-8"))
+    return found
+
+
+def break_by_hand(folder: Path) -> int:
+    """Break each line of the list in turn; the number of breaks that their test did not notice."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder / "src"), os.environ.get("PYTHONPATH", "")])}
+    passed = 0
+    for entry in broken_lines():
+        path = folder / PACKAGE / entry["file"]
+        whole = path.read_text(encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{entry['test']}"]
+        path.write_text(whole.replace(entry["line"], entry["instead"]), encoding="utf-8")
+        ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+        path.write_text(whole, encoding="utf-8")
+        noticed = ended.returncode == 1
+        passed += not noticed
+        print(f"{'noticed' if noticed else 'NOT NOTICED'}: {entry['file']}: {entry['what']}", flush=True)
+    return passed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="+", help=f"of {', '.join(TESTS)}")
+    parser.add_argument("modules", nargs="+", help=f"of {', '.join(TESTS)}; or by-hand")
     parser.add_argument("--sample", type=int, default=30, help="mutants of each module (30); 0 for all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tests", nargs="*", help="files under tests/, instead of those that the table here names")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutation", help="of the copy; is emptied")
     asked = parser.parse_args()
+    if asked.modules == ["by-hand"]:
+        copy_tree(asked.folder.resolve())
+        return 1 if break_by_hand(asked.folder.resolve()) else 0
     unknown = [module for module in asked.modules if module not in TESTS and not asked.tests]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}. Name the files of tests (--tests), or one of {', '.join(TESTS)}")
     tests = asked.tests or [name for module in asked.modules for name in TESTS[module]]
     folder = asked.folder.resolve()
     copy_tree(folder)
-    configure(folder, asked.modules, [name for name in dict.fromkeys(tests) if (ROOT / "tests" / name).exists()])
+    configure(
+        folder,
+        asked.modules,
+        [name for name in dict.fromkeys(tests) if (ROOT / "tests" / name.partition("::")[0]).exists()],
+    )
     os.chdir(folder)
     sampled, totals = dict[str, list[str]](), dict[str, int]()
     for module in asked.modules:
@@ -129,7 +163,7 @@ def main() -> int:
         path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != ROOT / "src"
     ]
     paths = [str(mutated), *others]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "CLAIMBENCH_SEEDS": "40"}
     mutmut = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()"]
     every = [name for names in sampled.values() for name in names]
     done = subprocess.run([*mutmut, "run", "--max-children", "1", *every], env=environment, check=False)

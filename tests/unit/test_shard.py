@@ -354,3 +354,20 @@ def test_a_source_that_gives_another_number_of_bytes_leaves_no_file(tmp_path: Pa
 )
 def test_what_would_have_a_library_run_code_of_the_source_is_not_written(config: dict[str, Any]) -> None:
     assert not {"auto_map", "dtype"} & set(model_config.normalise(config, "here"))
+
+
+def test_weights_have_their_name_once_they_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "model.safetensors", []
+
+    def fsync(handle: int) -> None:
+        assert not path.exists()
+        (partial,) = tmp_path.iterdir()
+        assert Path(f"/proc/self/fd/{handle}").readlink() == partial
+        seen.append(partial.stat().st_size)
+
+    monkeypatch.setattr(safetensors_file.os, "fsync", fsync)
+    tensor = StreamedTensor("t", "F32", (2,), lambda: iter([b"1234", b"5678"]))
+    written = safetensors_file.write(path, [tensor])
+    assert seen == [written.bytes] == [path.stat().st_size]
+    assert written.sha256 == manifest.sha256_of(path)
+    assert list(tmp_path.iterdir()) == [path]
