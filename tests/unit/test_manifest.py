@@ -71,8 +71,12 @@ def test_a_damaged_manifest_is_refused(checkpoint: Path, content: str) -> None:
 
 
 def test_a_folder_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
-    with pytest.raises(CorruptCheckpoint, match="never finished"):
+    with pytest.raises(CorruptCheckpoint) as refused:
         manifest.verify(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path / manifest.MANIFEST}: expected a manifest, but it cannot be read (No such file or directory): "
+        f"the checkpoint was never finished. Delete {tmp_path} and run again."
+    )
 
 
 def test_an_unchanged_file_is_hashed_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -371,3 +371,24 @@ def test_weights_have_their_name_once_they_are_on_the_disk(tmp_path: Path, monke
     assert seen == [written.bytes] == [path.stat().st_size]
     assert written.sha256 == manifest.sha256_of(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_laid_out_as_the_format_says_and_wider_types_come_first(tmp_path: Path) -> None:
+    """So each tensor is aligned to its own type; a header without spaces is filled up to eight bytes."""
+    narrow = StreamedTensor("narrow", "BF16", (1, 3), lambda: iter([b"nnnnn", b"n"]))
+    wide = StreamedTensor("wide", "F32", (2,), lambda: iter([b"wwwwwwww"]))
+    written = safetensors_file.write(tmp_path / "model.safetensors", [narrow, wide])
+    header = (
+        '{"__metadata__":{"format":"pt"},"wide":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+        '"narrow":{"dtype":"BF16","shape":[1,3],"data_offsets":[8,14]}}'
+    )
+    padded = header + " " * (-len(header) % 8)
+    whole = struct.pack("<Q", len(padded)) + padded.encode() + b"wwwwwwww" + b"nnnnnn"
+    assert (tmp_path / "model.safetensors").read_bytes() == whole
+    assert (written.name, written.bytes) == ("model.safetensors", len(whole))
+    assert written.sha256 == manifest.sha256_of(tmp_path / "model.safetensors")
+    assert {name: (one.dtype, one.shape) for name, one in written.tensors.items()} == {
+        "narrow": ("BF16", (1, 3)),
+        "wide": ("F32", (2,)),
+    }
+    assert (narrow.values, narrow.bytes) == (3, 6)
