@@ -121,3 +121,23 @@ def test_what_was_made_of_other_inputs_is_refused_with_the_stage_that_makes_it_a
             f"{path} does not follow from the {name} that it is shown with: it was made of others. "
             "Delete it and run again: the stage `judge` makes it anew"
         )
+
+
+def test_what_is_wrong_with_a_file_is_said_in_its_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text('{"seal": "0", "record": {"speed": "fast"}}', encoding="utf-8")
+    with pytest.raises(
+        ResultError, match=r"^not a record of this version of Claimbench \(1 validation error for Record\)"
+    ):
+        read(path)
+    path.write_text('{"seal": "0"}', encoding="utf-8")
+    with pytest.raises(ResultError, match=r"\('record'\)\. Delete"):
+        read(path)
+
+
+def test_a_seal_is_of_what_is_written_and_not_of_what_it_stands_for() -> None:
+    class Placed(BaseModel):
+        at: Path
+        several: tuple[int, ...]
+
+    assert sealed.seal(Placed(at=Path("a"), several=(1, 2))) == sealed.seal_of({"at": "a", "several": [1, 2]})

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claimbench.measuring import supervisor
+from claimbench.measuring.block_request import BlockRequest
 from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.schema.outcome import Outcome
 from claimbench.system import machine
@@ -169,20 +173,42 @@ def test_a_user_without_a_name_is_known_by_a_number(tmp_path: Path, monkeypatch:
     assert (tmp_path / "torchinductor_uid_4321").is_dir()
 
 
-def test_kills_for_memory_are_those_of_the_group_and_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "nr_free 7\noom_kill 5\noom_kill_else 9\n"
+def test_kills_for_memory_are_those_of_the_group_and_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "vmstat"
     monkeypatch.setattr(supervisor.control_groups, "oom_kills", lambda: 2)
-    monkeypatch.setattr(supervisor, "Path", lambda path: io_path(text) if path == "/proc/vmstat" else None)
+    monkeypatch.setattr(supervisor, "Path", lambda path: told if path == "/proc/vmstat" else Path(path))
+    assert supervisor.kernel_oom_kills() == 2, "where there is no such file"
+    told.write_bytes(b"nr_free 7\n\xff\noom_kill 5\noom_kill_else 9\n")
     assert supervisor.kernel_oom_kills() == 7
-    monkeypatch.setattr(supervisor, "Path", lambda _: io_path("oom_kill many\n"))
-    assert supervisor.kernel_oom_kills() == 2
-    monkeypatch.setattr(supervisor, "Path", lambda _: Path("/nothing/there"))
+    told.write_bytes(b"oom_kill many\n")
     assert supervisor.kernel_oom_kills() == 2
 
 
-def io_path(text: str) -> Any:
-    class Readable:
-        def read_text(self, **_: str) -> str:
-            return text
+def supervised(program: str, timeout_s: float = 20.0) -> dict[str, Any]:
+    """What is made of a worker that runs `program`."""
+    request = BlockRequest(cell=cell(1).model_copy(update={"protocol": Protocol(timeout_s=timeout_s)}))
+    return dict(supervisor._supervise_in(request, [sys.executable, "-c", program], dict(os.environ)))
 
-    return Readable()
+
+def test_a_worker_is_asked_on_its_input_and_its_last_words_are_kept_where_it_failed() -> None:
+    flag = "{'event': 'flag', 'flag': json.load(sys.stdin)['cell']['backend']}"
+    asks = f"import json, sys; print(json.dumps({flag}))"
+    noisy = "; sys.stderr.write('x' * 5000 + 'the end')"
+    found = supervised(f"{asks}{noisy}; print(json.dumps({{'event': 'done'}}))")
+    assert (found["outcome"], found["flags"], "detail" in found) == (Outcome.OK, ["null_model"], False)
+    found = supervised(f"{asks}{noisy}; sys.exit(3)")
+    assert found["reason"] == "the worker was ended with status 3, during: start"
+    assert found["detail"] == "x" * (4000 - len("the end")) + "the end"
+    refused = "{'event': 'refused', 'outcome': 'error', 'reason': 'rank 1 failed', 'detail': 'said by the rank'}"
+    found = supervised(f"import sys; sys.stderr.write('noise'); print(__import__('json').dumps({refused}))")
+    assert (found["reason"], found["detail"]) == ("rank 1 failed", "said by the rank")
+    assert supervised("")["detail"] is None
+
+
+def test_a_worker_whose_time_is_up_is_ended() -> None:
+    begun = time.monotonic()
+    found = supervised("import time; time.sleep(60)", timeout_s=0.5)
+    assert (found["outcome"], found["reason"]) == (Outcome.TIMEOUT, "over 0.5 s, during: start")
+    assert time.monotonic() - begun < 30
