@@ -51,7 +51,6 @@ TESTS = {
     "judging/fitness": JUDGING,
     "judging/judge": JUDGING,
     "measuring/clock": ("unit/test_clock.py",),
-    "measuring/device_lock": ("unit/test_side_by_side.py", "faults/test_turns.py"),
     "measuring/supervisor": ("unit/test_supervisor.py",),
     "planning/result_key": ("unit/test_result_key.py",),
     "schema/durable": ("faults/test_durable.py", f"{SIMULATOR}::{POWER_CUT}", f"{SIMULATOR}::{NO_OTHER}"),
@@ -180,7 +179,7 @@ def main() -> int:
                 shown = subprocess.run([*mutmut, "show", name], env=environment, capture_output=True, text=True)
                 print(shown.stdout)
     print("| module | mutants | sampled | noticed | share (95 %) | ended |\n|---|---|---|---|---|---|")
-    for module, names in sampled.items():
+    for module, names in ((module, names) for module, names in sampled.items() if names):
         noticed = sum(ended[name] in NOTICED for name in names)
         low, high = wilson(noticed, len(names))
         ends = ", ".join(f"{end} {count}" for end, count in sorted(Counter(ended[name] for name in names).items()))

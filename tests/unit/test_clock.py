@@ -138,6 +138,20 @@ def test_ids_that_a_server_sends_are_timed_by_the_host_whatever_this_process_has
     assert calls == (["synchronize"] if is_open else [])
 
 
+def test_a_first_step_has_arrived_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch, now: Time) -> None:
+    """What a column is of decides which clock it is; the time that this takes is no step's."""
+
+    class SlowToTell(list[list[int]]):
+        @property
+        def is_cuda(self) -> bool:
+            now.take(WAIT_NS)
+            return False
+
+    open_gpu(monkeypatch, [])
+    sample, _ = time_generation((SlowToTell(column) for column in steps(now, 1, 1)), work(2))
+    assert sample.step_ns[0] == STEP_NS
+
+
 def test_a_process_that_opened_no_gpu_opens_none_to_be_timed(monkeypatch: pytest.MonkeyPatch, now: Time) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: pytest.fail("an event opens the device"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from claimbench.analysis import comparing, stats
 from claimbench.analysis.comparing import Comparison
 from claimbench.analysis.paired import RESTLESS, STEADY, PairedRound
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 from claimbench.schema.interval import Interval
 
 METRIC = "decode_tok_s"
@@ -147,3 +149,29 @@ def test_a_count_that_is_always_the_same_needs_one_round() -> None:
     varied = Comparison((count,), (PairedRound((0.1, 0.2)),))
     assert varied.of_counts() is varied
     assert Comparison(()).of_counts() == Comparison(())
+
+
+@pytest.mark.parametrize(
+    ("uses", "restless"),
+    [
+        ([], False),
+        ([{"name": "sdpa"}, {"name": "static_cache"}], False),
+        ([{"name": "sdpa"}, {"name": "compile_model"}], True),
+        ([{"name": "bitsandbytes_int8"}], True),
+        ([{"name": "fused_layer_norm", "settings": {"how": "compile"}}], True),
+        ([{"name": "fused_layer_norm", "settings": {"how": "native"}}], False),
+    ],
+)
+def test_what_is_compiled_or_quantised_is_restless_and_one_such_cell_is_enough(
+    uses: list[dict[str, Any]], restless: bool
+) -> None:
+    cell = Cell(
+        checkpoint=Checkpoint(name="tiny", source="random://tiny-llama", architecture="tiny-llama"),
+        backend="transformers",
+        workload=Workload(prompt="Hello", new_tokens=4),
+        device="cpu",
+    )
+    used = cell.model_copy(update={"optimizations": tuple(OptimizationUse(**use) for use in uses)})
+    assert comparing.is_restless(used) == restless
+    assert comparing.prior_of([cell, used]) == (RESTLESS if restless else STEADY)
+    assert comparing.prior_of([cell]) == comparing.prior_of([]) == STEADY

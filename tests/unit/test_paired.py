@@ -250,3 +250,13 @@ def test_passes_that_would_settle_it_follow_from_what_one_pass_varies_by() -> No
     allowed = ((gap / quantile) ** 2 * 2 - STEADY.floor**2) / STEADY.inflation * 2 - explained
     found = paired.passes_to_settle([first], STEADY, centre - gap, math.inf)
     assert found == pytest.approx(4 * explained / allowed)
+
+
+def test_a_standard_error_is_that_of_a_weighted_mean_of_rounds() -> None:
+    """Of rounds whose passes do not vary: what they differ by, each by its weight, over the degrees they leave."""
+    rounds = [PairedRound((0.0,) * 3), PairedRound((0.3,) * 3, weight=0.5), PairedRound((0.6,) * 3)]
+    centre = (0.0 + 0.15 + 0.6) / 2.5
+    between = (centre**2 + 0.5 * (0.3 - centre) ** 2 + (0.6 - centre) ** 2) / (2.5 / 3)
+    found = paired.contrast(rounds)
+    assert (found.centre, found.df) == (pytest.approx(centre), 2)
+    assert found.standard_error == pytest.approx(math.sqrt(between / 2) * math.sqrt(1 + 0.25 + 1) / 2.5)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from claimbench import optimizations
 from claimbench.backends import null_model
 from claimbench.planning import code_hash, result_key
 from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
@@ -140,3 +142,22 @@ def test_what_an_environment_compiles_is_part_of_the_key(
         found.append(result_key.key_of(cell, "machine"))
     assert set(found[0].libraries) == {"envs/family.lock", "envs/family.build.py"}
     assert len({key.id for key in (without, *found)}) == 3
+
+
+def test_the_code_of_a_key_is_that_which_every_cell_executes_and_its_own(cell: Cell) -> None:
+    own = "claimbench.backends.null_model"
+    assert result_key.key_of(cell, "machine").code == code_hash.code_hash(*result_key.EXECUTED, own)
+    used = cell.model_copy(update={"optimizations": (OptimizationUse(name="sdpa"),)})
+    expected = code_hash.code_hash(*result_key.EXECUTED, own, optimizations.module_of("sdpa"))
+    assert result_key.key_of(used, "machine").code == expected
+    assert expected not in (code_hash.code_hash(own), result_key.key_of(cell, "machine").code)
+    assert result_key.key_of(cell, "machine").series == 0
+
+
+def test_a_lock_is_known_by_the_first_sixteen_digits_of_its_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_key, "locks_folder", lambda: tmp_path)
+    (tmp_path / "family.lock").write_bytes(b"package==1.0")
+    expected = hashlib.sha256(b"package==1.0").hexdigest()[:16]
+    assert result_key.locked("family") == {"envs/family.lock": expected}

@@ -214,3 +214,12 @@ def test_weights_of_a_slope_are_those_of_least_squares() -> None:
     expected = float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
     assert sum(weight * math.log(y) for weight, y in zip(weights, ys, strict=True)) == pytest.approx(expected)
     assert stats.slope_weights([1.0, 4.0], ["a", "a"]) == pytest.approx([-1 / math.log(4), 1 / math.log(4)])
+
+
+def test_the_interval_of_an_exponent_is_widened_as_well() -> None:
+    """As far as that of a ratio of the same rounds: of x = e, 1 an exponent is the ratio's logarithm."""
+    of, to = [[1.0], [1.1], [0.9], [1.05]], [[1.0]] * 4
+    ratio, exponent = stats.ratio_interval(of, to), stats.exponent_interval([(math.e, of), (1.0, to)])
+    assert ratio is not None
+    assert exponent is not None
+    assert exponent == pytest.approx((*(math.log(each) for each in ratio[:3]), 4))  # type: ignore[arg-type]

@@ -78,4 +78,5 @@ def test_the_clocks_of_host_and_device_may_differ_and_the_worst_generation_is_sa
 
     found = validity.of_arm(Result.model_construct(samples=(sample(100, "device"), sample(160, "device"))))
     assert found == {"clock_gap": pytest.approx(0.5)}
+    assert validity.of_arm(Result.model_construct(samples=(sample(80, "device"),))) == {"clock_gap": 0.0}
     assert validity.of_arm(Result.model_construct(samples=(sample(160, "host"),))) == {}
