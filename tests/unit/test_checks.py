@@ -1,0 +1,356 @@
+"""What each kind of check says of one table: its verdict, its sentence, where its number must lie, and the reason."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from tests.unit.conftest import Lab
+from tests.unit.test_judge import A10G, CELLS, GONE, MAYBE, YES, checked
+
+from claimbench.analysis.comparing import Comparison
+from claimbench.judging import fitness
+from claimbench.judging.checks import judge_check
+from claimbench.judging.evidence import Evidence, by_interval, sides_of
+from claimbench.judging.expectations import bounds_text, largest_difference, place, unit_of, verdict
+from claimbench.judging.judge import combine
+from claimbench.schema.cell import Cell, Checkpoint, Workload
+from claimbench.schema.checks import Check, Region
+from claimbench.schema.interval import Interval
+from claimbench.schema.study import Needs
+from claimbench.schema.validation import parse_yaml
+from claimbench.schema.verdicts import CheckVerdict
+
+RATIO = "{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: %s}"
+
+SAID = [
+    (
+        "{kind: ratio, metric: decode_tok_s, of: speed/half, to: speed/plain, expect: below}",
+        "supported",
+        "Decode tokens per second of 'half the speed' is 0.50 times that of 'plain' (0.50 to 0.50): "
+        "inside the range asked for.",
+        "below 0.98",
+        None,
+    ),
+    (
+        "{kind: ratio, metric: decode_tok_s, of: speed/equal, to: speed/plain, expect: same}",
+        "supported",
+        "Decode tokens per second of 'equal' is 1.00 times that of 'plain' (1.00 to 1.00): inside the range asked for.",
+        "0.98 to 1.02",
+        None,
+    ),
+    (
+        "{kind: gain, metric: decode_tok_s, of: batches/flat@batch=4, to: batches/flat@batch=1, than_of: "
+        "batches/linear@batch=4, than_to: batches/linear@batch=1, expect: above}",
+        "supported",
+        "In decode tokens per second, 'flat (batch 4)' over 'flat (batch 1)' is 4.01 times 'linear (batch 4)'"
+        " over 'linear (batch 1)' (3.94 to 4.09): inside the range asked for.",
+        "above 1.02",
+        None,
+    ),
+    (
+        "{kind: identity, of: speed/half, to: speed/plain}",
+        "supported",
+        "half the speed gives the same tokens as plain in 9 of 9 generations.",
+        "the same tokens",
+        None,
+    ),
+    (
+        "{kind: identity, of: speed/other, to: speed/plain}",
+        "refuted",
+        "other gives the same tokens as plain in 0 of 9 generations only; row 0 leaves the reference at new token 0.",
+        "the same tokens",
+        "In doubt: speed/other: an exact technique, yet its tokens differ from the reference's from position 0 on.",
+    ),
+    (
+        "{kind: shape, metric: step_ms, of: batches/flat, over: batch, expect: {at_most: 0.5}}",
+        "supported",
+        "Time of the median decode step of flat goes as batch^0.00 (0.00 to 0.01), from batch 1 to 4.",
+        "at most 0.50",
+        "Left out: batches/flat@batch=8 ended oom: batch 8 does not fit.",
+    ),
+    (
+        "{kind: shape, metric: step_ms, of: batches/linear, over: batch, expect: {about: 1, within: 0.1}}",
+        "supported",
+        "Time of the median decode step of linear goes as batch^1.00 (1.00 to 1.00), from batch 1 to 8.",
+        "0.90 to 1.10",
+        None,
+    ),
+    (
+        "{kind: shape, metric: step_ms, of: batches/linear, to: batches/flat, over: batch, expect: {at_least: 0.5}}",
+        "supported",
+        "Time of the median decode step of linear over flat goes as batch^1.00 (0.99 to 1.02), from batch 1 to 4.",
+        "at least 0.50",
+        "Left out: batches/flat@batch=8 ended oom: batch 8 does not fit.",
+    ),
+    (
+        "{kind: value, metric: step_ms, of: speed/half, expect: {at_most: 30}}",
+        "supported",
+        "half the speed has 20 ms of time of the median decode step (19.9 ms to 20.2 ms).",
+        "at most 30 ms",
+        None,
+    ),
+    (
+        "{kind: value, metric: weights_bytes, of: speed/half, expect: {at_least: 1}}",
+        "supported",
+        "half the speed has 1 kB of bytes of weights.",
+        "at least 1 B",
+        None,
+    ),
+    (
+        "{kind: outcome, of: speed/oom, expect: oom}",
+        "supported",
+        "oom ended oom: asked for oom.",
+        "ends oom",
+        None,
+    ),
+    (
+        "{kind: outcome, of: speed/slow, expect: oom}",
+        "not runnable here",
+        "Not judged: speed/slow ended timeout: asked for hang.",
+        "ends oom",
+        "speed/slow ended timeout: asked for hang",
+    ),
+    (
+        "{kind: computed, quantity: weight_bytes, architecture: mistral-7b, bytes_per_weight: 2, expect: "
+        "{about: 14500000000, within: 0.01}}",
+        "agrees on paper",
+        "The weights of mistral-7b at 2 bytes each are 14.48 GB, from 7,241,732,096 parameters.",
+        "14.36 GB to 14.64 GB",
+        None,
+    ),
+    (
+        "{kind: computed, quantity: kv_bytes, architecture: mistral-7b, bytes_per_weight: 2, batch: 2, "
+        "length: 1000, expect: {at_most: 1000000000}}",
+        "agrees on paper",
+        "The keys and values of mistral-7b, batch 2, 1000 tokens, are 262.1 MB, from 7,241,732,096 parameters.",
+        "at most 1 GB",
+        None,
+    ),
+    (
+        "{kind: computed, quantity: weight_read_ms, architecture: mistral-7b, bytes_per_weight: 2, bandwidth:"
+        " 1000000000000, expect: {at_least: 20}}",
+        "differs on paper",
+        "Reading the weights of mistral-7b at 1,000 GB/s takes 14.2 ms, from 7,241,732,096 parameters.",
+        "at least 20 ms",
+        None,
+    ),
+    (
+        "{kind: absolute, metric: step_ms, of: speed/half, published: 20, within: 0.1, hardware: NVIDIA A10G}",
+        "supported",
+        "half the speed: time of the median decode step 20 ms (19.9 ms to 20.2 ms); published 20 ms.",
+        "18 ms to 22 ms",
+        None,
+    ),
+    (
+        "{kind: frontier, of: batches/flat, over: batch, published: 4, hardware: NVIDIA A10G}",
+        "supported",
+        "The largest batch that fits is 4; batch 8 does not. Published: 4.",
+        "the largest batch that fits is 4",
+        None,
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evidence]:
+    """Three blocks of each cell, on the machine of the document."""
+    before, lab = os.getcwd(), Lab(tmp_path_factory.mktemp("lab"))  # noqa: PTH109
+    os.chdir(lab.folder)
+    plan = lab.plan(CELLS, machine=A10G, device="cuda")
+    yield Evidence(plan, lab.table(plan), plan.params.measure.tolerance)
+    os.chdir(before)
+
+
+def parsed(check: str) -> Check:
+    found: Check = TypeAdapter(Check).validate_python(parse_yaml(check, "study"))
+    return found
+
+
+@pytest.mark.parametrize(("check", "verdict", "sentence", "expected", "reason"), SAID)
+def test_a_check_says_what_it_found(
+    evidence: Evidence, check: str, verdict: str, sentence: str, expected: str, reason: str | None
+) -> None:
+    found = judge_check(parsed(check), "study", evidence)
+    assert (found.verdict, found.sentence, found.expect, found.reason) == (verdict, sentence, expected, reason)
+    assert f"kind: {found.kind}," in check
+    assert found.of is None or f"of: {found.of}" in check
+    assert found.to is None or f"to: {found.to}" in check
+    assert (found.estimate is None) == (verdict == "not runnable here" or found.kind == "outcome")
+
+
+@pytest.mark.parametrize(
+    ("looks", "result", "ends", "reason"),
+    [
+        ([(1.3, 0.9, 1.5), (1.3, 1.1, 1.5), (0.5, 0.4, 0.6)], "supported", (1.1, 1.5), None),
+        ([(1.3, 0.9, 1.5), (0.5, 0.4, 0.6), (1.3, 1.1, 1.5)], "refuted", (0.4, 0.6), None),
+        (
+            [(1.3, 0.9, 1.5), (1.2, 1.01, 1.4)],
+            "undecided",
+            (1.01, 1.4),
+            "The interval reaches beyond the range that would decide: more blocks would narrow it.",
+        ),
+        (
+            [(1.3, None, None)],
+            "undecided",
+            (None, None),
+            "1 block in common: at least 2 are needed for an interval.",
+        ),
+    ],
+)
+def test_a_number_is_judged_at_the_first_look_that_settles_it(
+    evidence: Evidence, looks: list[Any], result: str, ends: Any, reason: str | None
+) -> None:
+    found = judged_at(evidence, "above", *looks)
+    assert (found.verdict, (found.low, found.high), found.reason) == (result, ends, reason)
+    assert found.needed is None
+    assert found.sentence == f"It is {found.estimate}."
+
+
+def judged_at(evidence: Evidence, expect: str, *looks: Any) -> CheckVerdict:
+    check = parsed(RATIO % expect)
+    compared = Comparison(
+        tuple(Interval(*look, 1 if look[1] is None else number + 2) for number, look in enumerate(looks))
+    )
+    sides = sides_of(check, "study", evidence)
+    return by_interval(check, evidence, sides, compared, check.expect, lambda found: f"It is {found.estimate}.")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "result", "sentence"),
+    [
+        (0.99, 1.01, "supported", "It is 1.0."),
+        (0.9, 1.1, "bounded", "It is 1.0; no difference larger than 10%."),
+        (0.95, 1.25, "bounded", "It is 1.0; no difference larger than 25%."),
+        (0.7, 1.1, "undecided", "It is 1.0."),
+        (1.001, 1.1, "undecided", "It is 1.0."),
+    ],
+)
+def test_a_difference_that_is_not_there_is_bounded(
+    evidence: Evidence, low: float, high: float, result: str, sentence: str
+) -> None:
+    found = judged_at(evidence, "same", (1.0, low, high))
+    assert (found.verdict, found.sentence, found.blocks) == (result, sentence, 2)
+
+
+def test_without_a_round_in_common_it_is_undecided_and_says_of_which(evidence: Evidence) -> None:
+    found = judged_at(evidence, "same")
+    assert found.verdict == "undecided"
+    assert found.reason == "there is no round in which speed/half and speed/plain gave this metric."
+    assert found.sentence == "Not judged: there is no round in which speed/half and speed/plain gave this metric."
+    assert len(found.results) == 6
+
+
+@pytest.mark.parametrize(
+    ("ends", "wanted", "result", "words"),
+    [
+        ((1.0, 2.0), (1.0, 2.0), "supported", "inside the range asked for"),
+        ((1.0, 2.1), (1.0, 2.0), "undecided", "on both sides of an end of the range asked for"),
+        ((0.9, 2.0), (1.0, 2.0), "undecided", "on both sides of an end of the range asked for"),
+        ((2.0, 3.0), (1.0, 2.0), "undecided", "on both sides of an end of the range asked for"),
+        ((0.5, 1.0), (1.0, 2.0), "undecided", "on both sides of an end of the range asked for"),
+        ((2.1, 3.0), (1.0, 2.0), "refuted", "above the range asked for"),
+        ((0.5, 0.9), (1.0, 2.0), "refuted", "below the range asked for"),
+        ((None, None), (1.0, 2.0), "undecided", "too early to tell"),
+    ],
+)
+def test_an_interval_is_held_to_a_closed_range(ends: Any, wanted: Any, result: str, words: str) -> None:
+    found = Interval(1.5, *ends, 3)
+    assert (verdict(found, wanted), place(found, wanted)) == (result, words)
+
+
+def test_a_largest_difference_is_of_what_is_said_to_be_the_same_and_holds_it() -> None:
+    wanted = (0.98, 1.02)
+    assert largest_difference(Interval(1.0, 0.9, 1.05, 3), wanted) == pytest.approx(0.1)
+    assert largest_difference(Interval(1.0, 0.97, 1.05, 3), wanted) == pytest.approx(0.05)
+    assert largest_difference(Interval(1.0, 1.0, 1.0, 3), wanted) == 0.0
+    assert largest_difference(Interval(1.2, 1.01, 1.3, 3), wanted) is None
+    assert largest_difference(Interval(0.9, 0.8, 0.99, 3), wanted) is None
+    assert largest_difference(Interval(1.0), wanted) is None
+    for other in ((1.02, math.inf), (-math.inf, 2.0), (1.0, 1.5), (0.5, 1.0), (1.2, 1.5)):
+        assert largest_difference(Interval(1.0, 0.9, 1.05, 3), other) is None
+
+
+@pytest.mark.parametrize(
+    ("expect", "unit", "text"),
+    [
+        ("same", "", "0.95 to 1.05"),
+        ("above", "", "above 1.05"),
+        ("below", "", "below 0.95"),
+        (Region(at_least=3), "ms", "at least 3.00 ms"),
+        (Region(at_most=3), "ms", "at most 3.00 ms"),
+        (Region(at_least=2, at_most=3), "", "2.00 to 3.00"),
+        (Region(about=10, within=0.1), "ms", "9.00 ms to 11 ms"),
+    ],
+)
+def test_where_a_number_must_lie_is_said(expect: Any, unit: str, text: str) -> None:
+    assert bounds_text(expect, 0.05, unit) == text
+
+
+def test_a_unit_is_the_metric_s() -> None:
+    assert (unit_of("step_ms"), unit_of("weights_bytes"), unit_of("nothing known")) == ("ms", "B", "")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "result"),
+    [
+        (("agrees on paper", "agrees on paper"), "agrees on paper"),
+        (("agrees on paper", "differs on paper"), "differs on paper"),
+        (("agrees on paper", "supported"), "supported"),
+        (("bounded", "supported"), "bounded"),
+        (("bounded", "undecided"), "undecided"),
+        (("bounded", "refuted"), "refuted"),
+    ],
+)
+def test_a_claim_on_paper_is_neither_supported_nor_refuted_and_a_bound_is_weaker_than_support(
+    verdicts: tuple[str, ...], result: str
+) -> None:
+    assert combine(tuple(checked(one) for one in verdicts)) == (result, None)
+
+
+def test_a_reason_is_said_once() -> None:
+    assert combine((MAYBE, MAYBE, YES)) == ("undecided", "too few blocks.")
+    assert combine((GONE, GONE)) == ("not runnable here", "no such backend.")
+
+
+def cell(of: str, dtype: str = "float32", **draft: Any) -> Cell:
+    return Cell(
+        checkpoint=Checkpoint(name="target", source=of, architecture="smollm2-135m"),
+        draft=Checkpoint(name="drafter", **draft) if draft else None,
+        backend="null_model",
+        dtype=dtype,  # type: ignore[arg-type]
+        workload=Workload(prompt="Hello", new_tokens=1),
+        device="cpu",
+    )
+
+
+TRAINED, RANDOM = "file:///model", "random://smollm2-135m?seed=0"
+SAYS_NOTHING = "What is said decides this speed, and target says nothing: its weights are random."
+SHARES_NOTHING = "The draft, drafter, shares nothing with its target: its weights are random."
+FIRST_LAYERS = "The draft, drafter, is the first 4 layers of a model that was trained whole"
+TOO_SMALL = "target has 0.54 GB of weights. At least 1 GB are needed"
+
+
+@pytest.mark.parametrize(
+    ("needs", "of", "reason"),
+    [
+        ({}, cell(RANDOM), None),
+        ({"trained": True}, cell(TRAINED), None),
+        ({"trained": True}, cell(RANDOM), SAYS_NOTHING),
+        ({"draft": True}, cell(RANDOM), None),
+        ({"draft": True}, cell(TRAINED, source=TRAINED), None),
+        ({"draft": True}, cell(TRAINED, source=RANDOM), SHARES_NOTHING),
+        ({"draft": True}, cell(TRAINED, source=TRAINED, keep_layers=4), FIRST_LAYERS),
+        ({}, cell(TRAINED, source=RANDOM), None),
+        ({"checkpoint_gb": 1}, cell(TRAINED), TOO_SMALL),
+        ({"checkpoint_gb": 0.53}, cell(TRAINED), None),
+        ({"checkpoint_gb": 0.53}, cell(TRAINED, "float16"), "target has 0.27 GB of weights. At least 0.53 GB"),
+    ],
+)
+def test_what_a_cell_lacks_of_what_a_sentence_is_about(needs: dict[str, Any], of: Cell, reason: str | None) -> None:
+    found = fitness._lacks(Needs(**needs), of)
+    assert found is None if reason is None else str(found).startswith(reason)
