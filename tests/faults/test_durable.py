@@ -133,3 +133,17 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_beside(
             with pytest.raises(OSError, match="Input/output"):
                 durable.write(tmp_path / "result.json", b"second")
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"result.json": b"first"}
+
+
+def test_a_folder_that_another_makes_at_the_same_moment_is_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def beaten(path: Path) -> None:
+        make(path)
+        make(path)
+
+    monkeypatch.setattr(durable.os, "mkdir", beaten)
+    durable.write(tmp_path / "new" / "result.json", b"content")
+    assert (tmp_path / "new" / "result.json").read_bytes() == b"content"

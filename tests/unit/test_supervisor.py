@@ -212,3 +212,29 @@ def test_a_worker_whose_time_is_up_is_ended() -> None:
     found = supervised("import time; time.sleep(60)", timeout_s=0.5)
     assert (found["outcome"], found["reason"]) == (Outcome.TIMEOUT, "over 0.5 s, during: start")
     assert time.monotonic() - begun < 30
+
+
+def test_bytes_that_are_no_text_are_kept_as_marks_and_messages_after_them_count() -> None:
+    noise = "import sys; [out.buffer.write(b'\\xff\\xc3\\xa9\\n') for out in (sys.stdout, sys.stderr)]"
+    found = supervised(f'{noise}; sys.stdout.flush(); print(\'{{"event": "flag", "flag": "later"}}\')')
+    assert (found["flags"], found["detail"]) == (["later"], "\ufffdé\n")
+
+
+def test_a_block_is_measured_by_a_worker_whose_folder_is_gone_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor.scratch, "temporary", lambda: tmp_path)
+    seen: list[Path] = []
+    usual = supervisor.environment_of
+
+    def environment_of(of: Cell, temporary: Path) -> dict[str, str]:
+        seen.append(temporary)
+        return usual(of, temporary)
+
+    monkeypatch.setattr(supervisor, "environment_of", environment_of)
+    found = supervisor.supervise(BlockRequest(cell=cell(1)), sys.executable)
+    assert (found["outcome"], len(found["samples"])) == (Outcome.OK, cell(1).protocol.samples)
+    assert found["prompt_tokens"] == len(found["prompt_ids"])
+    (folder,) = seen
+    assert folder.is_relative_to(tmp_path)
+    assert not folder.exists()
