@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +15,17 @@ from tests.unit.conftest import Lab
 from tests.unit.test_judge import A10G, CELLS, GONE, MAYBE, YES, checked
 
 from claimbench.analysis.comparing import Comparison
+from claimbench.analysis.paired import PairedRound
 from claimbench.judging import fitness
 from claimbench.judging.checks import judge_check
-from claimbench.judging.evidence import Evidence, by_interval, sides_of
+from claimbench.judging.evidence import Evidence, Missing, by_interval, side_at, sides_of
 from claimbench.judging.expectations import bounds_text, largest_difference, place, unit_of, verdict
-from claimbench.judging.judge import combine
+from claimbench.judging.judge import combine, judge
 from claimbench.schema.cell import Cell, Checkpoint, Workload
 from claimbench.schema.checks import Check, Region
+from claimbench.schema.deviation import Deviation
 from claimbench.schema.interval import Interval
-from claimbench.schema.study import Needs
+from claimbench.schema.study import Claim, Needs
 from claimbench.schema.validation import parse_yaml
 from claimbench.schema.verdicts import CheckVerdict
 
@@ -354,3 +358,185 @@ TOO_SMALL = "target has 0.54 GB of weights. At least 1 GB are needed"
 def test_what_a_cell_lacks_of_what_a_sentence_is_about(needs: dict[str, Any], of: Cell, reason: str | None) -> None:
     found = fitness._lacks(Needs(**needs), of)
     assert found is None if reason is None else str(found).startswith(reason)
+
+
+def changed(evidence: Evidence, address: str, **columns: Any) -> Evidence:
+    """As if the cell at `address` had these numbers in the table."""
+    other, cell = copy.copy(evidence), str(evidence.plan.row("study", address).cell)
+    other.frames = evidence.frames | {cell: evidence.frames[cell].assign(**columns)}
+    other._endings = {}
+    return other
+
+
+SAME_CELL = "speed/plain and speed/plain are the same cell here, so"
+
+
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        (RATIO.replace("half", "plain") % "same", f"{SAME_CELL} their ratio says nothing."),
+        ("{kind: identity, of: speed/plain, to: speed/plain}", f"{SAME_CELL} equal tokens say nothing."),
+        (
+            "{kind: gain, metric: decode_tok_s, of: speed/plain, to: speed/plain, than_of: speed/half, "
+            "than_to: speed/half, expect: same}",
+            f"{SAME_CELL} their ratio says nothing.",
+        ),
+    ],
+)
+def test_a_cell_says_nothing_of_itself(evidence: Evidence, check: str, reason: str) -> None:
+    found = judge_check(parsed(check), "study", evidence)
+    assert (found.verdict, found.sentence, found.reason) == ("undecided", f"Not judged: {reason}", reason)
+    assert found.kind == check[7:].partition(",")[0]
+    assert len(found.results) == (6 if "than_of" in check else 3)
+
+
+def test_zero_has_no_ratio_and_no_exponent(evidence: Evidence) -> None:
+    of = changed(evidence, "speed/half", decode_tok_s=0.0)
+    found = judge_check(parsed(RATIO % "below"), "study", of)
+    reason = "a block has zero decode tokens per second, and a ratio with zero means nothing."
+    assert (found.verdict, found.sentence, found.reason) == ("undecided", f"Not judged: {reason}", reason)
+    assert (found.kind, found.of, len(found.results)) == ("ratio", "speed/half", 6)
+    of = changed(evidence, "batches/linear@batch=2", step_ms=0.0)
+    shape = "{kind: shape, metric: step_ms, of: batches/linear, over: batch, expect: {at_most: 2}}"
+    found = judge_check(parsed(shape), "study", of)
+    reason = "expected positive values: the logarithm of zero does not exist."
+    assert (found.verdict, found.sentence, found.reason) == ("undecided", f"Not judged: {reason}", reason)
+    assert (found.kind, len(found.results)) == ("shape", 12)
+
+
+def test_blocks_that_ended_differently_decide_no_outcome(evidence: Evidence) -> None:
+    blocks = evidence.frames[str(evidence.plan.row("study", "speed/oom").cell)]["block"]
+    mixed = changed(evidence, "speed/oom", outcome=["ok" if block else "oom" for block in blocks])
+    found = judge_check(parsed("{kind: outcome, of: speed/oom, expect: oom}"), "study", mixed)
+    assert (found.verdict, found.reason) == ("undecided", "Its blocks ended differently.")
+    assert found.sentence.startswith("oom ended ok and oom")
+
+
+def with_deviations(evidence: Evidence, address: str, *found: Deviation) -> Evidence:
+    """As if the cell at `address` departed from the document's."""
+    other = copy.copy(evidence)
+    other.plan = evidence.plan.model_copy(deep=True)
+    experiment, _, name = address.partition("/")
+    rows = other.plan.studies["study"].rows[experiment]
+    rows[name] = rows[name].model_copy(update={"deviations": found})
+    return other
+
+
+OTHER_MODEL = Deviation(of="model", here="small", documented="large")
+
+
+def test_a_size_is_the_document_s_where_hardware_and_work_are(evidence: Evidence) -> None:
+    for hardware, size in (("A10G", "at_most: 0.3"), ("A100", "at_most: 0.3"), ("A10G", "at_most: 0.6")):
+        check = parsed((RATIO % "below")[:-1] + f", there: {{hardware: {hardware}, expect: {{{size}}}}}}}")
+        refuted = (hardware, size) == ("A10G", "at_most: 0.3")
+        assert judge_check(check, "study", evidence).verdict == ("refuted" if refuted else "supported")
+        elsewhere = with_deviations(evidence, "speed/half", OTHER_MODEL)
+        assert judge_check(check, "study", elsewhere).verdict == "supported", "another model's size is nobody's"
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        RATIO % "below",
+        "{kind: shape, metric: step_ms, of: batches/linear, over: batch, expect: {at_most: 2}}",
+        "{kind: frontier, of: batches/flat, over: batch, published: 4, hardware: NVIDIA A10G}",
+        "{kind: identity, of: speed/half, to: speed/plain}",
+        "{kind: outcome, of: speed/oom, expect: oom}",
+    ],
+)
+def test_what_a_claim_needs_is_asked_of_every_cell_but_tokens_and_outcomes(evidence: Evidence, check: str) -> None:
+    always = "identity" in check or "outcome" in check
+
+    def reason(evidence: Evidence, **more: Any) -> str | None:
+        base = {"id": "X1", "kind": "any", "statement": "A sentence", "checks": [parse_yaml(check, "study")]}
+        return fitness.unfit(Claim.model_validate(base | more), parsed(check), "study", evidence)
+
+    assert reason(evidence) is None
+    assert reason(evidence, device="cuda") is None
+    assert reason(evidence, device="cpu") == "The sentence is about a CPU, and what was measured here is a GPU."
+    random = "What is said decides this speed, and small says nothing: its weights are random."
+    assert reason(evidence, needs={"trained": True}) == (None if always else random)
+    address = {"ratio": "speed/plain", "shape": "batches/linear@batch=4"}.get(
+        parsed(check).kind, "batches/flat@batch=2"
+    )
+    other = with_deviations(evidence, address, OTHER_MODEL)
+    one_model = f"The sentence is about one model: {OTHER_MODEL.text}."
+    assert reason(other, needs={"model": True}) == (None if always else one_model)
+    assert reason(other) is None
+    unlike = with_deviations(evidence, address, Deviation(of="device", here="this", documented="that"))
+    assert reason(unlike, needs={"model": True}) is None
+
+
+def test_reasons_are_whole_sentences() -> None:
+    small, first = cell(TRAINED), cell(TRAINED, source=TRAINED, keep_layers=4)
+    assert fitness._lacks(Needs(checkpoint_gb=1), small) == (
+        "target has 0.54 GB of weights. At least 1 GB are needed: below, time and memory are mostly those of starting "
+        "and of the libraries."
+    )
+    assert fitness._lacks(Needs(draft=True), first) == (
+        "The draft, drafter, is the first 4 layers of a model that was trained whole: its target accepts next to "
+        "nothing of it. A draft that was trained as a model of its own decides."
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("speed/tgi", "speed/tgi cannot be run: {unavailable}"),
+        ("speed/wrong", "speed/wrong ran, but its outputs were wrong: asked for nan"),
+        ("speed/slow", "speed/slow ended timeout: asked for hang"),
+    ],
+)
+def test_a_cell_without_numbers_is_missing_for_its_reason(evidence: Evidence, address: str, why: str) -> None:
+    with pytest.raises(Missing) as missing:
+        side_at("study", address, evidence)
+    assert str(missing.value) == why.format(unavailable=evidence.plan.row("study", address).unavailable)
+
+
+def test_what_is_undecided_says_how_many_minutes_would_decide(evidence: Evidence) -> None:
+    """A round of both took a minute, its last one; the forecast is that of the rounds so far."""
+    rounds = (PairedRound((0.03, 0.05, 0.04)), PairedRound((0.05, 0.03, 0.04)))
+    in_rounds = evidence
+    for address, seconds in (("speed/half", 40.0), ("speed/plain", 20.0)):
+        blocks = evidence.frames[str(evidence.plan.row("study", address).cell)]["block"]
+        took = blocks.map({0: 900.0, 1: seconds, 2: 900.0})
+        in_rounds = changed(in_rounds, address, round=blocks.map({0: "a", 1: "b", 2: None}), arm_s=took)
+    check = parsed(RATIO % "above")
+    compared = Comparison((Interval(1.04, 0.9, 1.2, 2),), rounds)
+    sides = sides_of(check, "study", in_rounds)
+    found = by_interval(check, in_rounds, sides, compared, "above", lambda _: "A sentence.")
+    needed = compared.rounds_needed(1.02, math.inf)
+    assert found.needed is not None
+    assert needed is not None
+    assert (found.needed.rounds, found.needed.minutes) == (needed, (needed - 2) * 60 / 60)
+    assert str(found.reason).startswith("The interval reaches beyond the range that would decide: about ")
+    early = compared._replace(looks=(Interval(1.04, None, None, 1),))
+    found = by_interval(check, in_rounds, sides, early, "above", lambda _: "A sentence.")
+    assert str(found.reason).startswith("1 round so far, and an interval needs 2: about ")
+    at = math.log(1.02)
+    near = compared._replace(rounds=(PairedRound((at - 0.01, at, at + 0.01)), PairedRound((at + 0.01, at, at - 0.01))))
+    found = by_interval(check, in_rounds, sides, near, "above", lambda _: "A sentence.")
+    assert found.needed is not None
+    assert (found.needed.rounds, found.needed.minutes) == (None, None)
+    assert str(found.reason).endswith("its estimate lies so near the end of that range that no budget would.")
+
+
+def test_verdicts_say_of_which_device_tolerance_and_claims_they_are(tmp_path: Path) -> None:
+    before, lab = os.getcwd(), Lab(tmp_path)  # noqa: PTH109
+    os.chdir(tmp_path)
+    try:
+        more = "published: '2 times', note: a note, "
+        study = CELLS + f"claims: [{{id: X1, kind: any, statement: A sentence, {more}checks: [{RATIO % 'below'}]}}]\n"
+        plan = lab.plan(study, machine=A10G, device="cuda", blocks=2)
+        table = lab.table(plan)
+        found = judge(plan, table)
+        strict = judge(plan, table, tolerance=0.6)
+    finally:
+        os.chdir(before)
+    assert (found.device, found.device_name, found.frontiers) == ("cuda", "NVIDIA A10G", {})
+    assert (found.tolerance, strict.tolerance) == (plan.params.measure.tolerance, 0.6)
+    (claim,) = found.claims
+    assert (claim.study, claim.id, claim.kind, claim.statement) == ("study", "X1", "any", "A sentence")
+    assert (claim.published, claim.note, claim.verdict, claim.reason) == ("2 times", "a note", "supported", None)
+    assert [check.blocks for check in claim.checks] == [2]
+    assert strict.claims[0].verdict == "refuted", "0.5 is within 0.6 of 1"
