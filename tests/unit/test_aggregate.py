@@ -16,6 +16,7 @@ from claimbench.errors import ResultError
 from claimbench.schema import result
 from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
+from claimbench.schema.cell import OptimizationUse
 from claimbench.schema.json_file import digest, write_json
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
@@ -457,3 +458,27 @@ def test_a_prompt_s_ceiling_stands_beside_its_time(lab: Any, made: Made) -> None
     assert row["prefill_ceiling_ms"] == pytest.approx(expected)
     assert row["prefill_ceiling_fraction"] == pytest.approx(expected / 40)
     assert row["ceiling_fraction"] == pytest.approx(row["ceiling_ms"] / 15)
+
+
+def test_a_block_that_failed_is_above_no_limit(lab: Any) -> None:
+    table = lab.table(lab.plan(PLAIN, blocks=1))
+    failed = table[table["outcome"] == "oom"]
+    assert len(failed) == 1
+    assert failed[["above_ceiling", "above_reading"]].values.tolist() == [[False, False]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "promises"),
+    [
+        ({}, True),
+        ({"optimizations": (OptimizationUse(name="sdpa"),)}, True),
+        ({"optimizations": (OptimizationUse(name="bitsandbytes_int8"),)}, False),
+        ({"dtype": "bfloat16"}, False),
+    ],
+)
+def test_only_what_is_exact_and_not_rounded_promises_its_tokens(
+    lab: Any, changed: dict[str, Any], promises: bool
+) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    cell = plan.cells[cell_of(plan, "speed/plain")].cell.model_copy(update=changed)
+    assert aggregate.promises_tokens(cell) == promises
