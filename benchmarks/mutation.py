@@ -129,6 +129,43 @@ def break_by_hand(folder: Path) -> int:
     return passed
 
 
+def mutmut(*arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run mutmut in the copy, which is the working directory: its processes import the mutated package."""
+    mutated = Path("mutants/src").resolve()
+    mutated.mkdir(parents=True, exist_ok=True)  # else the interpreter remembers that it is not there
+    known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != ROOT / "src"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(mutated), *known])}
+    command = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *arguments]
+    return subprocess.run(command, env=environment, capture_output=capture, text=True, check=False)
+
+
+def draw(modules: list[str], most: int, seed: int) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Names of mutants by module, and how many there are in all."""
+    drawn, totals = dict[str, list[str]](), dict[str, int]()
+    for module in modules:
+        names = [name for path in sorted(Path(PACKAGE).glob(f"{module}.py")) for name in mutants_of(path)]
+        count = min(most or len(names), len(names))
+        drawn[module] = sorted(random.Random(f"{seed} {module}").sample(names, count))  # noqa: S311
+        totals[module] = len(names)
+        print(f"{module}: {count} of {len(names)} mutants, seed {seed}", flush=True)
+    return {module: names for module, names in drawn.items() if names}, totals
+
+
+def tell(drawn: dict[str, list[str]], totals: dict[str, int]) -> None:
+    """Print each mutant that no test noticed, and a table."""
+    results = mutmut("results", "--all", "true", capture=True).stdout
+    ended = dict(re.findall(r"^ *(\S+): (.+)$", results, flags=re.MULTILINE))
+    for name in (name for names in drawn.values() for name in names if ended[name] not in NOTICED):
+        print(mutmut("show", name, capture=True).stdout)
+    print("| module | mutants | sampled | noticed | share (95 %) | ended |\n|---|---|---|---|---|---|")
+    for module, names in drawn.items():
+        noticed = sum(ended[name] in NOTICED for name in names)
+        low, high = wilson(noticed, len(names))
+        ends = ", ".join(f"{end} {count}" for end, count in sorted(Counter(ended[name] for name in names).items()))
+        share = f"{noticed / len(names):.0%} ({low:.0%} to {high:.0%})"
+        print(f"| {module} | {totals[module]} | {len(names)} | {noticed} | {share} | {ends} |")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="+", help=f"of {', '.join(TESTS)}; or by-hand")
@@ -137,56 +174,22 @@ def main() -> int:
     parser.add_argument("--tests", nargs="*", help="files under tests/, instead of those that the table here names")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutation", help="of the copy; is emptied")
     asked = parser.parse_args()
+    folder = asked.folder.resolve()
     if asked.modules == ["by-hand"]:
-        copy_tree(asked.folder.resolve())
-        return 1 if break_by_hand(asked.folder.resolve()) else 0
+        copy_tree(folder)
+        return 1 if break_by_hand(folder) else 0
     unknown = [module for module in asked.modules if module not in TESTS and not asked.tests]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}. Name the files of tests (--tests), or one of {', '.join(TESTS)}")
-    tests = asked.tests or [name for module in asked.modules for name in TESTS[module]]
-    folder = asked.folder.resolve()
     copy_tree(folder)
-    configure(
-        folder,
-        asked.modules,
-        [name for name in dict.fromkeys(tests) if (ROOT / "tests" / name.partition("::")[0]).exists()],
-    )
+    tests = asked.tests or [name for module in asked.modules for name in TESTS[module]]
+    configure(folder, asked.modules, [*dict.fromkeys(tests)])
     os.chdir(folder)
-    sampled, totals = dict[str, list[str]](), dict[str, int]()
-    for module in asked.modules:
-        names = [name for path in sorted(Path(PACKAGE).glob(f"{module}.py")) for name in mutants_of(path)]
-        count = min(asked.sample or len(names), len(names))
-        sampled[module] = random.Random(f"{asked.seed} {module}").sample(names, count)  # noqa: S311
-        print(f"{module}: {count} of {len(names)} mutants, seed {asked.seed}", flush=True)
-        sampled[module].sort()
-        totals[module] = len(names)
-    mutated = folder / "mutants" / "src"
-    mutated.mkdir(parents=True)  # else the interpreter remembers that it is not there
-    others = [
-        path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != ROOT / "src"
-    ]
-    paths = [str(mutated), *others]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    mutmut = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()"]
-    every = [name for names in sampled.values() for name in names]
-    done = subprocess.run([*mutmut, "run", "--max-children", "1", *every], env=environment, check=False)
-    if done.returncode:
-        return done.returncode
-    results = subprocess.run([*mutmut, "results", "--all", "true"], env=environment, capture_output=True, text=True)
-    ended = dict(re.findall(r"^ *(\S+): (.+)$", results.stdout, flags=re.MULTILINE))
-    for names in sampled.values():
-        for name in names:
-            if ended[name] not in NOTICED:
-                shown = subprocess.run([*mutmut, "show", name], env=environment, capture_output=True, text=True)
-                print(shown.stdout)
-    print("| module | mutants | sampled | noticed | share (95 %) | ended |\n|---|---|---|---|---|---|")
-    for module, names in ((module, names) for module, names in sampled.items() if names):
-        noticed = sum(ended[name] in NOTICED for name in names)
-        low, high = wilson(noticed, len(names))
-        ends = ", ".join(f"{end} {count}" for end, count in sorted(Counter(ended[name] for name in names).items()))
-        share = f"{noticed / len(names):.0%} ({low:.0%} to {high:.0%})"
-        print(f"| {module} | {totals[module]} | {len(names)} | {noticed} | {share} | {ends} |")
-    return 0
+    drawn, totals = draw(asked.modules, asked.sample, asked.seed)
+    ran = mutmut("run", "--max-children", "1", *(name for names in drawn.values() for name in names))
+    if ran.returncode == 0:
+        tell(drawn, totals)
+    return ran.returncode
 
 
 if __name__ == "__main__":
