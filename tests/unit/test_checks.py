@@ -182,8 +182,8 @@ def test_a_check_says_what_it_found(
     found = judge_check(parsed(check), "study", evidence)
     assert (found.verdict, found.sentence, found.expect, found.reason) == (verdict, sentence, expected, reason)
     assert f"kind: {found.kind}," in check
-    assert found.of is None or f"of: {found.of}" in check
-    assert found.to is None or f"to: {found.to}" in check
+    asked = parsed(check)
+    assert (found.of, found.to) == (getattr(asked, "of", None), getattr(asked, "to", None))
     assert (found.estimate is None) == (verdict == "not runnable here" or found.kind == "outcome")
 
 
@@ -540,3 +540,50 @@ def test_verdicts_say_of_which_device_tolerance_and_claims_they_are(tmp_path: Pa
     assert (claim.published, claim.note, claim.verdict, claim.reason) == ("2 times", "a note", "supported", None)
     assert [check.blocks for check in claim.checks] == [2]
     assert strict.claims[0].verdict == "refuted", "0.5 is within 0.6 of 1"
+
+
+@pytest.mark.parametrize(
+    ("check", "address"),
+    [
+        ("{kind: outcome, of: speed/oom, expect: oom}", "speed/oom"),
+        (RATIO % "below", "speed/half"),
+        ("{kind: identity, of: speed/half, to: speed/plain}", "speed/plain"),
+        ("{kind: ratio, metric: energy_j_per_token, of: speed/half, to: speed/plain, expect: above}", "speed/half"),
+    ],
+)
+def test_doubts_about_a_cell_stand_at_whatever_rests_on_it(evidence: Evidence, check: str, address: str) -> None:
+    found = judge_check(parsed(check), "study", changed(evidence, address, flags="noisy; warm"))
+    assert str(found.reason).endswith(f"In doubt: {address}: noisy; {address}: warm.")
+
+
+def test_only_float32_refutes_that_tokens_are_the_same(evidence: Evidence) -> None:
+    half = copy.copy(evidence)
+    cells = dict(evidence.plan.cells)
+    for address, dtype in (("speed/other", "float16"), ("speed/plain", "bfloat16")):
+        id = str(evidence.plan.row("study", address).cell)
+        cells[id] = cells[id].model_copy(update={"cell": cells[id].cell.model_copy(update={"dtype": dtype})})
+    half.plan = evidence.plan.model_copy(update={"cells": cells})
+    found = judge_check(parsed("{kind: identity, of: speed/other, to: speed/plain}"), "study", half)
+    why = "In bfloat16 and float16 rounding alone can change a token: only float32 can refute this. In doubt: "
+    assert found.verdict == "undecided"
+    assert str(found.reason).startswith(why)
+
+
+def test_a_figure_of_other_hardware_is_told_with_its_unit(evidence: Evidence) -> None:
+    there = "{kind: absolute, metric: step_ms, of: speed/half, published: 20, within: 0.1, hardware: NVIDIA X9}"
+    found = judge_check(parsed(there), "study", evidence)
+    assert (found.verdict, found.sentence) == ("not runnable here", "The published 20 ms cannot be checked here.")
+    assert found.reason == "It needs 1 x NVIDIA X9; this machine has NVIDIA A10G."
+
+
+def test_two_blocks_are_enough_for_an_interval(evidence: Evidence) -> None:
+    found = judged_at(evidence, "above", (1.2, 1.01, 1.4))
+    assert (found.blocks, str(found.reason)[:19]) == (2, "The interval reache")
+
+
+def test_whoever_may_go_on_looks_at_planned_rounds_alone(evidence: Evidence) -> None:
+    found = Comparison((Interval(1.0, 0.9, 1.1, 4), Interval(1.0, 0.9, 1.1, 5)))
+    assert evidence._looked_at(found) is found
+    planned = copy.copy(evidence)
+    planned.only_planned_looks = True
+    assert planned._looked_at(found).looks == found.looks[:1]
