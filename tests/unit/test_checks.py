@@ -587,3 +587,47 @@ def test_whoever_may_go_on_looks_at_planned_rounds_alone(evidence: Evidence) -> 
     planned = copy.copy(evidence)
     planned.only_planned_looks = True
     assert planned._looked_at(found).looks == found.looks[:1]
+
+
+FRONTIER = "{kind: frontier, of: batches/%s, over: batch, published: %d, hardware: NVIDIA A10G}"
+
+
+@pytest.mark.parametrize(
+    ("of", "published", "verdict", "sentence", "reason"),
+    [
+        ("flat", 4, "supported", "The largest batch that fits is 4; batch 8 does not. Published: 4.", None),
+        ("flat", 8, "refuted", "The largest batch that fits is 4; batch 8 does not. Published: 8.", None),
+        ("flat", 2, "refuted", "The largest batch that fits is 4; batch 8 does not. Published: 2.", None),
+        (
+            "linear",
+            8,
+            "undecided",
+            "The largest batch that fits is 8; no larger one was tried. Published: 8.",
+            "The sweep does not reach the frontier: it needs batch 8 and a larger one.",
+        ),
+    ],
+)
+def test_a_frontier_lies_between_what_fits_and_what_does_not(
+    evidence: Evidence, of: str, published: int, verdict: str, sentence: str, reason: str | None
+) -> None:
+    found = judge_check(parsed(FRONTIER % (of, published)), "study", evidence)
+    assert (found.verdict, found.sentence, found.reason) == (verdict, sentence, reason)
+    doubted = changed(evidence, f"batches/{of}@batch=1", flags="noisy")
+    doubts = f"In doubt: batches/{of}@batch=1: noisy."
+    found = judge_check(parsed(FRONTIER % (of, published)), "study", doubted)
+    assert found.reason == (f"{reason} {doubts}" if reason else doubts)
+
+
+def test_where_nothing_fits_the_largest_is_none(evidence: Evidence) -> None:
+    full = evidence
+    for batch in (1, 2, 4):
+        full = changed(full, f"batches/flat@batch={batch}", outcome="oom", reason="full")
+    found = judge_check(parsed(FRONTIER % ("flat", 1)), "study", full)
+    assert (found.verdict, found.estimate) == ("refuted", 0.0)
+    assert found.sentence == "The largest batch that fits is 0; batch 1 does not. Published: 1."
+
+
+def test_how_a_cell_ends_that_cannot_be_run_is_not_known(evidence: Evidence) -> None:
+    found = judge_check(parsed("{kind: outcome, of: speed/tgi, expect: oom}"), "study", evidence)
+    assert found.verdict == "not runnable here"
+    assert found.reason == f"speed/tgi cannot be run: {evidence.plan.row('study', 'speed/tgi').unavailable}"

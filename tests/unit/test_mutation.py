@@ -49,6 +49,8 @@ def test_the_page_has_a_row_for_each_module_with_the_interval_of_its_sample(muta
         r"^\| `([\w/*]+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+)% \((\d+)% to (\d+)%\)", PAGE, flags=re.MULTILINE
     )
     assert sorted(row[0] for row in rows) == sorted(mutation.TESTS)
+    in_all, drawn, seen = (sum(int(row[column]) for row in rows) for column in (1, 2, 3))
+    assert f"Of {in_all} mutants {drawn} were drawn, and {seen} of them noticed." in " ".join(PAGE.split())
     for module, mutants, sampled, noticed, *said in rows:
         assert int(noticed) <= int(sampled) <= int(mutants), module
         low, high = mutation.wilson(int(noticed), int(sampled))
