@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -P src/claimbench/workflow/installing.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast extras test test-long test-wide test-deepspeed test-vllm test-kernels check format lock schema reports gpu-day-pack site clean
+.PHONY: help reproduce forecast extras test test-long test-wide test-deepspeed test-vllm test-kernels mutants check format lock schema reports gpu-day-pack site clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-deepspeed  build DeepSpeed's environment (minutes), run the tests of its backends"
 	@echo "make test-vllm   build vLLM's environment (minutes), run the tests of its backends"
 	@echo "make test-kernels  interpret the GPU's kernels on this CPU and compile them, with the Triton that torch pins"
+	@echo "make mutants MODULE=analysis/paired  break a sample of a module's lines, say which breaks no test notices (minutes)"
 	@echo "make check       format, lint and types, as CI does"
 	@echo "make format      mend what formatters can mend"
 	@echo "make schema      write the JSON schemas of params.yaml and studies, for editors"
@@ -85,6 +86,19 @@ resources/environments/kernels/stamp: .venv/dev.stamp
 
 test-kernels: resources/environments/kernels/stamp
 	TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR)/resources/environments/kernels/site:$$PYTHONPATH $(PYTEST) tests/gpu_kernels
+
+# mutmut, and of what it needs those that the environment lacks: beside it and not in it.
+MUTMUT := mutmut==3.8.1 coverage==7.17.5 libcst==1.9.0 setproctitle==1.3.8 textual==8.2.8
+MUTMUT += linkify-it-py==2.2.0 mdit-py-plugins==0.7.0 uc-micro-py==2.0.0
+resources/environments/mutation/stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D)/site $(MUTMUT)
+	@touch $@
+
+MODULE ?= by-hand
+SAMPLE ?= 30
+SEED ?= 1
+mutants: resources/environments/mutation/stamp
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/resources/environments/mutation/site:$$PYTHONPATH $(BIN)/python benchmarks/mutation.py $(MODULE) --sample $(SAMPLE) --seed $(SEED)
 
 resources/environments/deepspeed/stamp.json: envs/deepspeed.build.py
 resources/environments/%/stamp.json: envs/%.lock envs/cpu.lock envs/cuda.lock .venv/core.stamp

@@ -330,3 +330,59 @@ def test_the_tokenizer_of_a_version_comes_with_the_list_that_names_it(plain: Pat
     assert (tmp_path / "out" / "tokenizer.4.0.0.json").exists()
     ours, theirs = (AutoTokenizer.from_pretrained(path) for path in (tmp_path / "out", folder.path))
     assert ours("a few words").input_ids == theirs("a few words").input_ids
+
+
+def listed(*shards: Any) -> dict[str, str]:
+    """A folder's JSON files, whose index names `shards`."""
+    return {"config.json": "{}", weight_files.INDEX: json.dumps({"weight_map": dict(enumerate(shards))})}
+
+
+@pytest.mark.parametrize("shard_name", ["deep/a.safetensors", "/a.safetensors", "../a.safetensors"])
+def test_a_shard_in_another_folder_is_refused_even_where_it_is_there(shard_name: str) -> None:
+    """Every library joins the name to another folder of its own, or to none."""
+    texts = listed(shard_name)
+    with pytest.raises(SourceError, match=r"expected a file \S+, which model\.safetensors\.index\.json names, beside"):
+        weight_files.choose({*texts, shard_name}, texts.__getitem__, "here")
+
+
+@pytest.mark.parametrize("shards", [(), ("a.safetensors", 3), ("a.safetensors", "b.bin")])
+def test_an_index_names_safetensors_and_nothing_else(shards: tuple[Any, ...]) -> None:
+    texts = listed(*shards)
+    with pytest.raises(SourceError, match=r"here: model\.safetensors\.index\.json is not an index of shards"):
+        weight_files.choose({*texts, "a.safetensors", "b.bin"}, texts.__getitem__, "here")
+
+
+def test_an_index_comes_before_its_shards_and_each_of_them_once() -> None:
+    texts = listed("b.safetensors", "a.safetensors", "b.safetensors")
+    names = {*texts, "a.safetensors", "b.safetensors", "c.safetensors", "deep/d.safetensors", "notes.txt"}
+    chosen = weight_files.choose(names, texts.__getitem__, "here")
+    assert chosen == [weight_files.INDEX, "a.safetensors", "b.safetensors"]
+    assert weight_files.left_out(names, chosen) == ["c.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"adapter_config.json", "adapter_model.safetensors"}, "it is an adapter"),
+        ({"b.gguf", "a.gguf"}, "name one of its GGUF files, such as a.gguf"),
+        ({"consolidated.safetensors"}, "consolidated files are in a format"),
+        ({"consolidated.00.pth", "x.safetensors"}, "consolidated files are in a format"),
+        ({"model.safetensors.index.fp16.json"}, "model.safetensors.index.fp16.json is the index of a variant"),
+        ({"b.safetensors", "a.safetensors"}, "2 of its files are safetensors without an index: its index is missing"),
+        (
+            {"a.safetensors"},
+            "1 of its files are safetensors without an index: rename a.safetensors to model.safetensors",
+        ),
+        ({"README.md"}, ""),
+    ],
+)
+def test_what_else_a_folder_may_be_is_said_with_what_to_do(names: set[str], words: str) -> None:
+    said = weight_files.hint(names)
+    assert said.startswith(f": {words}") if words else said == ""
+
+
+def test_pickles_count_only_where_there_is_nothing_else() -> None:
+    assert "found only a.bin: pickle files" in str(weight_files.pickles_alone({"b.pt", "a.bin", "notes.txt"}))
+    for other in ("c.safetensors", "c.gguf"):
+        assert weight_files.pickles_alone({"a.bin", other}) is None
+    assert weight_files.pickles_alone({"notes.txt"}) is None

@@ -16,10 +16,13 @@ from claimbench.errors import ResultError
 from claimbench.schema import result
 from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
+from claimbench.schema.cell import OptimizationUse
 from claimbench.schema.json_file import digest, write_json
 from claimbench.schema.metrics import METRICS
+from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
 from claimbench.schema.result import Fidelity, Result, Sample
+from claimbench.schema.round import Arm, Round, Turns
 
 PLAIN = """
 experiments:
@@ -375,3 +378,107 @@ def test_blocks_that_loaded_other_bytes_are_not_pooled(lab: Any, made: Made) -> 
         lab.table(plan, block)
     loaded[1] = loaded[0]
     assert len(lab.table(plan, block))
+
+
+def arm(planned: PlannedCell, made: Made, name: str = "arm", **changed: Any) -> Arm:
+    """Three samples, two of them in pass 0 and the last in pass 4; half a second of loading."""
+    turns = tuple(
+        Turns(number=number, places=(0,), begun_ns=0, ended_ns=1, samples=samples)
+        for number, samples in ((0, 2), (4, 1))
+    )
+    return Arm(name=name, result=by_hand(planned, made, **changed), ready_s=0.5, turns=turns)
+
+
+def round_of(*arms: Arm, **more: Any) -> Round:
+    return Round(started_at="2026-01-01T00:00:00+00:00", duration_s=1.0, seed=0, passes=5, arms=arms, **more)
+
+
+def test_what_a_round_says_of_a_cell_are_rows_with_its_pass_weight_and_time(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    id, slow = cell_of(plan, "speed/plain"), cell_of(plan, "speed/slow")
+    lab.write(plan)
+    rates = ({"read": 2e10, "float32": 1e12}, {"read": 3e10, "float32": 5e11})
+    rounds = {
+        "b": round_of(arm(plan.cells[id], made), arm(plan.cells[id], made, "twin"), conditions={"steal": 0.2}),
+        "a": round_of(arm(plan.cells[id], made), rates=rates),
+    }
+    found = aggregate.in_rounds(plan, rounds)
+    assert {id: [(one.round, one.path, one.weight) for one in several] for id, several in found.items() if several} == {
+        id: [("a", "a", 1.0), ("b", "b", 0.5), ("b", "b", 0.5)]
+    }
+    first, second, _ = found[id]
+    assert (first.turns, first.arm_s) == ({0: 0, 1: 0, 2: 4}, pytest.approx(0.5 + 3 * 0.101))
+    assert (first.doubts, second.doubts) == ((), ("the hypervisor took 20% of the cores",))
+    assert first.ceilings == Ceilings(read_bytes_per_s=3e10, matmul_flops_per_s={"float32": 1e12})
+    assert second.ceilings is None
+    table = aggregate.aggregate(plan, CEILINGS, rounds=rounds)
+    rows = table[(table["cell"] == id) & table["round"].notna()]
+    assert rows[["round", "block", "sample", "pass"]].values.tolist() == [
+        [name, block, sample, number]
+        for name, block in (("a", 1), ("b", 2), ("b", 3))
+        for sample, number in ((0, 0), (1, 0), (2, 4))
+    ]
+    assert rows["flags"].tolist() == [""] * 3 + ["the hypervisor took 20% of the cores"] * 6
+    assert set(rows["tokens_sha256"]) == {"a" * 64}
+    assert table[table["cell"] == slow]["round"].isna().all()
+
+
+def test_a_round_says_nothing_of_cells_under_other_keys(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    id = cell_of(plan, "speed/plain")
+    other = plan.cells[id].key.model_copy(update={"series": 7})
+    unplanned = plan.cells[id].cell.model_copy(update={"dtype": "bfloat16"})
+    arms = (arm(plan.cells[id], made, key=other), arm(plan.cells[id], made, cell=unplanned))
+    assert not any(aggregate.in_rounds(plan, {"a": round_of(*arms)}).values())
+
+
+@pytest.mark.parametrize(("in_company", "sat_alone", "counts"), [(True, True, 0), (True, False, 1), (False, True, 1)])
+def test_out_of_memory_beside_others_is_no_outcome_of_a_cell_that_sat_alone_as_well(
+    in_company: bool, sat_alone: bool, counts: int, lab: Any, made: Made
+) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    id = cell_of(plan, "speed/plain")
+    ended = {"outcome": Outcome.OOM, "reason": "full", "samples": ()}
+    full = by_hand(plan.cells[id], made).model_copy(update=ended)
+    rounds = {"a": round_of(Arm(name="full", result=full), in_company=in_company)}
+    if sat_alone:
+        rounds["b"] = round_of(arm(plan.cells[id], made), in_company=False)
+    found = [one.record.outcome for one in aggregate.in_rounds(plan, rounds)[id]]
+    assert found.count(Outcome.OOM) == counts
+
+
+def test_a_prompt_s_ceiling_stands_beside_its_time(lab: Any, made: Made) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    planned = plan.cells[cell_of(plan, "speed/plain")]
+    memory = {"step_weights": 50_000_000, "kv_cache": 0}
+    table = lab.table(plan, lambda planned, _: by_hand(planned, made, memory=memory), ceilings=CEILINGS)
+    row = table[table["cell"] == planned.cell.id].iloc[0]
+    expected = roofline.prefill_ms(planned.cell, CEILINGS, 4, memory)
+    assert expected is not None
+    assert row["prefill_ceiling_ms"] == pytest.approx(expected)
+    assert row["prefill_ceiling_fraction"] == pytest.approx(expected / 40)
+    assert row["ceiling_fraction"] == pytest.approx(row["ceiling_ms"] / 15)
+
+
+def test_a_block_that_failed_is_above_no_limit(lab: Any) -> None:
+    table = lab.table(lab.plan(PLAIN, blocks=1))
+    failed = table[table["outcome"] == "oom"]
+    assert len(failed) == 1
+    assert failed[["above_ceiling", "above_reading"]].values.tolist() == [[False, False]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "promises"),
+    [
+        ({}, True),
+        ({"optimizations": (OptimizationUse(name="sdpa"),)}, True),
+        ({"optimizations": (OptimizationUse(name="bitsandbytes_int8"),)}, False),
+        ({"dtype": "bfloat16"}, False),
+    ],
+)
+def test_only_what_is_exact_and_not_rounded_promises_its_tokens(
+    lab: Any, changed: dict[str, Any], promises: bool
+) -> None:
+    plan = lab.plan(PLAIN, blocks=1)
+    cell = plan.cells[cell_of(plan, "speed/plain")].cell.model_copy(update=changed)
+    assert aggregate.promises_tokens(cell) == promises

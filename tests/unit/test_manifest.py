@@ -71,8 +71,12 @@ def test_a_damaged_manifest_is_refused(checkpoint: Path, content: str) -> None:
 
 
 def test_a_folder_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
-    with pytest.raises(CorruptCheckpoint, match="never finished"):
+    with pytest.raises(CorruptCheckpoint) as refused:
         manifest.verify(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path / manifest.MANIFEST}: expected a manifest, but it cannot be read (No such file or directory): "
+        f"the checkpoint was never finished. Delete {tmp_path} and run again."
+    )
 
 
 def test_an_unchanged_file_is_hashed_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,3 +130,46 @@ def test_the_list_of_checkpoints_has_each_layout_of_one(tmp_path: Path) -> None:
         "mine-1b": ("mine", "tensor_parallel", 2),
     }
     assert listed["mine-0a"]["sha256"] != listed["mine-1b"]["sha256"]
+
+
+def test_a_file_that_was_changed_behind_its_size_and_time_is_hashed_again(checkpoint: Path) -> None:
+    """Its inode says when it was changed, whatever was set as its time."""
+    manifest.verify(checkpoint)
+    victim = sorted(checkpoint.glob("*.safetensors"))[0]
+    stat = victim.stat()
+    with victim.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        (last,) = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = victim.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    with pytest.raises(CorruptCheckpoint, match=rf"{victim.name}: expected sha256"):
+        manifest.verify(checkpoint)
+
+
+def test_a_checkpoint_of_ranks_is_for_as_many_and_each_reads_its_own_files() -> None:
+    tensors = {"w": manifest.Tensor(dtype="F32", shape=(1,))}
+    names = [f"rank-{rank}-of-{ranks}-model.safetensors" for ranks in (2, 12) for rank in (0, 1, 10)]
+    files = tuple(File(name=name, bytes=4, sha256="0" * 64, tensors=tensors) for name in names)
+    layout = manifest.Layout(kind="tensor_parallel", ranks=2)
+    cut = Manifest(
+        checkpoint="c",
+        source="s",
+        parameters=1,
+        layout=layout,
+        files=(*files, File(name="rank-1-of-2-note", bytes=1, sha256="0" * 64)),
+    )
+    assert [file.name for file in cut.files_of(1)] == ["rank-1-of-2-model.safetensors"]
+    assert cut.weight_bytes == 4 * len(files)
+    cut.require_ranks(2)
+    with pytest.raises(CorruptCheckpoint, match="c: expected a checkpoint cut for 4 ranks, found one for 2"):
+        cut.require_ranks(4)
+    with pytest.raises(CorruptCheckpoint, match="cut for 2 ranks, found a whole one"):
+        cut.model_copy(update={"layout": manifest.Layout(ranks=2)}).require_ranks(2)
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
+    for name in ("a" * 256, "\u00e9" * 128):
+        assert manifest.problems(tmp_path, [File(name=name, bytes=1, sha256="0" * 64)]) == {name: "the file is missing"}

@@ -196,3 +196,67 @@ def test_a_restless_comparison_is_not_looked_at_before_its_third_round() -> None
     found = paired.looks(rounds, paired.RESTLESS)
     assert [(look.rounds, look.look) for look in found] == [(3, 1), (4, 2)]
     assert [(look.rounds, look.look) for look in paired.looks(rounds)] == [(2, 1), (3, 2), (4, 3)]
+
+
+def test_a_round_s_location_and_variance_are_yuen_s() -> None:
+    """A fifth of the passes is cut at either end, and counts as much as the last one that is kept."""
+    passes = (9.0, 1.0, 3.0, 0.0, 4.0, 2.0, 5.0, 6.0, 7.0, -90.0)
+    centre, variance = paired.location(passes)
+    assert centre == pytest.approx((1 + 2 + 3 + 4 + 5 + 6) / 6)
+    winsorised = [1, 1, 1, 2, 3, 4, 5, 6, 6, 6]
+    assert variance == pytest.approx(float(np.var(winsorised)) * 10 / (6 * 5))
+    assert paired.location((1.0, 2.0)) == (1.5, 0.25)
+    assert paired.location((1.5,)) == (1.5, 0.0)
+
+
+def test_a_single_pass_says_where_and_not_how_sure() -> None:
+    assert paired.contrast([PairedRound((0.1,))]) == Contrast(0.1, math.inf, math.inf, 0.0, 1, 1)
+
+
+def test_an_interval_is_of_student_s_t_with_the_error_that_its_look_may_spend() -> None:
+    from scipy.stats import t
+
+    for prior, rounds, look in ((STEADY, 2, 1), (STEADY, 5, 4), (paired.RESTLESS, 3, 1), (paired.RESTLESS, 4, 2)):
+        error = paired.ALPHA / 2**look
+        found = paired.contrast(rounds_of(np.random.default_rng(rounds), rounds, 8), prior)
+        assert found.half_width == pytest.approx(t.ppf(1 - error / 2, found.df) * found.standard_error)
+        quantile = paired._quantile(prior, 100.0, rounds)
+        assert quantile == pytest.approx(t.ppf(1 - error / 2, prior.df + rounds - 1))
+        assert paired._quantile(prior, 1.0, rounds) == pytest.approx(t.ppf(1 - error / 2, 1 + rounds - 1))
+
+
+def test_a_restless_claim_that_is_clear_needs_the_round_of_its_first_look() -> None:
+    clear = [PairedRound((2.0, 2.001, 1.999, 2.0)), PairedRound((2.0, 2.001, 1.999, 2.0))]
+    assert paired.rounds_to_settle(clear, paired.RESTLESS, 0.02, math.inf) == 3
+    assert paired.rounds_to_settle(clear[:1], STEADY, 0.02, math.inf) == 2
+
+
+def test_a_claim_that_anything_satisfies_needs_no_more() -> None:
+    rounds = [PairedRound((0.1, 0.12, 0.09, 0.1))]
+    assert paired.passes_to_settle(rounds, STEADY, -math.inf, math.inf) == 0.0
+    assert paired.rounds_to_settle(rounds, STEADY, -math.inf, math.inf) == 2
+
+
+def test_passes_that_would_settle_it_follow_from_what_one_pass_varies_by() -> None:
+    """Two rounds: the mean of what their passes explain must leave the gap to the limit, beside the floor's share."""
+    from scipy.stats import t
+
+    first = PairedRound((0.50, 0.55, 0.45, 0.5))
+    (centre, explained), gap = paired.location(first.logs), 0.15
+    known_df = (STEADY.inflation * explained + STEADY.floor**2) ** 2 / (
+        (STEADY.inflation * explained) ** 2 / 3 + STEADY.floor**4 / STEADY.df
+    )
+    quantile = t.ppf(1 - paired.ALPHA / 2 / 2, min(STEADY.df, known_df + 1) + 1)
+    allowed = ((gap / quantile) ** 2 * 2 - STEADY.floor**2) / STEADY.inflation * 2 - explained
+    found = paired.passes_to_settle([first], STEADY, centre - gap, math.inf)
+    assert found == pytest.approx(4 * explained / allowed)
+
+
+def test_a_standard_error_is_that_of_a_weighted_mean_of_rounds() -> None:
+    """Of rounds whose passes do not vary: what they differ by, each by its weight, over the degrees they leave."""
+    rounds = [PairedRound((0.0,) * 3), PairedRound((0.3,) * 3, weight=0.5), PairedRound((0.6,) * 3)]
+    centre = (0.0 + 0.15 + 0.6) / 2.5
+    between = (centre**2 + 0.5 * (0.3 - centre) ** 2 + (0.6 - centre) ** 2) / (2.5 / 3)
+    found = paired.contrast(rounds)
+    assert (found.centre, found.df) == (pytest.approx(centre), 2)
+    assert found.standard_error == pytest.approx(math.sqrt(between / 2) * math.sqrt(1 + 0.25 + 1) / 2.5)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from claimbench import optimizations
 from claimbench.backends import null_model
 from claimbench.planning import code_hash, result_key
-from claimbench.schema.cell import Cell, Checkpoint, Workload
+from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Workload
 
 
 @pytest.fixture
@@ -112,3 +115,49 @@ def test_c_sources_are_part_of_what_is_executed(tmp_path: Path, monkeypatch: pyt
     for cached in (code_hash._file_of, code_hash._read, code_hash.import_closure, code_hash.code_hash):
         cached.cache_clear()
     assert len(hashes) == 2
+
+
+def test_libraries_of_the_backend_and_of_each_optimization_are_in_the_key_by_their_versions(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(null_model, "LIBRARIES", ("numpy",))
+    uses = tuple(OptimizationUse(name=name) for name in ("bitsandbytes_int8", "torchao_int8"))
+    used = cell.model_copy(update={"optimizations": uses})
+    installed = {name: metadata.version(name) for name in ("numpy", "bitsandbytes", "torchao")}
+    found = result_key.key_of(used, "machine").libraries
+    assert {name: found[name] for name in installed} == installed
+    assert result_key.key_of(cell, "machine").libraries == {"numpy": installed["numpy"]}
+
+
+def test_what_an_environment_compiles_is_part_of_the_key(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(null_model, "ENVIRONMENT", "family")
+    monkeypatch.setattr(result_key, "locks_folder", lambda: tmp_path)
+    without = result_key.key_of(cell, "machine")
+    assert without.libraries == {"envs/family.lock": None}
+    found = []
+    for program in ("one", "two"):
+        (tmp_path / "family.build.py").write_text(program, encoding="utf-8")
+        found.append(result_key.key_of(cell, "machine"))
+    assert set(found[0].libraries) == {"envs/family.lock", "envs/family.build.py"}
+    assert len({key.id for key in (without, *found)}) == 3
+
+
+def test_the_code_of_a_key_is_that_which_every_cell_executes_and_its_own(cell: Cell) -> None:
+    own = "claimbench.backends.null_model"
+    assert result_key.key_of(cell, "machine").code == code_hash.code_hash(*result_key.EXECUTED, own)
+    used = cell.model_copy(update={"optimizations": (OptimizationUse(name="sdpa"),)})
+    expected = code_hash.code_hash(*result_key.EXECUTED, own, optimizations.module_of("sdpa"))
+    assert result_key.key_of(used, "machine").code == expected
+    assert expected not in (code_hash.code_hash(own), result_key.key_of(cell, "machine").code)
+    assert result_key.key_of(cell, "machine").series == 0
+
+
+def test_a_lock_is_known_by_the_first_sixteen_digits_of_its_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_key, "locks_folder", lambda: tmp_path)
+    (tmp_path / "family.lock").write_bytes(b"package==1.0")
+    expected = hashlib.sha256(b"package==1.0").hexdigest()[:16]
+    assert result_key.locked("family") == {"envs/family.lock": expected}

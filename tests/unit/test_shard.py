@@ -292,3 +292,103 @@ def test_a_file_that_is_not_safetensors_is_refused(content: bytes, tmp_path: Pat
     path.write_bytes(content)
     with pytest.raises(CorruptCheckpoint, match="not a whole safetensors file"):
         safetensors_file.read(path)
+
+
+def bytes_at(*offsets: tuple[int, int], size: int) -> bytes:
+    """A file of one-byte tensors at `offsets`, of `size` bytes of data."""
+    named = {
+        f"t{i}": {"dtype": "U8", "shape": [abs(b - a)], "data_offsets": [a, b]} for i, (a, b) in enumerate(offsets)
+    }
+    header = json.dumps(named).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(range(size))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "size", "words"),
+    [
+        ([(0, 4), (8, 12)], 12, "t1 begins at 8, expected 4"),
+        ([(0, 8), (4, 12)], 12, "t1 begins at 4, expected 8"),
+        ([(0, 4), (0, 4)], 4, "t1 begins at 0, expected 4"),
+        ([(4, 8)], 8, "t0 begins at 4, expected 0"),
+        ([(0, 4)], 8, "bytes, found"),
+        ([(0, 8)], 4, "bytes, found"),
+        ([(4, 0)], 4, "has -4 bytes"),
+        ([(-4, 0)], 4, "no whole number"),
+    ],
+)
+def test_bytes_that_two_tensors_share_or_none_has_are_refused(
+    offsets: list[tuple[int, int]], size: int, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes_at(*offsets, size=size))
+    with pytest.raises(CorruptCheckpoint, match=words):
+        safetensors_file.read(path)
+
+
+def test_tensors_are_read_from_where_the_header_says_whatever_the_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes_at((5, 12), (0, 5), size=12))
+    for chunk in (1, 3, 1 << 20):
+        monkeypatch.setattr(safetensors_file, "CHUNK_BYTES", chunk)
+        found = {one.name: b"".join(one.chunks()) for one in safetensors_file.read(path)}
+        assert found == {"t1": bytes(range(5)), "t0": bytes(range(5, 12))}
+    assert safetensors_file.read_sizes(path) == [("t1", "U8", 5), ("t0", "U8", 7)]
+    whole = safetensors_file.read(path)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CorruptCheckpoint, match="cut short while it was read"):
+        list(whole[1].chunks())
+
+
+def test_a_source_that_gives_another_number_of_bytes_leaves_no_file(tmp_path: Path) -> None:
+    for given in (b"123", b"12345"):
+        tensor = safetensors_file.StreamedTensor("t", "F32", (1,), lambda given=given: iter([given]))
+        with pytest.raises(CorruptCheckpoint, match=f"t: expected 4 bytes, its source gave {len(given)}"):
+            safetensors_file.write(tmp_path / "model.safetensors", [tensor])
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "config", [{"model_type": "llama", "auto_map": {"AutoConfig": "code.Config"}, "dtype": "float16"}]
+)
+def test_what_would_have_a_library_run_code_of_the_source_is_not_written(config: dict[str, Any]) -> None:
+    assert not {"auto_map", "dtype"} & set(model_config.normalise(config, "here"))
+
+
+def test_weights_have_their_name_once_they_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "model.safetensors", []
+
+    def fsync(handle: int) -> None:
+        assert not path.exists()
+        (partial,) = tmp_path.iterdir()
+        assert Path(f"/proc/self/fd/{handle}").readlink() == partial
+        seen.append(partial.stat().st_size)
+
+    monkeypatch.setattr(safetensors_file.os, "fsync", fsync)
+    tensor = StreamedTensor("t", "F32", (2,), lambda: iter([b"1234", b"5678"]))
+    written = safetensors_file.write(path, [tensor])
+    assert seen == [written.bytes] == [path.stat().st_size]
+    assert written.sha256 == manifest.sha256_of(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_laid_out_as_the_format_says_and_wider_types_come_first(tmp_path: Path) -> None:
+    """So each tensor is aligned to its own type; a header without spaces is filled up to eight bytes."""
+    narrow = StreamedTensor("narrow", "BF16", (1, 3), lambda: iter([b"nnnnn", b"n"]))
+    wide = StreamedTensor("wide", "F32", (2,), lambda: iter([b"wwwwwwww"]))
+    written = safetensors_file.write(tmp_path / "model.safetensors", [narrow, wide])
+    header = (
+        '{"__metadata__":{"format":"pt"},"wide":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+        '"narrow":{"dtype":"BF16","shape":[1,3],"data_offsets":[8,14]}}'
+    )
+    padded = header + " " * (-len(header) % 8)
+    whole = struct.pack("<Q", len(padded)) + padded.encode() + b"wwwwwwww" + b"nnnnnn"
+    assert (tmp_path / "model.safetensors").read_bytes() == whole
+    assert (written.name, written.bytes) == ("model.safetensors", len(whole))
+    assert written.sha256 == manifest.sha256_of(tmp_path / "model.safetensors")
+    assert {name: (one.dtype, one.shape) for name, one in written.tensors.items()} == {
+        "narrow": ("BF16", (1, 3)),
+        "wide": ("F32", (2,)),
+    }
+    assert (narrow.values, narrow.bytes) == (3, 6)

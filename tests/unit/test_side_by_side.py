@@ -257,3 +257,55 @@ def test_a_round_beside_others_counts_as_far_as_a_cell_equals_itself(
     assert validity.was_disturbed_beside(record) == (weight < 1)
     alone = record.model_copy(update={"conditions": {}})
     assert validity.weight(validity.of_round(alone)) == 1
+
+
+def test_another_power_limit_driver_or_mode_of_memory_is_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same card at 250 W is slower than at 400 W, and with ECC reads less in a second."""
+    usual: dict[str, Any] = {
+        "nvmlDeviceGetPowerManagementLimit": 400_000,
+        "nvmlSystemGetDriverVersion": "570.1",
+        "nvmlSystemGetCudaDriverVersion": 12080,
+        "nvmlDeviceGetEccMode": (1, 1),
+    }
+    others = {
+        "nvmlDeviceGetPowerManagementLimit": 250_000,
+        "nvmlSystemGetDriverVersion": "580.2",
+        "nvmlSystemGetCudaDriverVersion": 13000,
+        "nvmlDeviceGetEccMode": (0, 0),
+    }
+    keys = []
+    for answers in (usual, *(usual | {name: other} for name, other in others.items())):
+        for name, answer in answers.items():
+            monkeypatch.setattr(Driver, name, lambda *_, answer=answer: answer, raising=False)
+        has(monkeypatch, FIRST)
+        keys.append(machine.identify()["key"])
+    assert len(set(keys)) == len(keys)
+
+
+def round_of(*arms: Arm, **conditions: float) -> Round:
+    return Round(
+        started_at="2026-01-01T00:00:00+00:00", duration_s=1.0, seed=0, passes=3, arms=arms, conditions=conditions
+    )
+
+
+def test_the_twin_is_compared_with_its_own_cell_and_with_no_other() -> None:
+    other = arm("other", [20.0, 20.0, 20.0])
+    longer = other.result.cell.model_copy(update={"workload": Workload(prompt="Other", new_tokens=1)})
+    other = other.model_copy(update={"result": other.result.model_copy(update={"cell": longer})})
+    base, twin = arm("base", [10.0, 10.0, 10.0]), arm(TWIN, [10.1, 10.1, 10.1])
+    for arms in ((other, base, twin), (twin, other, base), (base, twin, other)):
+        assert validity.of_round(round_of(*arms, beside=1.0))["beside_gap"] == pytest.approx(0.01)
+    assert "beside_gap" not in validity.of_round(round_of(base, other, beside=1.0))
+    assert "beside_gap" not in validity.of_round(round_of(other, twin, beside=1.0))
+
+
+def test_a_first_pass_that_takes_longer_is_said_where_three_passes_tell() -> None:
+    slow, usual = arm("slow", [15.0, 10.0, 10.0]), arm("usual", [10.5, 10.0, 10.0])
+    assert validity.of_round(round_of(slow))["first_pass"] == pytest.approx(0.5)
+    assert validity.of_round(round_of(slow, usual))["first_pass"] == pytest.approx(0.275)
+    assert "first_pass" not in validity.of_round(round_of(arm("two", [15.0, 10.0])))
+
+
+def test_what_all_arms_took_while_they_waited_is_one_condition() -> None:
+    arms = [arm(name, [10.0]).model_copy(update={"waiting_cpu": share}) for name, share in (("a", 0.1), ("b", 0.2))]
+    assert validity.of_round(round_of(*arms, steal=0.1)) == {"steal": 0.1, "waiting_cpu": pytest.approx(0.3)}

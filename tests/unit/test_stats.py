@@ -164,3 +164,62 @@ def test_a_curve_of_one_point_has_no_exponent() -> None:
         stats.exponent_interval(noisy_curve(1, [4]))
     with pytest.raises(ValueError, match="different points"):
         stats.exponent_interval(noisy_curve(1, [1, 2]), noisy_curve(1, [1, 4]))
+
+
+def test_a_gain_is_the_ratio_of_two_ratios_over_the_rounds_that_all_four_have() -> None:
+    """Each round hits all four alike, so it cancels."""
+    slow = [1.0, 1.5, 0.7, 3.0]
+    of, to, than_of, than_to = ([[level * each] for each in slow] for level in (12.0, 2.0, 6.0, 3.0))
+    found = stats.gain_interval(of, to, than_of, than_to[:3])
+    assert found is not None
+    assert (found.estimate, found.rounds) == (pytest.approx(3.0), 3)
+    assert found.ends == pytest.approx((3.0, 3.0))
+    noisy = [
+        [[level * each] for each in np.exp(np.random.default_rng(int(level)).normal(0, 0.1, 5))]
+        for level in (2, 3, 4, 5)
+    ]
+    one, other = (stats.gain_interval(*noisy, seed=seed) for seed in (0, 1))
+    assert one == stats.gain_interval(*noisy)
+    assert one != other
+    assert stats.gain_interval([[]], to, than_of, than_to) is None
+
+
+def test_an_interval_with_more_confidence_is_wider_by_what_t_and_the_few_rounds_ask() -> None:
+    from scipy.stats import norm, t
+
+    blocks = [[1.0], [1.1], [0.9], [1.05]]
+    usual, widened = stats.ratio_interval(blocks, [[1.0]] * 4, widen=False), stats.ratio_interval(blocks, [[1.0]] * 4)
+    assert usual is not None
+    assert widened is not None
+    assert usual.ends is not None
+    assert widened.ends is not None
+    factor = math.sqrt(4 / 3) * t.ppf(0.975, 3) / norm.ppf(0.975)
+    for narrow, wide in zip(usual.ends, widened.ends, strict=True):
+        assert math.log(wide / usual.estimate) == pytest.approx(factor * math.log(narrow / usual.estimate))
+    more = stats.ratio_interval(blocks, [[1.0]] * 4, confidence=0.99, widen=False)
+    assert more is not None
+    assert more.ends is not None
+    assert more.ends[0] < usual.ends[0] < usual.ends[1] < more.ends[1]
+
+
+@pytest.mark.parametrize("xs", [[0.0, 1.0], [-1.0, 1.0]])
+def test_an_exponent_of_what_is_not_positive_is_refused(xs: list[float]) -> None:
+    with pytest.raises(ValueError, match="positive values of x"):
+        stats.slope_weights(xs, [None, None])
+
+
+def test_weights_of_a_slope_are_those_of_least_squares() -> None:
+    xs, ys = [1.0, 2.0, 5.0, 9.0], [3.0, 1.0, 4.0, 2.0]
+    weights = stats.slope_weights(xs, [None] * 4)
+    expected = float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
+    assert sum(weight * math.log(y) for weight, y in zip(weights, ys, strict=True)) == pytest.approx(expected)
+    assert stats.slope_weights([1.0, 4.0], ["a", "a"]) == pytest.approx([-1 / math.log(4), 1 / math.log(4)])
+
+
+def test_the_interval_of_an_exponent_is_widened_as_well() -> None:
+    """As far as that of a ratio of the same rounds: of x = e, 1 an exponent is the ratio's logarithm."""
+    of, to = [[1.0], [1.1], [0.9], [1.05]], [[1.0]] * 4
+    ratio, exponent = stats.ratio_interval(of, to), stats.exponent_interval([(math.e, of), (1.0, to)])
+    assert ratio is not None
+    assert exponent is not None
+    assert exponent == pytest.approx((*(math.log(each) for each in ratio[:3]), 4))  # type: ignore[arg-type]

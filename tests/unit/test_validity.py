@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from claimbench.analysis import validity
@@ -56,3 +58,25 @@ def test_what_waits_cost_a_generation_is_known_where_enough_steps_did_not_wait()
     assert of(sample((30, 10, 14, 14), (2, 3))) == {}
     assert of(sample((30, 10, 14, 10), (2,), tokens=3)) == {}
     assert of(sample((30, 10, 14, 10), ())) == {}
+
+
+@pytest.mark.parametrize(("walls", "faster"), [((300, 200, 100), 0.5), ((100, 98), 0.02), ((100, 110), -0.1)])
+def test_the_last_two_warm_ups_tell_whether_a_block_was_steady(walls: tuple[int, ...], faster: float) -> None:
+    def sample(wall_ns: int) -> Sample:
+        return Sample(wall_ns=wall_ns, step_ns=(wall_ns,), step_tokens=(1,), tokens_sha256="0")
+
+    def of(*samples: Sample) -> dict[str, float]:
+        return validity.of_block(Result.model_construct(samples=(), warmup=samples, conditions={"steal": 0.1}))
+
+    assert of(*map(sample, walls)) == {"steal": 0.1, "unsteady_warmup": pytest.approx(faster)}
+    assert of(sample(300)) == of() == {"steal": 0.1}
+
+
+def test_the_clocks_of_host_and_device_may_differ_and_the_worst_generation_is_said() -> None:
+    def sample(wall_ns: int, clock: Literal["host", "device"]) -> Sample:
+        return Sample(wall_ns=wall_ns, step_ns=(80,), step_tokens=(1,), tokens_sha256="0", clock=clock)
+
+    found = validity.of_arm(Result.model_construct(samples=(sample(100, "device"), sample(160, "device"))))
+    assert found == {"clock_gap": pytest.approx(0.5)}
+    assert validity.of_arm(Result.model_construct(samples=(sample(80, "device"),))) == {"clock_gap": 0.0}
+    assert validity.of_arm(Result.model_construct(samples=(sample(160, "host"),))) == {}

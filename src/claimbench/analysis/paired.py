@@ -105,7 +105,7 @@ def location(logs: Sequence[float]) -> tuple[float, float]:
         return centre, 0.0
     winsorised = np.clip(values, kept[0], kept[-1])
     deviations = float(((winsorised - winsorised.mean()) ** 2).sum())
-    return centre, deviations / (len(kept) * (len(kept) - 1)) if len(kept) > 1 else 0.0
+    return centre, deviations / (len(kept) * (len(kept) - 1))
 
 
 def contrast(rounds: Sequence[PairedRound], prior: Prior = STEADY, alpha: float = ALPHA) -> Contrast:

@@ -1,0 +1,63 @@
+"""What is known of the tests' own strength: the list of broken lines, and the page of sampled mutants."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tests.unit.test_promises import names_in
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/mutation.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def mutation() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mutation", ROOT / "benchmarks/mutation.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_line_that_is_broken_by_hand_is_there_once_and_so_is_its_test(mutation: ModuleType) -> None:
+    listed = mutation.broken_lines()
+    assert len(listed) > 20
+    for entry in listed:
+        text = (ROOT / mutation.PACKAGE / entry["file"]).read_text(encoding="utf-8")
+        assert text.count(entry["line"]) == 1, entry["what"]
+        assert entry["line"] != entry["instead"]
+        path, _, name = entry["test"].partition("::")
+        assert name in names_in(f"tests/{path}"), entry["what"]
+
+
+def test_every_module_that_is_mutated_exists_and_so_do_its_tests(mutation: ModuleType) -> None:
+    for module, tests in mutation.TESTS.items():
+        assert list((ROOT / mutation.PACKAGE).glob(f"{module}.py")), module
+        for name in tests:
+            path, _, test = name.partition("::")
+            assert (ROOT / "tests" / path).is_file(), name
+            assert not test or test in names_in(f"tests/{path}"), name
+
+
+def test_the_page_has_a_row_for_each_module_with_the_interval_of_its_sample(mutation: ModuleType) -> None:
+    rows = re.findall(
+        r"^\| `([\w/*]+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+)% \((\d+)% to (\d+)%\)", PAGE, flags=re.MULTILINE
+    )
+    assert sorted(row[0] for row in rows) == sorted(mutation.TESTS)
+    in_all, drawn, seen = (sum(int(row[column]) for row in rows) for column in (1, 2, 3))
+    assert f"Of {in_all} mutants {drawn} were drawn, and {seen} of them noticed." in " ".join(PAGE.split())
+    for module, mutants, sampled, noticed, *said in rows:
+        assert int(noticed) <= int(sampled) <= int(mutants), module
+        low, high = mutation.wilson(int(noticed), int(sampled))
+        found = [round(100 * share) for share in (int(noticed) / int(sampled), low, high)]
+        assert [int(each) for each in said] == found, module
+
+
+def test_an_interval_of_a_share_is_wilson_s(mutation: ModuleType) -> None:
+    """Newcombe (1998), table I: 81 of 263."""
+    assert mutation.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
