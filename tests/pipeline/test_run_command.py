@@ -73,6 +73,7 @@ def test_ctrl_c_ends_everything_that_was_started(project: Any) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=typed_at_a_terminal,
     )
     assert running.stderr is not None
     for line in running.stderr:
@@ -85,6 +86,11 @@ def test_ctrl_c_ends_everything_that_was_started(project: Any) -> None:
     while (left := marked(str(folder))) and time.monotonic() < until:
         time.sleep(0.2)
     assert left == []
+
+
+def typed_at_a_terminal() -> None:
+    """A shell that runs these tests in the background has them, and all that they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def marked(mark: str) -> list[str]:

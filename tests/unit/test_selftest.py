@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from claimbench.checkpoints import shard
-from claimbench.measuring import selftest
+from claimbench.measuring import arm, selftest
 from claimbench.schema.cell import Cell, Checkpoint
 from claimbench.schema.result import Key, Result, Sample
 from claimbench.schema.round import Arm, Round, Turns
@@ -42,6 +43,27 @@ def arm_with(name: str, slowdown: float, samples: tuple[Sample, ...], **more: An
         Turns(number=number, places=(0,), begun_ns=0, ended_ns=0, samples=1) for number in range(len(samples))
     )
     return Arm(name=name, slowdown=slowdown, result=result, turns=turns)
+
+
+def test_each_step_of_a_slowed_session_takes_its_share_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that goes on by a microsecond whenever it is read, and by the session's own steps."""
+    now = 0
+
+    def clock() -> int:
+        nonlocal now
+        now += 1_000
+        return now
+
+    class Session:
+        def generate(self) -> Iterator[list[list[int]]]:
+            nonlocal now
+            for _ in range(3):
+                now += 20_000_000
+                yield [[1]]
+
+    monkeypatch.setattr(arm.time, "perf_counter_ns", clock)
+    ends = [now for _ in arm.Slowed(Session(), 0.25, "cpu").generate()]  # type: ignore[arg-type]
+    assert np.diff([0, *ends]) == pytest.approx(25e6, abs=5_000)
 
 
 def test_what_was_made_is_found_and_what_was_not_is_not() -> None:

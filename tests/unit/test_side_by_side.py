@@ -159,6 +159,25 @@ def waits(side_by_side: bool, devices: int = 1) -> tuple[threading.Thread, threa
     return thread, got
 
 
+@pytest.mark.parametrize("freed", [0, 1])
+def test_where_all_are_held_the_next_to_become_free_is_taken(
+    freed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever waits for a certain one waits for an hour beside another that has long been free."""
+    places = [tmp_path / "first", tmp_path / "second"]
+    with ExitStack() as held:
+        each = [held.enter_context(ExitStack()) for _ in places]
+        for stack, place in zip(each, places, strict=True):
+            stack.enter_context(turns.alone(place, "a test"))
+        monkeypatch.setattr(turns.time, "sleep", lambda _: each[freed].close())
+        with turns.first_free(places, "a measurement on each") as which:
+            assert which == freed
+            assert [turns.is_held(place) for place in places] == [True, True]
+        assert turns.is_held(places[1 - freed])
+        assert not turns.is_held(places[freed])
+    assert capfd.readouterr().err.count("waiting for a measurement on each") == 1
+
+
 @pytest.mark.parametrize(
     ("held", "how", "side_by_side", "devices", "goes_on"),
     [

@@ -10,8 +10,9 @@ import getpass
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from claimbench.errors import ClaimbenchError
@@ -19,6 +20,7 @@ from claimbench.errors import ClaimbenchError
 EVERYONE = Path("/tmp")  # noqa: S108 - a lock is of use only where every user looks for it
 VARIABLE = "CLAIMBENCH_LOCKS"
 """Names another folder for locks of the machine: for tests, and for containers that share a device and a folder."""
+LOOKS_EVERY_S = 0.2
 
 
 def of_machine(name: str) -> Path:
@@ -51,22 +53,29 @@ def alone(path: Path, what: str, *, shared: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def first_free(paths: Sequence[Path], what: str) -> Iterator[int]:
-    """Hold the first of the locks at `paths` that nobody holds, or wait for the first one; which of them it is.
+    """Hold one of the locks at `paths`, the first that is free or else the next to become so; which of them it is.
 
     Raises:
         ClaimbenchError: a lock cannot be opened, or something else lies in its place.
     """
-    for number, path in enumerate(paths):
-        handle = _opened(path)
-        try:
-            if _taken(handle, fcntl.LOCK_EX):
-                _sign(handle)
-                yield number
-                return
-        finally:
-            os.close(handle)
-    with alone(paths[0], what):
-        yield 0
+    with ExitStack() as opened:
+        handles = []
+        for path in paths:
+            handles.append(_opened(path))
+            opened.callback(os.close, handles[-1])
+        which, waits = _free_one(handles), False
+        while which is None:
+            if not waits:
+                print(f"claimbench: waiting for {what}", file=sys.stderr, flush=True)
+            waits = True
+            time.sleep(LOOKS_EVERY_S)  # no system call waits for several locks at once
+            which = _free_one(handles)
+        _sign(handles[which])
+        yield which
+
+
+def _free_one(handles: Sequence[int]) -> int | None:
+    return next((number for number, handle in enumerate(handles) if _taken(handle, fcntl.LOCK_EX)), None)
 
 
 def is_held(path: Path) -> bool:
