@@ -7,12 +7,13 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -P src/claimbench/workflow/installing.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce forecast extras test test-long test-wide test-deepspeed test-vllm test-kernels mutants check format lock schema reports gpu-day-pack site clean
+.PHONY: help reproduce forecast extras test test-slow test-long test-wide test-deepspeed test-vllm test-kernels mutants check format lock schema reports gpu-day-pack site clean
 
 help:
 	@echo "make reproduce   set up, run the default study, render reports/report.md"
 	@echo "make forecast    what a run will take, before it runs"
 	@echo "make test        set up, run the tests"
+	@echo "make test-slow   a thousand simulated runs, every pair of techniques, whole experiments of DVC"
 	@echo "make test-long   kill whole runs at random moments, install an environment anew (minutes)"
 	@echo "make test-wide   what runs on every kind of model, and what a pass of it costs"
 	@echo "make test-deepspeed  build DeepSpeed's environment (minutes), run the tests of its backends"
@@ -64,7 +65,10 @@ forecast: .venv/core.stamp
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test: .venv/dev.stamp
-	$(PYTEST) -m "not wide and not long and not deepspeed and not vllm"
+	$(PYTEST) -m "not slow and not wide and not long and not deepspeed and not vllm"
+
+test-slow: .venv/dev.stamp
+	$(PYTEST) -m "slow and not wide and not long and not deepspeed and not vllm"
 
 test-long: .venv/dev.stamp
 	$(PYTEST) -n 1 -m long

@@ -151,6 +151,7 @@ def first_of(members: frozenset[str]) -> str:
     return "+".join(sorted(members))
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize("members", pairs([name for name in EXACT if name not in SLOW]), ids=first_of)
 def test_two_exact_techniques_together_emit_the_same_tokens(

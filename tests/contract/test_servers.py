@@ -134,6 +134,7 @@ SERVED = [
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), SERVED)
 def test_a_model_of_any_family_is_served(name, kind, tmp_path, monkeypatch):
     """The checkpoint as its makers publish it; the reference's tokens, rows of several lengths among them."""

@@ -17,7 +17,7 @@ from claimbench.schema.cell import Cell, Checkpoint
 from claimbench.schema.params import load_params
 from claimbench.schema.validation import read_yaml
 
-pytestmark = [pytest.mark.model, pytest.mark.network]
+pytestmark = [pytest.mark.model, pytest.mark.network, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent.parent
 NOT_HERE = {"flash_attention_2": "needs a GPU", "compile_model": "compiles all 30 layers at once: minutes"}

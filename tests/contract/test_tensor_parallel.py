@@ -167,6 +167,7 @@ def published(kind: str, root: Path, ranks: int | None = None, **changes: Any) -
     return checkpoint, made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CUT_BY_TRANSFORMERS)
 def test_transformers_cuts_every_model_that_it_has_a_plan_for(kind: str, tmp_path: Path) -> None:
     """Windows, norms of heads, fused matrices, mixtures: nothing of it has a formula here."""
@@ -184,6 +185,7 @@ def test_transformers_cuts_every_model_that_it_has_a_plan_for(kind: str, tmp_pat
 BIASED = {"attention_bias": True, "mlp_bias": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pre-sharded", "unsharded"])
 @pytest.mark.parametrize(("kind", "changes"), [("qwen2", {}), ("qwen3", {}), ("llama", BIASED)])
 def test_the_engine_cuts_biases_and_leaves_norms_of_heads_whole(
@@ -262,6 +264,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]
     return checkpoint, root / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.slow
 def test_smollm2_on_three_ranks_says_what_one_process_says(smollm2: tuple[Checkpoint, Path], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ CASES = {"study": 60, "params": 40, "result": 60, "round": 60, "verdicts": 60, "
 GROUPS = {number: sorted(TARGETS)[number::4] for number in range(4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_only_typed_errors_in_a_bounded_process(group: int) -> None:
     """Each in a process that has a bound on its memory, and each case with a bound on its time."""

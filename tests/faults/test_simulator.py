@@ -17,6 +17,8 @@ from tests.faults.simulated.world import Fault
 
 from claimbench.schema import durable
 
+pytestmark = pytest.mark.slow
+
 SEEDS = int(os.environ.get("CLAIMBENCH_SEEDS", "1000"))
 PARTS = 8
 

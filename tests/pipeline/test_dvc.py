@@ -153,6 +153,7 @@ def rounds_in(project: Any) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (project.folder / "results/rounds").glob("*.json")}
 
 
+@pytest.mark.slow
 def test_an_experiment_in_a_folder_of_its_own_keeps_the_rounds_that_are_there(tracked):
     tracked.params["measure"]["budget_minutes"] = 0.6
     tracked.write()
@@ -167,6 +168,7 @@ def test_an_experiment_in_a_folder_of_its_own_keeps_the_rounds_that_are_there(tr
     assert is_up_to_date(tracked)
 
 
+@pytest.mark.slow
 def test_a_larger_budget_keeps_the_rounds_that_are_there_and_a_clone_pulls_them(tracked, tmp_path):
     tracked.params["measure"]["budget_minutes"] = 0.6
     tracked.write()

@@ -38,6 +38,7 @@ def seen(project: Any) -> set[tuple[str, str]]:
     return {(one["proof"]["marked"], one["key"]["code"]) for one in project.records()}
 
 
+@pytest.mark.slow
 def test_a_queued_experiment_runs_the_code_that_it_was_queued_with(committed: Any, tmp_path: Path) -> None:
     project = committed.copy(tmp_path / "project")
     mark(project, "queued")

@@ -197,6 +197,7 @@ def places(python: str) -> Iterator[tuple[str, list[str]]]:
         yield machine, ["--python-version", python, "--python-platform", f"{machine}-manylinux_2_28"]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize(

@@ -283,6 +283,7 @@ def test_rows_of_a_batch_do_not_touch_each_other(cases: dict[str, Case], batch: 
             close(together[:, row], run(decoder, alone)[:, 0], ROUNDED[form])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", OTHER_BUILDS)
 def test_every_set_of_instructions_computes_the_same(

@@ -133,6 +133,7 @@ def test_the_proof_fails_when_it_did_not_run(
 PAIRS = [pair for pair in combinations(EXACT, 2) if not clash(*pair)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_it_goes_together_with_every_other_seam(
     name: str, load_engine: LoadEngine, told: RowsOf, draft_of: Any
