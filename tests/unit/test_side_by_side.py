@@ -120,10 +120,11 @@ def test_like_gpus_are_used_at_once_where_it_is_allowed_and_each_job_has_its_own
     with device_lock("cuda", side_by_side=True) as beside:
         assert visible() == "GPU-aaaa-1111"
         assert beside() == {"beside": 0.0}
-        monkeypatch.delenv(gpus.VISIBLE)
-        with device_lock("cuda", side_by_side=True) as other:
-            assert visible() == "GPU-aaaa-2222", "the T4 is of another kind"
-            assert (other(), beside()) == ({"beside": 1.0}, {"beside": 1.0})
+        with monkeypatch.context() as another_job:
+            another_job.delenv(gpus.VISIBLE)
+            with device_lock("cuda", side_by_side=True) as other:
+                assert visible() == "GPU-aaaa-2222", "the T4 is of another kind"
+                assert (other(), beside()) == ({"beside": 1.0}, {"beside": 1.0})
         assert beside() == {"beside": 1.0}, "the most so far"
 
 
