@@ -18,7 +18,8 @@ def misquoted(name, check, where):
 def unsaid(verdicts, report):
     """What a rendered report says otherwise than the verdicts that it was made of."""
     for claim in verdicts["claims"]:
-        rows = re.findall(rf"\[{claim['id']}\]\(#claim-{claim['study']}-{claim['id']}\) \|.*".lower(), report.lower())
+        anchor = re.sub(r"[^a-z0-9]+", "-", f"claim-{claim['study']}-{claim['id']}".lower())
+        rows = re.findall(rf"\[{claim['id']}\]\(#{anchor}\) \|.*".lower(), report.lower())
         if not rows or any(f"| {claim['verdict']} |" not in row.replace("**", "") for row in rows):
             yield f"the report does not say that {claim['study']}/{claim['id']} is {claim['verdict']}"
         for check in claim["checks"]:
