@@ -132,6 +132,12 @@ def test_the_engine_is_ahead_of_the_peers_that_are_named() -> None:
     assert rows["claimbench int8"][1] > max(speed for _, speed in peers.values())
 
 
+def test_what_the_readme_s_question_gave_stands_in_the_report_that_it_names() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    named, said = re.search(r'\[It gave\]\(([^)]*)\) "(.*?)"', readme).groups()  # type: ignore[union-attr]
+    assert said in (ROOT / named).read_text(encoding="utf-8")
+
+
 def test_make_extras_installs_what_is_said_and_no_page_says_another_way() -> None:
     names = {"s3": "S3", "ssh": "ssh", "slurm": "SLURM", "llama": "llama.cpp", "quanto": "optimum-quanto"}
     lock = (ROOT / "envs/extras.lock").read_text(encoding="utf-8").partition("\n")[0]
