@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -176,7 +177,9 @@ def test_where_all_are_held_the_next_to_become_free_is_taken(
             assert [turns.is_held(place) for place in places] == [True, True]
         assert turns.is_held(places[1 - freed])
         assert not turns.is_held(places[freed])
-    assert capfd.readouterr().err.count("waiting for a measurement on each") == 1
+    said = capfd.readouterr().err
+    assert said.count("waiting for a measurement on each") == 1
+    assert said.count(f"process {os.getpid()} of ") == 2, "it says for whom"
 
 
 @pytest.mark.parametrize(

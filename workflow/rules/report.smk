@@ -1,5 +1,5 @@
 # input: the plan, the table, the verdicts and the ceilings: JSON and a table, no model and no GPU
-# output: reports/report.md and reports/report.html with their figures, metrics and plots, and what they are of in reports/provenance.json
+# output: report.md, report.html, their figures, metrics, plots and provenance.json, in reports/
 # steps: render
 #
 # A report that someone else rendered, or that was edited, is newer than every result here: `foreign` is newer than it.

@@ -9,6 +9,7 @@ from claimbench.exchange import machines
 from claimbench.exchange.compare import Side
 from claimbench.formatting import count
 from claimbench.reporting import markup
+from claimbench.reporting.template_environment import environment_of
 from claimbench.schema.measured_elsewhere import MeasuredElsewhere
 
 
@@ -17,16 +18,7 @@ def render(sides: Sequence[Side], metrics: Sequence[str], imported: Sequence[Mea
     Raises:
         ResultError: a folder lacks what is shown of it, or it cannot be trusted.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("claimbench.exchange"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - Markdown, not HTML; what comes from outside goes through `cell`
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = environment_of("claimbench.exchange", is_html=False)
     environment.filters |= {"cell": markup.literal, "prose": markup.prose}
     environment.globals["count"] = count
     text = environment.get_template("machines.md.j2").render(

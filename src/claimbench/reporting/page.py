@@ -26,6 +26,7 @@ from claimbench.reporting.cell_records import CellRecord, measure_again, records
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
 from claimbench.reporting.table import Entry
+from claimbench.reporting.template_environment import environment_of
 from claimbench.reporting.view import View
 from claimbench.schema.interval import Interval
 
@@ -149,16 +150,9 @@ def _hash(text: str) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("claimbench.reporting"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of("claimbench.reporting", is_html=True)
     environment.filters |= {"percent": percent, "number": number, "slug": slug, "clean": markup.clean}
     environment.filters |= {"address": markup.address, "file_address": markup.file_address}
     environment.filters |= {"words": words, "prose": prose, "file_label": markup.file_label, "metric_of": metric_of}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from claimbench.formatting import count, number, percent, slug
 from claimbench.reporting import dvc_files, markup, page
 from claimbench.reporting.report_data import ReportData
+from claimbench.reporting.template_environment import environment_of
 from claimbench.reporting.view import View, view_of
 from claimbench.schema import durable
 from claimbench.schema.ceilings import Ceilings
@@ -71,16 +72,7 @@ def _write_folder(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _template(name: str) -> jinja2.Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("claimbench.reporting"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - Markdown, not HTML; what comes from outside goes through markup.py
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = environment_of("claimbench.reporting", is_html=False)
     environment.filters |= {"percent": percent, "number": number, "slug": slug, "links": links, "cell": markup.literal}
     environment.filters["html"] = markup.xml
     environment.filters |= {name: getattr(markup, name) for name in ("alternative", "code", "fenced", "link", "prose")}

@@ -139,29 +139,38 @@ def load_params(value: object, where: str = "params.yaml") -> Params:
 def load_studies(names: tuple[str, ...], *folders: Path) -> dict[str, Study]:
     """What `names` ask for, by the names of the studies' files; the first of `folders` that has a name counts."""
     known = {name: paths for folder in reversed(folders) for name, paths in _asked_for_by(folder).items()}
-    studies = {}
+    studies: dict[str, Study] = {}
+    files: dict[str, Path] = {}
     for name in names:
         if name not in known:
             raise ConfigError(f"studies: there is no {folders[0] / name}.yaml.{did_you_mean(name, sorted(known))}")
         for path in known[name]:
+            if files.setdefault(path.stem, path) != path:
+                raise ConfigError(f"studies: {files[path.stem]} and {path} have one name: rename one of them")
             studies[path.stem] = validate(Study, read_yaml(path), str(path))
     return studies
 
 
 def _asked_for_by(folder: Path) -> dict[str, tuple[Path, ...]]:
     """The studies of each name: one alone is `kv_cache` or `public/kv_cache`, `public` is all that lie in it."""
-    files = study_files(folder)
     found: dict[str, tuple[Path, ...]] = {}
-    for path in sorted(files.values()):
+    for path in _all_studies(folder):
         inside = path.parent.relative_to(folder).as_posix()
-        found |= {inside: (*found.get(inside, ()), path), f"{inside}/{path.stem}": (path,)} if inside != "." else {}
-    return found | {name: (path,) for name, path in files.items()}
+        if inside != ".":
+            found |= {inside: (*found.get(inside, ()), path), f"{inside}/{path.stem}": (path,)}
+    return found | {name: (path,) for name, path in study_files(folder).items()}
 
 
 def study_files(folder: Path) -> dict[str, Path]:
     """Every study in `folder` and in the folders inside it, by its name; those that lie nearer count."""
-    nearest = sorted(folder.rglob("*.yaml"), key=lambda path: (-len(path.parts), path))
-    return {path.stem: path for path in nearest}
+    nearest_last = sorted(_all_studies(folder), key=lambda path: -len(path.parts))
+    return {path.stem: path for path in nearest_last}
+
+
+def _all_studies(folder: Path) -> list[Path]:
+    """Hidden folders, in which editors keep copies, are left out."""
+    found = sorted(folder.rglob("*.yaml"))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

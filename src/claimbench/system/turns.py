@@ -42,8 +42,7 @@ def alone(path: Path, what: str, *, shared: bool = False) -> Iterator[bool]:
     try:
         waited = not _taken(handle, kind)
         if waited:
-            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            print(f"claimbench: waiting for {what}, which {holder} does", file=sys.stderr, flush=True)
+            _say_for_whom(what, [handle])
             fcntl.flock(handle, kind)
         _sign(handle)
         yield waited
@@ -66,12 +65,18 @@ def first_free(paths: Sequence[Path], what: str) -> Iterator[int]:
         which, waits = _free_one(handles), False
         while which is None:
             if not waits:
-                print(f"claimbench: waiting for {what}", file=sys.stderr, flush=True)
+                _say_for_whom(what, handles)
             waits = True
             time.sleep(LOOKS_EVERY_S)  # no system call waits for several locks at once
             which = _free_one(handles)
         _sign(handles[which])
         yield which
+
+
+def _say_for_whom(what: str, held: Sequence[int]) -> None:
+    holders = [os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process" for handle in held]
+    does = "does" if len(holders) == 1 else "do"
+    print(f"claimbench: waiting for {what}, which {' and '.join(holders)} {does}", file=sys.stderr, flush=True)
 
 
 def _free_one(handles: Sequence[int]) -> int | None:
