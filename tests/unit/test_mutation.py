@@ -61,3 +61,33 @@ def test_the_page_has_a_row_for_each_module_with_the_interval_of_its_sample(muta
 def test_an_interval_of_a_share_is_wilson_s(mutation: ModuleType) -> None:
     """Newcombe (1998), table I: 81 of 263."""
     assert mutation.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+@pytest.mark.parametrize(("statuses", "missed"), [((0, 1), 0), ((0, 0), 1), ((0, 5), 1)])
+def test_a_break_is_noticed_where_a_test_that_passed_fails(
+    mutation: ModuleType, statuses: tuple[int, int], missed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest's status of the whole lines, then of the broken one; 5 is that there was no such test."""
+    broken = tmp_path / mutation.PACKAGE / "a.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("whole\n", encoding="utf-8")
+    entry = {"file": "a.py", "line": "whole", "instead": "broken", "what": "it", "test": "unit/test_a.py"}
+    ended, seen = iter(statuses), []
+
+    def pytest_in(*_: object) -> int:
+        seen.append(broken.read_text(encoding="utf-8"))
+        return next(ended)
+
+    monkeypatch.setattr(mutation, "broken_lines", lambda: [entry])
+    monkeypatch.setattr(mutation, "pytest_in", pytest_in)
+    assert mutation.break_by_hand(tmp_path) == missed
+    assert seen == ["whole\n", "broken\n"]
+    assert broken.read_text(encoding="utf-8") == "whole\n"
+
+
+def test_tests_that_fail_on_whole_lines_say_nothing_about_broken_ones(
+    mutation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutation, "pytest_in", lambda *_: 1)
+    with pytest.raises(SystemExit, match="while every line is whole"):
+        mutation.break_by_hand(tmp_path)
