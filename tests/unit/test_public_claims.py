@@ -128,11 +128,12 @@ def test_the_page_says_the_budget_of_all_of_them() -> None:
 def test_two_studies_of_one_name_are_never_one_without_a_word(tmp_path: Path) -> None:
     """And what an editor keeps in a hidden folder is no study."""
     whole = params.study_files(ROOT / "studies")["kv_cache"].read_text(encoding="utf-8")
-    for folder in ("mine", "public", ".copies"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "kv_cache.yaml").write_text(whole, encoding="utf-8")
+    for name in ("mine/kv_cache", "public/kv_cache", ".copies/kv_cache-copy"):
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(whole, encoding="utf-8")
     for one in ("mine/kv_cache", "public/kv_cache", "mine"):
         assert list(params.load_studies((one,), tmp_path)) == ["kv_cache"]
     with pytest.raises(ConfigError, match=r"mine/kv_cache\.yaml and .*public/kv_cache\.yaml have one name"):
         params.load_studies(("mine", "public"), tmp_path)
-    assert ".copies" not in str(params.study_files(tmp_path))
+    assert list(params.study_files(tmp_path)) == ["kv_cache"]
