@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from claimbench.checkpoints.hub import SILENT
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LATER = "89abcdef0123456789abcdef0123456789abcdef"
 
@@ -61,6 +63,7 @@ class Hub(ThreadingHTTPServer):
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Hub]:
     server = Hub(files)
+    SILENT.discard(server.endpoint)  # its port may have been that of a hub that a test made silent
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ROOT = Path(__file__).parents[2]
+REPORTS = Path(__file__).parents[2] / "reports"
+DEFAULT = REPORTS / "quickstart-amd-epyc-2-cores"
+"""Of several claims, which have several verdicts."""
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
@@ -47,7 +49,7 @@ def file(request: pytest.FixtureRequest) -> Path:
     if request.param == "invented":
         found: Path = request.getfixturevalue("invented")
         return found
-    return gallery.kept(ROOT / "reports")[0] / "report.html"
+    return DEFAULT / "report.html"
 
 
 class Visit:
@@ -82,6 +84,18 @@ def test_nobody_is_shut_out(browser: Browser, file: Path, width: int, scheme: st
     open_all(shown.page)
     found = axe.Axe().run(shown.page).response["violations"]
     assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    shown.require_quiet()
+
+
+@pytest.mark.parametrize("folder", gallery.kept(REPORTS), ids=lambda folder: folder.name)
+def test_every_kept_page_shuts_nobody_out_and_fits_a_phone(browser: Browser, folder: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra `browser`")
+    shown = visit(browser, folder / "report.html", width=390)
+    open_all(shown.page)
+    found = axe.Axe().run(shown.page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+    assert shown.page.evaluate("document.documentElement.scrollWidth") == 390
+    assert shown.page.locator(".claims tbody .verdict").count() >= 1
     shown.require_quiet()
 
 

@@ -34,7 +34,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 ETAG = re.compile(r"[\w+=:-][\w.+=:-]{0,250}")
 """The cache names a file by it."""
 
-_SILENT = set[str]()
+SILENT = set[str]()
 """Endpoints that this process could not reach: to ask one again for each model takes as long as each did."""
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _ask(source: HubSource, where: str) -> ModelInfo | None:
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    if api.endpoint in _SILENT:
+    if api.endpoint in SILENT:
         return None
     try:
         return api.model_info(source.repository, revision=source.revision, files_metadata=True, timeout=TIMEOUT_S)
@@ -203,7 +203,7 @@ def _ask(source: HubSource, where: str) -> ModelInfo | None:
         reason = first_line(error)
     except Exception as error:  # the hub's HTTP library changes between versions: any failure to connect
         reason = first_line(error)
-        _SILENT.add(api.endpoint)
+        SILENT.add(api.endpoint)
     logger.warning("%s: the hub cannot be reached (%s): looking in the local cache", where, reason)
     return None
 
