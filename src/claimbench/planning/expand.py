@@ -22,7 +22,17 @@ from claimbench.errors import ConfigError, did_you_mean
 from claimbench.planning import limits
 from claimbench.planning.cell_cost import load_of
 from claimbench.planning.optimization_list import optimization_list
-from claimbench.schema.cell import Cell, Checkpoint, Device, Dtype, OptimizationUse, PageCache, Protocol, Workload
+from claimbench.schema.cell import (
+    DTYPE_BYTES,
+    Cell,
+    Checkpoint,
+    Device,
+    Dtype,
+    OptimizationUse,
+    PageCache,
+    Protocol,
+    Workload,
+)
 from claimbench.schema.load import InferenceLoad
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.params import Params
@@ -74,6 +84,11 @@ class ExpandedCell:
             values = {key: getattr(layer, key) for key in Settings.model_fields}
             found |= {key: value for key, value in values.items() if value is not None}
         return Settings.model_validate(found)
+
+    @property
+    def usual_dtype(self) -> Dtype:
+        """Of the experiment's cells that ask for no other."""
+        return self.experiment.hold.dtype or self.study.defaults.dtype or Settings().dtype
 
     def resolve(self) -> Resolved:
         """The cell, or why there is none.
@@ -301,11 +316,12 @@ def _named(checkpoint: str, architecture: str | None) -> str:
     return f"{checkpoint} ({architecture})" if architecture else checkpoint
 
 
-def reference_of(cell: Cell) -> Cell:
-    """The plain cell whose tokens `cell` is compared with."""
+def reference_of(cell: Cell, usual: Dtype) -> Cell:
+    """The plain cell whose tokens `cell` is compared with: in the `usual` type where its own is a narrower one."""
     backend_name = backends.find(cell.backend).REFERENCE
     options = backends.find(backend_name).Options().model_dump(mode="json")
     whole = cell.checkpoint.model_copy(update={"tensor_parallel": None})
     protocol = cell.protocol.model_copy(update={"page_cache": "as_it_is", "warmup_tokens": None})
-    plain = {"backend": backend_name, "options": options, "optimizations": (), "draft": None}
+    dtype = max(cell.dtype, usual, key=lambda one: DTYPE_BYTES[one])  # of two as wide the first, its own
+    plain = {"backend": backend_name, "options": options, "optimizations": (), "draft": None, "dtype": dtype}
     return cell.model_copy(update={**plain, "checkpoint": whole, "protocol": protocol})

@@ -1,0 +1,40 @@
+"""What a cell's tokens and speed are compared with: the plain run, in the type that its experiment usually takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from claimbench.schema.plan import Plan
+
+TWO = """
+experiments:
+  narrow:
+    question: q
+    hold: {dtype: bfloat16}
+    cells: {plain: {}, half: {dtype: float16}, wide: {dtype: float32}}
+  types:
+    question: q
+    cells: {plain: {}, rounded: {dtype: bfloat16}, slow: {dtype: bfloat16, options: {step_ms: 20}}}
+"""
+
+
+def found(plan: Plan, address: str) -> tuple[str | None, bool]:
+    """The type of the cell's reference, and whether the cell promises its tokens."""
+    planned = plan.cells[str(plan.row("study", address).cell)]
+    return plan.cells[str(planned.reference)].cell.dtype, planned.exact
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_narrower_type_is_compared_with_the_usual_one(lab: Any, turned: bool) -> None:
+    """In whatever order two experiments that share a cell ask for it."""
+    head, narrow, types = TWO.partition("  narrow:")[0], *TWO.partition("experiments:\n")[2].split("  types:")
+    experiments = [narrow, f"  types:{types}"]
+    plan = lab.plan(head + "".join(reversed(experiments) if turned else experiments))
+    assert found(plan, "types/plain") == ("float32", True)
+    assert found(plan, "types/slow") == ("float32", False)
+    assert found(plan, "types/rounded") == ("float32", False)
+    assert found(plan, "narrow/half") == ("float16", True), "no narrower than bfloat16"
+    assert found(plan, "narrow/wide") == ("float32", True)
+    assert plan.row("study", "narrow/plain").cell == plan.row("study", "types/rounded").cell
