@@ -6,7 +6,6 @@ import re
 
 import pandas as pd
 
-from claimbench import optimizations
 from claimbench.cost_model import cost, parallelism
 from claimbench.cost_model.cost import decoder_of
 from claimbench.cost_model.hardware import HARDWARE
@@ -47,7 +46,7 @@ def roofline(check: AbsoluteCheck, study: str, plan: Plan, frames: dict[str, pd.
         floor = parallelism.ms_per_token(row.asked, HARDWARE[hardware])
         where = f"On {row.asked.devices} x {hardware} it cannot take less than {quantity(floor, 'ms')} per token"
         return f"{where}: the published figure is at {floor / check.published:.0%} of that limit."
-    if row.cell is None or not optimizations.is_exact(plan.cells[row.cell].cell):
+    if row.cell is None or not plan.cells[row.cell].exact:
         return ""
     cell = plan.cells[row.cell].cell
     there = next((known.read_bytes_per_s for name, known in HARDWARE.items() if re.search(check.hardware, name)), None)

@@ -85,6 +85,11 @@ def used_by(cell: Cell) -> tuple[Technique, ...]:
     return tuple(Technique(use.name, find(use.name), settings_of(use.name, use.settings)) for use in cell.optimizations)
 
 
-def is_exact(cell: Cell, reference_dtype: str | None = None) -> bool:
-    """Whether the cell promises its reference's tokens (in float32): never those of another type than its own."""
-    return reference_dtype in (None, cell.dtype) and all(find(use.name).EXACT for use in cell.optimizations)
+def is_exact(cell: Cell) -> bool:
+    """Whether the cell's optimizations promise the tokens of a reference of its type (in float32)."""
+    return all(find(use.name).EXACT for use in cell.optimizations)
+
+
+def may_differ(cell: Cell, reference: Cell) -> bool:
+    """Whether the cell may give other tokens than its reference, so that their distance is to be measured."""
+    return cell.dtype != reference.dtype or not is_exact(cell)

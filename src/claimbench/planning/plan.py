@@ -46,18 +46,15 @@ class PlannedCells:
         known = self.by_id.get(id)
         if known is None:
             key = key_of(cell, self.machine_key, self.params.measure.series)
-            exact = optimizations.is_exact(cell, self._dtype_of(reference))
+            exact = optimizations.is_exact(cell)
             self.by_id[id] = PlannedCell(cell=cell, key=key, blocks=blocks, reference=reference or id, exact=exact)
         else:
             most = max(known.cell, cell, key=lambda one: one.protocol.samples)
             changed: dict[str, object] = {"cell": most, "blocks": max(known.blocks, blocks)}
             if reference and known.reference == id != reference:  # it was met as a reference, or in a study of its type
-                changed |= {"reference": reference, "exact": optimizations.is_exact(cell, self._dtype_of(reference))}
+                changed["reference"] = reference
             self.by_id[id] = known.model_copy(update=changed)
         return id
-
-    def _dtype_of(self, id: str | None) -> str | None:
-        return self.by_id[id].cell.dtype if id in self.by_id else None
 
 
 def make_plan(params: Params, studies: dict[str, Study], machine: MachineIdentity, device: Device) -> Plan:

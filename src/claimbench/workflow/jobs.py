@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from claimbench import backends
+from claimbench import backends, optimizations
 from claimbench.checkpoints import cards
 from claimbench.checkpoints.fetch import local_identity
 from claimbench.cost_model import cost
@@ -310,9 +310,12 @@ class Workflow:
             needed["checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.checkpoint) / "manifest.json")
         if planned.cell.draft:
             needed["draft"] = str(CHECKPOINTS / folder_of(self.plan, planned.cell.draft) / "manifest.json")
-        if block == 0 and not planned.exact and planned.cell.checkpoint.tensor_parallel and planned.reference:
-            whole = self.cell(planned.reference).cell.checkpoint
-            needed["reference_checkpoint"] = str(CHECKPOINTS / folder_of(self.plan, whole) / "manifest.json")
+        if block == 0 and planned.cell.checkpoint.tensor_parallel and planned.reference:
+            whole = self.cell(planned.reference).cell
+            if optimizations.may_differ(planned.cell, whole):
+                needed["reference_checkpoint"] = str(
+                    CHECKPOINTS / folder_of(self.plan, whole.checkpoint) / "manifest.json"
+                )
         if planned.smaller and self.cell(planned.smaller).paths():
             paths = self.cell(planned.smaller).paths()
             needed["smaller"] = paths[min(block, len(paths) - 1)]
