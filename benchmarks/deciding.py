@@ -150,20 +150,33 @@ def doubles(rounds: list[Round]) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def noise(runs: list[Path]) -> dict[str, list[list[float]]]:
-    """`twins` and `restless`: of a cell against itself, as measured. `others`: of two cells, less their mean."""
-    found: dict[str, list[list[float]]] = {"twins": [], "restless": [], "others": []}
+    """`twins` and `restless`: of a cell against itself, as measured.
+
+    `others` and `restless_others`: of two cells, less the mean over their rounds, and as much wider between rounds as
+    that mean took of them.
+    """
+    found: dict[str, list[list[float]]] = {"twins": [], "restless": [], "others": [], "restless_others": []}
     for run in runs:
         for kind, of_cell in doubles(rounds_of(run)):
             found[kind].append([round(log, 4) for log in of_cell])
+        restless = {
+            arm.name for record in rounds_of(run) for arm in record.arms if comparing.is_restless(arm.result.cell)
+        }
         by_names: dict[tuple[str, str], list[tuple[float, ...]]] = {}
         for pair in pairs(rounds_of(run)):
             if not pair.is_twin and pair.group != "twins":
                 by_names.setdefault(pair.names, []).append(pair.logs)
-        for several in by_names.values():
-            middle = mean(mean(logs) for logs in several)
+        for names, several in by_names.items():
             if len(several) > 1:
-                found["others"] += [[round(log - middle, 4) for log in logs] for logs in several]
+                found["restless_others" if restless & {*names} else "others"] += _about_zero(several)
     return found
+
+
+def _about_zero(rounds: list[tuple[float, ...]]) -> Iterator[list[float]]:
+    means = [mean(logs) for logs in rounds]
+    middle, wider = mean(means), math.sqrt(len(rounds) / (len(rounds) - 1))
+    for own, logs in zip(means, rounds, strict=True):
+        yield [round((own - middle) * wider + log - own, 4) for log in logs]
 
 
 class Width(NamedTuple):

@@ -10,7 +10,7 @@ LOOKS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 Found = namedtuple("Found", "estimate low high rounds", defaults=(None, None, 1))
 
 
-def bootstrap(series, weights, is_log=True, back=np.exp):
+def bootstrap(series, weights, is_log=True, back=np.exp, error=0.05):
     """Of the mean over blocks of the sum of weight x scale(median), over the blocks that all series have."""
     scale = np.log if is_log else np.asarray
     common = [n for n in range(min(map(len, series))) if all(blocks[n] for blocks in series)]
@@ -31,8 +31,8 @@ def bootstrap(series, weights, is_log=True, back=np.exp):
             picks = random.integers(len(block), size=((drawn == n).sum(), len(block)))
             again[drawn == n] = np.median(block[picks], axis=1)
         values += weight * scale(again)
-    widening = math.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.975) / ndtri(0.975)
-    low, high = centre + widening * (np.quantile(values.mean(axis=1), [0.025, 0.975]) - centre)
+    widening = math.sqrt(count / (count - 1)) * stdtrit(count - 1, 1 - error / 2) / ndtri(1 - error / 2)
+    low, high = centre + widening * (np.quantile(values.mean(axis=1), [error / 2, 1 - error / 2]) - centre)
     return [Found(*(float(back(each)) for each in (centre, min(low, centre), max(high, centre))), count)]
 
 
@@ -41,9 +41,9 @@ def of_one(blocks):
     return bootstrap([blocks], [1.0], is_log, np.exp if is_log else np.asarray)
 
 
-def at_look(rounds, restless, back):
+def at_look(rounds, restless, back, error=0.05):
     """The contrast after these rounds: passes trimmed, rounds pooled with a prior, the look paid for."""
-    inflation, floor, prior_df, least = (1.3, 0.04, 3.0, 3) if restless else (1.3, 0.02, 5.0, 2)
+    inflation, floor, prior_df, least = (1.3, 0.03, 3.0, 3) if restless else (1.3, 0.01, 5.0, 2)
     places, within, weights, count = [], [], np.array([weight for _, weight in rounds]), len(rounds)
     for logs, _ in rounds:
         kept = np.sort(logs)[len(logs) // 5 : len(logs) - len(logs) // 5]
@@ -58,8 +58,8 @@ def at_look(rounds, restless, back):
         between, df = known_df * known + between, known_df + df
     if count < least or df == 0:
         return Found(float(back(centre)), rounds=count)
-    error = math.sqrt(between / df * (weights**2).sum()) / weights.sum()
-    half = stdtrit(df, 1 - 0.05 / 2 ** (1 + sum(least <= look < count for look in LOOKS)) / 2) * error
+    standard_error = math.sqrt(between / df * (weights**2).sum()) / weights.sum()
+    half = stdtrit(df, 1 - error / 2 ** (1 + sum(least <= look < count for look in LOOKS)) / 2) * standard_error
     return Found(*(float(back(each)) for each in (centre, centre - half, centre + half)), count)
 
 

@@ -115,7 +115,7 @@ class Run:
             files[sat.path] += [one[metric] for one in samples if one.get(metric) is not None]
         return [*files.values()]
 
-    def compared(self, ids, weights, metric, back=np.exp):
+    def compared(self, ids, weights, metric, back=np.exp, error=0.05):
         """At every look at the rounds that all sat in; without such rounds, by blocks."""
         uses = [use for id in ids for use in self.cells[id]["cell"]["optimizations"]]
         compiled = any(use["name"] in COMPILED or use["settings"].get("how") == "compile" for use in uses)
@@ -134,10 +134,10 @@ class Run:
             logs = sum(weight * math.log(mean) for weight, mean in zip(weights, means, strict=True))
             rounds.setdefault(seat[0], []).append(logs)
         if not rounds:
-            return bootstrap([self.by_block(id, metric, back is np.exp) for id in ids], weights, back=back)
+            return bootstrap([self.by_block(id, metric, back is np.exp) for id in ids], weights, back=back, error=error)
         told, least = [(logs, weighs[name]) for name, logs in rounds.items()], 3 if restless else 2
         ends = sorted({look for look in LOOKS if least <= look < len(told)} | {len(told)})
-        looks = [at_look(told[:end], restless, back) for end in ends]
+        looks = [at_look(told[:end], restless, back, error) for end in ends]
         if metric in CERTAIN and back is np.exp and len({round(log, 12) for logs, _ in told for log in logs}) == 1:
             return [Found(*[looks[-1].estimate] * 3, max(2, len(told)))]
         return looks
@@ -270,7 +270,8 @@ class Run:
                 )
         for was in self.verdicts["recommendations"]:
             ids = [was["cell"], was["reference"]]
-            looks = self.compared(ids if was["metric"].endswith("tok_s") else ids[::-1], [1, -1], was["metric"])
+            ids = ids if was["metric"].endswith("tok_s") else ids[::-1]
+            looks = self.compared(ids, [1, -1], was["metric"], error=was["error"])
             found += differing(
                 f"what {was['cell']} gains",
                 [None, *[NOTHING, *looks][-1][:3]],

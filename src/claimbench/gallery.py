@@ -17,7 +17,7 @@ from claimbench.analysis import aggregate, table_file
 from claimbench.analysis.hours import hours_of
 from claimbench.errors import ResultError
 from claimbench.judging import judge
-from claimbench.planning.paths import ceilings_path
+from claimbench.planning.paths import ceilings_path, raw_files
 from claimbench.reporting import report
 from claimbench.reporting.origin import origin_of
 from claimbench.schema import ceilings, frontier, sealed, verdicts
@@ -52,17 +52,8 @@ def keep(plan_file: Path, root: Path, folder: Path) -> None:
 
 
 def _raw_files(plan: Plan, plan_file: Path, root: Path) -> list[str]:
-    digest = plan_file.name
-    decided = RESULTS / "decided" / digest
-    rounds = round_file.read_summary(root / decided).seals if plan.groups else {}
-    wanted = [
-        str(RESULTS / "plan" / digest),
-        str(ceilings_path(plan)),
-        *([str(decided)] if plan.groups else []),
-        *rounds,
-    ]
-    wanted += [path for planned in plan.cells.values() for path in planned.paths()]
-    wanted += [search.path for search in plan.frontiers.values()]
+    decided = root / RESULTS / "decided" / plan_file.name
+    wanted = raw_files(plan, round_file.read_summary(decided).seals if plan.groups else ())
     missing = [name for name in wanted if not (root / name).is_file()]
     if missing:
         raise ResultError(f"{missing[0]} is missing: `snakemake --cores all` measures what is not there yet")

@@ -487,7 +487,39 @@ def test_only_what_clearly_pays_is_recommended_with_what_it_costs(lab: Any) -> N
     saved_ms = 20 / 5  # of the reference's 60 ms and this cell's 40 ms, five tokens each
     assert first.cost.first_call_extra_s == pytest.approx(4.0, rel=0.02)
     assert first.cost.break_even_tokens == pytest.approx(4000 / saved_ms, rel=0.05)
+    assert "raises decode tokens per second to 2x (" in first.sentence.replace("2.0x", "2x").replace("2.00x", "2x")
     assert "paid back after" in first.sentence
+
+
+def test_what_is_not_recommended_says_why(lab: Any) -> None:
+    plan = lab.plan(RECOMMEND)
+    judged = judge(plan, lab.table(plan))
+    named = {(each.objective, each.cell, each.reference) for each in judged.recommendations}
+    left_out = {(each.objective, each.cell, each.reference): each for each in judged.left_out}
+    assert not named & left_out.keys()
+    assert {(objective, cell) for objective, cell, _ in named | left_out.keys()} >= {
+        (objective, str(plan.row("study", f"speed/{name}").cell))
+        for objective in ("latency", "memory")
+        for name in ("fast", "slow", "equal", "wrong")
+    }, "every row is named, or left out with a reason"
+    by_place = {each.shown_in[0].address: each for each in left_out.values() if each.objective == "latency"}
+    assert by_place["speed/slow"].gain == pytest.approx(0.5, rel=0.02)
+    assert by_place["speed/slow"].reason is None
+    assert by_place["speed/wrong"].reason == "wrong: asked for nan"
+    assert by_place["speed/wrong"].gain is None
+    assert by_place["speed/equal"].low < 1.02 < 2  # type: ignore[operator]
+
+
+def test_the_surest_gain_comes_first(lab: Any, made: Made) -> None:
+    """Not the largest estimate: one that is known worse comes later."""
+    plan = lab.plan(RECOMMEND.replace("equal: {options: {step_ms: 10, load_ms: 1}}", "wild: {options: {step_ms: 4.8}}"))
+    wild = plan.row("study", "speed/wild").cell
+
+    def invent(planned: PlannedCell, block: int) -> Result:
+        return made(planned, block, spread=0.1) if planned.cell.id == wild else made(planned, block)
+
+    found = [each for each in judge(plan, lab.table(plan, invent)).recommendations if each.metric == "decode_tok_s"]
+    assert [each.low for each in found] == sorted((each.low for each in found), reverse=True)
 
 
 def test_a_measurement_above_its_ceiling_is_not_recommended(lab: Any, made: Made) -> None:

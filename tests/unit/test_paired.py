@@ -20,7 +20,7 @@ def rounds_of(
     passes: int = 6,
     *,
     effect: float = 0.0,
-    between: float = 0.02,
+    between: float = 0.01,
     within: float = 0.06,
 ) -> list[PairedRound]:
     """Rounds whose spreads vary by comparison, with the heavy tails of a shared machine (t of 3 degrees)."""
@@ -45,11 +45,11 @@ def holds(found: Contrast, truth: float) -> bool:
 def test_intervals_hold_the_truth_as_often_as_they_say(rounds: int, passes: int) -> None:
     random = np.random.default_rng(rounds * 100 + passes)
     covered = np.mean([holds(once(rounds_of(random, rounds, passes, effect=0.05)), 0.05) for _ in range(STUDIES)])
-    assert 0.93 <= covered <= 0.975
+    assert 0.93 <= covered <= 0.98
 
 
 def test_the_spread_of_a_pass_is_told_over_that_of_rounds() -> None:
-    """Of passes that vary by 0.06, with a floor of 0.02 and the prior's inflation."""
+    """Of passes that vary by 0.06, with a floor of 0.01 and the prior's inflation."""
     random = np.random.default_rng(3)
     rounds = [PairedRound(tuple(0.06 * random.normal(size=400))) for _ in range(4)]
     expected = 0.06 * math.sqrt(STEADY.inflation) / STEADY.floor

@@ -17,6 +17,7 @@ from claimbench.analysis.paired import RESTLESS, STEADY, PairedRound, Prior
 
 NOISE = json.loads((Path(__file__).parent / "data" / "noise.json").read_text(encoding="utf-8"))
 STUDIES = 2000
+KINDS = [("twins", STEADY), ("restless", RESTLESS), ("others", STEADY), ("restless_others", RESTLESS)]
 
 
 def study(random: np.random.Generator, pool: list[list[float]], rounds: int) -> list[PairedRound]:
@@ -45,21 +46,25 @@ def test_there_are_real_rounds_enough() -> None:
     assert len(NOISE["twins"]) >= 20
     assert len(NOISE["others"]) >= 40
     assert len(NOISE["restless"]) >= 8
+    assert len(NOISE["restless_others"]) >= 100
 
 
-@pytest.mark.parametrize(("kind", "prior"), [("twins", STEADY), ("restless", RESTLESS), ("others", STEADY)])
+@pytest.mark.parametrize(("kind", "prior"), KINDS)
 def test_no_more_than_five_percent_of_verdicts_are_false(kind: str, prior: Prior) -> None:
     assert false_share(NOISE[kind], prior) <= 0.05
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 4])
-def test_intervals_hold_the_truth(rounds: int) -> None:
-    assert covered_share(NOISE["twins"], rounds) >= 0.93
+@pytest.mark.parametrize("kind", ["twins", "others"])
+def test_intervals_hold_the_truth(kind: str, rounds: int) -> None:
+    """As often as they say, and not much more often: what is too wide decides nothing."""
+    assert 0.93 <= covered_share(NOISE[kind], rounds) <= 0.985
 
 
 @pytest.mark.parametrize("rounds", [3, 4])
-def test_intervals_of_compiled_and_quantised_cells_hold_the_truth(rounds: int) -> None:
-    assert covered_share(NOISE["restless"], rounds, RESTLESS) >= 0.93
+@pytest.mark.parametrize("kind", ["restless", "restless_others"])
+def test_intervals_of_compiled_and_quantised_cells_hold_the_truth(kind: str, rounds: int) -> None:
+    assert 0.93 <= covered_share(NOISE[kind], rounds, RESTLESS) <= 0.995
 
 
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,20 @@ def ratio(rows: Sequence[pd.DataFrame], metric: str, prior: Prior = STEADY, seed
     return Comparison((whole,) if whole else ())
 
 
+def ratio_at(rows: Sequence[pd.DataFrame], metric: str, prior: Prior = STEADY) -> Callable[[float], Interval | None]:
+    """(of / to) at the last look, for any error that its interval may have; None: no round and no block is common.
+
+    Raises:
+        ValueError: a value is not positive, so a ratio means nothing.
+    """
+    found = [] if METRICS[metric].is_of_start else paired_rounds(rows, [1.0, -1.0], metric)
+    if found:
+        return lambda error: _interval(paired.contrast(found, prior, error), math.exp)
+    of, to = (blocks_in(each[each["round"].isna()], metric) for each in rows)
+    stats.ratio_interval(of, to, resamples=2)
+    return lambda error: stats.ratio_interval(of, to, confidence=1 - error)
+
+
 def twins(rows: pd.DataFrame, metric: str) -> Comparison:
     """A cell against itself, over the rounds in which it sat twice: what no difference looks like here.
 

@@ -26,6 +26,7 @@ and, where they apply:
     STANDS_STILL: bool              False where a generation goes on while nobody asks for its next step, as in a
                                     server: in a round its turns are whole generations then
     presharded(options) -> int | None   for how many ranks the checkpoint is to be cut ahead of time, or None for whole
+    SWITCH: str                     what switches it on, in its own library or on a command line
     spread(options)                 how its devices share the model, and how many there are, as ("tensor_parallel", 2):
                                     forecasts and ceilings count with it; None: not known
 

@@ -44,6 +44,7 @@ REFERENCE = "transformers"
 SEVERAL_PROMPTS = True
 ENVIRONMENT = "core"
 LIBRARIES = transformers.LIBRARIES
+SWITCH = 'from_pretrained(..., device_map="auto")'
 IMPORTS = (*transformers.IMPORTS, "accelerate")
 import_model = transformers.import_model
 SEAMS = frozenset({"attention", "cache", "grad", "history", "loop", "weights"})

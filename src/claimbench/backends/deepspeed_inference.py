@@ -41,6 +41,7 @@ REFERENCE = "transformers"
 SEVERAL_PROMPTS = True
 ENVIRONMENT = runtime.ENVIRONMENT
 LIBRARIES = runtime.LIBRARIES
+SWITCH = "deepspeed.init_inference(model, ...)"
 IMPORTS = transformers.IMPORTS
 import_model = transformers.import_model
 SEAMS = frozenset({"injected"})

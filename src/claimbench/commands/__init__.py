@@ -23,7 +23,7 @@ from functools import cache
 from typing import Protocol
 
 PEOPLE = (
-    *("run", "new", "list", "claims", "explain", "compare", "combine", "check", "import"),
+    *("run", "new", "list", "claims", "explain", "compare", "combine", "check", "sign", "import"),
     *("forecast", "selftest", "completion"),
 )
 """In the order in which a newcomer needs them."""

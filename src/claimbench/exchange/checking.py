@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from claimbench.analysis import aggregate, table_file
 from claimbench.errors import ClaimbenchError, ResultError
+from claimbench.exchange import signing
 from claimbench.exchange.folder import ResultsFolder
 from claimbench.formatting import count
 from claimbench.judging.judge import judge
@@ -33,13 +35,17 @@ class Finding(NamedTuple):
     detail: str
 
 
-def check(folder: ResultsFolder) -> Iterator[Finding]:
-    """One finding for each part of the folder, the parts that others rest on first."""
+def check(folder: ResultsFolder, signers: Path | None = None) -> Iterator[Finding]:
+    """One finding for each part of the folder, the parts that others rest on first.
+
+    With `signers`, a file of allowed signers of OpenSSH, a signature of one of them is demanded.
+    """
     steps: list[tuple[str, Callable[[ResultsFolder], Iterator[Finding]]]] = [
         ("plan", _plan),
         ("results", _results),
         ("searches", _searches),
         ("rounds", _rounds),
+        ("signature", partial(_signature, signers)),
         ("machine", _machine),
         ("ceilings", _ceilings),
         ("table", _table),
@@ -142,6 +148,24 @@ def _rounds(folder: ResultsFolder) -> Iterator[Finding]:
     others = {_named(folder, path) for path in (folder.path / "rounds").glob("*.json")} - set(folder.decided.seals)
     if others:
         yield Finding("rounds", State.NOTE, f"{count(len(others), 'round')} beside them that the list does not have")
+
+
+def _signature(signers: Path | None, folder: ResultsFolder) -> Iterator[Finding]:
+    """Of the raw files, where somebody signed them, or somebody was to."""
+    if not signing.is_signed(folder):
+        if signers:
+            yield Finding("signature", State.BAD, f"there is no {signing.SIGNATURE}: nobody signed these")
+        return
+    key = signing.key_of(folder)
+    wrong = signing.differing(folder)
+    if wrong:
+        raise ResultError(f"{wrong[0]}{f', and {len(wrong) - 1} more' if wrong[1:] else ''}: signed by {key}")
+    if signers:
+        yield Finding("signature", State.OK, f"of {signing.signer_of(folder, signers)}, on every raw file")
+    else:
+        yield Finding(
+            "signature", State.NOTE, f"by {key}, on every raw file; --signers FILE says whether it is one of yours"
+        )
 
 
 def _machine(folder: ResultsFolder) -> Iterator[Finding]:

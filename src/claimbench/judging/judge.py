@@ -23,7 +23,7 @@ import pandas as pd
 from claimbench.judging.checks import judge_check
 from claimbench.judging.evidence import Evidence
 from claimbench.judging.fitness import unfit
-from claimbench.judging.recommend import recommendations
+from claimbench.judging.recommend import advise
 from claimbench.judging.summary import summarise
 from claimbench.schema.checks import Check
 from claimbench.schema.frontier import Frontier
@@ -46,6 +46,7 @@ def judge(
     evidence = Evidence(plan, table, tolerance, frontiers)
     cells = summarise(plan, table)
     names = device_names(plan.machine, plan.device)
+    advice = advise(plan, table, cells, tolerance)
     return Verdicts(
         device=plan.device,
         device_name=names[0] if names else None,
@@ -57,7 +58,8 @@ def judge(
         ),
         cells=cells,
         frontiers=frontiers or {},
-        recommendations=tuple(recommendations(plan, table, cells, tolerance)),
+        recommendations=advice.named,
+        left_out=advice.left_out,
     )
 
 

@@ -1,8 +1,9 @@
-"""What to switch on here: every cell against its reference, ranked by what it gains, with what it costs.
+"""What to switch on here: every cell against its reference, ranked by what it surely gains, with what it costs.
 
-A cell is compared with its reference: the plain run of the same checkpoint, workload and dtype; and for throughput with
-itself at the smallest batch of the plan. Only cells that ended
-well, gave no sign of a broken measurement, and whose interval clears the tolerance are named.
+A cell is compared with its reference: the plain run of the same checkpoint and workload, in the type that the
+experiment usually takes; and for throughput with itself at the smallest batch of the plan. Only cells that ended well,
+gave no sign of a broken measurement, and whose interval clears the tolerance, widened for having been chosen among many
+(see selection.py), are named. Every other cell is left out with its reason.
 """
 
 from __future__ import annotations
@@ -13,63 +14,181 @@ import pandas as pd
 
 from claimbench.analysis import comparing
 from claimbench.analysis.aggregate import by_cell, promises_tokens
+from claimbench.analysis.paired import ALPHA
 from claimbench.formatting import quantity
+from claimbench.judging import selection
+from claimbench.judging.selection import IntervalAt
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
-from claimbench.schema.plan import Plan, PlannedCell
-from claimbench.schema.verdicts import CellSummary, Cost, Objective, Place, Recommendation
+from claimbench.schema.plan import Plan
+from claimbench.schema.verdicts import CellSummary, Cost, LeftOut, Objective, Place, Recommendation
+
+ORDER: dict[Objective, int] = {"latency": 0, "throughput": 1, "memory": 2}
 
 
 class _Question(NamedTuple):
     objective: Objective
     metric: str
+    cell: str
+    """Id of the cell that is asked about."""
     to: str
-    """Id of the cell that this one is compared with."""
+    """And of the one that it is compared with."""
+
+    @property
+    def pair(self) -> tuple[Objective, str, str]:
+        return self.objective, self.cell, self.to
 
 
-def recommendations(
-    plan: Plan, table: pd.DataFrame, cells: dict[str, CellSummary], tolerance: float
-) -> list[Recommendation]:
-    """Recommendations by objective, the largest gain first; `cells` is what `summarise` returned."""
-    places = _places(plan)
-    frames = by_cell(table)
-    found: list[Recommendation] = []
-    for id, planned in plan.cells.items():
-        if id not in places or _breaks_its_promise(planned, cells[id]):
-            continue
-        for question in _questions(plan, planned):
-            if any(cells[side].outcome != Outcome.OK or cells[side].above_ceiling for side in (id, question.to)):
-                continue
-            gain = _gain(plan, frames, id, question.to, question.metric)
-            if gain is None or gain.ends is None or gain.ends[0] <= 1 + tolerance:
-                continue
-            price = _cost(plan, frames, cells, id, question.to)
-            found.append(
-                _recommendation(question, plan, planned, cells[id], gain.estimate, gain.ends, price, places[id])
-            )
-    order = {"latency": 0, "throughput": 1, "memory": 2}
-    return sorted(found, key=lambda each: (order[each.objective], -each.gain, each.cell, each.metric))
+class Advice(NamedTuple):
+    named: tuple[Recommendation, ...]
+    """By objective, the largest sure gain first."""
+    left_out: tuple[LeftOut, ...]
+    """By objective, each pair of cells once."""
 
 
-def _breaks_its_promise(planned: PlannedCell, summary: CellSummary) -> bool:
-    return promises_tokens(planned.cell) and summary.tokens_match is False
+class _Adviser:
+    def __init__(self, plan: Plan, table: pd.DataFrame, cells: dict[str, CellSummary], tolerance: float) -> None:
+        self.plan, self.cells, self.tolerance = plan, cells, tolerance
+        self.frames = by_cell(table)
+        self.places = _places(plan)
+
+    def advice(self) -> Advice:
+        asked = [question for id in self.plan.cells if id in self.places for question in _questions(self.plan, id)]
+        named: list[Recommendation] = []
+        left_out: dict[tuple[Objective, str, str], LeftOut] = {}
+        for objective in ORDER:
+            questions = [question for question in asked if question.objective == objective]
+            ratios = {question: self.gain(question) for question in questions if not self.doubt(question)}
+            known = {question: ratio for question, ratio in ratios.items() if ratio}
+            chosen, error = selection.selected([*known.values()], 1 + self.tolerance)
+            found = [
+                self.recommendation(question, at, error)
+                for n, (question, at) in enumerate(known.items())
+                if n in chosen
+            ]
+            named += sorted(found, key=lambda each: (-each.low, each.cell, each.metric))
+            pairs = {(objective, each.cell, each.reference) for each in found}
+            for question in (question for question in questions if question.pair not in pairs):
+                left_out.setdefault(question.pair, self.left_out(question, known.get(question)))
+        return Advice(tuple(named), tuple(left_out.values()))
+
+    def doubt(self, question: _Question) -> str | None:
+        """Why no number of it is to be trusted, or there is none."""
+        own = self.cells[question.cell]
+        if own.outcome != Outcome.OK:
+            return f"{own.outcome}: {own.reason}" if own.reason else str(own.outcome)
+        if promises_tokens(self.plan.cells[question.cell].cell) and own.tokens_match is False:
+            return "it promises the plain run's tokens and gave others"
+        if self.cells[question.to].outcome != Outcome.OK:
+            return f"what it would be compared with ended as {self.cells[question.to].outcome}"
+        if own.above_ceiling or self.cells[question.to].above_ceiling:
+            return "a number above its ceiling: the measurement is in doubt"
+        return None
+
+    def gain(self, question: _Question) -> IntervalAt | None:
+        """How many times better than the reference, for any error; None: they have nothing in common."""
+        is_higher = METRICS[question.metric].better == "higher"
+        of, to = (question.cell, question.to) if is_higher else (question.to, question.cell)
+        prior = comparing.prior_of([self.plan.cells[side].cell for side in (of, to)])
+        try:
+            return comparing.ratio_at([self.frames[of], self.frames[to]], question.metric, prior)
+        except ValueError:  # a zero: nothing was counted, so there is nothing to compare
+            return None
+
+    def left_out(self, question: _Question, ratio: IntervalAt | None) -> LeftOut:
+        found = ratio(ALPHA) if ratio else None
+        known = found if found and found.ends else Interval(0.0)
+        reason = self.doubt(question) or (None if known.ends else "it sat with what it is compared with in too few rounds for an interval")
+        low, high = known.ends or (None, None)
+        return LeftOut(
+            objective=question.objective,
+            metric=question.metric,
+            cell=question.cell,
+            reference=question.to,
+            shown_in=tuple(self.places[question.cell]),
+            reason=reason,
+            gain=known.estimate if known.ends else None,
+            low=low,
+            high=high,
+        )
+
+    def recommendation(self, question: _Question, ratio: IntervalAt, error: float) -> Recommendation:
+        found, summary = ratio(error), self.cells[question.cell]
+        assert found is not None
+        assert found.ends is not None
+        cost = self.cost(question.cell, question.to)
+        places = self.places[question.cell]
+        return Recommendation(
+            objective=question.objective,
+            metric=question.metric,
+            cell=question.cell,
+            reference=question.to,
+            reference_batch=self.plan.cells[question.to].cell.workload.batch,
+            shown_in=tuple(places),
+            exact=summary.exact,
+            gain=found.estimate,
+            low=found.ends[0],
+            high=found.ends[1],
+            error=error,
+            cost=cost,
+            sentence=_sentence(question, summary, found, cost, places[0].title),
+            backend=summary.backend,
+            optimizations=summary.optimizations,
+            checkpoint=summary.checkpoint,
+            dtype=summary.dtype,
+            batch=summary.batch,
+            prompt_tokens=summary.prompt_tokens,
+            new_tokens=summary.new_tokens,
+        )
+
+    def cost(self, cell: str, reference: str) -> Cost:
+        ours, theirs = self.cells[cell], self.cells[reference]
+        extra, their_extra = ours.value("compile_s_extra"), theirs.value("compile_s_extra")
+        beyond = extra - their_extra if extra is not None and their_extra is not None else None
+        return Cost(
+            memory_ratio=self.ratio(cell, reference, "peak_bytes"),
+            weights_ratio=self.ratio(cell, reference, "weights_bytes"),
+            decode_ratio=self.ratio(cell, reference, "decode_tok_s"),
+            step_ratio=self.ratio(cell, reference, "step_ms"),
+            first_call_s=ours.value("first_call_s"),
+            first_call_extra_s=beyond,
+            break_even_tokens=break_even_tokens(beyond, theirs.value("ms_per_token"), ours.value("ms_per_token")),
+            tokens_match=ours.tokens_match,
+            token_agreement=ours.token_agreement,
+            first_divergence=ours.first_divergence,
+            kl_mean_nats=ours.kl_mean_nats,
+            top1_agreement=ours.top1_agreement,
+        )
+
+    def ratio(self, of: str, to: str, metric: str) -> float | None:
+        """None where it was not measured often enough for an interval."""
+        try:
+            found = comparing.ratio_at([self.frames[of], self.frames[to]], metric)(ALPHA)
+        except ValueError:  # see `gain`
+            return None
+        return found.estimate if found and found.ends else None
 
 
-def _questions(plan: Plan, planned: PlannedCell) -> list[_Question]:
+def advise(plan: Plan, table: pd.DataFrame, cells: dict[str, CellSummary], tolerance: float) -> Advice:
+    """What to switch on, and what was left out of it; `cells` is what `summarise` returned."""
+    return _Adviser(plan, table, cells, tolerance).advice()
+
+
+def _questions(plan: Plan, id: str) -> list[_Question]:
     """Batch 1 is asked about latency, larger ones about throughput (against the smallest too), all about memory."""
-    found = []
-    reference, smallest = planned.reference, planned.cell.id
-    if reference is not None and reference != planned.cell.id:
+    found, planned = [], plan.cells[id]
+    reference, smallest = planned.reference, id
+    if reference not in (None, id):
         if planned.cell.workload.batch == 1:
-            found += [_Question("latency", name, reference) for name in ("decode_tok_s", "total_ms")]
+            found += [_Question("latency", name, id, str(reference)) for name in ("decode_tok_s", "total_ms")]
         else:
-            found.append(_Question("throughput", "tok_s", reference))
-        found.append(_Question("memory", "peak_bytes", reference))
+            found.append(_Question("throughput", "tok_s", id, str(reference)))
+        found.append(_Question("memory", "peak_bytes", id, str(reference)))
     while plan.cells[smallest].smaller is not None:
         smallest = str(plan.cells[smallest].smaller)
-    if smallest != planned.cell.id:
-        found.append(_Question("throughput", "tok_s", smallest))
+    if smallest != id:
+        found.append(_Question("throughput", "tok_s", id, smallest))
     return found
 
 
@@ -84,46 +203,6 @@ def _places(plan: Plan) -> dict[str, list[Place]]:
     return found
 
 
-def _ratio(plan: Plan, frames: dict[str, pd.DataFrame], of: str, to: str, metric: str) -> Interval | None:
-    prior = comparing.prior_of([plan.cells[side].cell for side in (of, to)])
-    try:
-        found = comparing.ratio([frames[of], frames[to]], metric, prior).last
-    except ValueError:  # a zero: nothing was counted, so there is nothing to compare
-        return None
-    return found if found and found.ends else None
-
-
-def _gain(plan: Plan, frames: dict[str, pd.DataFrame], cell: str, reference: str, metric: str) -> Interval | None:
-    """How many times better than the reference."""
-    better_is_higher = METRICS[metric].better == "higher"
-    of, to = (cell, reference) if better_is_higher else (reference, cell)
-    return _ratio(plan, frames, of, to, metric)
-
-
-def _cost(
-    plan: Plan, frames: dict[str, pd.DataFrame], cells: dict[str, CellSummary], cell: str, reference: str
-) -> Cost:
-    ours, theirs = cells[cell], cells[reference]
-    memory_ratio, decode_ratio, step_ratio = (
-        _ratio(plan, frames, cell, reference, metric) for metric in ("peak_bytes", "decode_tok_s", "step_ms")
-    )
-    extra, their_extra = ours.value("compile_s_extra"), theirs.value("compile_s_extra")
-    beyond = extra - their_extra if extra is not None and their_extra is not None else None
-    return Cost(
-        memory_ratio=memory_ratio.estimate if memory_ratio else None,
-        decode_ratio=decode_ratio.estimate if decode_ratio else None,
-        step_ratio=step_ratio.estimate if step_ratio else None,
-        first_call_s=ours.value("first_call_s"),
-        first_call_extra_s=beyond,
-        break_even_tokens=break_even_tokens(beyond, theirs.value("ms_per_token"), ours.value("ms_per_token")),
-        tokens_match=ours.tokens_match,
-        token_agreement=ours.token_agreement,
-        first_divergence=ours.first_divergence,
-        kl_mean_nats=ours.kl_mean_nats,
-        top1_agreement=ours.top1_agreement,
-    )
-
-
 def break_even_tokens(extra_s: float | None, slow_ms: float | None, fast_ms: float | None) -> float | None:
     """Tokens after which a slower first call is paid back; 0 where it is not slower, None where it never is."""
     if extra_s is None or slow_ms is None or fast_ms is None:
@@ -133,54 +212,22 @@ def break_even_tokens(extra_s: float | None, slow_ms: float | None, fast_ms: flo
     return extra_s * 1e3 / (slow_ms - fast_ms) if slow_ms > fast_ms else None
 
 
-def _recommendation(
-    question: _Question,
-    plan: Plan,
-    planned: PlannedCell,
-    summary: CellSummary,
-    gain: float,
-    ends: tuple[float, float],
-    price: Cost,
-    places: list[Place],
-) -> Recommendation:
-    return Recommendation(
-        objective=question.objective,
-        metric=question.metric,
-        cell=planned.cell.id,
-        reference=question.to,
-        reference_batch=plan.cells[question.to].cell.workload.batch,
-        shown_in=tuple(places),
-        exact=planned.exact,
-        gain=gain,
-        low=ends[0],
-        high=ends[1],
-        cost=price,
-        sentence=_sentence(question, planned, gain, ends, price, places[0].title),
-        backend=summary.backend,
-        optimizations=summary.optimizations,
-        checkpoint=summary.checkpoint,
-        dtype=summary.dtype,
-        batch=summary.batch,
-        prompt_tokens=summary.prompt_tokens,
-        new_tokens=summary.new_tokens,
-    )
-
-
-def _sentence(
-    question: _Question, planned: PlannedCell, gain: float, ends: tuple[float, float], price: Cost, title: str
-) -> str:
+def _sentence(question: _Question, summary: CellSummary, gain: Interval, cost: Cost, title: str) -> str:
     metric = METRICS[question.metric]
-    title += f" at batch {planned.cell.workload.batch}" if planned.cell.workload.batch > 1 else ""
-    verb = "raises" if metric.better == "higher" else "lowers"
-    text = f"{title} {verb} {metric.title} by {quantity(gain)}x ({quantity(ends[0])} to {quantity(ends[1])})"
+    title += f" at batch {summary.batch}" if summary.batch > 1 else ""
+    ends = gain.ends or (gain.estimate, gain.estimate)
+    is_higher = metric.better == "higher"
+    verb = "raises" if is_higher else "lowers"
+    to, low, high = (gain.estimate, *ends) if is_higher else (1 / gain.estimate, 1 / ends[1], 1 / ends[0])
+    text = f"{title} {verb} {metric.title} to {quantity(to)}x ({quantity(low)} to {quantity(high)})"
     costs = []
-    if question.objective != "memory" and price.memory_ratio is not None and price.memory_ratio > 1.01:
-        costs.append(f"{quantity(price.memory_ratio)}x of the memory")
-    if question.objective == "memory" and price.decode_ratio is not None:
-        costs.append(f"{quantity(price.decode_ratio)}x of the decode speed")
-    if price.first_call_extra_s is not None and price.first_call_extra_s > 1:
-        paid = "never" if price.break_even_tokens is None else f"after {price.break_even_tokens:,.0f} tokens"
-        costs.append(f"a first call {quantity(price.first_call_extra_s, 's')} longer, paid back {paid}")
-    if not planned.exact and price.token_agreement is not None:
-        costs.append(f"{price.token_agreement:.0%} of the reference's tokens")
+    if question.objective != "memory" and cost.memory_ratio is not None and cost.memory_ratio > 1.01:
+        costs.append(f"{quantity(cost.memory_ratio)}x of the peak memory")
+    if question.objective == "memory" and cost.decode_ratio is not None:
+        costs.append(f"{quantity(cost.decode_ratio)}x of the decode speed")
+    if cost.first_call_extra_s is not None and cost.first_call_extra_s > 1:
+        paid = "never" if cost.break_even_tokens is None else f"after {cost.break_even_tokens:,.0f} tokens"
+        costs.append(f"a first call {quantity(cost.first_call_extra_s, 's')} longer, paid back {paid}")
+    if cost.tokens_match is False and cost.token_agreement is not None:
+        costs.append(f"{cost.token_agreement:.0%} of the reference's tokens")
     return text + (f", at {', '.join(costs)}." if costs else ".")

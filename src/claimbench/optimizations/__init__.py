@@ -15,6 +15,7 @@ What an optimization module holds (the contract tests hold every file to it):
 
 and, where they apply:
 
+    SWITCH: str                         what switches it on in the library that has it; {names} are settings
     lacks(spec, settings)               what a loaded model of the engine lacks for it, or None
     IMPORTS: tuple[str, ...]            modules that it needs, imported before a load or a first call is timed
     NEEDS: frozenset[str]               optimizations that must be on as well

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from claimbench.schema.cell import Checkpoint
@@ -24,6 +25,15 @@ def locks_folder() -> Path:
 
 def ceilings_path(plan: Plan) -> Path:
     return RESULTS / "ceilings" / f"{plan.machine['key']}-{plan.device}.json"
+
+
+def raw_files(plan: Plan, rounds: Iterable[str]) -> list[str]:
+    """All that was measured for `plan`, and what it was measured for: nothing that follows from other files."""
+    name = f"{plan.seal[:12]}.json"
+    found = [str(RESULTS / "plan" / name), str(ceilings_path(plan))]
+    found += [str(RESULTS / "decided" / name), *rounds] if plan.groups else []
+    found += [path for planned in plan.cells.values() for path in planned.paths()]
+    return found + [search.path for search in plan.frontiers.values()]
 
 
 def labels(plan: Plan) -> dict[str, str]:

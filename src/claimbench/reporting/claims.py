@@ -26,6 +26,7 @@ class CheckText(NamedTuple):
 
 
 class ClaimText(NamedTuple):
+    study: str
     id: str
     statement: str
     verdict: Verdict
@@ -56,6 +57,14 @@ class StudyClaims(NamedTuple):
     study: str
     title: str
     claims: tuple[ClaimText, ...]
+
+
+class ClaimTable(NamedTuple):
+    """What the first screen shows of a study, or of several small ones together."""
+
+    name: str
+    title: str
+    claims: tuple[ClaimText, ...]
     departs: bool
     """Whether what ran for some claim was not what its document has."""
     told: str
@@ -63,17 +72,38 @@ class StudyClaims(NamedTuple):
     figure: Illustration | None
 
 
+FEW = 2
+"""Claims of a study that is small; several such studies share a table."""
+
+
 def claims_of(data: ReportData) -> list[StudyClaims]:
     """Every study's claims; each check with what it found and the links to its results."""
     found = []
     for study, planned in data.plan.studies.items():
-        judged = [claim for claim in data.verdicts.claims if claim.study == study]
-        if judged:
-            described = tuple(_describe_claim(data, claim) for claim in judged)
-            title, figure = planned.study.title, study_figures.of_verdicts(study, judged)
-            departs = any(claim.differs for claim in described)
-            found.append(StudyClaims(study, title, described, departs, _told(judged), figure))
+        described = tuple(_describe_claim(data, claim) for claim in data.verdicts.claims if claim.study == study)
+        if described:
+            found.append(StudyClaims(study, planned.study.title, described))
     return found
+
+
+def first_screen_of(data: ReportData, studies: Sequence[StudyClaims]) -> list[ClaimTable]:
+    """A table for each study, and one for all small ones, where the first of them would stand."""
+    small = [each for each in studies if len(each.claims) <= FEW]
+    tables, together = [], len(small) > 1
+    for each in studies:
+        if each not in small or not together:
+            tables.append(_table(data, each.study, each.title, [each]))
+        elif each is small[0]:
+            tables.append(_table(data, "small-studies", f"{len(small)} studies", small))
+    return tables
+
+
+def _table(data: ReportData, name: str, title: str, studies: Sequence[StudyClaims]) -> ClaimTable:
+    names = [each.study for each in studies]
+    judged = [claim for study in names for claim in data.verdicts.claims if claim.study == study]
+    described = tuple(claim for each in studies for claim in each.claims)
+    figure = study_figures.of_verdicts(name, judged)
+    return ClaimTable(name, title, described, any(claim.differs for claim in described), _told(judged), figure)
 
 
 def _told(judged: Sequence[ClaimVerdict]) -> str:
@@ -89,6 +119,7 @@ def _describe_claim(data: ReportData, claim: ClaimVerdict) -> ClaimText:
     cells = {id: data.cells[id] for check in checks for _, id in check.cells if id in data.cells}
     deviations = tuple(dict.fromkeys(text for check in claim.checks for text in check.deviations))
     return ClaimText(
+        study=claim.study,
         id=claim.id,
         statement=claim.statement,
         verdict=claim.verdict,

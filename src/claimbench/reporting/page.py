@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from claimbench.formatting import count, number, percent, slug
-from claimbench.reporting import markup
+from claimbench.reporting import markup, recommendations
 from claimbench.reporting.cell_records import CellRecord, measure_again, records_of
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.study_figures import Illustration
@@ -156,7 +156,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {"percent": percent, "number": number, "slug": slug, "clean": markup.clean}
     environment.filters |= {"address": markup.address, "file_address": markup.file_address}
     environment.filters |= {"words": words, "prose": prose, "file_label": markup.file_label, "metric_of": metric_of}
-    environment.globals |= {"count": count, "axis_of": axis_of, "trusted": Markup}
+    environment.globals |= {"count": count, "axis_of": axis_of, "trusted": Markup, "advice_note": recommendations.NOTE}
     return environment.get_template("report.html.j2")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from claimbench.formatting import count, number, percent, slug
-from claimbench.reporting import dvc_files, markup, page
+from claimbench.reporting import dvc_files, markup, page, recommendations
 from claimbench.reporting.report_data import ReportData
 from claimbench.reporting.template_environment import environment_of
 from claimbench.reporting.view import View, view_of
@@ -76,7 +76,7 @@ def _template(name: str) -> jinja2.Template:
     environment.filters |= {"percent": percent, "number": number, "slug": slug, "links": links, "cell": markup.literal}
     environment.filters["html"] = markup.xml
     environment.filters |= {name: getattr(markup, name) for name in ("alternative", "code", "fenced", "link", "prose")}
-    environment.globals |= {"count": count}
+    environment.globals |= {"count": count, "advice_note": recommendations.NOTE}
     return environment.get_template(name)
 
 

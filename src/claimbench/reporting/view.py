@@ -14,7 +14,7 @@ from claimbench import __version__
 from claimbench.analysis.protocol import protocol_of
 from claimbench.formatting import count, interval, number
 from claimbench.reporting import dvc_files, recommendations, study_figures
-from claimbench.reporting.claims import StudyClaims, claims_of
+from claimbench.reporting.claims import ClaimTable, StudyClaims, claims_of, first_screen_of
 from claimbench.reporting.origin import described
 from claimbench.reporting.recommendations import ObjectiveAdvice
 from claimbench.reporting.report_data import ReportData
@@ -70,6 +70,7 @@ class View(NamedTuple):
     machine: list[tuple[str, str]]
     studies: list[StudySection]
     claims: list[StudyClaims]
+    first_screen: list[ClaimTable]
     unavailable: list[Missed]
     not_judged: list[ClaimVerdict]
     params_yaml: str
@@ -88,7 +89,7 @@ class View(NamedTuple):
         """Every figure, each once."""
         found = [picture for study in self.studies for one in study.experiments for picture in one.figures]
         found += [picture for study in self.studies for picture in study.figures]
-        return found + [group.figure for group in self.claims if group.figure]
+        return found + [table.figure for table in self.first_screen if table.figure]
 
 
 class Floor(NamedTuple):
@@ -101,7 +102,7 @@ class Floor(NamedTuple):
 
 
 def view_of(data: ReportData, rounds: Rounds | None = None, origin: Origin | None = None) -> View:
-    plan = data.plan
+    plan, claims = data.plan, claims_of(data)
     return View(
         plan=plan,
         device_name=data.verdicts.device_name,
@@ -110,7 +111,8 @@ def view_of(data: ReportData, rounds: Rounds | None = None, origin: Origin | Non
         objectives=recommendations.objectives(data),
         machine=_machine(data),
         studies=[_study(data, name) for name in plan.studies],
-        claims=claims_of(data),
+        claims=claims,
+        first_screen=first_screen_of(data, claims),
         unavailable=_unavailable(data),
         not_judged=[claim for claim in data.verdicts.claims if claim.verdict == Verdict.NOT_RUNNABLE],
         params_yaml=yaml.safe_dump(plan.params.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),

@@ -55,6 +55,8 @@ class Verdicts(Frozen):
     """Every cell of the plan, by id."""
     frontiers: dict[str, Frontier] = {}
     recommendations: tuple[Recommendation, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """Of the recommendations."""
     made_of: dict[str, str] = {}
     """Seals of the inputs, by name."""
 
@@ -161,6 +163,8 @@ class Cost(Frozen):
     """What the gain is paid with. Ratios are cell over reference."""
 
     memory_ratio: float | None
+    """Of the peak of the process, or of the device."""
+    weights_ratio: float | None
     decode_ratio: float | None
     step_ratio: float | None
     first_call_s: float | None
@@ -191,10 +195,27 @@ class Recommendation(Frozen):
     gain: float
     low: float
     high: float
+    error: float
+    """Of the interval: 0.05 of all those that are shown together, see judging/selection.py."""
     exact: bool
     reference_batch: int
     cost: Cost
     sentence: str
+
+
+class LeftOut(Frozen):
+    """A cell that is not recommended for an objective, and what was found: `gain` as there, with its 95 % interval."""
+
+    objective: Objective
+    metric: str
+    cell: str
+    reference: str
+    shown_in: tuple[Place, ...]
+    reason: str | None
+    """None where the interval says it."""
+    gain: float | None
+    low: float | None
+    high: float | None
 
 
 def write(path: Path, verdicts: Verdicts) -> None:

@@ -23,6 +23,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "draft"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = "model.generate(..., assistant_model=draft, num_assistant_tokens={num_assistant_tokens})"
 CLASHES = frozenset({"forward_loop", "no_cache", "static_cache"})
 CHECKPOINT_SETTING = "draft"
 

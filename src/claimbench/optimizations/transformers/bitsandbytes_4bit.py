@@ -21,6 +21,10 @@ from claimbench.schema.frozen import Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("bitsandbytes",)
+SWITCH = (
+    "from_pretrained(..., quantization_config="
+    'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{quant_type}"))'
+)
 IMPORTS = ("bitsandbytes",)
 COMPUTE_DTYPE = "bfloat16"
 

@@ -19,6 +19,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("bitsandbytes",)
+SWITCH = "from_pretrained(..., quantization_config=BitsAndBytesConfig(load_in_8bit=True))"
 IMPORTS = ("bitsandbytes",)
 COMPUTE_DTYPE = "int8"
 LAYER_BITS = 8

@@ -28,6 +28,7 @@ Forward = Callable[..., object]
 SEAM = "compile"
 EXACT = True
 LIBRARIES = ("triton",)
+SWITCH = "layer.forward = torch.compile(layer.forward)  # each layer, from the second pass on"
 IMPORTS = ("torch._inductor.compile_fx",)
 CLASHES = frozenset({"early_exit"})
 

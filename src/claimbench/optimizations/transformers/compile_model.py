@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SEAM = "compile"
 EXACT = True
 LIBRARIES = ("triton",)
+SWITCH = 'model.forward = torch.compile(model.forward, mode="{mode}")  # from the second pass on'
 IMPORTS = ("torch._inductor.compile_fx",)
 CLASHES = frozenset({"early_exit"})
 

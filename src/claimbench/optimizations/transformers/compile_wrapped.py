@@ -18,6 +18,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "compile"
 EXACT = True
 LIBRARIES = ("triton",)
+SWITCH = 'model = torch.compile(model, mode="{mode}")'
 IMPORTS = ("torch._inductor.compile_fx",)
 
 

@@ -18,6 +18,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "injected"
 EXACT = False
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = "deepspeed.init_inference(model, dtype=torch.int8)"
 LAYER_BITS = 8
 
 

@@ -22,6 +22,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "draft"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = "model.generate(..., assistant_early_exit={layers})"
 CLASHES = frozenset({"forward_loop", "no_cache", "static_cache"})
 
 

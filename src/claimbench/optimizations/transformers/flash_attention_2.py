@@ -28,6 +28,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "attention"
 EXACT = True
 LIBRARIES = ("flash-attn", "kernels")
+SWITCH = 'from_pretrained(..., attn_implementation="flash_attention_2")'
 COMPILED = "kernels-community/flash-attn2"
 """On the hub, in the version that Transformers was tested with: of an organization whose kernels it loads unasked."""
 PREFIXES = ("flash_attn::", "_flash_attn", "FlashAttn")

@@ -14,6 +14,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "grad"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = "with torch.inference_mode(): ..."
 
 
 class Settings(Frozen):

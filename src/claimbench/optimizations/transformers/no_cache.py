@@ -14,6 +14,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "cache"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = "model.generate(..., use_cache=False)"
 RECOMPUTES = True
 
 

@@ -15,6 +15,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "grad"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = "with torch.no_grad(): ..."
 
 
 class Settings(Frozen):

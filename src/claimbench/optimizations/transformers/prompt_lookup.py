@@ -17,6 +17,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "draft"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = "model.generate(..., prompt_lookup_num_tokens={tokens})"
 CLASHES = frozenset({"forward_loop", "no_cache", "static_cache"})
 
 

@@ -17,6 +17,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("optimum-quanto",)
+SWITCH = 'from_pretrained(..., quantization_config=QuantoConfig(weights="int8"))'
 IMPORTS = ("optimum.quanto",)
 
 OPERATOR = "quanto::qbytes_mm"

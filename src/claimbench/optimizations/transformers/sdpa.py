@@ -21,6 +21,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "attention"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = 'from_pretrained(..., attn_implementation="sdpa")'
 
 Kernel = Literal["any", "math", "flash", "efficient", "cudnn"]
 

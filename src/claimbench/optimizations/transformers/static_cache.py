@@ -21,6 +21,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "cache"
 EXACT = True
 LIBRARIES: tuple[str, ...] = ()
+SWITCH = 'model.generate(..., cache_implementation="static")'
 
 
 class Settings(Frozen):

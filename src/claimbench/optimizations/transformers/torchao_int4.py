@@ -19,6 +19,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("torchao",)
+SWITCH = "from_pretrained(..., quantization_config=TorchAoConfig(Int4WeightOnlyConfig(group_size={group_size})))"
 IMPORTS = ("torchao.quantization",)
 
 KERNEL = "aten::_weight_int4pack_mm"

@@ -17,6 +17,7 @@ from claimbench.schema.frozen import Frozen
 SEAM = "weights"
 EXACT = False
 LIBRARIES = ("torchao",)
+SWITCH = "from_pretrained(..., quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))"
 IMPORTS = ("torchao.quantization",)
 
 
