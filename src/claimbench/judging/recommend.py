@@ -24,6 +24,7 @@ from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan
 from claimbench.schema.verdicts import CellSummary, Cost, LeftOut, Objective, Place, Recommendation
 
+TOO_FEW = "it sat with what it is compared with in too few rounds for an interval"
 ORDER: dict[Objective, int] = {"latency": 0, "throughput": 1, "memory": 2}
 
 
@@ -99,7 +100,7 @@ class _Adviser:
     def left_out(self, question: _Question, ratio: IntervalAt | None) -> LeftOut:
         found = ratio(ALPHA) if ratio else None
         known = found if found and found.ends else Interval(0.0)
-        reason = self.doubt(question) or (None if known.ends else "it sat with what it is compared with in too few rounds for an interval")
+        reason = self.doubt(question) or (None if known.ends else TOO_FEW)
         low, high = known.ends or (None, None)
         return LeftOut(
             objective=question.objective,

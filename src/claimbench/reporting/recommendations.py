@@ -1,7 +1,7 @@
 """What to switch on here, in words: recommendations as rows of a table, each with its cost, and what was left out.
 
-Three kinds stand apart: what gives the plain run's tokens, what gives others or was not compared, and Claimbench's own
-engine, which says what the machine could give and can be switched on nowhere else.
+Three kinds stand apart: what promises the plain run's tokens and gave them, what is lossy or was not compared, and
+Claimbench's own engine, which says what the machine could give and can be switched on nowhere else.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def objectives(data: ReportData) -> list[ObjectiveAdvice]:
                 pairs.setdefault((entry.cell, entry.reference), []).append(entry)
         described = [_describe(entries, left_out, data) for entries in pairs.values()]
         own = [one for one in described if one.best.backend in OWN_BACKENDS]
-        same = [one for one in described if one not in own and one.best.cost.tokens_match]
-        other = [one for one in described if one not in own and not one.best.cost.tokens_match]
+        same = [one for one in described if one not in own and _is_lossless(one.best, data)]
+        other = [one for one in described if one not in own and one not in same]
         found.append(
             ObjectiveAdvice(
                 aim,
                 _kind("With the plain run's tokens", same),
-                _kind("With other tokens, or tokens that were not compared", other),
+                _kind("Lossy, or tokens that were not compared", other),
                 _kind("What this machine could give: Claimbench's own engine", own),
                 tuple(_omitted(one) for one in left_out),
             )
@@ -121,6 +121,11 @@ def _describe(entries: list[Recommendation], left_out: list[LeftOut], data: Repo
             f"{_gain(one)}: {_where(one.shown_in[:1])}" for one in left_out if _is_the_same_elsewhere(one, best, data)
         ),
     )
+
+
+def _is_lossless(entry: Recommendation, data: ReportData) -> bool:
+    rounds_more = data.cells[entry.cell].dtype != data.cells[entry.reference].dtype
+    return entry.exact and not rounds_more and entry.cost.tokens_match is True
 
 
 def _where(places: tuple[Place, ...]) -> str:
@@ -194,10 +199,10 @@ def _costs(entry: Recommendation) -> str:
 
 def _token_cost(entry: Recommendation) -> str:
     cost = entry.cost
+    divergence = f", KL {number(cost.kl_mean_nats)} nats" if cost.kl_mean_nats is not None else ""
     if cost.tokens_match:
-        return "same tokens"
+        return f"same tokens{divergence}"
     if cost.tokens_match is None:
         return "tokens not compared"
     agree = f": {percent(cost.token_agreement)} agree" if cost.token_agreement is not None else ""
-    divergence = f", KL {number(cost.kl_mean_nats)} nats" if cost.kl_mean_nats is not None else ""
     return f"other tokens{agree}{divergence}"
