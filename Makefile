@@ -56,7 +56,7 @@ extras: .venv/extras.stamp
 
 reproduce: .venv/core.stamp
 	@$(BIN)/snakemake --cores all
-	@echo "The report is at reports/report.md"
+	@echo "The report is at reports/report.md, for a browser at reports/report.html"
 
 forecast: .venv/core.stamp
 	@$(BIN)/python -m claimbench forecast

@@ -495,6 +495,19 @@ def test_schemas_for_editors_describe_both_files() -> None:
     assert "claims" in schemas["study.schema.json"]["properties"]
 
 
+@pytest.mark.parametrize("name", ["params.schema.json", "study.schema.json"])
+def test_every_key_that_a_person_writes_says_what_it_is(name: str) -> None:
+    """An editor shows it. What is found when planning nobody writes."""
+    found = {"Card", "Experts", "KeptLayers", "StoredBytes"}
+    schema = params.json_schemas()[name]
+    models = {key: model for key, model in schema["$defs"].items() if key not in found} | {name: schema}
+    keys = {
+        f"{model}.{key}": value for model, one in models.items() for key, value in one.get("properties", {}).items()
+    }
+    assert len(keys) > 30
+    assert [key for key, value in keys.items() if not value.get("description")] == []
+
+
 def test_a_preset_stands_for_what_it_lists() -> None:
     def change(study: dict[str, Any]) -> None:
         study["presets"] = {"still": ["static_cache"], "fast": ["still", {"sdpa": {"kernel": "math"}}]}

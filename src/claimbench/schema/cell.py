@@ -28,14 +28,16 @@ DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8"
 class Sampling(Frozen):
     """Draw tokens instead of taking the likeliest one."""
 
-    temperature: StrictFloat = Field(default=1.0, gt=0)
+    temperature: StrictFloat = Field(default=1.0, gt=0, description="what logits are divided by")
     top_k: StrictInt = Field(default=0, ge=0, description="0 keeps all")
-    top_p: StrictFloat = Field(default=1.0, gt=0, le=1)
+    top_p: StrictFloat = Field(
+        default=1.0, gt=0, le=1, description="the likeliest tokens up to that share; 1 keeps all"
+    )
     typical_p: StrictFloat = Field(default=1.0, gt=0, le=1, description="locally typical sampling; 1 keeps all")
     repetition_penalty: StrictFloat = Field(
         default=1.0, gt=0, description="of tokens that the row holds already; 1 is none"
     )
-    seed: StrictInt = Field(default=0, ge=0)
+    seed: StrictInt = Field(default=0, ge=0, description="of the first row; every row has its own")
 
 
 class Workload(Frozen):

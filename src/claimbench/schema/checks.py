@@ -12,10 +12,10 @@ from claimbench.schema.frozen import Frozen
 class Region(Frozen):
     """Where a number must lie for its sentence to be true. `about` with `within` 0.1 means 10 % either way."""
 
-    at_least: StrictFloat | None = None
-    at_most: StrictFloat | None = None
-    about: StrictFloat | None = None
-    within: StrictFloat | None = Field(default=None, gt=0)
+    at_least: StrictFloat | None = Field(default=None, description="lower end")
+    at_most: StrictFloat | None = Field(default=None, description="upper end")
+    about: StrictFloat | None = Field(default=None, description="middle")
+    within: StrictFloat | None = Field(default=None, gt=0, description="share of `about` either way")
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Region:
@@ -33,40 +33,40 @@ class There(Frozen):
     """A size that belongs to the document's own hardware: judged on it alone, in place of the direction."""
 
     hardware: str = Field(description="regular expression that the device's name must match")
-    expect: Region
+    expect: Region = Field(description="where the number must lie there")
 
 
 class RatioCheck(Frozen):
     """metric(of) / metric(to), with an interval over interleaved blocks."""
 
-    kind: Literal["ratio"]
-    metric: str
-    of: str
-    to: str
-    expect: Expectation
-    there: There | None = None
-    published: StrictFloat | None = None
+    kind: Literal["ratio"] = Field(description="metric(of) / metric(to)")
+    metric: str = Field(description="a metric: `claimbench list metrics`")
+    of: str = Field(description="experiment/label of a cell, with @setting=value where it is swept")
+    to: str = Field(description="what it is divided by")
+    expect: Expectation = Field(description="above, below or same (as 1, by the tolerance), or a region")
+    there: There | None = Field(default=None, description="a size that holds on the document's hardware")
+    published: StrictFloat | None = Field(default=None, description="the document's figure")
 
 
 class GainCheck(Frozen):
     """Whether one technique gains more here than there: metric(of)/metric(to) over metric(than_of)/metric(than_to)."""
 
-    kind: Literal["gain"]
-    metric: str
-    of: str
-    to: str
-    than_of: str
-    than_to: str
-    expect: Expectation
-    published: StrictFloat | None = None
+    kind: Literal["gain"] = Field(description="a ratio of two ratios")
+    metric: str = Field(description="a metric: `claimbench list metrics`")
+    of: str = Field(description="experiment/label of a cell, with @setting=value where it is swept")
+    to: str = Field(description="what it is divided by")
+    than_of: str = Field(description="the other ratio's numerator")
+    than_to: str = Field(description="and denominator")
+    expect: Expectation = Field(description="above, below or same (as 1, by the tolerance), or a region")
+    published: StrictFloat | None = Field(default=None, description="the document's figure")
 
 
 class IdentityCheck(Frozen):
     """The same tokens, row by row."""
 
-    kind: Literal["identity"]
-    of: str
-    to: str
+    kind: Literal["identity"] = Field(description="the same tokens")
+    of: str = Field(description="experiment/label of a cell, with @setting=value where it is swept")
+    to: str = Field(description="whose tokens they must be")
 
 
 class ShapeCheck(Frozen):
@@ -75,69 +75,69 @@ class ShapeCheck(Frozen):
     With `to`, the curve is the ratio metric(of) / metric(to).
     """
 
-    kind: Literal["shape"]
-    metric: str
+    kind: Literal["shape"] = Field(description="the exponent of a curve")
+    metric: str = Field(description="a metric: `claimbench list metrics`")
     of: str = Field(description="experiment/label, without the swept value")
-    to: str | None = None
-    over: str
-    expect: Region
+    to: str | None = Field(default=None, description="a curve to divide by, point by point")
+    over: str = Field(description="the swept setting")
+    expect: Region = Field(description="of the exponent")
 
 
 class ValueCheck(Frozen):
     """A metric of one cell in its own unit: a count, or bytes."""
 
-    kind: Literal["value"]
-    metric: str
-    of: str
-    expect: Region
-    published: StrictFloat | None = None
+    kind: Literal["value"] = Field(description="a number of one cell")
+    metric: str = Field(description="a metric: `claimbench list metrics`")
+    of: str = Field(description="experiment/label of a cell, with @setting=value where it is swept")
+    expect: Region = Field(description="in the metric's unit")
+    published: StrictFloat | None = Field(default=None, description="the document's figure")
 
 
 class OutcomeCheck(Frozen):
     """How a cell ends, for claims about what is not supported or does not fit."""
 
-    kind: Literal["outcome"]
-    of: str
-    expect: Literal["ok", "oom", "unavailable", "wrong", "error"]
-    reason_contains: str | None = None
+    kind: Literal["outcome"] = Field(description="how a cell ends")
+    of: str = Field(description="experiment/label of a cell, with @setting=value where it is swept")
+    expect: Literal["ok", "oom", "unavailable", "wrong", "error"] = Field(description="the outcome")
+    reason_contains: str | None = Field(default=None, description="words of its reason")
 
 
 class ComputedCheck(Frozen):
     """Bytes or seconds that follow from an architecture alone, from the cost model."""
 
-    kind: Literal["computed"]
-    quantity: Literal["weight_bytes", "kv_bytes", "weight_read_ms"]
-    architecture: str
-    bytes_per_weight: StrictFloat = 2
-    batch: StrictInt = 1
-    length: StrictInt = 0
+    kind: Literal["computed"] = Field(description="from the document's figures alone")
+    quantity: Literal["weight_bytes", "kv_bytes", "weight_read_ms"] = Field(description="what is computed")
+    architecture: str = Field(description="a file of cost_model/architectures")
+    bytes_per_weight: StrictFloat = Field(default=2, description="2 for 16 bits")
+    batch: StrictInt = Field(default=1, description="rows")
+    length: StrictInt = Field(default=0, description="tokens in the cache")
     bandwidth: StrictFloat | None = Field(default=None, description="bytes per second, for weight_read_ms")
-    expect: Region
-    published: StrictFloat | None = None
+    expect: Region = Field(description="in bytes or milliseconds")
+    published: StrictFloat | None = Field(default=None, description="the document's figure")
 
 
 class AbsoluteCheck(Frozen):
     """A figure that belongs to the document's own hardware; judged only there."""
 
-    kind: Literal["absolute"]
-    metric: str
-    of: str
+    kind: Literal["absolute"] = Field(description="a figure of the document's hardware")
+    metric: str = Field(description="a metric: `claimbench list metrics`")
+    of: str = Field(description="experiment/label of a cell, with @setting=value where it is swept")
     hardware: str = Field(description="regular expression that the device's name must match")
-    devices: StrictInt = Field(default=1, ge=1)
-    published: StrictFloat
-    within: StrictFloat = Field(default=0.1, gt=0)
+    devices: StrictInt = Field(default=1, ge=1, description="of them, at least")
+    published: StrictFloat = Field(description="the document's figure")
+    within: StrictFloat = Field(default=0.1, gt=0, description="share of the figure either way")
     expect: Region | None = Field(default=None, description="where the document says it lies; absent: `within` of it")
 
 
 class FrontierCheck(Frozen):
     """The largest batch of a sweep that fits in memory; judged only on the document's hardware."""
 
-    kind: Literal["frontier"]
-    of: str
-    over: str = "batch"
-    hardware: str
-    devices: StrictInt = Field(default=1, ge=1)
-    published: StrictInt
+    kind: Literal["frontier"] = Field(description="the largest batch that fits, on the document's hardware")
+    of: str = Field(description="experiment/label, without the swept value")
+    over: str = Field(default="batch", description="the swept setting")
+    hardware: str = Field(description="regular expression that the device's name must match")
+    devices: StrictInt = Field(default=1, ge=1, description="of them, at least")
+    published: StrictInt = Field(description="the document's figure")
 
 
 SIDES = ("of", "to", "than_of", "than_to")

@@ -28,8 +28,10 @@ class CheckpointParams(Frozen):
     architecture: str | None = Field(
         default=None, description="what it is expected to be, a file of cost_model/architectures; absent: found out"
     )
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    keep_layers: StrictInt | None = Field(default=None, ge=1)
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="of the fetched file, or of a file in parts as a whole"
+    )
+    keep_layers: StrictInt | None = Field(default=None, ge=1, description="the first so many layers alone")
     unavailable: str | None = Field(default=None, min_length=1, description="why it cannot be had: its rows say so")
     content: str | None = Field(default=None, description="what the source does not pin; found when planning")
     card: Card | None = Field(default=None, description="the model's numbers; found when planning")
@@ -55,8 +57,8 @@ class Measure(Frozen):
     blocks: StrictInt = Field(default=3, ge=1, description="fresh processes per cell that cannot take turns")
     samples: StrictInt = Field(default=3, ge=1, description="timed generations per block")
     warmup_min: StrictInt = Field(default=1, ge=1, description="the first call is always one")
-    warmup_max: StrictInt = Field(default=3, ge=1)
-    timeout_s: StrictFloat = Field(default=900.0, gt=0)
+    warmup_max: StrictInt = Field(default=3, ge=1, description="and at most: fewer where the time is steady before")
+    timeout_s: StrictFloat = Field(default=900.0, gt=0, description="seconds for a whole block, loading included")
     memory_limit_gb: StrictFloat | None = Field(default=None, gt=0, description="address space of a worker, 1e9 bytes")
     threads: StrictInt | None = Field(default=None, ge=1, description="absent: the cores that this process may use")
     seed: StrictInt = Field(default=0, ge=0, description="of the order of cells inside a round")
@@ -84,9 +86,9 @@ class Dvc(Frozen):
 class Limits(Frozen):
     """What this machine can bear: a study's larger workloads are cut down to it, and the report says so."""
 
-    new_tokens: StrictInt | None = Field(default=None, ge=1)
-    prompt_tokens: StrictInt | None = Field(default=None, ge=1)
-    batch: StrictInt | None = Field(default=None, ge=1)
+    new_tokens: StrictInt | None = Field(default=None, ge=1, description="generated tokens per row")
+    prompt_tokens: StrictInt | None = Field(default=None, ge=1, description="length of a prompt that a study sets")
+    batch: StrictInt | None = Field(default=None, ge=1, description="rows")
     batch_tokens: StrictInt | None = Field(default=None, ge=1, description="batch x prompt_tokens; above it, left out")
     samples: StrictInt | None = Field(default=None, ge=1, description="timed generations per block")
     devices: StrictInt | None = Field(default=None, ge=1, description="GPUs, or processes on a CPU, of one cell")
@@ -100,14 +102,16 @@ def _supported(device: object) -> object:
 
 
 class Params(Frozen):
-    device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_supported)] = "auto"
-    studies: tuple[str, ...] = Field(min_length=1)
+    device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_supported)] = Field(
+        default="auto", description="auto: a CUDA device where torch sees one, else the CPU"
+    )
+    studies: tuple[str, ...] = Field(min_length=1, description="of studies/: names of files, or of folders of them")
     swap: dict[str, str] = Field(default={}, description="a study's checkpoint -> the one to use in its place")
-    checkpoints: dict[str, CheckpointParams] = Field(min_length=1)
-    limits: Limits = Limits()
-    measure: Measure = Measure()
-    shard: Shard = Shard()
-    dvc: Dvc = Field(default=Dvc(), exclude=True)
+    checkpoints: dict[str, CheckpointParams] = Field(min_length=1, description="by name: a source alone, or a mapping")
+    limits: Limits = Field(default=Limits(), description="larger workloads are cut down to these")
+    measure: Measure = Field(default=Measure(), description="how long and how often")
+    shard: Shard = Field(default=Shard(), description="how checkpoints are written")
+    dvc: Dvc = Field(default=Dvc(), exclude=True, description="what DVC keeps besides results")
 
 
 def load_params(value: object, where: str = "params.yaml") -> Params:

@@ -24,21 +24,25 @@ SWEEPABLE = ("checkpoint", "dtype", "prompt", "prompt_tokens", "shortest", "new_
 class Hold(Frozen):
     """Settings of cells, each optional: a cell's own, else its experiment's, else the study's defaults."""
 
-    checkpoint: str | None = None
-    backend: str | None = None
-    options: dict[str, Any] | None = None
+    checkpoint: str | None = Field(default=None, description="a name in the checkpoints of params.yaml")
+    backend: str | None = Field(default=None, description="the system: `claimbench list backends`")
+    options: dict[str, Any] | None = Field(default=None, description="of the backend, by name")
     optimizations: tuple[str | dict[str, dict[str, Any]], ...] | None = Field(
         default=None, description="names, or {name: {setting: value}}; replaces what is held, does not add to it"
     )
-    dtype: Dtype | None = None
+    dtype: Dtype | None = Field(default=None, description="of weights and activations")
     prompt: str | None = Field(default=None, description="a name in `prompts`")
-    prompt_tokens: StrictInt | None = Field(default=None, ge=1)
+    prompt_tokens: StrictInt | None = Field(
+        default=None, ge=1, description="length that the prompt is cut or repeated to; absent: as long as it is"
+    )
     shortest: StrictInt | None = Field(
         default=None, ge=1, description="prompt tokens of the shortest row of a batch; absent: all rows are equal"
     )
-    new_tokens: StrictInt | None = Field(default=None, ge=1)
-    batch: StrictInt | None = Field(default=None, ge=1)
-    sampling: Sampling | None = None
+    new_tokens: StrictInt | None = Field(default=None, ge=1, description="generated tokens per row")
+    batch: StrictInt | None = Field(
+        default=None, ge=1, description="rows, each a copy of the prompt or a text of its list"
+    )
+    sampling: Sampling | None = Field(default=None, description="draw tokens; absent: the likeliest one")
     pads: Literal["right"] | None = Field(
         default=None, description="where rows of several prompts are filled up to the longest; absent: on the left"
     )
@@ -81,16 +85,18 @@ class Experiment(Frozen):
     column a batch size), `curves` (latency against the swept length), `bars` (ratio to the first cell).
     """
 
-    question: str
-    show: Shape = "bars"
+    question: str = Field(description="what it asks, in one sentence")
+    show: Shape = Field(default="bars", description="the shape of its table: rates, grid, curves or bars")
     device: Device | None = Field(default=None, description="the kind of device that it is about; absent: any")
     blocks: StrictInt | None = Field(
         default=None, ge=1, description="fresh processes per cell; absent: the study's. One gives a curve, no interval"
     )
-    hold: Hold = Hold()
+    hold: Hold = Field(default=Hold(), description="what all its cells have, unless they say otherwise")
     setting: Setting | None = Field(default=None, description="what the document had here; absent: `document.setting`")
-    cells: dict[Name, StudyCell] = Field(min_length=1)
-    sweep: dict[str, tuple[Scalar, ...]] = {}
+    cells: dict[Name, StudyCell] = Field(min_length=1, description="by label")
+    sweep: dict[str, tuple[Scalar, ...]] = Field(
+        default={}, description="a setting -> its values; each cell runs at every combination"
+    )
     frontier: Literal["bisect"] | None = Field(
         default=None, description="search between the swept batches for the largest that fits; absent: the sweep's own"
     )
@@ -131,18 +137,18 @@ class Claim(Frozen):
     One of computed checks alone is of the kind `computed`: it holds on paper or does not, on every machine alike.
     """
 
-    id: Name
+    id: Name = Field(description="stands before the statement, and is its address")
     kind: str = Field(
         description="ratio, shape, identity, size or absolute, joined with + where it is several; or computed, alone"
     )
-    statement: str
+    statement: str = Field(description="one sentence that can be wrong")
     published: str | None = Field(default=None, description="the document's figure, as a person would say it")
     note: str | None = Field(default=None, description="what a reader must know to understand the verdict")
     device: Device | None = Field(
         default=None, description="the kind of device that the sentence is about; absent: any"
     )
-    needs: Needs = Needs()
-    checks: tuple[Check, ...] = Field(min_length=1)
+    needs: Needs = Field(default=Needs(), description="what its cells must be")
+    checks: tuple[Check, ...] = Field(min_length=1, description="what must be so for it to be supported")
 
     @model_validator(mode="after")
     def _computed_stands_alone(self) -> Claim:
@@ -157,8 +163,8 @@ class Claim(Frozen):
 
 
 class Document(Frozen):
-    title: str
-    url: str | None = None
+    title: str = Field(description="where the claims come from")
+    url: str | None = Field(default=None, description="its address")
     measured: str | None = Field(default=None, description="hardware, models and lengths, as a person would say them")
     setting: Setting = Field(default=Setting(), description="the same, for what runs here to be compared with")
     hardware: str | None = Field(
@@ -170,7 +176,7 @@ class Document(Frozen):
 class Planned(Frozen):
     """Names that this study uses and this version does not have yet; their cells are `unavailable`."""
 
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] = Field(default=(), description="names")
     optimizations: tuple[str, ...] | dict[str, str] = Field(
         default=(), description="names, or {name: why it is not there}, as a reader of its row should know it"
     )
@@ -182,17 +188,17 @@ class Planned(Frozen):
 
 class MeasureOverrides(Frozen):
     budget_minutes: StrictFloat | None = Field(default=None, gt=0, description="for rounds in turn; absent: blocks")
-    blocks: StrictInt | None = Field(default=None, ge=1)
-    samples: StrictInt | None = Field(default=None, ge=1)
-    warmup_min: StrictInt | None = Field(default=None, ge=1)
-    warmup_max: StrictInt | None = Field(default=None, ge=1)
-    timeout_s: StrictFloat | None = Field(default=None, gt=0)
+    blocks: StrictInt | None = Field(default=None, ge=1, description="fresh processes per cell that cannot take turns")
+    samples: StrictInt | None = Field(default=None, ge=1, description="timed generations per block")
+    warmup_min: StrictInt | None = Field(default=None, ge=1, description="untimed generations before them, at least")
+    warmup_max: StrictInt | None = Field(default=None, ge=1, description="and at most")
+    timeout_s: StrictFloat | None = Field(default=None, gt=0, description="seconds for a whole block, loading included")
 
 
 class Message(Frozen):
     """What a person says to a chat model, whose own template makes the prompt of it; and what a base model is given."""
 
-    user: str = Field(min_length=1)
+    user: str = Field(min_length=1, description="what the person says")
     system: str | None = Field(default=None, description="absent: what the template says by itself, if anything")
     base: str | None = Field(
         default=None,
@@ -202,17 +208,17 @@ class Message(Frozen):
 
 
 class Study(Frozen):
-    title: str
-    document: Document
+    title: str = Field(description="of the report")
+    document: Document = Field(description="where the claims come from, and what was measured there")
     prompts: dict[Name, str | Message | tuple[str, ...]] = Field(
         min_length=1,
         description="text as it is, a message to a chat model: {user: ...}, or a list of texts for the rows of a batch",
     )
-    defaults: Hold
-    measure: MeasureOverrides = MeasureOverrides()
+    defaults: Hold = Field(description="what all cells have, unless their experiment or they say otherwise")
+    measure: MeasureOverrides = Field(default=MeasureOverrides(), description="in place of params.yaml")
     presets: dict[Name, tuple[str | dict[str, dict[str, Any]], ...]] = Field(
         default={}, description="named sets of optimizations; a set may name another"
     )
-    planned: Planned = Planned()
-    experiments: dict[Name, Experiment] = Field(min_length=1)
-    claims: tuple[Claim, ...] = ()
+    planned: Planned = Field(default=Planned(), description="names that this version lacks")
+    experiments: dict[Name, Experiment] = Field(min_length=1, description="by name")
+    claims: tuple[Claim, ...] = Field(default=(), description="judged one by one")

@@ -225,7 +225,10 @@ def _answer(folder: Path) -> None:
         output.say("")
         output.table(answer.COLUMNS, rows, title=question)
     output.say("")
-    output.say(f"the report: {_report(folder)}")
+    report = _report(folder)
+    if report.is_file():
+        output.say(f"for a browser: {report.with_suffix('.html')}")
+    output.say(f"the report: {report}")
 
 
 def _report(folder: Path) -> Path:
