@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from claimbench.checkpoints import cards
+from claimbench.planning import expand
 from claimbench.planning.plan import make_plan
 from claimbench.schema.cell import Device
 from claimbench.schema.params import load_params, load_studies, study_files
@@ -42,7 +43,8 @@ def planned_ids(setting: str, study: str) -> dict[str, Any]:
     studies = load_studies(params.studies, ROOT / "studies")
     with mock.patch.object(cards, "on_hub", return_value=None):  # branches move
         params = params.model_copy(update={"checkpoints": with_contents(params, studies.values())})
-    plan = make_plan(params, studies, machine, device)
+    with mock.patch.object(expand, "ENVIRONMENTS", Path("none is built")):
+        plan = make_plan(params, studies, machine, device)
     rows = plan.studies[study].rows
     ids: dict[str, Any] = {f"{name}/{address}": row.cell for name in rows for address, row in rows[name].items()}
     return ids | {"references": sorted(id for id, planned in plan.cells.items() if planned.reference == id)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,3 +39,28 @@ def test_a_narrower_type_is_compared_with_the_usual_one(lab: Any, turned: bool) 
     assert found(plan, "narrow/half") == "float16", "no narrower than bfloat16"
     assert found(plan, "narrow/wide") == "float32"
     assert plan.row("study", "narrow/plain").cell == plan.row("study", "types/rounded").cell
+
+
+WHERE_BUILT = """
+experiments:
+  systems:
+    question: q
+    cells:
+      plain: {}
+      other: {backend: vllm_offline, where_built: true}
+      always: {backend: vllm_offline, dtype: bfloat16}
+"""
+
+
+def test_a_row_that_asks_for_an_environment_only_if_it_is_there_does_not_have_it_built(lab: Any) -> None:
+    stamp = Path("resources/environments/vllm/stamp.json")
+    plan = lab.plan(WHERE_BUILT)
+    row = plan.row("study", "systems/other")
+    assert (row.cell, row.unavailable) == (
+        None,
+        f"its environment is not there, and is not built for this row: make {stamp}",
+    )
+    assert plan.row("study", "systems/always").cell
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text("{}")
+    assert lab.plan(WHERE_BUILT).row("study", "systems/other").cell

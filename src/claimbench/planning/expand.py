@@ -22,6 +22,7 @@ from claimbench.errors import ConfigError, did_you_mean
 from claimbench.planning import limits
 from claimbench.planning.cell_cost import load_of
 from claimbench.planning.optimization_list import optimization_list
+from claimbench.planning.paths import ENVIRONMENTS
 from claimbench.schema.cell import (
     DTYPE_BYTES,
     Cell,
@@ -111,7 +112,7 @@ class ExpandedCell:
         if missing is None and self.experiment.device not in (None, self.device):
             missing = f"this experiment is about a {self.experiment.device} device"
         draft = self._draft(uses)
-        missing = missing or self._cannot_be_had(checkpoint, draft)
+        missing = missing or self._cannot_be_had(checkpoint, draft) or self._not_built(backend.ENVIRONMENT)
         if missing or too_large:
             return Resolved(None, missing or too_large)
         asked_options = limits.fewer_devices(self.params, self.settings.options)
@@ -136,6 +137,13 @@ class ExpandedCell:
             protocol=self._protocol(),
         )
         return Resolved(cell, None, asked)
+
+    def _not_built(self, environment: str) -> str | None:
+        """Why the cell is left out, where it asks for an environment only if it is there."""
+        stamp = ENVIRONMENTS / environment / "stamp.json"
+        if not self.study_cell.where_built or environment == "core" or stamp.exists():
+            return None
+        return f"its environment is not there, and is not built for this row: make {stamp}"
 
     def asked(self) -> InferenceLoad | None:
         """What the document asks for, uncut and unswapped, where the cost model knows the system."""

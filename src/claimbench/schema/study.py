@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictFloat, StrictInt, ValidationError, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, ValidationError, model_validator
 
 from claimbench.schema.cell import Device, Dtype, PageCache, Sampling
 from claimbench.schema.checks import Check
@@ -63,6 +63,9 @@ class StudyCell(Hold):
     title: str | None = Field(default=None, description="the row's name in the report; the label otherwise")
     blocks: StrictInt | None = Field(
         default=None, ge=1, description="fresh processes of this cell; absent: the experiment's. One: no interval"
+    )
+    where_built: StrictBool = Field(
+        default=False, description="unavailable where its environment is not there, which is not built for it"
     )
     published: Published = Field(
         default={}, description="the document's own figures by metric; by swept value where the experiment sweeps"
