@@ -128,6 +128,15 @@ def test_a_list_that_leads_elsewhere_or_is_none_is_refused(signed: Path, mine: P
     assert "expected a sha256" in one.detail
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"\xff")])
+def test_a_list_that_cannot_be_read_is_said(signed: Path, mine: Path, tmp_path: Path, spoil: Any) -> None:
+    spoil(signed / "results" / signing.LIST)
+    for team in (None, signers(tmp_path, me=mine)):
+        one = found(signed, team)
+        assert one.state == State.BAD
+        assert "raw.sha256 cannot be read" in one.detail
+
+
 def test_results_that_lack_something_are_not_signed(signed: Path, mine: Path, capsys: Any) -> None:
     path = sorted((signed / "results").glob("measure/*/*/0.json"))[0]
     path.unlink()

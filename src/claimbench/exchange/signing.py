@@ -101,11 +101,7 @@ def _raw_names(folder: ResultsFolder) -> list[str]:
 def _listed(folder: ResultsFolder) -> dict[str, str]:
     """Name -> sha256, as signed."""
     found = {}
-    try:
-        lines = plain_file.read_text(folder.path / LIST, LIST_BYTES).splitlines()
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{LIST} cannot be read: {error}") from None
-    for line in lines:
+    for line in _list_in(folder).splitlines():
         digest, _, name = line.partition("  ")
         if (
             not re.fullmatch(r"[0-9a-f]{64}", digest)
@@ -118,6 +114,13 @@ def _listed(folder: ResultsFolder) -> dict[str, str]:
     return found
 
 
+def _list_in(folder: ResultsFolder) -> str:
+    try:
+        return plain_file.read_text(folder.path / LIST, LIST_BYTES)
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{LIST} cannot be read: {error}") from None
+
+
 def _signature(folder: ResultsFolder) -> str:
     return str(folder.path / SIGNATURE)
 
@@ -126,7 +129,7 @@ def _ssh_keygen(
     *arguments: str, list_of: ResultsFolder | None = None, is_asked: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run it with the list on its stdin, or, where somebody may be asked something, with our own."""
-    content = (list_of.path / LIST).read_text(encoding="utf-8") if list_of else None
+    content = _list_in(list_of) if list_of else None
     stdin = None if is_asked else subprocess.DEVNULL
     run = partial(subprocess.run, stdin=stdin) if content is None else partial(subprocess.run, input=content)
     try:
