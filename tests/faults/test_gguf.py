@@ -73,14 +73,14 @@ CLAIMS: dict[str, tuple[bytes, str]] = {
 def refusal(path: Path) -> str:
     """What reading the file at `path` says, which must be soon and in little memory."""
     tracemalloc.start()
-    begin = time.monotonic()
+    begin = time.process_time()
     try:
         with pytest.raises(SourceError) as refused:
             gguf.read(path)
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     assert "\n" not in str(refused.value)
     return str(refused.value)
 

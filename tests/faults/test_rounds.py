@@ -193,8 +193,8 @@ def test_a_long_generation_stands_still_while_the_others_have_their_turn(tmp_pat
         assert [turns.samples for turns in one.turns] == [1, 1]
         for sample in one.result.samples:
             assert sample.resumed == (4, 8, 12)
-            assert max(sample.step_ns) < 80e6
-            assert sample.wall_ns < 1.5 * 15 * 40e6
+            after_a_wait = sorted(sample.step_ns[step] for step in sample.resumed)
+            assert after_a_wait[1] < 40e6 + 4 * 40e6 / 2, "they waited for four steps of another, and one may be hit"
             assert sample.wall_ns == pytest.approx(sum(sample.step_ns), rel=0.02)
     first, second = (one.turns[0] for one in record.arms[:2])
     assert max(first.begun_ns, second.begun_ns) < min(first.ended_ns, second.ended_ns)

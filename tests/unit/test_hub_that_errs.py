@@ -115,7 +115,7 @@ def test_a_token_opens_a_gated_repository_and_is_never_said(online: Hub, say: Sa
 SILENT: dict[str, Err] = {
     "fails": _set("failing", {"api"}),
     "is a page of a proxy": _set("html", {"api"}),
-    "hangs": _set("hang_s", 1.5),
+    "hangs": _set("hang_s", 60),
 }
 
 
@@ -126,7 +126,7 @@ def test_a_plan_goes_on_where_the_hub(case: str, online: Hub, monkeypatch: Any) 
     begun = time.monotonic()
     (planned,) = plan_of().cells.values()
     assert planned.cell.checkpoint.content is None
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30, "half as long as it hangs"
     assert not list(Path(".claimbench/cards").glob("*.tmp"))
 
 
