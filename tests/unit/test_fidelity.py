@@ -91,3 +91,16 @@ def test_the_distance_is_that_of_the_distributions(monkeypatch: pytest.MonkeyPat
     assert found["kl_mean_nats"] == pytest.approx(float(expected) / 2, rel=1e-5)
     assert (found["positions"], found["top1_agreement"]) == (2, 0.5)
     assert reference.closed
+
+
+def test_for_a_system_that_gives_no_probabilities_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server, or a system in an environment of its own, which may lack what the reference needs."""
+    said = said_with(monkeypatch, Model(None), AssertionError("the reference was loaded"))
+    assert said == [{"event": "phase", "name": "fidelity"}, {"event": "fidelity", "fidelity": None}]
+
+
+def test_a_reference_that_gives_no_probabilities_leaves_it_at_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = Model(None)
+    said = said_with(monkeypatch, Model(log_probs([0.5, 0.5])), reference)
+    assert [one["event"] for one in said] == ["phase", "fidelity"]
+    assert reference.closed

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import psutil
 
@@ -36,6 +36,9 @@ from claimbench.system.gpu_watch import GpuWatch
 from claimbench.system.machine import CpuTicks
 from claimbench.system.processes import die_with_parent
 from claimbench.system.unread import Readings
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Generates(Protocol):
@@ -154,11 +157,21 @@ def prove(request: BlockRequest, session: Session, tokens: list[int], say: Say) 
 
 
 def _compare(session: Session, reference: Cell, checkpoint: Path, tokens: list[int], say: Say) -> None:
+    """Both models forced along `tokens`: how far apart are their distributions, and do they rank the same token first?
+
+    Nothing is loaded for a system that gives no probabilities: its tokens alone are compared.
+    """
     say("phase", name="fidelity")
-    fidelity = _fidelity(session, reference, checkpoint, tokens)
-    say("fidelity", fidelity=fidelity.model_dump(mode="json") if fidelity else None)
-    if fidelity is None:
+    try:
+        ours = session.log_probs(tokens)  # [len(tokens), vocabulary]
+        fidelity = None if ours is None else _distance(ours, reference, checkpoint, tokens)
+    except (OutOfMemory, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say("fidelity", fidelity=None)
         say("flag", flag="not compared with the reference model: it does not fit beside this one")
+        return
+    say("fidelity", fidelity=fidelity.model_dump(mode="json") if fidelity else None)
 
 
 def _generate(cell: Cell, session: Generates) -> tuple[Sample, list[list[int]]]:
@@ -263,27 +276,14 @@ def _family() -> list[int]:
     return [own.pid, *(child.pid for child in own.children(recursive=True))]
 
 
-def _fidelity(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
-    """Both models forced along `tokens`: how far apart are their distributions, and do they rank the same token first?
-
-    None where the two do not fit in memory together, or one of them gives no probabilities.
-    """
-    try:
-        return _distance(session, reference, checkpoint, tokens)
-    except (OutOfMemory, MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            return None
-        raise
-
-
-def _distance(session: Session, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
-    ours = session.log_probs(tokens)  # [len(tokens), vocabulary]
+def _distance(ours: torch.Tensor, reference: Cell, checkpoint: Path, tokens: list[int]) -> Fidelity | None:
+    """Of `ours`, log-probabilities of shape [len(tokens), vocabulary], from the reference's; None: it gives none."""
     other = backends.find(reference.backend).load(reference, checkpoint, None)
     try:
         theirs = other.log_probs(tokens)
     finally:
         other.close()
-    if ours is None or theirs is None:
+    if theirs is None:
         return None
     if not (bool(ours.isfinite().all()) and bool(theirs.isfinite().all())):
         raise WrongOutput("log-probabilities hold NaN or infinity")
