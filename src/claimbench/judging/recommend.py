@@ -99,9 +99,8 @@ class _Adviser:
 
     def left_out(self, question: _Question, ratio: IntervalAt | None) -> LeftOut:
         found = ratio(ALPHA) if ratio else None
-        known = found if found and found.ends else Interval(0.0)
-        reason = self.doubt(question) or (None if known.ends else TOO_FEW)
-        low, high = known.ends or (None, None)
+        low, high = (found.ends if found else None) or (None, None)
+        reason = self.doubt(question) or (TOO_FEW if low is None else None)
         return LeftOut(
             objective=question.objective,
             metric=question.metric,
@@ -109,7 +108,7 @@ class _Adviser:
             reference=question.to,
             shown_in=tuple(self.places[question.cell]),
             reason=reason,
-            gain=known.estimate if known.ends else None,
+            gain=found.estimate if found and low is not None else None,
             low=low,
             high=high,
         )
