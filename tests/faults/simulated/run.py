@@ -35,6 +35,7 @@ from claimbench.__main__ import main
 from claimbench.analysis import table_file
 from claimbench.deciding import decide
 from claimbench.judging import judge
+from claimbench.judging.recommend import Advice
 from claimbench.measuring import measure, rounds
 from claimbench.planning import target_machine
 from claimbench.planning.paths import ceilings_path
@@ -318,7 +319,7 @@ def standing_in(world: World, plan: Plan) -> Iterator[None]:
         put(result_file, "write_new", noted(result_file.write_new))
         put(round_file, "write_new", noted(round_file.write_new))
         put(judge, "summarise", lambda *_: {})
-        put(judge, "recommendations", lambda *_: [])
+        put(judge, "advise", lambda *_: Advice((), ()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         stack.enter_context(mock.patch.dict(os.environ, {turns.VARIABLE: str(world.root / "locks")}))
         yield
