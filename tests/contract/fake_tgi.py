@@ -1,7 +1,7 @@
 """A program that is started like text-generation-launcher and speaks its API; what it says is held to the description.
 
-Set by the environment: FAKE_TGI_FAILS (an error type, `event`, `eos` or `model`) and FAKE_TGI_LOG (a file
-that receives each request's body and the flags).
+Set by the environment: FAKE_TGI_FAILS (an error type, `event`, `eos` or `model`), FAKE_TGI_LOG (a file that receives
+each request's body and the flags) and FAKE_TGI_RELEASE (an older one, with its flags and answers).
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from tests.contract import tgi_api
 
 FAILS = os.environ.get("FAKE_TGI_FAILS", "")
 COUNTED = {"requests": 0}
+RELEASE = os.environ.get("FAKE_TGI_RELEASE", "3.3.7")
+KNOWN = tgi_api.RELEASES[RELEASE]
+
+
+def told(value: dict[str, Any]) -> str:
+    """`value`, which follows the last release's description, as this release has it."""
+    return json.dumps(value if RELEASE == "3.3.7" else tgi_api.without_later_fields(value))
 
 
 def flags_of(arguments: list[str]) -> dict[str, str]:
@@ -26,7 +33,10 @@ def flags_of(arguments: list[str]) -> dict[str, str]:
     for word in arguments:
         if word.startswith("--"):
             name = word
-            if name not in tgi_api.FLAGS:
+            if name == "--help":
+                lines = [f"      {flag} <VALUE>\n          What {flag} sets [env: X=]" for flag in sorted(KNOWN)]
+                sys.exit(print("Usage: text-generation-launcher [OPTIONS]\n", *lines, sep="\n"))
+            if name not in KNOWN:
                 sys.exit(f"error: unexpected argument '{name}' found")
             flags[name] = ""
         else:
@@ -45,12 +55,12 @@ def info() -> dict[str, Any]:
         "max_concurrent_requests": 128,
         "max_best_of": 2,
         "max_stop_sequences": 4,
-        "max_input_tokens": int(FLAGS["--max-input-tokens"]),
+        "max_input_tokens": int(FLAGS.get("--max-input-tokens") or FLAGS["--max-input-length"]),
         "max_total_tokens": int(FLAGS["--max-total-tokens"]),
         "validation_workers": 2,
         "max_client_batch_size": 4,
         "router": "text-generation-router",
-        "version": "3.3.7",
+        "version": RELEASE,
         "sha": None,
         "docker_label": None,
     }
@@ -75,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self._send(200, "text/plain", b"")
         elif self.path == "/info":
-            self._send(200, "application/json", json.dumps(info()).encode())
+            self._send(200, "application/json", told(info()).encode())
         else:
             page = f'tgi_request_count {COUNTED["requests"]}\ntgi_batch_inference_duration_count{{method="decode"}} 3\n'
             self._send(200, "text/plain", page.encode())
@@ -104,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
             if FAILS == "event" and number == count // 2:
                 self.wfile.write(f"data:{json.dumps(error('generation'))}\n\n".encode())
                 break
-            self.wfile.write(f"data:{json.dumps(event(body, number, count))}\n\n".encode())
+            self.wfile.write(f"data:{told(event(body, number, count))}\n\n".encode())
             self.wfile.flush()
         self.close_connection = True
 

@@ -21,9 +21,9 @@ from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.rounds import measure_round
 from claimbench.measuring.supervisor import supervise
+from claimbench.planning.result_key import key_of
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.outcome import Outcome
-from claimbench.schema.result import Key
 
 pytestmark = pytest.mark.model
 TEMPLATE = "{% for message in messages %}<{{ message.role }}> {{ message.content }} {% endfor %}<assistant>"
@@ -77,7 +77,7 @@ def test_a_chat_model_is_measured_on_the_message_though_there_is_a_text(tiny: Pa
 
 def test_a_result_has_the_numbers_of_a_model_that_no_plan_knew(tiny: Path, tmp_path: Path) -> None:
     shard(Checkpoint(name="tiny", source=f"file://{tiny}"), tmp_path / "fetched", tmp_path / "made")
-    key, found = Key(code="c", libraries={}, machine="m"), {}
+    key, found = key_of(make_cell(new_tokens=2), "m"), {}
     for name, source in {"known": "file://tiny", "inside": "pypi://package==1.0/tiny.gguf"}.items():
         declared = "tiny-llama" if name == "known" else None
         checkpoint = Checkpoint(name="tiny", source=source, architecture=declared)

@@ -75,6 +75,45 @@ def test_what_was_asked_for_is_what_the_launcher_is_told(launcher, tiny):
         session.close()
 
 
+RELEASES = {
+    ("3.3.7", True): ({"--max-input-tokens": "1000"}, "on"),
+    ("3.3.7", False): ({"--max-input-tokens": "1000", "--cuda-graphs": "0"}, "off"),
+    ("1.4.3", True): ({"--max-input-length": "1000", "--enable-cuda-graphs": ""}, "on"),
+    ("1.4.3", False): ({"--max-input-length": "1000"}, "off"),
+    ("1.3.3", True): ({"--max-input-length": "1000"}, "off: this release has none"),
+    ("1.3.3", False): ({"--max-input-length": "1000"}, "off: this release has none"),
+}
+
+
+@pytest.mark.parametrize(("release", "graphs"), RELEASES)
+def test_older_releases_are_told_by_the_flags_that_their_help_names(launcher, tiny, monkeypatch, release, graphs):
+    monkeypatch.setenv("FAKE_TGI_RELEASE", release)
+    expected, said = RELEASES[release, graphs]
+    session = backend.load(cell_of(cuda_graphs=graphs), tiny, None)
+    try:
+        assert rows(session) == [5, 6, 7, 8]
+        flags = json.loads(launcher.read_text(encoding="utf-8"))["flags"]
+        assert {name: value for name, value in flags.items() if "input" in name or "graphs" in name} == expected
+        assert ("--prometheus-port" in flags) == (release == "3.3.7")
+        server = session.prove()["server"]
+        assert (server["version"], server["cuda_graphs"]) == (release, said)
+        assert server["info"]["max_input_tokens"] == 1000
+        other = {"max_input_tokens": 999, "url": session.service.address}
+        backend.load(cell_of(**other), tiny, None).close()  # somebody else's limits are not held to ours
+    finally:
+        session.close()
+
+
+def test_a_launcher_that_does_not_answer_is_left_after_its_time(nothing_installed, tiny, monkeypatch):
+    docker = nothing_installed / "docker"
+    docker.write_text(f"#!/bin/sh\necho $1 >> {nothing_installed}/said\n[ $1 = rm ] || exec /bin/sleep 60\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv(tgi.IMAGE_VARIABLE, IMAGE)
+    with pytest.raises(Refusal, match="--help` did not answer within 1 s"):
+        backend.load(cell_of(healthy_s=1), tiny, None)
+    assert (nothing_installed / "said").read_text(encoding="utf-8").split() == ["run", "rm"]
+
+
 @pytest.mark.parametrize(
     ("fails", "outcome", "reason"),
     [
@@ -132,7 +171,7 @@ IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.7@sha256:" + "0" * 64
 @pytest.mark.parametrize("engine", ["docker", "podman", "apptainer"])
 def test_a_container_is_pinned_listens_on_the_loopback_address_and_reads_the_checkpoint_alone(engine, tiny):
     asked = tgi.Asked(("--num-shard", "2"), {"PREFIX_CACHING": "0"})
-    launch = tgi.launch(engine, IMAGE, tiny, asked, 12345, cuda=True, healthy_s=30)
+    launch = tgi.launch(tgi.Launcher(engine), IMAGE, tiny, asked, 12345, cuda=True, healthy_s=30)
     assert launch.healthy_s == 30
     words = " ".join(launch.command)
     assert IMAGE in words

@@ -1,6 +1,7 @@
 """The shapes of text-generation-inference's API, as the description of its last release (3.3.7) has them.
 
-Written from docs/openapi.json of huggingface/text-generation-inference: the parts that a measurement meets.
+Written from docs/openapi.json of huggingface/text-generation-inference: the parts that a measurement meets. What 1.3.3,
+document A's release, has otherwise stands beside it.
 """
 
 from __future__ import annotations
@@ -124,3 +125,22 @@ FLAGS = frozenset(
     }
 )
 """Of the launcher: those that set what a measurement is about, and where it listens."""
+
+LATER = frozenset({"--kv-cache-dtype", "--max-input-tokens", "--cuda-graphs", "--prometheus-port"})
+"""Flags that releases before 2.0 lack."""
+RELEASES: dict[str, frozenset[str]] = {
+    "3.3.7": FLAGS,
+    "1.4.3": (FLAGS - LATER) | {"--max-input-length", "--enable-cuda-graphs"},
+    "1.3.3": (FLAGS - LATER) | {"--max-input-length"},
+}
+
+
+def without_later_fields(value: dict[str, Any]) -> dict[str, Any]:
+    """An answer of 1.3.3: fields that came later are left out, and one has its former name."""
+    later = {"index", "input_length", "max_client_batch_size", "router"}
+    renamed = {"max_input_tokens": "max_input_length"}
+    return {
+        renamed.get(name, name): without_later_fields(each) if isinstance(each, dict) else each
+        for name, each in value.items()
+        if name not in later
+    }

@@ -239,8 +239,8 @@ def test_the_backend_of_contributing_keeps_the_contract_and_is_measured(tmp_path
     assert "2 passed" in run_contract(tmp_path, "congruence")
     program = (
         "import sys; from pathlib import Path; from claimbench.schema.cell import Cell\n"
-        "from claimbench.measuring.measure import measure; from claimbench.schema.result import Key\n"
-        "key = Key(code='c', libraries={}, machine='m')\n"
+        "from claimbench.measuring.measure import measure; from claimbench.planning.result_key import key_of\n"
+        "key = key_of(Cell.model_validate_json(sys.argv[1]), 'm')\n"
         "measure(Cell.model_validate_json(sys.argv[1]), 0, key, Path(sys.argv[2]), checkpoint=None)\n"
     )
     cell = example_cell("congruence", "cpu", "float32", "tiny-llama", batch=2)

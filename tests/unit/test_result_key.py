@@ -109,11 +109,9 @@ def test_c_sources_are_part_of_what_is_executed(tmp_path: Path, monkeypatch: pyt
     hashes = set()
     for text in ("int one;", "int two;"):
         (folder / "step.c").write_text(text, encoding="utf-8")
-        for cached in (code_hash._file_of, code_hash._read, code_hash.import_closure, code_hash.code_hash):
-            cached.cache_clear()
+        code_hash.forget()
         hashes.add(code_hash.code_hash("claimbench.engine.native"))
-    for cached in (code_hash._file_of, code_hash._read, code_hash.import_closure, code_hash.code_hash):
-        cached.cache_clear()
+    code_hash.forget()
     assert len(hashes) == 2
 
 

@@ -19,7 +19,7 @@ from claimbench.schema.plan import Plan
 from claimbench.schema.study import Study
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = {"inference_speed": ("A", 16), "bigcode": ("B", 33), "bloom": ("C", 19), "llm_optims": ("D", 22)}
+DOCUMENTS = {"inference_speed": ("A", 16), "bigcode": ("B", 33), "bloom": ("C", 19), "llm_optims": ("D", 23)}
 PUBLIC = tuple(sorted(path.stem for path in (ROOT / "studies/public").glob("*.yaml")))
 WITHOUT_PUBLIC = ("quickstart", "serving", *DOCUMENTS)
 NAMES = (*WITHOUT_PUBLIC, *PUBLIC)
@@ -31,7 +31,7 @@ KINDS = {
     "C": "computed ratio ratio ratio ratio shape shape absolute ratio size+ratio ratio computed absolute "
     "computed ratio absolute ratio ratio ratio+size",
     "D": "ratio ratio shape ratio+identity ratio ratio+identity ratio shape ratio+identity size ratio computed ratio "
-    "shape ratio ratio shape size ratio shape shape ratio",
+    "shape ratio ratio shape size ratio shape shape ratio ratio",
 }
 
 TOKENS_PER_SECOND = {  # document A

@@ -18,14 +18,13 @@ from typing import Literal
 from pydantic import Field
 
 from claimbench.cost_model import cost
-from claimbench.errors import Unavailable
 from claimbench.proof import Findings
 from claimbench.schema.cell import Cell
 from claimbench.serving import tgi
 from claimbench.serving.client import Limits, get_json, get_text
 from claimbench.serving.connect import Connection, start_or_connect
 from claimbench.serving.process import Launch
-from claimbench.serving.session import ServerOptions, ServerSession, Service
+from claimbench.serving.session import ServerOptions, ServerSession, Service, url_of
 from claimbench.serving.tokens import Tokenizer, prompt_rows
 from claimbench.system import machine
 
@@ -81,21 +80,22 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
 
     Raises:
         Unavailable: nothing can start it, or the prompt cannot be given as text.
-        ServerFailed: the server does not start or does not answer.
+        ServerFailed: the launcher or the server does not start or does not answer.
         WrongOutput: it serves another model, or was started with other limits.
     """
     options = Options.model_validate(cell.options)
     rows, tokenizer = prompt_rows(cell, checkpoint), Tokenizer(checkpoint)
     prompts = [tokenizer.text_of(row) for row in rows]
+    starts = None if url_of(options, ADDRESS_VARIABLE) else tgi.launcher(options.image, options.healthy_s)
     with start_or_connect(
-        options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port)
+        options, ADDRESS_VARIABLE, lambda port: _launch(cell, options, checkpoint, port, starts)
     ) as connection:
         service = Service(
             address=connection.address,
             dialect=tgi.Generate(options.details),
             prompts=list(prompts),
             rows=rows,
-            about=_about(cell, options, checkpoint, connection),
+            about=_about(cell, options, checkpoint, connection, starts),
             metrics=lambda: tgi.counters(get_text(connection.address, "/metrics")),
             server=connection.server,
             limits=Limits(stall_s=options.stall_s),
@@ -104,7 +104,9 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> ServerSession:
         return ServerSession(cell, service, checkpoint)
 
 
-def _about(cell: Cell, options: Options, checkpoint: Path, connection: Connection) -> Findings:
+def _about(
+    cell: Cell, options: Options, checkpoint: Path, connection: Connection, starts: tgi.Launcher | None
+) -> Findings:
     names = (
         (str(checkpoint.resolve()), tgi.INSIDE) if connection.server else (_hub_name(cell), str(checkpoint.resolve()))
     )
@@ -121,6 +123,7 @@ def _about(cell: Cell, options: Options, checkpoint: Path, connection: Connectio
         "info": info,
         "custom_kernels": "off" if options.disable_custom_kernels else "on",
         "custom_kernels_switch": f"{'read' if matters else 'not read'} by its code for {family}",
+        "cuda_graphs": starts.graphs(options.cuda_graphs)[1] if starts else "unknown: it was started by somebody else",
         "prefix_cache": "off" if connection.server else "unknown: it was started by somebody else",
     }
 
@@ -130,16 +133,14 @@ def _hub_name(cell: Cell) -> str:
     return cell.checkpoint.source.removeprefix("hf://").partition("@")[0]
 
 
-def _launch(cell: Cell, options: Options, checkpoint: Path, port: int) -> Launch:
-    engine, reason = tgi.engine_here(), tgi.missing(options.image)
-    if engine is None or reason:
-        raise Unavailable(str(reason))
+def _launch(cell: Cell, options: Options, checkpoint: Path, port: int, starts: tgi.Launcher | None) -> Launch:
+    assert starts is not None, "there is no address"
     flags = ["--num-shard", str(options.num_shard)]
     flags += ["--quantize", options.quantize] if options.quantize else ["--dtype", cell.dtype]
-    flags += [] if options.cuda_graphs else ["--cuda-graphs", "0"]
+    flags += starts.graphs(options.cuda_graphs)[0]
     flags += ["--disable-custom-kernels"] if options.disable_custom_kernels else []
     for name in ("max_input_tokens", "max_batch_prefill_tokens", "max_total_tokens", "max_batch_total_tokens"):
         flags += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     asked = tgi.Asked(tuple(flags), {"PREFIX_CACHING": "0", "HF_HUB_OFFLINE": "1"})
     cuda = cell.device == "cuda"
-    return tgi.launch(engine, options.image, checkpoint, asked, port, cuda, healthy_s=options.healthy_s)
+    return tgi.launch(starts, options.image, checkpoint, asked, port, cuda, healthy_s=options.healthy_s)

@@ -22,6 +22,7 @@ from claimbench.measuring.device_lock import Beside, device_lock
 from claimbench.measuring.messages import BlockFacts
 from claimbench.measuring.supervisor import supervise
 from claimbench.planning.availability import missing_requirement
+from claimbench.planning.result_key import expect_unchanged
 from claimbench.schema import durable, result
 from claimbench.schema.cell import Cell
 from claimbench.schema.outcome import OUT_OF_MEMORY, Outcome
@@ -51,10 +52,14 @@ def measure(
     `checkpoint` and `draft` are folders with a manifest; `reference` is compared with in block 0, and is loaded from
     `reference_checkpoint` where its layout is another (that of several ranks); `smaller` is the result of the same cell
     at a smaller batch, which decides whether this one can fit.
+
+    Raises:
+        ResultError: what the cell runs was changed after `key` was made.
     """
     kept = _already_there(output, cell, block, key)
     if kept:
         return kept
+    expect_unchanged([(cell, key)])
     started = datetime.now(UTC)
     clock = time.monotonic()
     facts: BlockFacts = {"machine": machine.identify()}
@@ -74,6 +79,7 @@ def measure(
             reference_checkpoint=reference_checkpoint,
         )
         facts |= _facts(request, python, beside) if refusal is None else refusal
+        expect_unchanged([(cell, key)])
         failed = failures(output)
         if failed:
             times = "once" if len(failed) == 1 else f"{len(failed)} times"

@@ -20,6 +20,7 @@ from claimbench.errors import ClaimbenchError
 from claimbench.measuring.device_lock import device_lock
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.supervisor import GRACE_S, environment_of
+from claimbench.planning.result_key import expect_unchanged
 from claimbench.schema import round as round_file
 from claimbench.schema.cell import Cell
 from claimbench.schema.round import Round
@@ -62,9 +63,12 @@ class RoundServer:
 
         Raises:
             FileExistsError: a round is there already, and stays.
+            ResultError: what a cell runs was changed after its key was made.
             ClaimbenchError: the process ended without a round, or gave none in the time that its arms have together.
         """
         cells = [arm.block.cell for arm in request.arms]
+        keys = [arm.key for arm in request.arms]
+        expect_unchanged(zip(cells, keys, strict=True))
         asked = time.monotonic()
         devices = max(cell.devices for cell in cells)
         with device_lock(cells[0].device, devices, side_by_side=self.side_by_side) as beside:
@@ -75,6 +79,7 @@ class RoundServer:
                 self._end()
                 raise
             met = beside()
+        expect_unchanged(zip(cells, keys, strict=True))
         record = Round.model_validate_json(said)
         record = record.model_copy(update={"conditions": record.conditions | met})
         round_file.write_new(output, record)

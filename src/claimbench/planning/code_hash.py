@@ -42,7 +42,7 @@ def _is_type_checking(node: ast.AST) -> bool:
 
 
 def _imports(tree: ast.Module) -> set[str]:
-    """Modules of this package that `tree` imports, at any depth; what only type checkers read is left out."""
+    """What `tree` imports of this package at any depth, modules or names in them, but not for type checkers alone."""
     found: set[str] = set()
     pending: list[ast.AST] = [tree]
     while pending:
@@ -55,14 +55,20 @@ def _imports(tree: ast.Module) -> set[str]:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         pending += ast.iter_child_nodes(node)
-    return {name for name in found if name.startswith("claimbench.") and _file_of(name)}
+    return {name for name in found if name.startswith("claimbench.")}
 
 
-@cache
 def _read(module: str) -> tuple[str, frozenset[str]]:
     """The hash of a module's code, comments and docstrings left out, and what it imports of this package."""
     file = _file_of(module)
     assert file is not None, module
+    found = file.stat()
+    return _parsed(file, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@cache
+def _parsed(file: Path, stamp: tuple[int, ...]) -> tuple[str, frozenset[str]]:
+    """A file as it is while `stamp` holds."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     imports = frozenset(_imports(tree))
     return hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest(), imports
@@ -77,7 +83,7 @@ def import_closure(*roots: str) -> tuple[str, ...]:
         module = pending.pop()
         if module not in reached:
             reached.add(module)
-            pending += _read(module)[1]
+            pending += filter(_file_of, _read(module)[1])
     return tuple(sorted(reached))
 
 
@@ -87,6 +93,12 @@ def code_hash(*roots: str) -> str:
     lines = [f"{module} {_read(module)[0]}" for module in closure]
     lines += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in _sources_in_c(closure)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def forget() -> None:
+    """Have the next hash read files that were edited since the last one, and versions that were installed since."""
+    for known in (_file_of, import_closure, code_hash, version_of):
+        known.cache_clear()
 
 
 def _sources_in_c(modules: tuple[str, ...]) -> list[Path]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from claimbench import backends, optimizations
+from claimbench.errors import ResultError
 from claimbench.planning.availability import missing_requirement
-from claimbench.planning.code_hash import code_hash, version_of
+from claimbench.planning.code_hash import code_hash, forget, version_of
 from claimbench.planning.paths import locks_folder
 from claimbench.planning.target_machine import VARIABLE as MACHINE
 from claimbench.schema.cell import Cell
@@ -74,18 +76,51 @@ def key_of(cell: Cell, machine_key: str, series: int = 0) -> Key:
     Versions of libraries are those installed here where the backend runs in this environment. Elsewhere the files that
     its environment is made from stand for them, since it may not be built yet.
     """
+    code, libraries = executed(cell)
+    return Key(
+        code=code,
+        libraries=libraries,
+        outside=_outside(cell.backend),
+        lacking=_lacking(cell),
+        machine=machine_key,
+        series=series,
+    )
+
+
+def executed(cell: Cell) -> tuple[str, dict[str, str | None]]:
+    """What a cell runs: the hash of its code, and versions of its libraries or the files of its environment."""
     used = sorted(use.name for use in cell.optimizations)
     roots = (f"claimbench.backends.{cell.backend}", *map(optimizations.module_of, used))
     wanted = set(backends.find(cell.backend).LIBRARIES)
     for name in used:
         wanted |= set(optimizations.find(name).LIBRARIES)
     family = backends.find(cell.backend).ENVIRONMENT
-    own = family == "core"
-    return Key(
-        code=code_hash(*EXECUTED, *roots),
-        libraries={name: version_of(name) for name in sorted(wanted)} if own else locked(family),
-        outside=_outside(cell.backend),
-        lacking=_lacking(cell),
-        machine=machine_key,
-        series=series,
-    )
+    libraries = {name: version_of(name) for name in sorted(wanted)} if family == "core" else locked(family)
+    return code_hash(*EXECUTED, *roots), libraries
+
+
+def expect_unchanged(cells: Iterable[tuple[Cell, Key]]) -> None:
+    """Raises ResultError where what a cell runs is not what its key names any more: it was changed since the plan.
+
+    Asked before something is measured and again before it is sealed: an editor, `git pull` or `pip install` may have
+    come between. Programs outside of Python are not asked for their versions again.
+    """
+    forget()
+    known: dict[tuple[str, ...], tuple[str, dict[str, str | None]]] = {}
+    for cell, key in cells:
+        what = (cell.backend, *sorted(use.name for use in cell.optimizations))
+        if what not in known:
+            known[what] = executed(cell)
+        code, libraries = known[what]
+        changed = [
+            f"{name} is {libraries.get(name) or 'not there'} and was {key.libraries.get(name) or 'not there'}"
+            for name in sorted({*libraries, *key.libraries})
+            if libraries.get(name) != key.libraries.get(name)
+        ]
+        if code != key.code:
+            changed.insert(0, "code of Claimbench was edited")
+        if changed:
+            raise ResultError(
+                f"{', '.join(changed)} since the plan was made, so nothing is measured or written under its key. "
+                "Run again: what is changed is planned and measured anew, all else stays"
+            )

@@ -1,19 +1,23 @@
 """How text-generation-inference speaks and is started: its native API, its launcher, its container.
 
 The API is that of its last release, 3.3.7: `/generate_stream` sends one event a token, and with `details` a last one
-that counts; `/info` says what it serves. The launcher's flags are the same inside and outside of a container.
+that counts; `/info` says what it serves. The launcher's flags are the same inside and outside of a container. Older
+releases call some of them otherwise or lack them, document A's 1.3.3 among them: the launcher's own help is asked.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from claimbench.errors import WrongOutput
+from claimbench.errors import ServerFailed, Unavailable, WrongOutput
 from claimbench.proof import Findings
 from claimbench.serving.client import (
     CompletionRequest,
@@ -34,6 +38,8 @@ LAUNCHER = "text-generation-launcher"
 CONTAINERS: tuple[Engine, ...] = ("docker", "podman", "apptainer")
 IMAGE_VARIABLE = "CLAIMBENCH_TGI_IMAGE"
 INSIDE = "/model"
+FORMERLY = {"--max-input-tokens": "--max-input-length"}
+"""Flags and fields that were renamed, in release 2.0.1."""
 COUNTERS = ("tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_next_size")
 
 
@@ -80,6 +86,36 @@ class Generate:
 
 
 @dataclass(frozen=True)
+class Launcher:
+    """What starts it here, and the flags that its help names: none where that could not be read.
+
+    Then it is started with the last release's, and what it says to them is the reason of its failure.
+    """
+
+    engine: Engine
+    flags: frozenset[str] = frozenset()
+
+    def knows(self, flag: str) -> bool:
+        return not self.flags or flag in self.flags
+
+    def spoken(self, flags: Iterable[str]) -> list[str]:
+        """`flags` by the names that this release has for them."""
+        return [FORMERLY[flag] if flag in FORMERLY and not self.knows(flag) else flag for flag in flags]
+
+    def graphs(self, wanted: bool) -> tuple[list[str], str]:
+        """The flags that switch CUDA graphs on or off, and how they are then.
+
+        The last release has them unless it is told otherwise; those from 1.4.1 to 1.4.5 have them on demand, and
+        earlier ones not at all.
+        """
+        if self.knows("--cuda-graphs"):
+            return ([], "on") if wanted else (["--cuda-graphs", "0"], "off")
+        if self.knows("--enable-cuda-graphs"):
+            return (["--enable-cuda-graphs"], "on") if wanted else ([], "off")
+        return [], "off: this release has none"
+
+
+@dataclass(frozen=True)
 class Asked:
     """What the launcher is asked for, as its flags."""
 
@@ -106,20 +142,52 @@ def missing(image: str | None) -> str | None:
     return None if "@sha256:" in named else f"the image {named} is not pinned: expected name@sha256:digest"
 
 
+def launcher(image: str | None, limit_s: float) -> Launcher:
+    """What starts it here, with the flags that it knows.
+
+    Raises:
+        Unavailable: nothing here can start it.
+        ServerFailed: it does not answer within `limit_s`, in which an image may have to be fetched.
+    """
+    engine, reason = engine_here(), missing(image)
+    if engine is None or reason:
+        raise Unavailable(str(reason))
+    name = f"claimbench-tgi-help-{os.getpid()}"
+    run = {
+        "launcher": [LAUNCHER],
+        "apptainer": ["apptainer", "run", f"docker://{_named(image)}"],
+    }.get(engine) or [engine, "run", "--rm", "--name", name, _named(image)]
+    try:
+        said = subprocess.run(
+            [*run, "--help"], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        if engine in ("docker", "podman"):
+            subprocess.run([engine, "rm", "--force", name], capture_output=True, check=False)
+        raise ServerFailed(f"`{' '.join(run)} --help` did not answer within {limit_s:g} s") from None
+    text = said.stdout.decode("utf-8", errors="replace") if said.returncode == 0 else ""
+    return Launcher(engine, frozenset(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)))
+
+
+def _named(image: str | None) -> str:
+    return image or os.environ.get(IMAGE_VARIABLE, "")
+
+
 def launch(
-    engine: Engine, image: str | None, checkpoint: Path, asked: Asked, port: int, cuda: bool, healthy_s: float
+    starts: Launcher, image: str | None, checkpoint: Path, asked: Asked, port: int, cuda: bool, healthy_s: float
 ) -> Launch:
     """The command that serves `checkpoint` at `port`."""
-    flags = list(asked.flags)
+    engine, flags = starts.engine, starts.spoken(asked.flags)
     if engine == "launcher":
         sockets = Path(tempfile.mkdtemp(prefix="claimbench-tgi-")) / "server"
-        own = ["--hostname", LOOPBACK, "--port", str(port), "--prometheus-port", str(free_port())]
+        own = ["--hostname", LOOPBACK, "--port", str(port)]
+        own += ["--prometheus-port", str(free_port())] if starts.knows("--prometheus-port") else []
         own += ["--master-port", str(free_port()), "--shard-uds-path", str(sockets)]
         command = [LAUNCHER, "--model-id", str(checkpoint.resolve()), *own, *flags]
         return Launch(
             tuple(command), port, asked.environment, after=("rm", "-rf", str(sockets.parent)), healthy_s=healthy_s
         )
-    image = image or os.environ[IMAGE_VARIABLE]
+    image = _named(image)
     mount = f"{checkpoint.resolve()}:{INSIDE}:ro"
     if engine == "apptainer":
         command = ["apptainer", "run", *(["--nv"] if cuda else []), "--bind", mount]
@@ -144,6 +212,8 @@ def check_info(info: JsonObject, models: tuple[str, ...], limits: dict[str, int]
     """
     if info.get("model_id") not in models:
         raise WrongOutput(f"asked for the model {' or '.join(models)}, the server has {info.get('model_id')}")
+    formerly = {new[2:].replace("-", "_"): old[2:].replace("-", "_") for new, old in FORMERLY.items()}
+    info = {name: info[formerly[name]] for name in formerly if formerly[name] in info} | info
     other = {name: info.get(name) for name, asked in limits.items() if info.get(name) != asked}
     if other:
         differences = ", ".join(f"{name} {value} instead of {limits[name]}" for name, value in other.items())
