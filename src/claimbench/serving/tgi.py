@@ -39,7 +39,7 @@ CONTAINERS: tuple[Engine, ...] = ("docker", "podman", "apptainer")
 IMAGE_VARIABLE = "CLAIMBENCH_TGI_IMAGE"
 INSIDE = "/model"
 FORMERLY = {"--max-input-tokens": "--max-input-length"}
-"""Flags and fields that were renamed, in release 2.0.1."""
+"""Flags and fields of `/info` that were renamed, in April 2024."""
 COUNTERS = ("tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_batch_next_size")
 
 
@@ -105,8 +105,7 @@ class Launcher:
     def graphs(self, wanted: bool) -> tuple[list[str], str]:
         """The flags that switch CUDA graphs on or off, and how they are then.
 
-        The last release has them unless it is told otherwise; those from 1.4.1 to 1.4.5 have them on demand, and
-        earlier ones not at all.
+        The last release has them unless it is told otherwise, late ones of 1.4 on demand, and earlier ones not at all.
         """
         if self.knows("--cuda-graphs"):
             return ([], "on") if wanted else (["--cuda-graphs", "0"], "off")
