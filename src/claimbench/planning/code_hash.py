@@ -61,7 +61,8 @@ def _imports(tree: ast.Module) -> set[str]:
 def _read(module: str) -> tuple[str, frozenset[str]]:
     """The hash of a module's code, comments and docstrings left out, and what it imports of this package."""
     file = _file_of(module)
-    assert file is not None, module
+    if file is None:
+        raise FileNotFoundError(module)
     found = file.stat()
     return _parsed(file, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
 
@@ -89,6 +90,12 @@ def import_closure(*roots: str) -> tuple[str, ...]:
 
 @cache
 def code_hash(*roots: str) -> str:
+    """Of every module that `roots` reach, and of the C beside them.
+
+    Raises:
+        OSError: a file is gone.
+        SyntaxError, ValueError: a file is no Python, or no text.
+    """
     closure = import_closure(*roots)
     lines = [f"{module} {_read(module)[0]}" for module in closure]
     lines += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in _sources_in_c(closure)]
