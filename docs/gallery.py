@@ -19,7 +19,7 @@ def verdicts_of(report: str) -> str:
     Raises:
         ValueError: the text has no such line.
     """
-    found = re.search(r"\*\*(\d+ supported, [^*]*)\.\*\*$", report, flags=re.MULTILINE)
+    found = re.search(r"\*\*(\d+ supported, [^*]*)\.\*\*", report)
     if found is None:
         raise ValueError("expected a line with the number of each verdict at the top of the report, found none")
     return ", ".join(part for part in found[1].split(", ") if not part.startswith("0 "))
