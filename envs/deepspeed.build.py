@@ -2,7 +2,8 @@
 
 DeepSpeed would compile them in the first process that needs them, inside its timeout; a process that is killed there
 leaves a lock on which every later one waits for ever. So they are compiled here, and `ops.json` beside `pyvenv.cfg`
-says which ones there are, and what is missing for the others. It is read by backends/deepspeed_inference.py.
+says which ones there are, and what is missing for the others. It is read by hf/deepspeed.py. Both of DeepSpeed's
+environments are built by this file, which has a name for each.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ from shutil import which
 from typing import Any
 
 WANTED = {
-    "cpu": ("AsyncIOBuilder", "PinMemoryBuilder", "ShareMemCommBuilder"),
-    "cuda": ("AsyncIOBuilder", "PinMemoryBuilder", "InferenceBuilder"),
+    "deepspeed": {
+        "cpu": ("AsyncIOBuilder", "PinMemoryBuilder", "ShareMemCommBuilder"),
+        "cuda": ("AsyncIOBuilder", "PinMemoryBuilder"),
+    },
+    "deepspeed_injection": {"cuda": ("InferenceBuilder",)},
 }
+"""Environment -> accelerator -> what its backends run."""
+ENVIRONMENT = Path(__file__).name.partition(".")[0]
 MISSING = {
     "async_io": "libaio and its headers are missing: install libaio-dev (Debian) or libaio-devel (Fedora)",
     "transformer_inference": "the CUDA toolkit that torch was built for is missing: install its nvcc",
@@ -38,7 +44,7 @@ def wanted() -> dict[str, Any]:
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()
-    builders = [accelerator.create_op_builder(name) for name in WANTED.get(accelerator.device_name(), ())]
+    builders = [accelerator.create_op_builder(name) for name in WANTED[ENVIRONMENT].get(accelerator.device_name(), ())]
     return {builder.NAME: builder for builder in builders}
 
 
