@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from importlib import metadata
+import tempfile
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -48,21 +49,31 @@ def wanted() -> dict[str, Any]:
     return {builder.NAME: builder for builder in builders}
 
 
+def locked() -> str:
+    """DeepSpeed's lines of the lock, its hashes among them."""
+    lock = Path(__file__).with_name(f"{ENVIRONMENT}.lock").read_text(encoding="utf-8")
+    found = re.search(r"^deepspeed==(?:.*\\\n)*.*", lock, re.MULTILINE)
+    assert found, f"{ENVIRONMENT}.lock pins no deepspeed"
+    return f"{found[0]}\n"
+
+
 def compile_into(parts: dict[str, Any]) -> str | None:
     """Install DeepSpeed again, now with `parts` compiled; the compiler's last lines where that fails."""
     flags = {builder.BUILD_VAR: "1" for builder in parts.values()}
     if "async_io" in parts:  # DeepSpeed links it on GPUs alone when it compiles ahead
         flags["LDFLAGS"] = f"{os.environ.get('LDFLAGS', '')} -Wl,--no-as-needed -laio"
-    pinned = f"deepspeed=={metadata.version('deepspeed')}"
     # Neither the wheel without parts that pip remembers, nor a build environment that has no torch.
     alone = ["--no-deps", "--force-reinstall", "--no-cache-dir", "--no-build-isolation", "--no-binary", "deepspeed"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", *alone, pinned],
-        env={**os.environ, "MAX_JOBS": os.environ.get("MAX_JOBS", "2"), **flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as pinned:
+        pinned.write(locked())
+        pinned.flush()
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *alone, "--require-hashes", "-r", pinned.name],
+            env={**os.environ, "MAX_JOBS": os.environ.get("MAX_JOBS", "2"), **flags},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     return "\n".join(done.stderr.strip().splitlines()[-4:]) if done.returncode else None
 
 

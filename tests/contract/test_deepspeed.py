@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -116,12 +117,24 @@ def test_a_stream_is_one_or_each_ranks_own() -> None:
         options(devices=4, streams=2)
 
 
-def test_a_missing_compiler_is_named_when_the_environment_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.spec_from_file_location("build", Path("envs/deepspeed.build.py").resolve())
+def build_program(environment: str) -> Any:
+    found = importlib.util.spec_from_file_location("build", Path(f"envs/{environment}.build.py").absolute())
     assert found is not None
     assert found.loader is not None
     build = importlib.util.module_from_spec(found)
     found.loader.exec_module(build)
+    return build
+
+
+@pytest.mark.parametrize("environment", ["deepspeed", "deepspeed_injection"])
+def test_what_is_compiled_is_what_is_locked_and_what_that_environment_runs(environment: str) -> None:
+    build = build_program(environment)
+    assert re.fullmatch(r"deepspeed==[\d.]+ (; .* )?\\\n    --hash=sha256:[0-9a-f]{64}\n", build.locked())
+    assert ("InferenceBuilder" in build.WANTED[build.ENVIRONMENT]["cuda"]) == (environment == "deepspeed_injection")
+
+
+def test_a_missing_compiler_is_named_when_the_environment_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = build_program("deepspeed")
     monkeypatch.setenv("PATH", "/nowhere")
     assert build.tools_missing() == "no g++ and no ninja to compile with: install a C++ compiler and ninja"
 
