@@ -43,7 +43,7 @@ def cell(architecture: str, device: str = "cuda", **changed: Any) -> Cell:
     [
         (cell("tiny-bloom", "cpu"), "had not been implemented on CPU"),
         (cell("starcoder"), "no kernels to inject into gpt_bigcode"),
-        (cell("mistral-7b"), "no kernels to inject into mistral"),
+        (cell("mistral-7b"), "no kernels to inject into llama"),
         (cell("bloom-176b", options={"devices": 8, "checkpoint": "pre-sharded"}), "from pickles alone"),
     ],
 )

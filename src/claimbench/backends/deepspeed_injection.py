@@ -46,8 +46,8 @@ IMPORTS = transformers.IMPORTS
 import_model = transformers.import_model
 SEAMS = frozenset({"injected"})
 
-INJECTED = {"bloom", "llama"}
-"""Families that DeepSpeed has a policy for, as far as `cost_model` names them."""
+INJECTED = {"bloom"}
+"""Families that were tried. DeepSpeed has policies for more, each written for the Transformers of its day."""
 PART = "transformer_inference"
 LAYERS = "DeepSpeed"
 """What the classes of layers with DeepSpeed's own kernels begin with."""
@@ -77,7 +77,7 @@ def unavailable(cell: Cell) -> str | None:
     if sys.version_info >= (3, 13):
         return "its environment has Transformers 4.43.4, which needs Python 3.11 or 3.12"
     if family not in INJECTED:
-        return f"DeepSpeed has no kernels to inject into {family}: use deepspeed_inference, which cuts the model"
+        return f"no kernels to inject into {family} here: use deepspeed_inference, which cuts the model"
     if options.checkpoint == "pre-sharded":
         return (
             "DeepSpeed reads pre-sharded weights for its kernels from pickles alone, which may run code: not read here"
