@@ -77,7 +77,7 @@ test-wide: .venv/dev.stamp
 	$(PYTEST) -m wide
 
 # A compiler is needed, and libaio-dev for the tests of offloading to files.
-test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json
+test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json resources/environments/deepspeed_injection/stamp.json
 	$(BIN)/python -m pytest -n 0 -m deepspeed
 
 test-vllm: .venv/dev.stamp resources/environments/vllm/stamp.json
@@ -105,6 +105,7 @@ mutants: resources/environments/mutation/stamp
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/resources/environments/mutation/site:$$PYTHONPATH $(BIN)/python benchmarks/mutation.py $(MODULE) --sample $(SAMPLE) --seed $(SEED)
 
 resources/environments/deepspeed/stamp.json: envs/deepspeed.build.py
+resources/environments/deepspeed_injection/stamp.json: envs/deepspeed.build.py
 resources/environments/%/stamp.json: envs/%.lock envs/cpu.lock envs/cuda.lock .venv/core.stamp
 	$(BIN)/python -m claimbench environment --lock $< --folder $(@D) --output $@
 

@@ -2,24 +2,31 @@
 
 DeepSpeed would compile them in the first process that needs them, inside its timeout; a process that is killed there
 leaves a lock on which every later one waits for ever. So they are compiled here, and `ops.json` beside `pyvenv.cfg`
-says which ones there are, and what is missing for the others. It is read by backends/deepspeed_inference.py.
+says which ones there are, and what is missing for the others. It is read by hf/deepspeed.py. Both of DeepSpeed's
+environments are built by this file, which has a name for each.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from importlib import metadata
+import tempfile
 from pathlib import Path
 from shutil import which
 from typing import Any
 
 WANTED = {
-    "cpu": ("AsyncIOBuilder", "PinMemoryBuilder", "ShareMemCommBuilder"),
-    "cuda": ("AsyncIOBuilder", "PinMemoryBuilder", "InferenceBuilder"),
+    "deepspeed": {
+        "cpu": ("AsyncIOBuilder", "PinMemoryBuilder", "ShareMemCommBuilder"),
+        "cuda": ("AsyncIOBuilder", "PinMemoryBuilder"),
+    },
+    "deepspeed_injection": {"cuda": ("InferenceBuilder",)},
 }
+"""Environment -> accelerator -> what its backends run."""
+ENVIRONMENT = Path(__file__).name.partition(".")[0]
 MISSING = {
     "async_io": "libaio and its headers are missing: install libaio-dev (Debian) or libaio-devel (Fedora)",
     "transformer_inference": "the CUDA toolkit that torch was built for is missing: install its nvcc",
@@ -38,8 +45,16 @@ def wanted() -> dict[str, Any]:
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()
-    builders = [accelerator.create_op_builder(name) for name in WANTED.get(accelerator.device_name(), ())]
+    builders = [accelerator.create_op_builder(name) for name in WANTED[ENVIRONMENT].get(accelerator.device_name(), ())]
     return {builder.NAME: builder for builder in builders}
+
+
+def locked() -> str:
+    """DeepSpeed's lines of the lock, its hashes among them."""
+    lock = Path(__file__).with_name(f"{ENVIRONMENT}.lock").read_text(encoding="utf-8")
+    found = re.search(r"^deepspeed==(?:.*\\\n)*.*", lock, re.MULTILINE)
+    assert found, f"{ENVIRONMENT}.lock pins no deepspeed"
+    return f"{found[0]}\n"
 
 
 def compile_into(parts: dict[str, Any]) -> str | None:
@@ -47,16 +62,18 @@ def compile_into(parts: dict[str, Any]) -> str | None:
     flags = {builder.BUILD_VAR: "1" for builder in parts.values()}
     if "async_io" in parts:  # DeepSpeed links it on GPUs alone when it compiles ahead
         flags["LDFLAGS"] = f"{os.environ.get('LDFLAGS', '')} -Wl,--no-as-needed -laio"
-    pinned = f"deepspeed=={metadata.version('deepspeed')}"
     # Neither the wheel without parts that pip remembers, nor a build environment that has no torch.
     alone = ["--no-deps", "--force-reinstall", "--no-cache-dir", "--no-build-isolation", "--no-binary", "deepspeed"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", *alone, pinned],
-        env={**os.environ, "MAX_JOBS": os.environ.get("MAX_JOBS", "2"), **flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as pinned:
+        pinned.write(locked())
+        pinned.flush()
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", *alone, "--require-hashes", "-r", pinned.name],
+            env={**os.environ, "MAX_JOBS": os.environ.get("MAX_JOBS", "2"), **flags},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     return "\n".join(done.stderr.strip().splitlines()[-4:]) if done.returncode else None
 
 

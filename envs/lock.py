@@ -30,7 +30,7 @@ EXTRAS = {
     "kernels": ("cuda",),
 }
 """Lock -> the extras that it is for. All but the first leave out what core.lock has."""
-FAMILIES = ("deepspeed", "vllm")
+FAMILIES = ("deepspeed", "deepspeed_injection", "vllm")
 CUDA = re.compile(r"torch|triton|cuda-.+|nvidia-(?!ml-py).+")
 """What the index's torch brings for NVIDIA's GPUs, itself included. No other build needs any of it."""
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")

@@ -15,11 +15,11 @@ NAMED = {"deepspeed": "CLAIMBENCH_DEEPSPEED", "vllm": "CLAIMBENCH_VLLM_PYTHON"}
 
 def python_of(name: str) -> Path:
     """The interpreter of the environment `name`, or a skip: without its stamp it may be half built at this moment."""
-    named = os.environ.get(NAMED[name])
+    named = os.environ.get(NAMED.get(name, ""))
     if named:
         own = Path(named).absolute()
         return own / "bin" / "python" if own.is_dir() else own
     folder = (ENVIRONMENTS / name).absolute()
     if not (folder / "stamp.json").exists():
-        pytest.skip(f"the environment of {name} is not built: make test-{name}")
+        pytest.skip(f"the environment of {name} is not built: make test-{name.partition('_')[0]}")
     return folder / "bin" / "python"

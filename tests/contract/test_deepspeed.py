@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -18,14 +19,14 @@ from typing import Any
 import pytest
 from tests.contract.environments import python_of
 
-from claimbench import backends, optimizations
+from claimbench import backends
 from claimbench.checkpoints.shard import shard
 from claimbench.cost_model import cost
 from claimbench.errors import Unavailable
 from claimbench.hf import deepspeed
 from claimbench.measuring.measure import measure
 from claimbench.planning.result_key import key_of
-from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
+from claimbench.schema.cell import Cell, Checkpoint, Protocol, Workload
 from claimbench.schema.result import Result
 
 RUN = pytest.mark.deepspeed
@@ -85,16 +86,9 @@ INFERENCE, ZERO = "deepspeed_inference", "deepspeed_zero"
     ("asked", "reason"),
     [
         (cell(INFERENCE, options={"devices": 1}), "one device has nothing to cut"),
-        (cell(INFERENCE, options={"injection": True}), "had not been implemented on CPU"),
         (cell(INFERENCE, options={"devices": 4}), "2 cannot be shared by 4 ranks: set devices to 2 at most"),
         (cell(INFERENCE, "tiny-bigcode"), "1 cannot be shared by 2 ranks"),
         (cell(INFERENCE, "bloom-176b", options={"devices": 99, "oversubscribe": False}), "99 ranks need 99 cores"),
-        (cell(INFERENCE, "bloom-176b", options={"injection": True}, device="cuda"), "newer than 4.43.4"),
-        (cell(INFERENCE, "starcoder", options={"injection": True}, device="cuda"), "no kernels to inject"),
-        (
-            cell(INFERENCE, "mistral-7b", options={"injection": True, "checkpoint": "pre-sharded"}, device="cuda"),
-            "from pickles alone",
-        ),
         (cell(ZERO, options={"devices": 99, "oversubscribe": False}), "99 ranks need 99 cores"),
         (cell(ZERO, options={"offload": "cpu"}), "moves nothing"),
         (
@@ -116,14 +110,6 @@ def test_a_disk_that_is_too_small_for_the_model_is_told_in_numbers(tmp_path: Pat
     assert "705 GB" in told
 
 
-def test_int8_is_refused_where_deepspeed_would_leave_it_out() -> None:
-    technique = optimizations.find("deepspeed_int8")
-    int8 = (OptimizationUse(name="deepspeed_int8"),)
-    assert "Data type torch.int8 is not supported" in technique.unavailable(cell(INFERENCE), technique.Settings())
-    told = backends.find(INFERENCE).unavailable(cell(INFERENCE, device="cuda", optimizations=int8))
-    assert "set injection to true" in (told or "")
-
-
 def test_a_stream_is_one_or_each_ranks_own() -> None:
     options = backends.find(ZERO).Options
     assert options(devices=4, streams=4).streams == 4
@@ -131,12 +117,24 @@ def test_a_stream_is_one_or_each_ranks_own() -> None:
         options(devices=4, streams=2)
 
 
-def test_a_missing_compiler_is_named_when_the_environment_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.spec_from_file_location("build", Path("envs/deepspeed.build.py").resolve())
+def build_program(environment: str) -> Any:
+    found = importlib.util.spec_from_file_location("build", Path(f"envs/{environment}.build.py").absolute())
     assert found is not None
     assert found.loader is not None
     build = importlib.util.module_from_spec(found)
     found.loader.exec_module(build)
+    return build
+
+
+@pytest.mark.parametrize("environment", ["deepspeed", "deepspeed_injection"])
+def test_what_is_compiled_is_what_is_locked_and_what_that_environment_runs(environment: str) -> None:
+    build = build_program(environment)
+    assert re.fullmatch(r"deepspeed==[\d.]+ (; .* )?\\\n    --hash=sha256:[0-9a-f]{64}\n", build.locked())
+    assert ("InferenceBuilder" in build.WANTED[build.ENVIRONMENT]["cuda"]) == (environment == "deepspeed_injection")
+
+
+def test_a_missing_compiler_is_named_when_the_environment_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = build_program("deepspeed")
     monkeypatch.setenv("PATH", "/nowhere")
     assert build.tools_missing() == "no g++ and no ninja to compile with: install a C++ compiler and ninja"
 

@@ -33,6 +33,7 @@ SETS = {
     "with the extras": ("cpu", "core", "extras"),
     "DeepSpeed on a CPU": ("cpu", "deepspeed"),
     "DeepSpeed on a GPU": ("cuda", "deepspeed"),
+    "DeepSpeed's kernels": ("cuda", "deepspeed_injection"),
     "vLLM": ("cpu", "vllm"),
 }
 """What is installed together, in this order: a later lock takes the place of an earlier one's version."""

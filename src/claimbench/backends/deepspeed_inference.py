@@ -2,10 +2,7 @@
 
 Physics: a decode step is bound by reading weights, and n devices read with n times the bandwidth. The price is one
 all-reduce of [batch, hidden] after each attention and each feed-forward, and one of the logits. DeepSpeed cuts a model
-of Transformers by itself (AutoTP), or puts kernels of its own in the place of layers (`injection`, on GPUs alone).
-
-Document C's script injected kernels into BLOOM. DeepSpeed 0.19.8 refuses that for Transformers newer than 4.43.4, and
-names AutoTP in its place; a cell that asks for `injection` of BLOOM says so and is not run.
+of Transformers by itself (AutoTP). With kernels in the place of layers it is another backend, `deepspeed_injection`.
 """
 
 from __future__ import annotations
@@ -26,9 +23,8 @@ from claimbench.hf import evidence
 from claimbench.hf.loading import class_for, refusals
 from claimbench.hf.session import TransformersSession, make_setup
 from claimbench.hf.setup import GenerationSetup
-from claimbench.hf.stepper import Emit
 from claimbench.proof import Findings
-from claimbench.schema.cell import Cell, Workload
+from claimbench.schema.cell import Cell
 from claimbench.schema.frozen import Frozen
 from claimbench.schema.load import Layout
 from claimbench.system import launchers
@@ -44,23 +40,15 @@ LIBRARIES = runtime.LIBRARIES
 SWITCH = "deepspeed.init_inference(model, ...)"
 IMPORTS = transformers.IMPORTS
 import_model = transformers.import_model
-SEAMS = frozenset({"injected"})
+SEAMS: frozenset[str] = frozenset()
 
-INJECTED = {"llama", "mistral", "bloom"}
-KERNELS = "DeepSpeed"
-"""What the classes of layers with DeepSpeed's own kernels begin with."""
 HEAD = {"LmHeadLinearAllreduce"}
 CUT = {"LinearLayer", "LinearAllreduce", "fused_LinearLayer"} | HEAD
-REFUSED = {
-    "exceeds version 4.43.4": "let AutoTP cut the model (injection: false)",
-    "had not been implemented on CPU": "let AutoTP cut the model (injection: false)",
-    "is not supported by cpu accelerator": "use a GPU",
-}
+REFUSED = {"is not supported by cpu accelerator": "use a GPU"}
 
 
 class Options(Frozen):
     devices: int = Field(default=1, ge=1, description="ranks, each with a GPU, or a share of the cores, of its own")
-    injection: bool = Field(default=False, description="DeepSpeed's kernels in place of layers; needs a GPU")
     checkpoint: Literal["unsharded", "pre-sharded"] = Field(
         default="unsharded", description="every rank reads all weights and keeps its own, or reads only its own"
     )
@@ -70,12 +58,8 @@ class Options(Frozen):
 def unavailable(cell: Cell) -> str | None:
     options = Options.model_validate(cell.options)
     architecture = cost.architecture_of(cell.checkpoint)
-    if options.injection:
-        reason = _cannot_inject(cell, options, architecture.family if architecture else "this architecture")
-    elif cell.optimizations:
-        reason = f"{cell.optimizations[0].name} is part of DeepSpeed's kernels alone: set injection to true"
-    elif options.devices == 1:
-        reason = "one device has nothing to cut: set devices to 2, or injection on a GPU"
+    if options.devices == 1:
+        reason = "one device has nothing to cut: set devices to 2"
     elif architecture is not None and architecture.kv_heads < options.devices:
         reason = (
             f"DeepSpeed cuts keys and values by heads, and {architecture.kv_heads} cannot be shared by "
@@ -84,22 +68,6 @@ def unavailable(cell: Cell) -> str | None:
     else:
         reason = None
     return reason or runtime.too_many(cell, options.oversubscribe)
-
-
-def _cannot_inject(cell: Cell, options: Options, family: str) -> str | None:
-    if cell.device == "cpu":
-        return (
-            "DeepSpeed's kernels run on GPUs alone: on a CPU it says 'This op had not been implemented on CPU backend'"
-        )
-    if family == "bloom":
-        return "DeepSpeed injects no kernels into BLOOM with Transformers newer than 4.43.4, and 5 is installed"
-    if family not in INJECTED:
-        return f"DeepSpeed has no kernels to inject into {family}: set injection to false"
-    if options.checkpoint == "pre-sharded":
-        return (
-            "DeepSpeed reads pre-sharded weights for its kernels from pickles alone, which may run code: not read here"
-        )
-    return None
 
 
 def spread(options: Options) -> tuple[Layout, int] | None:
@@ -123,8 +91,6 @@ def load(cell: Cell, checkpoint: Path, draft: Path | None) -> InferenceSession:
         OutOfMemory: the weights do not fit.
     """
     options = Options.model_validate(cell.options)
-    if options.injection:
-        runtime.require("transformer_inference")
     runtime.join(cell)
     setup = make_setup(cell, optimizations.used_by(cell))
     with refusals(setup), runtime.refusing(REFUSED):
@@ -150,20 +116,18 @@ def _whole_model(setup: GenerationSetup, folder: Path) -> PreTrainedModel:
 
 
 def _cut(setup: GenerationSetup, options: Options, model: PreTrainedModel) -> PreTrainedModel:
-    """The model as DeepSpeed makes it of `model`: cut to this rank's part, or with its kernels."""
+    """`model`, cut to this rank's part."""
     import deepspeed
     import torch
 
     settings: dict[str, object] = {
         "dtype": getattr(torch, setup.dtype),
-        "replace_with_kernel_inject": options.injection,
         # DeepSpeed cuts in grains of 64 columns, which leaves the last ranks of a small model without any
         "tensor_parallel": {"tp_size": options.devices, "tp_grain_size": 1},
-        **setup.inference,
     }
     engine = deepspeed.init_inference(model, **settings)
     cut = runtime.quiet(engine.module)
-    if cut.config.model_type == "bloom" and not options.injection:
+    if cut.config.model_type == "bloom":
         cut.transformer.register_forward_pre_hook(_give_a_mask, with_kwargs=True)
     return cut
 
@@ -273,8 +237,6 @@ class InferenceSession(TransformersSession):
         Raises:
             WrongOutput: the model is whole, or the ranks did not send.
         """
-        if self.options.injection:
-            return self._prove_injected()
         found = super().prove()
         seen = self.seen
         cut = {name: times for name, times in seen.modules.items() if name in CUT}
@@ -305,30 +267,6 @@ class InferenceSession(TransformersSession):
             "AutoTP", share <= heads + 0.01, f"at most {heads:.3f} of the layers' weights here", f"{share:.3f}"
         )
         return share
-
-    def _prove_injected(self) -> Findings:
-        """Kernels keep their own cache and attention, so nothing but their layers can be seen from outside."""
-        seen = self.watch()
-        proof.check_finite(self._logits(self.prompt[:1], last=1))
-        injected = sum(times for name, times in seen.modules.items() if name.startswith(KERNELS))
-        proof.expect("kernel injection", injected >= seen.layers, f"{KERNELS}* in {seen.layers} layers", seen.modules)
-        return {
-            "modules": {name: times for name, times in seen.modules.items() if name.startswith(KERNELS)},
-            "weights": seen.weights,
-            "step_tokens": seen.step_tokens,
-            "optimizations": {technique.name: technique.prove(seen) for technique in self.setup.techniques},
-        }
-
-    def _logits(self, sequence: Tensor, last: int) -> Tensor:
-        """Injected layers keep the keys and values of the pass before in a workspace of theirs: it is emptied first."""
-        if self.options.injection:
-            self.model.reset_cache()
-        return super()._logits(sequence, last)
-
-    def _generate(self, workload: Workload, emit: Emit) -> None:
-        if self.options.injection:
-            self.model.reset_cache()
-        super()._generate(workload, emit)
 
     def close(self) -> None:
         super().close()

@@ -39,7 +39,7 @@ def too_many(cell: Cell, oversubscribe: bool) -> str | None:
     return launchers.too_many(cell.devices, cell.device, oversubscribe=oversubscribe)
 
 
-def require(*parts: str) -> None:
+def require(*parts: str, environment: str = ENVIRONMENT) -> None:
     """
     Raises:
         Unavailable: DeepSpeed is not installed, or a part of it was not compiled when its environment was built.
@@ -47,11 +47,12 @@ def require(*parts: str) -> None:
     try:
         metadata.version("deepspeed")
     except metadata.PackageNotFoundError:
-        raise Unavailable("DeepSpeed is not installed: build resources/environments/deepspeed/stamp.json") from None
+        stamp = f"resources/environments/{environment}/stamp.json"
+        raise Unavailable(f"DeepSpeed is not installed: build {stamp}") from None
     built = Path(sys.prefix) / "ops.json"
     states = json.loads(built.read_text(encoding="utf-8")) if built.exists() else {}
     for part in parts:
-        state = states.get(part, "the environment was built without envs/deepspeed.build.py: build it anew")
+        state = states.get(part, f"it was built without envs/{environment}.build.py: build it anew")
         if state != "compiled":
             raise Unavailable(f"DeepSpeed's {part} is not compiled: {state}")
 
