@@ -1,8 +1,8 @@
 """Run in the environment `deepspeed_injection`: its backend through a whole session, on a CPU.
 
-DeepSpeed's kernels are CUDA's, but each of its operators has the same in PyTorch beside it, which it takes where a kernel
-is missing. With none of them there, everything but the kernels is as on a GPU: Transformers' loading, DeepSpeed's policy
-of the model, its layers, its workspace, and `generate` of that version.
+DeepSpeed's kernels are CUDA's, but each of its operators has the same in PyTorch beside it, which it takes where a
+kernel is missing. With none of them there, everything but the kernels is as on a GPU: Transformers' loading,
+DeepSpeed's policy of the model, its layers, its workspace, and `generate` of that version.
 
     python injected_on_a_cpu.py CELL_AS_JSON FOLDER OUTPUT
 """

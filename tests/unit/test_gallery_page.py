@@ -38,7 +38,7 @@ def test_a_count_that_is_not_the_reports_is_put_right(gallery: ModuleType) -> No
 
 def test_verdicts_that_there_are_none_of_are_left_out(gallery: ModuleType) -> None:
     assert gallery.verdicts_of("x\n\nOn it: **2 supported, 0 refuted, 1 undecided.**\n") == "2 supported, 1 undecided"
-    computed = "On it: **2 supported, 1 refuted.** Computed from the documents' own figures: 0 that agree, 1 that differs."
+    computed = "On it: **2 supported, 1 refuted.** Computed from figures: 0 that agree, 1 that differs."
     assert gallery.verdicts_of(computed) == "2 supported, 1 refuted"
     with pytest.raises(ValueError, match="number of each verdict"):
         gallery.verdicts_of("# Nothing of the kind\n")
