@@ -20,12 +20,17 @@ def main() -> None:
     from claimbench.backends import deepspeed_injection
     from claimbench.hf import deepspeed as runtime
     from claimbench.schema.cell import Cell
+    from claimbench.system import launchers
 
     asked = Cell.model_validate_json(sys.argv[1])
     runtime.require = lambda *_, **__: None  # nothing is compiled here
-    import deepspeed.ops.transformer.inference.op_binding.base as operators
+    from deepspeed.ops.transformer.inference.op_binding.base import BaseOp
+    from deepspeed.ops.transformer.inference.op_binding.softmax import SoftmaxOp
 
-    operators.BaseOp.inference_module = SimpleNamespace()
+    BaseOp.inference_module = SimpleNamespace()
+    softmax = SoftmaxOp.softmax_fallback
+    # Where its kernel divides nothing, it divides a rank's heads by the number of ranks once more.
+    SoftmaxOp.softmax_fallback = staticmethod(lambda *arguments: softmax(*arguments[:-1], 1))
     session = deepspeed_injection.load(asked, Path(sys.argv[2]), None)
     tokens = [step.tolist() for step in session.generate()]
     again = [step.tolist() for step in session.generate()]
@@ -38,7 +43,8 @@ def main() -> None:
         "memory": session.memory(),
     }
     session.close()
-    Path(sys.argv[3]).write_text(json.dumps(said), encoding="utf-8")
+    if launchers.rank() == 0:
+        Path(sys.argv[3]).write_text(json.dumps(said), encoding="utf-8")
 
 
 if __name__ == "__main__":

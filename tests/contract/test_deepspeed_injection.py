@@ -20,7 +20,6 @@ from claimbench.backends import deepspeed_injection as backend
 from claimbench.checkpoints.shard import shard
 from claimbench.schema.cell import Cell, Checkpoint, OptimizationUse, Protocol, Workload
 from claimbench.system import launchers
-from claimbench.system.processes import free_port
 
 RUN = pytest.mark.deepspeed
 PROGRAM = Path(__file__).with_name("injected_on_a_cpu.py")
@@ -81,31 +80,20 @@ def test_the_environment_is_whole_and_has_the_last_transformers_that_is_injected
 
 
 @RUN
-@pytest.mark.parametrize("batch", [1, 2])
-def test_bloom_with_deepspeeds_layers_gives_the_tokens_and_odds_of_transformers(batch: int, tmp_path: Path) -> None:
-    asked = cell("tiny-bloom", "cpu", batch=batch)
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_bloom_with_deepspeeds_layers_gives_the_tokens_and_odds_of_transformers(
+    ranks: int, batch: int, tmp_path: Path
+) -> None:
+    asked = cell("tiny-bloom", "cpu", batch=batch, options={"devices": ranks})
     shard(asked.checkpoint, tmp_path / "fetched", tmp_path / "sharded", 2_000_000)
-    plain = backends.find("transformers").load(
-        asked.model_copy(update={"backend": "transformers"}), tmp_path / "sharded", None
-    )
+    whole = asked.model_copy(update={"backend": "transformers", "options": {}})
+    plain = backends.find("transformers").load(whole, tmp_path / "sharded", None)
     expected = [step.tolist() for step in plain.generate()]
     odds = plain.log_probs([7, 70, 170, 270])  # [4, vocabulary]
+    weights = plain.memory()["weights"]
     plain.close()
 
-    said = tmp_path / "said.json"
-    python = python_of("deepspeed_injection")
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": str(Path("src").resolve())}
-    done = subprocess.run(
-        [str(python), str(PROGRAM), asked.model_dump_json(), str(tmp_path / "sharded"), str(said)],
-        env={**os.environ, **alone, "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(said.read_text(encoding="utf-8"))
+    found = said_by(ranks, asked, tmp_path)
     assert found["versions"]["transformers"] == "4.43.4"
     assert found["tokens"] == expected
     assert found["again"] == expected, "the workspace was not emptied between two generations"
@@ -113,4 +101,21 @@ def test_bloom_with_deepspeeds_layers_gives_the_tokens_and_odds_of_transformers(
     assert arrived.shape == odds.shape
     assert float((arrived - odds).abs().max()) < 1e-4
     assert found["proof"]["modules"]["DeepSpeedBloomInference"] == 2
-    assert found["memory"]["weights"] > 0
+    assert (found["memory"]["weights"] < 0.9 * weights) == (ranks == 2)
+
+
+def said_by(ranks: int, asked: Cell, folder: Path) -> dict[str, Any]:
+    """What the first rank says of the checkpoint in `folder`, in the backend's own environment."""
+    python = python_of("deepspeed_injection")
+    run = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), str(PROGRAM)]
+    done = subprocess.run(
+        [*run, asked.model_dump_json(), str(folder / "sharded"), str(folder / "said.json")],
+        env={**os.environ, "PYTHONPATH": str(Path("src").resolve()), "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = json.loads((folder / "said.json").read_text(encoding="utf-8"))
+    return said
