@@ -39,6 +39,10 @@ def arm(name: str, slowdown: float = 0.0, protocol: dict[str, Any] | None = None
         device="cpu",
         protocol=Protocol(**{"samples": 1, "warmup_max": 1, "timeout_s": 60, **(protocol or {})}),
     )
+    return of_cell(name, cell, slowdown)
+
+
+def of_cell(name: str, cell: Cell, slowdown: float = 0.0) -> ArmRequest:
     return ArmRequest(name=name, block=BlockRequest(cell=cell), key=key_of(cell, "m"), slowdown=slowdown)
 
 
@@ -97,7 +101,7 @@ def test_a_library_that_fails_when_it_is_imported_fails_its_own_arm_alone(
     broken = cell.model_copy(
         update={"backend": "transformers", "options": {}, "optimizations": (OptimizationUse(name="sdpa"),)}
     )
-    arms = (arm("base"), arm("broken").model_copy(update={"block": BlockRequest(cell=broken)}))
+    arms = (arm("base"), of_cell("broken", broken))
     record = measure_round(request(*arms), tmp_path / "round.json")
     found = {one.name: one.result for one in record.arms}
     assert found["base"].outcome == "ok"
@@ -131,7 +135,7 @@ def test_what_is_lacking_or_damaged_is_said_before_a_load(tmp_path: Path) -> Non
     arms = (
         arm("base"),
         arm("damaged").model_copy(update={"block": whole}),
-        arm("lacking").model_copy(update={"block": BlockRequest(cell=graphs)}),
+        of_cell("lacking", graphs),
     )
     record = measure_round(request(*arms), tmp_path / "round.json")
     found = {one.name: one.result for one in record.arms}

@@ -52,7 +52,7 @@ def require(*parts: str, environment: str = ENVIRONMENT) -> None:
     built = Path(sys.prefix) / "ops.json"
     states = json.loads(built.read_text(encoding="utf-8")) if built.exists() else {}
     for part in parts:
-        state = states.get(part, f"it was built without envs/{environment}.build.py: build it anew")
+        state = states.get(part, f"the environment was built without envs/{environment}.build.py: build it anew")
         if state != "compiled":
             raise Unavailable(f"DeepSpeed's {part} is not compiled: {state}")
 
