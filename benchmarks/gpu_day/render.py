@@ -7,7 +7,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpu_day.record import FAIL, LATE, PASS, SKIP, Json
@@ -68,8 +68,13 @@ def unpack_report(archive: Path, into: Path) -> None:
     staging = into.with_name(f".{into.name}")
     shutil.rmtree(staging, ignore_errors=True)
     with tarfile.open(archive) as file:
-        members = [member for member in file.getmembers() if member.name.startswith("reports/")]
-        file.extractall(staging, members=members, filter="data")
+        for member in file.getmembers():  # Python before 3.11.4 has no filter that keeps an archive inside of a folder
+            path = PurePosixPath(member.name)
+            content = file.extractfile(member) if member.isfile() and path.parts[0] == "reports" else None
+            if content is None or ".." in path.parts:
+                continue
+            (staging / path).parent.mkdir(parents=True, exist_ok=True)
+            (staging / path).write_bytes(content.read())
     (staging / "reports").replace(into)
     shutil.rmtree(staging)
 
