@@ -10,7 +10,7 @@ import pytest
 from tests.contract.conftest import make_cell
 
 from claimbench.backends import tgi as backend
-from claimbench.errors import Refusal
+from claimbench.errors import Refusal, Unavailable
 from claimbench.schema.cell import Cell
 from claimbench.serving import tgi
 from claimbench.serving.session import ServerSession
@@ -76,11 +76,13 @@ def test_what_was_asked_for_is_what_the_launcher_is_told(launcher, tiny):
 
 
 RELEASES = {
+    ("3.3.7", None): ({"--max-input-tokens": "1000"}, "on"),
+    ("1.4.3", None): ({"--max-input-length": "1000"}, "off"),
+    ("1.3.3", None): ({"--max-input-length": "1000"}, "off: this release has none"),
     ("3.3.7", True): ({"--max-input-tokens": "1000"}, "on"),
     ("3.3.7", False): ({"--max-input-tokens": "1000", "--cuda-graphs": "0"}, "off"),
     ("1.4.3", True): ({"--max-input-length": "1000", "--enable-cuda-graphs": ""}, "on"),
     ("1.4.3", False): ({"--max-input-length": "1000"}, "off"),
-    ("1.3.3", True): ({"--max-input-length": "1000"}, "off: this release has none"),
     ("1.3.3", False): ({"--max-input-length": "1000"}, "off: this release has none"),
 }
 
@@ -102,6 +104,12 @@ def test_older_releases_are_told_by_the_flags_that_their_help_names(launcher, ti
         backend.load(cell_of(**other), tiny, None).close()  # somebody else's limits are not held to ours
     finally:
         session.close()
+
+
+def test_graphs_that_a_release_lacks_are_unavailable_and_not_left_out(launcher, tiny, monkeypatch):
+    monkeypatch.setenv("FAKE_TGI_RELEASE", "1.3.3")
+    with pytest.raises(Unavailable, match="has no CUDA graphs"):
+        backend.load(cell_of(cuda_graphs=True), tiny, None)
 
 
 def test_a_launcher_that_does_not_answer_is_left_after_its_time(nothing_installed, tiny, monkeypatch):

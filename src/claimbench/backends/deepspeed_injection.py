@@ -11,7 +11,6 @@ that version, for Python 3.11 and 3.12. Its kernels are CUDA's, and compiled whe
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,11 +86,6 @@ def unavailable(cell: Cell) -> str | None:
 
 def spread(options: Options) -> tuple[Layout, int] | None:
     return "tensor_parallel", options.devices
-
-
-def presharded(options: Mapping[str, object]) -> int | None:
-    """None: nothing here reads weights that are cut for its kernels."""
-    return None
 
 
 def launch(cell: Cell) -> list[str] | None:

@@ -47,7 +47,7 @@ Quantization = Literal[
 class Options(ServerOptions):
     num_shard: int = Field(default=1, ge=1, description="GPUs that share the model, by tensor parallelism")
     disable_custom_kernels: bool = False
-    cuda_graphs: bool = True
+    cuda_graphs: bool | None = Field(default=None, description="on or off; absent: as the release has them")
     quantize: Quantization | None = None
     details: bool = Field(default=True, description="the server counts tokens in a last event")
     image: str | None = Field(default=None, description="of a container, pinned: name@sha256:digest")

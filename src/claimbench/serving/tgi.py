@@ -102,15 +102,20 @@ class Launcher:
         """`flags` by the names that this release has for them."""
         return [FORMERLY[flag] if flag in FORMERLY and not self.knows(flag) else flag for flag in flags]
 
-    def graphs(self, wanted: bool) -> tuple[list[str], str]:
-        """The flags that switch CUDA graphs on or off, and how they are then.
+    def graphs(self, wanted: bool | None) -> tuple[list[str], str]:
+        """The flags that switch CUDA graphs on or off, or leave them as the release has them, and how they are then.
 
         The last release has them unless it is told otherwise, late ones of 1.4 on demand, and earlier ones not at all.
+
+        Raises:
+            Unavailable: they are wanted, and this release has none.
         """
         if self.knows("--cuda-graphs"):
-            return ([], "on") if wanted else (["--cuda-graphs", "0"], "off")
+            return (["--cuda-graphs", "0"], "off") if wanted is False else ([], "on")
         if self.knows("--enable-cuda-graphs"):
             return (["--enable-cuda-graphs"], "on") if wanted else ([], "off")
+        if wanted:
+            raise Unavailable("this release of text-generation-inference has no CUDA graphs")
         return [], "off: this release has none"
 
 

@@ -4,7 +4,7 @@ of what fp16 reads, and is turned back into fp16 inside the injected kernels bef
 It cannot help where a step is not bound by reading weights (large batches), and the turning back costs more than is
 saved where kernels do it badly: document C measured twice fp16's time at batch 1. Outputs of its int8 were reported to
 be degenerate, so read the tokens and the divergence before the speed. DeepSpeed quantizes inside its injected kernels
-alone: without `injection` it would leave all weights in fp16 without a word, so its backend refuses that.
+alone: a model that AutoTP cuts would keep all weights in fp16 without a word, so `deepspeed_injection` alone takes it.
 """
 
 from __future__ import annotations
