@@ -33,12 +33,13 @@ def main() -> None:
     SoftmaxOp.softmax_fallback = staticmethod(lambda *arguments: softmax(*arguments[:-1], 1))
     session = deepspeed_injection.load(asked, Path(sys.argv[2]), None)
     tokens = [step.tolist() for step in session.generate()]
+    log_probs = session.log_probs([7, 70, 170, 270]).tolist()
     again = [step.tolist() for step in session.generate()]
     said = {
         "versions": {name: metadata.version(name) for name in ("deepspeed", "transformers", "torch")},
         "tokens": tokens,
         "again": again,
-        "log_probs": session.log_probs([7, 70, 170, 270]).tolist(),
+        "log_probs": log_probs,
         "proof": session.prove(),
         "memory": session.memory(),
     }

@@ -152,7 +152,7 @@ def _injected(setup: GenerationSetup, devices: int, model: PreTrainedModel, toke
 class InjectedSession(TransformersSession):
     """A model of Transformers that `generate` drives, in every rank, through DeepSpeed's layers.
 
-    They keep the keys and values of the pass before in a workspace of their own, which is emptied before another one.
+    They keep the keys and values of the pass before, which are forgotten before another one.
     """
 
     def prove(self) -> Findings:
@@ -177,14 +177,20 @@ class InjectedSession(TransformersSession):
     def _logits(self, sequence: Tensor, last: int) -> Tensor:
         import torch
 
-        self.model.reset_cache()
+        self._forget()
         with torch.no_grad(), refusals(self.setup):
             logits: Tensor = self.model(input_ids=sequence, use_cache=False).logits  # [batch, length, vocabulary]
         return logits[:, -last:]
 
     def _generate(self, workload: Workload, emit: Emit) -> None:
-        self.model.reset_cache()
+        self._forget()
         super()._generate(workload, emit)
+
+    def _forget(self) -> None:
+        self.model.reset_cache()
+        for module in self.model.modules():
+            if hasattr(module, "layer_past"):  # read by a prompt of one token, which looks like a step
+                module.layer_past = None
 
     def close(self) -> None:
         super().close()
