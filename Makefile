@@ -74,7 +74,7 @@ test-long: .venv/dev.stamp
 	$(PYTEST) -n 1 -m long
 
 test-wide: .venv/dev.stamp
-	$(PYTEST) -m wide
+	$(PYTEST) -m "wide and not long"
 
 # A compiler is needed, and libaio-dev for the tests of offloading to files.
 test-deepspeed: .venv/dev.stamp resources/environments/deepspeed/stamp.json resources/environments/deepspeed_injection/stamp.json

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,17 @@ TECHNIQUES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "prompt_lookup": [("prompt_lookup", {})],
     "early_exit": [("early_exit", {"layers": 2, "confidence_threshold": 0})],
 }
+COMPILED = "compile_layer"
+SEVERAL = "rows of several lengths"
 PROMPT = "hello hello hello hello hello hello hello hello hello hello"
 """Longer than the windows of the tiny models, once ten tokens are behind it."""
+TEXTS = (PROMPT, "the cat sat", "a small dog runs over the hill")
+"""Of the rows of one batch: each must be answered as if it were alone."""
+COMPILED_IN_CI = {
+    *("llama", "gemma3", "mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss", "bloom", "opt", "gpt_neo", "mamba2"),
+    *("falcon_h1", "qwen3_vl"),
+}
+"""Where one compiled layer is tried each time: at about 8 s each, the others have their turn in `make test-long`."""
 
 
 class Made:
@@ -74,7 +85,7 @@ def cell_of(card: Card, uses: list[tuple[str, dict[str, Any]]], **workload: Any)
             OptimizationUse(name=name, settings=optimizations.settings_of(name, raw).model_dump(mode="json"))
             for name, raw in uses
         ),
-        workload=Workload(prompt=PROMPT, new_tokens=8, **workload),
+        workload=Workload(new_tokens=8, **{"prompt": PROMPT, **workload}),
         device="cpu",
     )
 
@@ -91,12 +102,20 @@ def rows(made: Made, uses: list[tuple[str, dict[str, Any]]], **workload: Any) ->
         session.close()
 
 
-def outcome(made: Made, uses: list[tuple[str, dict[str, Any]]], plain: list[list[int]]) -> str:
+def outcome(made: Made, uses: list[tuple[str, dict[str, Any]]], plain: list[list[int]], **workload: Any) -> str:
     """As the table has it: the plain run's tokens, others, or the library's own reason why not."""
     try:
-        return "same" if rows(made, uses) == plain else "other tokens"
+        return "same" if rows(made, uses, **workload) == plain else "other tokens"
     except Unavailable as refused:
         return f"unavailable: {str(refused).partition('. ')[0]}"
+
+
+def outcomes(made: Made) -> dict[str, str]:
+    """A line of the table, but for the compiled layer."""
+    plain = rows(made, [])
+    alone = [*plain, *(rows(made, [], prompt=text)[0] for text in TEXTS[1:])]
+    together = outcome(made, [], alone, others=TEXTS[1:], batch=len(TEXTS))
+    return {name: outcome(made, uses, plain) for name, uses in TECHNIQUES.items()} | {SEVERAL: together}
 
 
 def told() -> dict[str, dict[str, str]]:
@@ -117,8 +136,9 @@ def test_what_it_keeps_is_counted_without_running_it(made: Made) -> None:
 def test_what_runs_on_it_is_what_the_table_says(made: Made) -> None:
     if f"Transformers {version('transformers').rpartition('.')[0]}," not in DOCS.read_text(encoding="utf-8"):
         pytest.skip("the table is of another release of Transformers")
-    plain = rows(made, [])
-    assert {name: outcome(made, uses, plain) for name, uses in TECHNIQUES.items()} == told()[made.kind]
+    expected = told()[made.kind]
+    del expected[COMPILED]
+    assert outcomes(made) == expected
 
 
 def test_no_technique_changes_the_tokens_of_any_model() -> None:
@@ -126,17 +146,12 @@ def test_no_technique_changes_the_tokens_of_any_model() -> None:
     assert set(told()) == set(KINDS)
 
 
-def test_rows_of_several_lengths_are_padded_and_masked(made: Made) -> None:
-    assert len(rows(made, [], batch=3, shortest=20)) == 3
-
-
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_a_model_that_sees_as_well_runs_by_its_language_part(kind: str, tmp_path: Path) -> None:
     """A tower is counted apart, and a technique gives the plain run's tokens or the library's own reason."""
     seeing = Made(kind, tmp_path)
     assert (seeing.card.towers > 0) == (kind != "llama4"), "Transformers reads Llama 4's language part alone"
-    plain = rows(seeing, [])
-    found = {name: outcome(seeing, uses, plain) for name, uses in TECHNIQUES.items()}
+    found = outcomes(seeing)
     assert found.pop("early_exit").startswith("unavailable: Transformers 5.")
     if kind == "paligemma":  # Gemma 2 inside: no fused attention, and masks that a static cache does not get
         assert found.pop("sdpa").startswith("unavailable: ")
@@ -145,23 +160,36 @@ def test_a_model_that_sees_as_well_runs_by_its_language_part(kind: str, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gemma3", "qwen3_vl", "falcon_h1"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in COMPILED_IN_CI else pytest.mark.long) for kind in KINDS]
+)
 def test_one_compiled_layer_gives_the_same_tokens(kind: str, tmp_path: Path) -> None:
-    tried = Made(kind, tmp_path)
-    assert outcome(tried, [("compile_layer", {})], rows(tried, [])) == "same"
+    assert compiled(Made(kind, tmp_path)) == told()[kind][COMPILED]
+
+
+def compiled(made: Made) -> str:
+    import torch
+
+    torch.compiler.reset()
+    return outcome(made, [(COMPILED, {})], rows(made, []))
+
+
+def line_of(kind: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Made(kind, Path(folder))
+        cells = [*outcomes(made).values(), compiled(made)]
+    gc.collect()
+    return f"| `{kind}` | {' | '.join(cells)} |"
 
 
 def write_table() -> None:
     """What the tests above compare with, made anew: `python -m tests.contract.test_any_model`."""
-    lines = [f"| model_type | {' | '.join(TECHNIQUES)} |", f"| --- |{' --- |' * len(TECHNIQUES)}"]
-    for kind in KINDS:
-        with tempfile.TemporaryDirectory() as folder:
-            made = Made(kind, Path(folder))
-            plain = rows(made, [])
-            cells = [outcome(made, uses, plain) for uses in TECHNIQUES.values()]
-        lines.append(f"| `{kind}` | {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-        gc.collect()
+    names = [*TECHNIQUES, SEVERAL, COMPILED]
+    lines = [f"| model_type | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for line in pool.map(line_of, KINDS):
+            lines.append(line)
+            print(line, flush=True)
     text = DOCS.read_text(encoding="utf-8").partition("| model_type")[0]
     DOCS.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
 

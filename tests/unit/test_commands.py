@@ -95,6 +95,11 @@ def test_a_wrong_argument_is_told_in_one_line_with_the_nearest(arguments: list[s
     [
         (["run", "smolm2"], 2, "unknown model 'smolm2'. Did you mean 'smollm2'"),
         (["run", "http://x"], 3, "unknown kind of source 'http://'"),
+        (["run", "https://huggingface.co/a/b"], 3, "Did you mean 'hf://a/b'?"),
+        (["run", "https://hf.co/a/b/tree/v1.0/x"], 3, "Did you mean 'hf://a/b@v1.0'?"),
+        (["run", "Qwen/Qwen3-8B"], 2, "Did you mean 'hf://Qwen/Qwen3-8B'?"),
+        (["run", "./tests"], 2, "Did you mean 'file://./tests'?"),
+        (["run", "~/model"], 2, "Did you mean 'file://~/model'?"),
         (["run", "random://smollm2"], 3, "unknown architecture 'smollm2'. Did you mean"),
         (["run", "file://nowhere"], 3, "there is no such file or folder"),
         (["run", "hf://a/b/c/d"], 3, "expected hf://org/name"),

@@ -210,6 +210,16 @@ def test_a_study_s_mistake_is_one_sentence(change: Change, sentence: str) -> Non
             put("checkpoints.real.source", "ftp://x"),
             "checkpoints.real.source: expected one of hf://, pypi://, random://, file:// (got 'ftp://x')",
         ),
+        (
+            put("checkpoints.real.source", "org/name@v1"),
+            "checkpoints.real.source: expected one of hf://, pypi://, random://, file:// (got 'org/name@v1'). "
+            "Did you mean 'hf://org/name@v1'?",
+        ),
+        (
+            put("checkpoints.real.source", "../model"),
+            "checkpoints.real.source: expected one of hf://, pypi://, random://, file:// (got '../model'). "
+            "Did you mean 'file://../model'?",
+        ),
         (put("swap", {"reel": "random"}), "swap.reel: unknown checkpoint 'reel'. Did you mean 'real'?"),
         (put("swap", {"real": "randm"}), "swap.real: unknown checkpoint 'randm'. Did you mean 'random'?"),
         (

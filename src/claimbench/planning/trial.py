@@ -14,7 +14,7 @@ from claimbench.checkpoints import sources
 from claimbench.errors import ConfigError, SourceError, did_you_mean
 from claimbench.formatting import slug
 from claimbench.planning.nearest import nearest
-from claimbench.schema.params import SOURCE_KINDS
+from claimbench.schema.params import SOURCE_KINDS, source_meant
 
 PLAIN = "plain"
 USUAL_BACKENDS = ("transformers", "engine")
@@ -76,9 +76,10 @@ def checkpoint_of(asked: str, known: Mapping[str, Any]) -> tuple[str, Any]:
         return _name_of(asked), {"source": asked}
     if "://" in asked:
         kind = f"{asked.partition('://')[0]}://"
-        raise SourceError(f"unknown kind of source '{kind}'.{did_you_mean(kind, SOURCE_KINDS)}")
+        hint = source_meant(asked) or did_you_mean(kind, SOURCE_KINDS)
+        raise SourceError(f"unknown kind of source '{kind}'.{hint}")
     if asked not in known:
-        hint = nearest(asked, known, "`claimbench list models` names those that are known.")
+        hint = source_meant(asked) or nearest(asked, known, "`claimbench list models` names those that are known.")
         raise ConfigError(f"unknown model '{asked}'.{hint} A source begins with {', '.join(SOURCE_KINDS)}")
     return asked, known[asked]
 

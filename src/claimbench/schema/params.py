@@ -17,8 +17,24 @@ from claimbench.schema.validation import read_yaml, validate
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 SOURCE_KINDS = ("hf://", "pypi://", "random://", "file://")
+PAGE = r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/"
+HUB_NAME = r"[\w-][\w.-]*/[\w.-]+"
 
 OTHER_DEVICES = ("mps", "metal", "rocm", "hip", "amd", "xpu", "sycl", "npu", "tpu", "xla", "hpu", "vulkan", "opencl")
+
+
+def source_meant(written: str) -> str:
+    """A hint such as ` Did you mean 'hf://org/name'?` where an address is written as it is elsewhere, else empty."""
+    page = re.match(f"{PAGE}({HUB_NAME})(?:/tree/([^/?#]+))?", written)
+    if page:
+        meant = f"hf://{page[1]}" + (f"@{page[2]}" if page[2] else "")
+    elif written.startswith(("/", "./", "../", "~")) or ("/" in written and Path(written).exists()):
+        meant = f"file://{written}"
+    elif re.fullmatch(f"{HUB_NAME}(@[^@]+)?", written):
+        meant = f"hf://{written}"
+    else:
+        return ""
+    return f" Did you mean '{meant}'?"
 
 
 class CheckpointParams(Frozen):
@@ -124,9 +140,10 @@ def load_params(value: object, where: str = "params.yaml") -> Params:
                 f"write '{proper}'"
             )
         if not checkpoint.source.startswith(SOURCE_KINDS):
+            hint = source_meant(checkpoint.source)
             raise ConfigError(
                 f"{where}: checkpoints.{name}.source: expected one of {', '.join(SOURCE_KINDS)} "
-                f"(got {checkpoint.source!r})"
+                f"(got {checkpoint.source!r}){'.' if hint else ''}{hint}"
             )
     if len(set(params.studies)) != len(params.studies):
         raise ConfigError(f"{where}: studies: a study is named twice (got {list(params.studies)})")

@@ -31,6 +31,8 @@ LIBRARIES = ("triton",)
 SWITCH = "layer.forward = torch.compile(layer.forward)  # each layer, from the second pass on"
 IMPORTS = ("torch._inductor.compile_fx",)
 CLASHES = frozenset({"early_exit"})
+INDEX_NAMES = frozenset({"layer_idx", "layer_id"})
+"""What Transformers calls a layer's place in the model, and in its cache: GPT-Neo's has the second name."""
 
 
 class Settings(Frozen):
@@ -65,8 +67,8 @@ def compile_layers(model: PreTrainedModel, phase: Phase, settings: Settings) -> 
     layers = layers_of(model.get_decoder(), model.config.get_text_config(decoder=True))
     for index, layer in enumerate(layers):
         for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                setattr(module, "layer_idx", 0)  # noqa: B010 - a plain assignment reads as a submodule to mypy
+            for name in INDEX_NAMES.intersection(vars(module)):
+                setattr(module, name, 0)
         compiled = torch.compile(
             layer.forward, mode=settings.mode, fullgraph=settings.fullgraph, dynamic=settings.dynamic
         )
