@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 import struct
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from claimbench.checkpoints import (
     tokenizer,
 )
 from claimbench.deciding import decide
+from claimbench.deciding.advised import groups_of_advice
 from claimbench.errors import ConfigError, CorruptCheckpoint, ResultError, ServerFailed, SourceError, WrongOutput
 from claimbench.judging.judge import judge
 from claimbench.planning.paths import labels
@@ -432,9 +434,10 @@ def read_round(content: bytes) -> None:
     plan = rounds_plan()
     decider = decide.Decider(plan, folder, lambda _: None)
     progress = decider.progress(is_over=True)
-    decider.choose(progress)
-    for group in plan.groups:
+    decider.choose(progress, math.inf)
+    for group in (*plan.groups, *groups_of_advice(plan, decider.is_worth_more)):
         decider.lacking(group, 2)
+        decider.that_fits_in_time(group)
         decider.turns(group.cells, progress)
         decider.expected_s(group.cells, 2)
 

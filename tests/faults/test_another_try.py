@@ -13,7 +13,7 @@ import pytest
 from tests.unit.conftest import Lab, measured
 
 from claimbench.analysis import aggregate
-from claimbench.deciding.decide import read_rounds
+from claimbench.deciding.round_files import read_rounds
 from claimbench.judging.judge import judge
 from claimbench.measuring.measure import measure
 from claimbench.schema import result

@@ -114,6 +114,7 @@ def test_side_by_side_no_block_is_on_the_card_of_another_kind(node: Any) -> None
     assert cards(blocks(node)) <= {"aaaa-1111", "aaaa-3333"}
 
 
+@pytest.mark.slow
 def test_results_of_another_kind_of_gpu_are_measured_and_not_taken_over(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

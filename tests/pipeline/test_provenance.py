@@ -155,6 +155,7 @@ def test_a_clone_that_pulls_has_the_same_report_and_a_foreign_one_there_is_repla
 
 
 @TWO_CORES
+@pytest.mark.slow
 def test_on_another_machine_dvc_measures_and_reports_anew_and_the_first_finds_its_own_again(mine):
     core, before, results = str(min(os.sched_getaffinity(0))), said(mine), mine.results()
     mine.run("taskset", "-c", core, "dvc", "repro", "plan")

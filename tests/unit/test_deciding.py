@@ -16,7 +16,9 @@ from claimbench.analysis import aggregate, comparing, paired, stats
 from claimbench.analysis.protocol import protocol_of
 from claimbench.backends import null_model
 from claimbench.deciding import decide
+from claimbench.deciding.progress import Progress, Undecided, in_groups
 from claimbench.errors import ResultError
+from claimbench.judging import recommend
 from claimbench.judging.judge import judge
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.planning import groups
@@ -236,9 +238,9 @@ def test_a_larger_budget_adds_rounds_to_those_that_are_there(lab: Any, machine: 
     assert len(decider.rounds) > len(before)
     assert all(path.read_bytes() == content for path, content in before.items())
     added = machine.asked[asked:]
-    assert {arm.block.cell.id for request in added for arm in request.arms} == {
-        cell_id(larger, "speed/near"), cell_id(larger, "speed/plain"),
-    }  # fmt: skip
+    seated = {arm.block.cell.id for request in added for arm in request.arms}
+    assert {cell_id(larger, "speed/near"), cell_id(larger, "speed/plain")} <= seated
+    assert cell_id(larger, "speed/half") not in seated, "its claim was decided, and it has its rounds"
 
 
 def test_a_cell_that_changed_sits_again_with_its_base_alone(lab: Any, machine: Machine, tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_out_of_memory_beside_others_is_measured_alone_back_to_back_with_its_bas
     assert next(ids for ids, in_company in seats if not in_company) == [plain, half, plain]
     assert sum(half in ids for ids, in_company in seats if in_company) == 1
     assert any("study: speed/half oom: so" in line for line in said)
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
     verdicts = {claim.id: claim.verdict for claim in judge(plan, table).claims}
     assert set(table[table["cell"] == half]["outcome"]) == ({"oom"} if fails_alone else {"ok"})
     assert verdicts["X1"] == ("not runnable here" if fails_alone else "supported")
@@ -296,19 +298,20 @@ def test_the_summary_lists_its_rounds_and_refuses_others(lab: Any, machine: Mach
 def test_a_ratio_uses_only_rounds_in_which_both_sat(lab: Any, machine: Machine, tmp_path: Path) -> None:
     plan = lab.plan(STUDY, more=BUDGET)
     decider, _ = decided(plan, tmp_path / "rounds")
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
     frames = aggregate.by_cell(table)
-    near, plain, two = (frames[cell_id(plan, address)] for address in ("speed/near", "speed/plain", "other/two"))
+    addresses = ("speed/near", "speed/plain", "speed/half", "other/two")
+    near, plain, half, two = (frames[cell_id(plan, address)] for address in addresses)
     together = comparing.paired_rounds([near, plain], [1, -1], "decode_tok_s")
     assert len(together) == decider.together(cell_id(plan, "speed/near"), cell_id(plan, "speed/plain"))
     assert plain["round"].nunique() > len(together)
-    assert comparing.paired_rounds([two, plain], [1, -1], "decode_tok_s") == []
+    assert comparing.paired_rounds([two, half], [1, -1], "decode_tok_s") == []
 
 
 def test_a_verdict_is_that_of_the_first_look_that_settles_it(lab: Any, machine: Machine, tmp_path: Path) -> None:
     plan = lab.plan(STUDY, more=BUDGET)
     decider, _ = decided(plan, tmp_path / "rounds")
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
     found = {claim.id: claim for claim in judge(plan, table).claims}
     assert found["X1"].verdict == "supported"
     assert found["X1"].checks[0].blocks == 2
@@ -363,7 +366,7 @@ def test_a_claim_that_nothing_changes_is_bounded_where_it_is_not_decided(
     """No difference was found, and none larger than the interval allows; it is measured further all the same."""
     plan = lab.plan(STUDY, more=BUDGET)
     decider, _ = decided(plan, tmp_path / "rounds")
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
     (near,) = [claim for claim in judge(plan, table).claims if claim.id == "X2"]
     (check,) = near.checks
     assert near.verdict == check.verdict == "bounded"
@@ -384,11 +387,11 @@ def test_a_claim_or_a_rule_that_is_edited_afterwards_shows_in_the_report(
     assert {request.protocol for request in machine.asked} == {protocol_of(plan)}
     summary = tmp_path / "summary.json"
     round_file.write_all(summary, 10, decider.rounds)
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
 
     def first_screen(of: Plan) -> str:
         rounds = round_file.read_summary(summary)
-        report.render(decide.in_groups(of), table, judge(of, table), Ceilings(), tmp_path / "reports", rounds)
+        report.render(in_groups(of), table, judge(of, table), Ceilings(), tmp_path / "reports", rounds)
         return (tmp_path / "reports/report.md").read_text(encoding="utf-8").partition("\n## ")[0]
 
     warning = f"edited after {len(decider.rounds)} rounds of these had been measured"
@@ -423,7 +426,7 @@ def test_a_spoilt_round_is_told_of_and_weighed_and_a_void_one_is_measured_again(
     before = decider.together(half, plain)
     path = next(path for path, one in decider.rounds.items() if half in {arm.result.cell.id for arm in one.arms})
     decider.rounds[path] = spoil(decider.rounds[path])
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
     frames = aggregate.by_cell(table)
     found = comparing.paired_rounds([frames[half], frames[plain]], [1, -1], "total_ms")
     assert [one.weight for one in found] == [each for each in (weight, *[1.0] * (before - 1)) if each]
@@ -466,7 +469,7 @@ def test_the_twin_counts_as_its_base(lab: Any, machine: Machine, tmp_path: Path)
     """The base of a comparison is the mean of both in each pass: half the noise of one."""
     plan = lab.plan(STUDY, more=BUDGET)
     decider, _ = decided(plan, tmp_path / "rounds")
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=decider.rounds)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
     frames = aggregate.by_cell(table)
     half, plain = frames[cell_id(plan, "speed/half")], frames[cell_id(plan, "speed/plain")]
     first = half["round"].iloc[0]
@@ -491,7 +494,7 @@ def test_a_cell_that_sat_twice_in_a_round_has_one_block_there(lab: Any, machine:
     first, second, *_ = sorted(sat_twice)
     for paths in ([first], [first, second]):
         rounds = {path: decider.rounds[path] for path in paths}
-        table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=rounds)
+        table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=rounds)
         rows = aggregate.by_cell(table)[base]
         assert rows["block"].nunique() == 2 * len(paths)
         blocks = aggregate.blocks_in(rows, "step_ms")
@@ -513,8 +516,11 @@ def test_waiting_for_another_study_on_the_same_device_spends_no_budget(
 def test_a_third_round_is_reserved_before_a_second_one_gets_more_passes(
     lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET)
+    experiments, claims = STUDY.partition("  other:")[0], STUDY.partition("claims:")[2].partition("  - id: X3")[0]
+    plan = lab.plan(f"{experiments}claims:{claims}", more=BUDGET)
     half = plan.cells[cell_id(plan, "speed/half")].cell
+    monkeypatch.setattr(decide.Decider, "go_on", lambda *_, **__: False)
+    monkeypatch.setattr(decide.Decider, "complete", lambda _: None)
     for restless, spare_s in ((False, 600 - 60 - 100), (True, 600 - 60 - 100 - 100)):
         machine.asked, machine.now = [], 0.0
         folder = tmp_path / str(restless)
@@ -532,14 +538,14 @@ def test_a_cell_gets_the_passes_that_should_settle_its_claims(lab: Any, machine:
     half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
 
     def asked(passes: int | None) -> dict[str, int]:
-        check = decide.Undecided("X1", (half, plain), Needed(rounds=3, minutes=1.0, passes=passes))
-        return decider.turns([plain, half, near], decide.Progress(3, (check,)))
+        check = Undecided("X1", (half, plain), Needed(rounds=3, minutes=1.0, passes=passes))
+        return decider.turns([plain, half, near], Progress(3, (check,)))
 
     assert asked(2) == {plain: 3, half: 3, near: decide.FEWEST}
     assert asked(1)[half] == decide.FEWEST
     assert asked(100)[half] == asked(None)[half] == decide.MOST
-    other = decide.Undecided("X2", (plain, "elsewhere"), Needed(rounds=3, minutes=1.0, passes=100))
-    assert decider.turns([plain, half], decide.Progress(3, (other,))) == {plain: decide.FEWEST, half: decide.FEWEST}
+    other = Undecided("X2", (plain, "elsewhere"), Needed(rounds=3, minutes=1.0, passes=100))
+    assert decider.turns([plain, half], Progress(3, (other,))) == {plain: decide.FEWEST, half: decide.FEWEST}
 
 
 def test_a_claim_that_one_check_refutes_asks_for_no_more_rounds(lab: Any, machine: Machine, tmp_path: Path) -> None:
@@ -548,10 +554,12 @@ def test_a_claim_that_one_check_refutes_asks_for_no_more_rounds(lab: Any, machin
         "{kind: ratio, metric: decode_tok_s, of: speed/near, to: speed/plain, expect: same}",
     ]
     before = STUDY.partition("claims:")[0]
+    few = {"measure": {"budget_minutes": 3, "samples": 3}}  # which do not settle what is near its limit
 
     def undecided(*asked: str, name: str) -> set[str]:
         study = f"{before}claims: [{{id: X1, kind: ratio, statement: Both, checks: [{', '.join(asked)}]}}]\n"
-        decider = decide.Decider(lab.plan(study, more=BUDGET), tmp_path / name, print)
+        machine.now = 0.0
+        decider = decide.Decider(lab.plan(study, more=few), tmp_path / name, print)
         decider.run()
         return {check.claim for check in decider.progress().undecided}
 
@@ -571,11 +579,11 @@ def test_a_round_that_may_not_end_within_the_budget_is_not_begun(
     monkeypatch.setattr(decide.Decider, "turn_s", lambda *_: 10.0)
     half, plain = (cell_id(plan, f"speed/{name}") for name in ("half", "plain"))
     needed = Needed(rounds=3, minutes=0.1, passes=2)
-    progress = decide.Progress(1, (decide.Undecided("X1", (half, plain), needed),))
+    found = Progress(1, (Undecided("X1", (half, plain), needed),))
     took_s = 3 * 10.0 + decide.FEWEST * 3 * 10.0
     for left_s, is_begun in ((took_s * 1.03, False), (took_s * 1.17, True)):
         machine.now = 600 - left_s
-        assert decider.go_on(progress) == is_begun
+        assert decider.go_on(found) == is_begun
 
 
 def test_where_one_round_cannot_settle_a_claim_its_passes_are_those_that_pay(
@@ -590,27 +598,89 @@ def test_where_one_round_cannot_settle_a_claim_its_passes_are_those_that_pay(
     def passes(start_s: float, pass_to_round_sd: float) -> int:
         monkeypatch.setattr(decide.Decider, "seat_s", lambda *_: start_s)
         needed = Needed(rounds=48, minutes=20.0, passes=None, pass_to_round_sd=pass_to_round_sd)
-        check = decide.Undecided("X1", (half, plain), needed)
-        return decider.turns([plain, half], decide.Progress(3, (check,)))[half]
+        check = Undecided("X1", (half, plain), needed)
+        return decider.turns([plain, half], Progress(3, (check,)))[half]
 
     assert passes(4.0, 1.5) == 3
     assert passes(1.0, 1.5) == passes(4.0, 1.0) == decide.FEWEST
     assert passes(16.0, 1.5) == decide.MOST
 
 
+def without_its_plain_run(plan: Plan) -> Plan:
+    """An experiment whose rows are compared with each other, and whose plain run is another cell."""
+    half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
+    known = {id: each.model_copy(update={"reference": plain}) for id, each in plan.cells.items()}
+    (group,) = groups._with_witnesses([PlannedGroup(title="alone", cells=(half, near), base=half)], known)
+    return plan.model_copy(update={"cells": known, "groups": (group,)})
+
+
 def test_a_reference_that_no_experiment_shows_sits_once_for_its_tokens(
     lab: Any, machine: Machine, tmp_path: Path
 ) -> None:
-    plan = lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET)
-    half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
-    known = {id: each.model_copy(update={"reference": plain}) for id, each in plan.cells.items()}
-    alone = PlannedGroup(title="alone", cells=(half, near), base=half)
-    (group,) = groups._with_witnesses([alone], known)
-    assert group.witnesses == (plain,)
-    decided(plan.model_copy(update={"cells": known, "groups": (group,)}), tmp_path / "rounds")
-    seats = [[arm for arm in request.arms if arm.block.cell.id == plain] for request in machine.asked]
+    plan = without_its_plain_run(lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET))
+    plain = cell_id(plan, "speed/plain")
+    assert plan.groups[0].witnesses == (plain,)
+    decided(plan, tmp_path / "rounds")
+    asked = [request for request in machine.asked if request.group == "alone"]
+    seats = [[arm for arm in request.arms if arm.block.cell.id == plain] for request in asked]
     assert [len(each) for each in seats] == [1] + [0] * (len(seats) - 1)
     assert (seats[0][0].turns, seats[0][0].proves) == (1, False)
+
+
+def test_what_claims_leave_of_the_budget_goes_to_what_to_switch_on(lab: Any, machine: Machine, tmp_path: Path) -> None:
+    """Cells sit with what they would replace as often as an interval needs, and not once more."""
+    plan = without_its_plain_run(lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET))
+    half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
+    decider, said = decided(plan, tmp_path / "rounds")
+    last = machine.asked[-1]
+    assert last.group == "what to switch on (alone)"
+    assert sorted(arm.block.cell.id for arm in last.arms) == sorted([plain, half, near, plain])
+    assert last.arms[0].block.cell.id == last.arms[-1].block.cell.id == plain
+    assert [arm.name for arm in last.arms].count(TWIN) == 1
+    assert {decider.together(id, plain) for id in (half, near)} == {paired.STEADY.least}
+    assert any("now: what to switch on (alone), 3 cells" in line for line in said)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds)
+    judged = judge(plan, table)
+    asked = {(each.cell, each.reference) for each in (*judged.recommendations, *judged.left_out)}
+    assert asked == {(half, plain), (near, plain)}
+    assert not [each for each in judged.left_out if each.reason == recommend.TOO_FEW and each.objective != "memory"]
+    decided(plan, tmp_path / "rounds")
+    assert machine.asked[-1] is last
+
+
+def test_what_no_claim_names_waits_for_the_claims_and_the_dearest_is_left_out_first(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes minutes to start does not take them from a claim."""
+    study = STUDY.replace(
+        "of: speed/near, to: speed/plain, expect: same", "of: speed/half, to: speed/plain, expect: below"
+    )
+    plan = lab.plan(study, more=BUDGET)
+    half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
+    one, two = (cell_id(plan, f"other/{name}") for name in ("one", "two"))
+    decider, _ = decided(plan, tmp_path / "rounds")
+    seats = [[arm.block.cell.id for arm in request.arms] for request in machine.asked]
+    claimed = [number for number, ids in enumerate(seats) if half in ids]
+    assert [number for number, ids in enumerate(seats) if near in ids][1] > claimed[1]
+    assert {decider.together(id, plain) for id in (half, near)} == {decider.together(one, two)} == {paired.STEADY.least}
+    machine.now, machine.asked = 0.0, []
+    monkeypatch.setattr(decide.Decider, "seat_s", lambda _, id: 1e9 if id in (near, two) else 1.0)
+    _, said = decided(plan, tmp_path / "others")
+    assert "left out for lack of time: study: speed/near (study: speed)" in said
+    assert sum(near in {arm.block.cell.id for arm in request.arms} for request in machine.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["plain", "near"])
+def test_what_ended_otherwise_is_no_advice_and_gets_no_more_rounds(
+    lab: Any, machine: Machine, tmp_path: Path, name: str
+) -> None:
+    plan = without_its_plain_run(lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET))
+    failing = cell_id(plan, f"speed/{name}")
+    machine.fails = {decide.labels(plan).get(failing, failing): "unavailable"}
+    decided(plan, tmp_path / "rounds")
+    advice = [request for request in machine.asked if request.group.startswith("what to switch on")]
+    assert failing not in {arm.block.cell.id for request in advice for arm in request.arms}
+    assert bool(advice) == (name == "near")
 
 
 def test_a_count_that_is_the_same_each_time_is_known_after_one_round(
@@ -628,7 +698,7 @@ def test_a_count_that_is_the_same_each_time_is_known_after_one_round(
     plan = lab.plan(study.replace("expect: below", "expect: same", 1), more=BUDGET)
     decider, _ = decided(plan, tmp_path / "rounds")
     first = dict(list(decider.rounds.items())[: len(plan.groups)])
-    table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=first)
+    table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=first)
     assert {claim.id: claim.verdict for claim in judge(plan, table).claims}["X1"] == "supported"
 
 
@@ -650,7 +720,7 @@ def test_a_number_above_its_ceiling_says_whether_it_or_the_ceiling_is_in_doubt(
             )
             rates = ({"read": rate / 2, "float32": 1e15}, {"read": rate, "float32": 1e14})
             rounds[path] = record.model_copy(update={"arms": arms, "rates": rates})
-        table = aggregate.aggregate(decide.in_groups(plan), Ceilings(), rounds=rounds)
+        table = aggregate.aggregate(in_groups(plan), Ceilings(), rounds=rounds)
         assert table.loc[table["cell"] == plain, "ceiling_ms"].iloc[0] == pytest.approx(step_weights / read[0] * 1e3)
         return {id: set(judge(plan, table).cells[id].flags) for id in (plain, half)}
 

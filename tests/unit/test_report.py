@@ -24,6 +24,7 @@ from claimbench.judging import judge
 from claimbench.planning.plan import make_plan
 from claimbench.reporting import claims, report
 from claimbench.reporting.origin import origin_of
+from claimbench.reporting.report_data import ReportData
 from claimbench.schema import ceilings, result, sealed, verdicts
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.outcome import Outcome
@@ -612,6 +613,21 @@ def test_what_departs_from_the_document_stands_at_the_verdict_in_the_first_table
     claims = [line.split(" | ") for line in text.split(first)[1].splitlines() if line.startswith("| [")]
     assert any("new tokens" in claim[place - 1] for claim in claims)
     assert "Not as the document has it: " in text.split("## The claims")[1]
+
+
+def test_what_departs_alike_for_every_claim_is_said_once_above_them(tmp_path: Path) -> None:
+    inputs = build(tmp_path, {"rates": RATES}, invent, PARAMS.replace("[rates, latency]", "[rates]"))
+    data = ReportData(inputs.plan, inputs.table, inputs.verdicts, CEILINGS)
+    told = claims.claims_of(data)[0].claims
+    for differs, departs, alike in (
+        ([("model",), ("model",)], False, ("model",)),
+        ([("model",), ()], True, ()),
+        ([("model",), ("model", "device")], True, ()),
+        ([(), ()], False, ()),
+    ):
+        pair = tuple(one._replace(differs=each) for one, each in zip(told[:2], differs, strict=True))
+        table = claims._table(data, "rates", "Rates", [claims.StudyClaims("rates", "Rates", pair)])
+        assert (table.departs, table.alike) == (departs, alike)
 
 
 def test_a_row_of_which_nothing_was_compiled_says_so_in_its_title(tmp_path: Path) -> None:

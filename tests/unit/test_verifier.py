@@ -41,7 +41,6 @@ REPORTS = ROOT / "reports"
 RAW = sorted(path.parent for path in REPORTS.rglob("verdicts.json"))
 WITHOUT_RAW_RESULTS = {
     "bigcode-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
-    "bloom-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
     "inference_speed-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
     "serving-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
 }
@@ -132,7 +131,7 @@ def faster(record: Any) -> None:
 def test_an_edited_check_is_found(run: Path, key: str, value: object, reseals: bool) -> None:
     def edit(found: Any) -> None:
         check = found["claims"][0]["checks"][0]
-        check[key] = check["sentence"].replace("is 3.26 times", "is 4.26 times") if key == "sentence" else value
+        check[key] = re.sub(r"is [\d.]+ times", "is 9.87 times", check["sentence"]) if key == "sentence" else value
 
     edited(run / "verdicts.json", "verdicts", edit, reseals)
     status, said = verified(run)

@@ -1,10 +1,15 @@
 """Measures a plan's groups in rounds: first what every comparison needs, then what is still undecided.
 
-1. Every cell of a group sits with the group's base once, group after group, and then again until no verdict lacks a
-   round: compiled and quantised cells, which differ more from process to process, need one more. What is there counts:
-   whoever raises the budget adds rounds, and a cell whose code changed sits again with its base alone.
+1. Every cell of a group sits with the group's base once, group after group, and, where claims name it, again until
+   no verdict lacks a round: compiled and quantised cells, which differ more from process to process, need one more.
+   What is there counts: whoever raises the budget adds rounds, and a cell whose code changed sits again with its base
+   alone.
 2. What is left of the budget goes to undecided claims, one round at a time: to the group of the one that should be
-   settled soonest, and in it only to the cells of undecided claims and their base.
+   settled soonest, and in it only to the cells of undecided claims and their base. Claims that the budget will hardly
+   settle wait for the next step.
+3. Cells that no claim names sit with their group's base, and cells with what they would replace in "what to switch on",
+   in as many rounds as an interval needs: whatever takes least time first.
+4. What is left then goes to the claims that are undecided still.
 
 The first rounds have few passes. From then on a cell gets as many as should settle its claims, from `FEWEST` to `MOST`,
 as far as the budget goes: who is far from every limit makes room for who is near one. Where one round cannot settle a
@@ -19,44 +24,34 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from claimbench import backends
-from claimbench.analysis import aggregate, comparing, validity
+from claimbench.analysis import comparing, validity
 from claimbench.analysis.paired import RESTLESS, STEADY
 from claimbench.analysis.protocol import protocol_of
-from claimbench.errors import ResultError
+from claimbench.deciding.advised import groups_of_advice
+from claimbench.deciding.progress import Progress, Undecided, progress_of
+from claimbench.deciding.round_files import Say, next_path, read_rounds, sat_in
 from claimbench.formatting import count, duration
-from claimbench.judging.evidence import Evidence
-from claimbench.judging.judge import check_of
 from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.rounds import RoundServer
 from claimbench.planning.forecast import peak_bytes
-from claimbench.planning.groups import MEMORY_SHARE, cells_named, compared_by, comparisons, that_fit
+from claimbench.planning.groups import MEMORY_SHARE, comparisons, named_in_claims, that_fit
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, folder_of, labels
-from claimbench.schema import durable
 from claimbench.schema import round as round_file
-from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import Checkpoint
 from claimbench.schema.json_file import digest
-from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import FITS, Outcome
-from claimbench.schema.plan import RESULTS, Plan, PlannedGroup
+from claimbench.schema.plan import Plan, PlannedGroup
 from claimbench.schema.round import TWIN, Round
-from claimbench.schema.set_aside import set_aside
-from claimbench.schema.verdicts import Needed, Verdict
 
-ROUNDS = RESULTS / "rounds"
-STAMP = "%Y%m%dT%H%M%S.%fZ"
-"""Of a round's file: when it began."""
-
+MOST_ROUNDS = max(STEADY.least, RESTLESS.least)
+"""That any interval needs."""
 FIRST_SHARE = 0.2
 """Of the budget, for the turns of the first round of every group."""
 FIRST_PASSES = 4
@@ -74,32 +69,6 @@ RESTLESS_CPU = 0.1
 SLOWER = 1.1
 """Than the last round, in which a shared machine may have been faster: a budget is a limit."""
 
-Say = Callable[[str], None]
-
-
-class Undecided(NamedTuple):
-    """A check that no look has settled."""
-
-    claim: str
-    cells: tuple[str, ...]
-    needed: Needed | None
-
-
-class Progress(NamedTuple):
-    """Of the claims that rounds can settle."""
-
-    claims: int
-    undecided: tuple[Undecided, ...]
-
-    @property
-    def text(self) -> str:
-        """`12 of 16 claims decided`."""
-        return f"{self.claims - len({each.claim for each in self.undecided})} of {self.claims} claims decided"
-
-    def about(self, ids: Container[str]) -> list[Undecided]:
-        """The undecided checks that compare nothing but `ids`."""
-        return [check for check in self.undecided if all(id in ids for id in check.cells)]
-
 
 class Decider:
     """A plan's rounds: those that are there, and the next one."""
@@ -109,6 +78,7 @@ class Decider:
         self.rounds = read_rounds(plan, folder, say)
         self.names = labels(plan)
         self.compared = [sides for planned in plan.studies.values() for sides in comparisons(planned)]
+        self.claimed = {id for planned in plan.studies.values() for id in named_in_claims(planned)}
         self.protocol = protocol_of(plan)
         self.begun = time.monotonic()
         self.server = RoundServer()
@@ -119,15 +89,21 @@ class Decider:
         return self.plan.budget_minutes * 60 - (time.monotonic() - self.begun - self.server.waited_s)
 
     def run(self) -> None:
-        """Measure until nothing is undecided or the budget is spent; each group's first round comes in any case."""
+        """Measure until all is decided or the budget is spent; each group's first round comes in any case."""
         with self.server:
-            for depth in range(1, max(STEADY.least, RESTLESS.least) + 1):
+            for depth in range(1, MOST_ROUNDS + 1):
                 self.sit_all(depth)
+            while self.go_on(self.progress(), in_time=True):
+                pass
+            self.complete()
             while self.go_on(self.progress()):
                 pass
 
     def sit_all(self, depth: int) -> None:
-        """See to it that every cell has sat with its base `depth` times, or as often as its verdicts need."""
+        """See to it that cells have sat with their base `depth` times, or as often as their verdicts need.
+
+        Every cell has its first round, and those that claims name the others.
+        """
         waiting = [(group, part) for group in self.plan.groups for part in self.lacking(group, depth)]
         arms = sum(len(part) + 1 for _, part in waiting)
         for number, (group, part) in enumerate(waiting):
@@ -151,19 +127,19 @@ class Decider:
         found = 0.0
         for later in range(depth + 1, RESTLESS.least + 1):
             for group in self.plan.groups:
-                sides = [each for each in self.sides_in(group) if self.least(*each) >= later]
+                sides = [each for each in self.sides_in(group, self.claimed) if self.least(*each) >= later]
                 ids = {id for each in sides for id in each} - {group.base}
                 found += self.expected_s([group.base, *ids], FEWEST) if ids else 0.0
         return found
 
-    def sides_in(self, group: PlannedGroup) -> list[tuple[str, ...]]:
-        """What is compared in a group: each cell with the base, and the sides of every claim."""
-        compared: list[tuple[str, ...]] = [(id, group.base) for id in group.cells if id != group.base]
+    def sides_in(self, group: PlannedGroup, ids: Container[str]) -> list[tuple[str, ...]]:
+        """What is compared in a group: each cell of `ids` with the base, and the sides of every claim."""
+        compared: list[tuple[str, ...]] = [(id, group.base) for id in group.cells if id in ids and id != group.base]
         return compared + [sides for sides in self.compared if set(sides) <= set(group.cells)]
 
     def lacking(self, group: PlannedGroup, depth: int) -> list[list[str]]:
         """Cells of a group that have not sat with what they are compared with often enough, in parts that fit."""
-        compared = self.sides_in(group)
+        compared = self.sides_in(group, group.cells if depth == 1 else self.claimed)
         wanted = {id for sides in compared if self.together(*sides) < min(depth, self.least(*sides)) for id in sides}
         arms = [id for id in group.cells if id in wanted and id != group.base]
         return self.fitting(arms, group.base) if arms else []
@@ -178,9 +154,12 @@ class Decider:
             return 1
         return comparing.prior_of([self.plan.cells[id].cell for id in ids]).least
 
-    def go_on(self, progress: Progress) -> bool:
-        """Measure one more round for what is undecided; False where nothing is, or no round fits in the budget."""
-        chosen = self.choose(progress)
+    def go_on(self, progress: Progress, in_time: bool = False) -> bool:
+        """Measure one more round for what is undecided; False where nothing is, or no round fits in the budget.
+
+        `in_time`: only for what the budget should settle.
+        """
+        chosen = self.choose(progress, self.left_s if in_time else math.inf)
         if chosen is None:
             return False
         group, arms = chosen
@@ -192,8 +171,11 @@ class Decider:
             self.measure(group, part, turns, max(turns.values()), min(TURNS_S, free_s), progress)
         return True
 
-    def choose(self, progress: Progress) -> tuple[PlannedGroup, list[str]] | None:
-        """The group of the check that should be settled soonest, and the cells to sit with its base."""
+    def choose(self, progress: Progress, within_s: float) -> tuple[PlannedGroup, list[str]] | None:
+        """The group of the check that should be settled soonest, and the cells to sit with its base.
+
+        None where nothing is undecided that should be settled `within_s` seconds.
+        """
 
         def soonness(check: Undecided) -> tuple[float, int]:
             minutes = check.needed.minutes if check.needed else None
@@ -203,11 +185,50 @@ class Decider:
             group = next((each for each in self.plan.groups if set(check.cells) <= set(each.cells)), None)
             if group is None or not all(map(self.is_worth_more, check.cells)):
                 continue
+            if soonness(check)[0] * 60 > within_s:
+                return None
             within = [one for one in progress.about(group.cells) if soonness(one)[0] * 60 <= self.left_s] or [check]
             wanted = {id for one in within for id in one.cells}
             arms = [id for id in group.cells if id in wanted and id != group.base]
             return group, arms or [id for id in group.cells if id != group.base][:1]
         return None
+
+    def complete(self) -> None:
+        """Seat cells with their base, and with what they would replace, as often as an interval needs."""
+        groups = [*self.plan.groups, *groups_of_advice(self.plan, self.is_worth_more)]
+        for group in sorted(filter(self.rest_s, groups), key=self.rest_s):
+            fitting = self.that_fits_in_time(group)
+            for _ in range(MOST_ROUNDS):
+                for part in self.incomplete(fitting, rounds=1):
+                    if self.left_s < self.expected_s(part, FEWEST):
+                        return
+                    free_s = self.left_s - self.expected_s(part, FEWEST) + self.turns_s(part, FEWEST)
+                    turns = dict.fromkeys(part, MOST)
+                    self.measure(fitting, part, turns, MOST, min(TURNS_S, free_s), self.progress())
+
+    def that_fits_in_time(self, group: PlannedGroup) -> PlannedGroup:
+        """The base and its incomplete cells, without the dearest ones whose rounds do not fit in what is left."""
+        kept = [id for part in self.incomplete(group, rounds=1) for id in part[1:]]
+        kept.sort(key=lambda id: self.seat_s(id) + FEWEST * self.turn_s(id))
+        left_out: list[str] = []
+        while kept and self.rest_s(group.model_copy(update={"cells": (group.base, *kept)})) > self.left_s:
+            left_out.append(kept.pop())
+        if left_out:
+            names = ", ".join(self.names.get(id, id) for id in left_out)
+            self.say(f"left out for lack of time: {names} ({group.title})")
+        return group.model_copy(update={"cells": (group.base, *kept)})
+
+    def rest_s(self, group: PlannedGroup) -> float:
+        """What the rounds take that its cells lack beside its base."""
+        parts = (part for rounds in range(1, MOST_ROUNDS + 1) for part in self.incomplete(group, rounds))
+        return sum(self.expected_s(part, FEWEST) for part in parts)
+
+    def incomplete(self, group: PlannedGroup, rounds: int) -> list[list[str]]:
+        """Cells that lack so many rounds with the group's base for an interval, or more, in parts that fit."""
+        pairs = [(id, group.base) for id in group.cells if id != group.base]
+        return self.fitting(
+            [pair[0] for pair in pairs if self.least(*pair) - self.together(*pair) >= rounds], group.base
+        )
 
     @property
     def may_sit_beside(self) -> bool:
@@ -377,6 +398,9 @@ class Decider:
     def checkpoint(self, of: Checkpoint) -> Path:
         return CHECKPOINTS / folder_of(self.plan, of)
 
+    def progress(self, is_over: bool = False) -> Progress:
+        return progress_of(self.plan, self.rounds, is_over)
+
     def tell(self, record: Round) -> None:
         ended = [f"{arm.name} {arm.result.outcome}: {arm.result.reason}" for arm in record.arms if is_odd(arm)]
         doubts = validity.sentences(validity.of_round(record))
@@ -384,86 +408,6 @@ class Decider:
         for line in [f"{duration(record.duration_s)}, passes: {record.passes}, {timed}", *doubts, *ended]:
             self.say(f"    {line}")
 
-    def progress(self, is_over: bool = False) -> Progress:
-        """How the claims stand that rounds can settle, by the looks that were planned, and at the end by the last.
-
-        A claim that one check refutes is settled, whatever its other checks say.
-        """
-        table = aggregate.aggregate(in_groups(self.plan), Ceilings(), rounds=self.rounds)
-        evidence = Evidence(self.plan, table, self.plan.params.measure.tolerance, only_planned_looks=not is_over)
-        claims, undecided = set(), list[Undecided]()
-        for study, planned in self.plan.studies.items():
-            for claim in planned.study.claims:
-                named = [(check, cells_named(check, planned)) for check in claim.checks]
-                known = [check for check, ids in named if ids and all(id in evidence.frames for id in ids)]
-                if not known:
-                    continue
-                claims.add((study, claim.id))
-                found = [(compared_by(check, planned), check_of(claim, check, study, evidence)) for check in known]
-                if any(check.verdict == Verdict.REFUTED and not is_of_start(check.metric) for _, check in found):
-                    continue
-                undecided += [
-                    Undecided(claim.id, cells, check.needed)
-                    for cells, check in found
-                    if cells and check.verdict in (Verdict.UNDECIDED, Verdict.BOUNDED)
-                ]
-        return Progress(len(claims), tuple(undecided))
-
-
-def next_path(folder: Path) -> Path:
-    """Of a round that begins now. Names are the order of rounds, and of looks at them, whatever the clock says."""
-    stems = sorted(path.stem for path in folder.glob("*.json"))
-    begins = datetime.now(UTC)
-    with suppress(ValueError, IndexError):  # the last was named by hand, or there is none
-        begins = max(begins, datetime.strptime(stems[-1], STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1))
-    return folder / f"{begins.strftime(STAMP)}.json"
-
-
-def sat_in(record: Round) -> set[tuple[str, str]]:
-    """(cell, key) of every arm, its twin's among them; who lacked memory in company did not sit."""
-    arms = [arm for arm in record.arms if not (record.in_company and arm.result.outcome == Outcome.OOM)]
-    return {(arm.result.cell.id, arm.result.key.id) for arm in arms}
-
-
-def is_of_start(metric: str | None) -> bool:
-    """Whether blocks have a say in it as well, which are measured after the rounds."""
-    return metric is not None and METRICS[metric].is_of_start
-
 
 def is_odd(arm: round_file.Arm) -> bool:
     return arm.result.outcome not in FITS or arm.result.outcome == Outcome.WRONG
-
-
-def in_groups(plan: Plan) -> Plan:
-    """The plan without what is measured in blocks."""
-    ids = {id for group in plan.groups for id in group.everyone}
-    cells = {id: planned.model_copy(update={"blocks": 0}) for id, planned in plan.cells.items() if id in ids}
-    known = {
-        id: each.model_copy(update={"reference": None}) if each.reference not in ids else each
-        for id, each in cells.items()
-    }
-    return plan.model_copy(update={"cells": known})
-
-
-def is_readable(path: Path) -> bool:
-    with suppress(ResultError):
-        return bool(round_file.read(path))
-    return False
-
-
-def read_rounds(plan: Plan, folder: Path, say: Say) -> dict[str, Round]:
-    """The rounds in `folder` that a cell of the plan sat in under its key, by path; a damaged file is set aside."""
-    wanted = {(id, plan.cells[id].key.id) for group in plan.groups for id in group.everyone}
-    found: dict[str, Round] = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            record = round_file.read(path)
-        except ResultError as error:
-            say(f"left out: {error}")
-            with durable.alone_in(folder):
-                if path.exists() and not is_readable(path):
-                    set_aside(path, "damaged")
-            continue
-        if wanted & sat_in(record):
-            found[str(path)] = record
-    return found

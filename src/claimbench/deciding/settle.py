@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from claimbench.deciding.decide import Decider, Say
+from claimbench.deciding.decide import Decider
+from claimbench.deciding.round_files import Say
 from claimbench.errors import ResultError
 from claimbench.schema import durable
 from claimbench.schema import round as round_file

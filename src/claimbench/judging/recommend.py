@@ -175,6 +175,11 @@ def advise(plan: Plan, table: pd.DataFrame, cells: dict[str, CellSummary], toler
     return _Adviser(plan, table, cells, tolerance).advice()
 
 
+def compared_with(plan: Plan, id: str) -> list[str]:
+    """Ids of the cells that `id` is compared with when it is said what to switch on."""
+    return list(dict.fromkeys(question.to for question in _questions(plan, id)))
+
+
 def _questions(plan: Plan, id: str) -> list[_Question]:
     """Batch 1 is asked about latency, larger ones about throughput (against the smallest too), all about memory."""
     found, planned = [], plan.cells[id]

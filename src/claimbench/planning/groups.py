@@ -63,6 +63,11 @@ def comparisons(planned: PlannedStudy, of_start: bool = False) -> Iterator[tuple
                 yield cells
 
 
+def named_in_claims(planned: PlannedStudy) -> set[str]:
+    """Every cell that a check names, whatever it asks of it."""
+    return {id for claim in planned.study.claims for check in claim.checks for id in cells_named(check, planned)}
+
+
 def compared_by(check: Check, planned: PlannedStudy, of_start: bool = False) -> tuple[str, ...]:
     """The cells that a check compares by a ratio or a curve; the last of a ratio is what it is compared with.
 

@@ -66,7 +66,9 @@ class ClaimTable(NamedTuple):
     title: str
     claims: tuple[ClaimText, ...]
     departs: bool
-    """Whether what ran for some claim was not what its document has."""
+    """Whether what ran for some claim was not what its document has, and for another one it was, or otherwise."""
+    alike: tuple[str, ...]
+    """What ran for every claim was not what its document has in these, a word or two each."""
     told: str
     """The verdicts, counted, as a sentence."""
     figure: Illustration | None
@@ -103,7 +105,9 @@ def _table(data: ReportData, name: str, title: str, studies: Sequence[StudyClaim
     judged = [claim for study in names for claim in data.verdicts.claims if claim.study == study]
     described = tuple(claim for each in studies for claim in each.claims)
     figure = study_figures.of_verdicts(name, judged)
-    return ClaimTable(name, title, described, any(claim.differs for claim in described), _told(judged), figure)
+    found = {claim.differs for claim in described}
+    alike = found.pop() if len(found) == 1 else ()
+    return ClaimTable(name, title, described, any(found), alike, _told(judged), figure)
 
 
 def _told(judged: Sequence[ClaimVerdict]) -> str:

@@ -33,7 +33,7 @@ from tests.faults.simulated.world import Fault, Process, Truth, World
 
 from claimbench.__main__ import main
 from claimbench.analysis import table_file
-from claimbench.deciding import decide
+from claimbench.deciding import decide, round_files
 from claimbench.judging import judge
 from claimbench.judging.recommend import Advice
 from claimbench.measuring import measure, rounds
@@ -231,7 +231,7 @@ class Workflow:
             *results.values(),
         ]
         if self.decided:
-            folder = str(decide.ROUNDS)
+            folder = str(round_files.ROUNDS)
             command = ask("rounds", "--plan", self.plan_json, "--folder", folder, "--output", self.decided)
             found.append(Job("rounds", (self.decided,), (self.plan_json,), command, updates=True))
         made = ["--plan", self.plan_json, "--ceilings", self.limits, *with_rounds]
@@ -306,6 +306,7 @@ def standing_in(world: World, plan: Plan) -> Iterator[None]:
         put(turns, "fcntl", locks)
         for module in (decide, measure):
             put(module, "time", clock)
+        for module in (round_files, measure):
             put(module, "datetime", Clock)
         put(rounds, "time", clock)
         put(tidy, "time", SimpleNamespace(time=lambda: world.now().timestamp()))
@@ -459,7 +460,7 @@ def _check_nothing_is_half_written(world: World) -> None:
 
 
 def _check_nothing_is_doubled(world: World, plan: Plan) -> None:
-    there = [round_file.read(path) for path in sorted((world.root / decide.ROUNDS).glob("*.json"))]
+    there = [round_file.read(path) for path in sorted((world.root / round_files.ROUNDS).glob("*.json"))]
     assert all(there.count(one) == 1 for one in there), "a round is there twice"
     names = [path for path, _ in oracle.on_disk(world)]
     assert names == sorted(names), "names of rounds are not in the order in which they were measured"

@@ -69,10 +69,11 @@ def run(arguments: argparse.Namespace) -> None:
 def _forecast_rounds(plan: Plan, limits: Ceilings) -> None:
     """What the budget will probably decide: by the rounds that are there, or by how far it goes."""
     from claimbench import formatting
-    from claimbench.deciding.decide import ROUNDS, Decider
+    from claimbench.deciding.decide import Decider
+    from claimbench.deciding.round_files import ROUNDS
     from claimbench.planning import forecast
 
-    print(f"rounds: at most {formatting.duration(plan.budget_minutes * 60)}, or until every claim is decided")
+    print(f"rounds: at most {formatting.duration(plan.budget_minutes * 60)}, or until all is decided")
     for each in forecast.resolutions(plan, limits):
         cells = formatting.count(each.cells, "cell")
         told = "no ratio, for lack of time" if math.isinf(each.difference) else f"ratios {each.difference:.0%} from 1"

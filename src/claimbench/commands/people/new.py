@@ -34,7 +34,7 @@ defaults:                       # of every cell; an experiment's `hold` and a ce
   # batch: 1
 
 measure:
-  budget_minutes: 5             # or fewer, as soon as every claim is decided
+  budget_minutes: 5             # or fewer, as soon as every claim and every advice has its interval
 
 experiments:
   attention:                    # what is compared: cells that differ in one thing
