@@ -648,24 +648,35 @@ def test_what_claims_leave_of_the_budget_goes_to_what_to_switch_on(lab: Any, mac
     assert machine.asked[-1] is last
 
 
-def test_what_no_claim_names_waits_for_the_claims_and_the_dearest_is_left_out_first(
-    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("start_s", "waits"), [(1.0, False), (20.0, True)])
+def test_what_no_claim_names_waits_for_the_claims_where_it_takes_long(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_s: float, waits: bool
 ) -> None:
-    """A server that takes minutes to start does not take them from a claim."""
+    """A server that takes a while to start does not take it from a claim."""
     study = STUDY.replace(
         "of: speed/near, to: speed/plain, expect: same", "of: speed/half, to: speed/plain, expect: below"
     )
     plan = lab.plan(study, more=BUDGET)
     half, plain, near = (cell_id(plan, f"speed/{name}") for name in ("half", "plain", "near"))
-    one, two = (cell_id(plan, f"other/{name}") for name in ("one", "two"))
+    monkeypatch.setattr(decide.Decider, "seat_s", lambda _, id: start_s if id == near else 1.0)
     decider, _ = decided(plan, tmp_path / "rounds")
-    seats = [[arm.block.cell.id for arm in request.arms] for request in machine.asked]
-    claimed = [number for number, ids in enumerate(seats) if half in ids]
-    assert [number for number, ids in enumerate(seats) if near in ids][1] > claimed[1]
-    assert {decider.together(id, plain) for id in (half, near)} == {decider.together(one, two)} == {paired.STEADY.least}
-    machine.now, machine.asked = 0.0, []
-    monkeypatch.setattr(decide.Decider, "seat_s", lambda _, id: 1e9 if id in (near, two) else 1.0)
-    _, said = decided(plan, tmp_path / "others")
+    second = [
+        [arm.block.cell.id for arm in request.arms] for request in machine.asked if request.group == "study: speed"
+    ]
+    assert (half in second[1], near in second[1]) == (True, not waits)
+    assert {decider.together(id, plain) for id in (half, near)} == {paired.STEADY.least}
+
+
+def test_where_time_is_lacking_the_dearest_is_left_out_and_named(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = STUDY.replace(
+        "of: speed/near, to: speed/plain, expect: same", "of: speed/half, to: speed/plain, expect: below"
+    )
+    plan = lab.plan(study, more=BUDGET)
+    near = cell_id(plan, "speed/near")
+    monkeypatch.setattr(decide.Decider, "seat_s", lambda _, id: 1e9 if id == near else 1.0)
+    _, said = decided(plan, tmp_path / "rounds")
     assert "left out for lack of time: study: speed/near (study: speed)" in said
     assert sum(near in {arm.block.cell.id for arm in request.arms} for request in machine.asked) == 1
 

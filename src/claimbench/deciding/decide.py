@@ -1,14 +1,14 @@
 """Measures a plan's groups in rounds: first what every comparison needs, then what is still undecided.
 
-1. Every cell of a group sits with the group's base once, group after group, and, where claims name it, again until
-   no verdict lacks a round: compiled and quantised cells, which differ more from process to process, need one more.
-   What is there counts: whoever raises the budget adds rounds, and a cell whose code changed sits again with its base
-   alone.
+1. Every cell of a group sits with the group's base once, group after group, and then again until no verdict lacks a
+   round: compiled and quantised cells, which differ more from process to process, need one more. Cells that no claim
+   names and that take long, such as a server's start, wait for step 3. What is there counts: whoever raises the budget
+   adds rounds, and a cell whose code changed sits again with its base alone.
 2. What is left of the budget goes to undecided claims, one round at a time: to the group of the one that should be
    settled soonest, and in it only to the cells of undecided claims and their base. Claims that the budget will hardly
    settle wait for the next step.
-3. Cells that no claim names sit with their group's base, and cells with what they would replace in "what to switch on",
-   in as many rounds as an interval needs: whatever takes least time first.
+3. Who waited sits with its group's base, and cells with what they would replace in "what to switch on", in as many
+   rounds as an interval needs: whatever takes least time first.
 4. What is left then goes to the claims that are undecided still.
 
 The first rounds have few passes. From then on a cell gets as many as should settle its claims, from `FEWEST` to `MOST`,
@@ -55,6 +55,8 @@ MOST_ROUNDS = max(STEADY.least, RESTLESS.least)
 FIRST_SHARE = 0.2
 """Of the budget, for the turns of the first round of every group."""
 FIRST_PASSES = 4
+CHEAP_SHARE = 0.02
+"""Of the budget, for a round of a cell that no claim names: who takes longer waits for the claims."""
 FEWEST, MOST = 2, 4
 """Passes of a round. What no number of them explains is about as large as the spread of a pass (paired.STEADY), and a
 start takes about as long as a pass: whoever needs more is settled sooner by another round."""
@@ -102,7 +104,7 @@ class Decider:
     def sit_all(self, depth: int) -> None:
         """See to it that cells have sat with their base `depth` times, or as often as their verdicts need.
 
-        Every cell has its first round, and those that claims name the others.
+        Every cell has its first round; cells that no claim names have the others here if they are cheap.
         """
         waiting = [(group, part) for group in self.plan.groups for part in self.lacking(group, depth)]
         arms = sum(len(part) + 1 for _, part in waiting)
@@ -127,7 +129,7 @@ class Decider:
         found = 0.0
         for later in range(depth + 1, RESTLESS.least + 1):
             for group in self.plan.groups:
-                sides = [each for each in self.sides_in(group, self.claimed) if self.least(*each) >= later]
+                sides = [each for each in self.sides_in(group, self.asked(group)) if self.least(*each) >= later]
                 ids = {id for each in sides for id in each} - {group.base}
                 found += self.expected_s([group.base, *ids], FEWEST) if ids else 0.0
         return found
@@ -137,9 +139,18 @@ class Decider:
         compared: list[tuple[str, ...]] = [(id, group.base) for id in group.cells if id in ids and id != group.base]
         return compared + [sides for sides in self.compared if set(sides) <= set(group.cells)]
 
+    def asked(self, group: PlannedGroup) -> set[str]:
+        """Its cells that claims name, and those that cost them little."""
+        limit_s = CHEAP_SHARE * 60 * self.plan.budget_minutes
+        return {id for id in group.cells if id in self.claimed or self.cost_s(id) <= limit_s}
+
+    def cost_s(self, id: str) -> float:
+        """What a round takes for this cell."""
+        return self.seat_s(id) + FEWEST * self.turn_s(id)
+
     def lacking(self, group: PlannedGroup, depth: int) -> list[list[str]]:
         """Cells of a group that have not sat with what they are compared with often enough, in parts that fit."""
-        compared = self.sides_in(group, group.cells if depth == 1 else self.claimed)
+        compared = self.sides_in(group, group.cells if depth == 1 else self.asked(group))
         wanted = {id for sides in compared if self.together(*sides) < min(depth, self.least(*sides)) for id in sides}
         arms = [id for id in group.cells if id in wanted and id != group.base]
         return self.fitting(arms, group.base) if arms else []
@@ -209,7 +220,7 @@ class Decider:
     def that_fits_in_time(self, group: PlannedGroup) -> PlannedGroup:
         """The base and its incomplete cells, without the dearest ones whose rounds do not fit in what is left."""
         kept = [id for part in self.incomplete(group, rounds=1) for id in part[1:]]
-        kept.sort(key=lambda id: self.seat_s(id) + FEWEST * self.turn_s(id))
+        kept.sort(key=self.cost_s)
         left_out: list[str] = []
         while kept and self.rest_s(group.model_copy(update={"cells": (group.base, *kept)})) > self.left_s:
             left_out.append(kept.pop())
