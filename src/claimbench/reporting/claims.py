@@ -66,9 +66,9 @@ class ClaimTable(NamedTuple):
     title: str
     claims: tuple[ClaimText, ...]
     departs: bool
-    """Whether what ran for some claim was not what its document has, and for another one it was, or otherwise."""
+    """Whether what ran for some claim was not what its document has, beyond what is `alike`; `differs` has the rest."""
     alike: tuple[str, ...]
-    """What ran for every claim was not what its document has in these, a word or two each."""
+    """What ran for every claim that was measured was not what its document has in these, a word or two each."""
     told: str
     """The verdicts, counted, as a sentence."""
     figure: Illustration | None
@@ -105,9 +105,12 @@ def _table(data: ReportData, name: str, title: str, studies: Sequence[StudyClaim
     judged = [claim for study in names for claim in data.verdicts.claims if claim.study == study]
     described = tuple(claim for each in studies for claim in each.claims)
     figure = study_figures.of_verdicts(name, judged)
-    found = {claim.differs for claim in described}
-    alike = found.pop() if len(found) == 1 else ()
-    return ClaimTable(name, title, described, any(found), alike, _told(judged), figure)
+    measured = [set(claim.differs) for claim in described if claim.differs or claim.rounds]
+    common = set.intersection(*measured) if measured else set()
+    alike = tuple(dict.fromkeys(part for claim in described for part in claim.differs if part in common))
+    rest = [tuple(part for part in claim.differs if part not in common) for claim in described]
+    shown = tuple(claim._replace(differs=each) for claim, each in zip(described, rest, strict=True))
+    return ClaimTable(name, title, shown, any(rest), alike, _told(judged), figure)
 
 
 def _told(judged: Sequence[ClaimVerdict]) -> str:
