@@ -66,13 +66,16 @@ class ServerFailed(Refusal):
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _DISK = frozenset((*_NO_ROOM, *_IN_THE_WAY))
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def disk_trouble(error: OSError) -> str | None:
-    """One message where a disk is full, broken or not for writing; None for another error."""
+    """One message where a disk is full, broken or not for writing, or no file can be called so; else None."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in _NO_NAME:
+        return f"no such file can be{where}: {error.strerror}"
     if error.errno not in _DISK:
         return None
-    where = f" ({error.filename})" if error.filename else ""
     return f"cannot write{where}: {error.strerror}. What was measured before is kept."
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from claimbench.judging import recommend
+
 pytestmark = pytest.mark.pipeline
 
 
@@ -32,11 +34,14 @@ def test_rounds_settle_a_study_and_a_larger_budget_keeps_them(project: Any) -> N
     project.write()
     said = project.snakemake("all")
     assert re.search(r"1 of 1 claims decided in \d+ rounds", said), said
+    assert "now: what to switch on (paces: pace), 3 cells" in said
     first = rounds_in(project.folder)
     assert len(first) == len(decided(project.folder)["seals"]) >= 2
     report = (project.folder / "reports/report.md").read_text(encoding="utf-8")
     assert "| **supported** |" in report
     assert all(name in report for name in first)
+    assert "fast (paces)" in report
+    assert recommend.TOO_FEW not in report
     assert project.jobs() == {}
 
     project.params["measure"]["budget_minutes"] = 0.8

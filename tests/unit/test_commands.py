@@ -341,6 +341,24 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
     assert done.stderr.count("\n") == 1
 
 
+READ = (["run", "smollm2", "--prompt", "@{}"], ["check", "{}"], ["compare", "{}", "{}"], ["forecast", "--params", "{}"])
+NAMED = (["run", "file:///{}"], ["run", "hf://a/{}"], ["run", "a/{}"], ["new", "{}"], ["new", "a", "--output", "{}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_loop"), [*((one, False) for one in (*READ, *NAMED)), *((one, True) for one in READ)]
+)
+def test_a_name_that_no_file_can_have_is_told_in_one_line(
+    arguments: list[str], is_loop: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "loop" if is_loop else "x" * 5000
+    if is_loop:
+        Path(name).symlink_to(name)
+    assert main([one.format(name) for one in arguments]) in (1, 2, 3, 4)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("claimbench: ")
+
+
 def test_a_workflow_that_failed_is_status_1_and_says_where_its_logs_are(tmp_path: Path) -> None:
     from claimbench.workflow import run_folder
 

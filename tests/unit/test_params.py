@@ -220,6 +220,10 @@ def test_a_study_s_mistake_is_one_sentence(change: Change, sentence: str) -> Non
             "checkpoints.real.source: expected one of hf://, pypi://, random://, file:// (got '../model'). "
             "Did you mean 'file://../model'?",
         ),
+        (
+            put("checkpoints.real.source", f"a/b/{'x' * 5000}"),
+            f"checkpoints.real.source: expected one of hf://, pypi://, random://, file:// (got 'a/b/{'x' * 5000}')",
+        ),
         (put("swap", {"reel": "random"}), "swap.reel: unknown checkpoint 'reel'. Did you mean 'real'?"),
         (put("swap", {"real": "randm"}), "swap.real: unknown checkpoint 'randm'. Did you mean 'random'?"),
         (

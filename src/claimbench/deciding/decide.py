@@ -127,7 +127,7 @@ class Decider:
     def later_s(self, depth: int) -> float:
         """What the rounds take that verdicts need beyond `depth`."""
         found = 0.0
-        for later in range(depth + 1, RESTLESS.least + 1):
+        for later in range(depth + 1, MOST_ROUNDS + 1):
             for group in self.plan.groups:
                 sides = [each for each in self.sides_in(group, self.asked(group)) if self.least(*each) >= later]
                 ids = {id for each in sides for id in each} - {group.base}
@@ -174,12 +174,17 @@ class Decider:
         if chosen is None:
             return False
         group, arms = chosen
-        for part in self.fitting(arms, group.base):
-            if self.left_s < self.expected_s(part, FEWEST):
-                return False
-            turns = self.turns(part, progress)
-            free_s = self.left_s - self.expected_s(part, FEWEST) + self.turns_s(part, FEWEST)
-            self.measure(group, part, turns, max(turns.values()), min(TURNS_S, free_s), progress)
+        return all(
+            self.sit(group, part, self.turns(part, progress), progress) for part in self.fitting(arms, group.base)
+        )
+
+    def sit(self, group: PlannedGroup, part: Sequence[str], turns: Mapping[str, int], progress: Progress) -> bool:
+        """Measure a round of cells of a group; False where it does not fit in what is left of the budget."""
+        least_s = self.expected_s(part, FEWEST)
+        if self.left_s < least_s:
+            return False
+        free_s = self.left_s - least_s + self.turns_s(part, FEWEST)
+        self.measure(group, part, turns, max(turns.values()), min(TURNS_S, free_s), progress)
         return True
 
     def choose(self, progress: Progress, within_s: float) -> tuple[PlannedGroup, list[str]] | None:
@@ -211,11 +216,8 @@ class Decider:
             fitting = self.that_fits_in_time(group)
             for _ in range(MOST_ROUNDS):
                 for part in self.incomplete(fitting, rounds=1):
-                    if self.left_s < self.expected_s(part, FEWEST):
+                    if not self.sit(fitting, part, dict.fromkeys(part, MOST), self.progress()):
                         return
-                    free_s = self.left_s - self.expected_s(part, FEWEST) + self.turns_s(part, FEWEST)
-                    turns = dict.fromkeys(part, MOST)
-                    self.measure(fitting, part, turns, MOST, min(TURNS_S, free_s), self.progress())
 
     def that_fits_in_time(self, group: PlannedGroup) -> PlannedGroup:
         """The base and its incomplete cells, without the dearest ones whose rounds do not fit in what is left."""
@@ -236,10 +238,8 @@ class Decider:
 
     def incomplete(self, group: PlannedGroup, rounds: int) -> list[list[str]]:
         """Cells that lack so many rounds with the group's base for an interval, or more, in parts that fit."""
-        pairs = [(id, group.base) for id in group.cells if id != group.base]
-        return self.fitting(
-            [pair[0] for pair in pairs if self.least(*pair) - self.together(*pair) >= rounds], group.base
-        )
+        base, others = group.base, [id for id in group.cells if id != group.base]
+        return self.fitting([id for id in others if self.least(id, base) - self.together(id, base) >= rounds], base)
 
     @property
     def may_sit_beside(self) -> bool:

@@ -116,8 +116,13 @@ def _table(data: ReportData, name: str, title: str, studies: Sequence[StudyClaim
 def _told(judged: Sequence[ClaimVerdict]) -> str:
     """`16 claims: 13 supported, 3 refuted.`"""
     numbers = [(sum(claim.verdict == verdict for claim in judged), verdict) for verdict in Verdict]
-    told = ", ".join(f"{number} {verdict}" for number, verdict in numbers if number)
+    told = ", ".join(f"{n} {_of_several(verdict) if n > 1 else verdict}" for n, verdict in numbers if n)
     return f"{count(len(judged), 'claim')}: {told}."
+
+
+def _of_several(verdict: Verdict) -> str:
+    """`agree on paper` of `agrees on paper`; a verdict that is no verb is the same of several."""
+    return verdict.replace("agrees", "agree").replace("differs", "differ")
 
 
 def _describe_claim(data: ReportData, claim: ClaimVerdict) -> ClaimText:

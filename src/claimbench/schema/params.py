@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,13 +29,19 @@ def source_meant(written: str) -> str:
     page = re.match(f"{PAGE}({HUB_NAME})(?:/tree/([^/?#]+))?", written)
     if page:
         meant = f"hf://{page[1]}" + (f"@{page[2]}" if page[2] else "")
-    elif written.startswith(("/", "./", "../", "~")) or ("/" in written and Path(written).exists()):
+    elif written.startswith(("/", "./", "../", "~")) or ("/" in written and _is_there(written)):
         meant = f"file://{written}"
     elif re.fullmatch(f"{HUB_NAME}(@[^@]+)?", written):
         meant = f"hf://{written}"
     else:
         return ""
     return f" Did you mean '{meant}'?"
+
+
+def _is_there(path: str) -> bool:
+    with suppress(OSError):  # too long for a name of a file, say
+        return Path(path).exists()
+    return False
 
 
 class CheckpointParams(Frozen):
