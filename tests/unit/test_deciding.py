@@ -16,6 +16,7 @@ from claimbench.analysis import aggregate, comparing, paired, stats
 from claimbench.analysis.protocol import protocol_of
 from claimbench.backends import null_model
 from claimbench.deciding import decide
+from claimbench.deciding.advised import groups_of_advice
 from claimbench.deciding.progress import Progress, Undecided, in_groups
 from claimbench.errors import ResultError
 from claimbench.judging import recommend
@@ -692,6 +693,34 @@ def test_what_ended_otherwise_is_no_advice_and_gets_no_more_rounds(
     advice = [request for request in machine.asked if request.group.startswith("what to switch on")]
     assert failing not in {arm.block.cell.id for request in advice for arm in request.arms}
     assert bool(advice) == (name == "near")
+
+
+def test_what_takes_no_turns_is_not_seated_for_advice(lab: Any) -> None:
+    plan = without_its_plain_run(lab.plan(STUDY.partition("  other:")[0] + "claims: []\n", more=BUDGET))
+    alone = plan.model_copy(update={"groups": tuple(g.model_copy(update={"witnesses": ()}) for g in plan.groups)})
+    asked = [
+        [len(list(groups_of_advice(each, lambda _, is_worth=is_worth: is_worth))) for is_worth in (True, False)]
+        for each in (plan, alone)
+    ]
+    assert asked == [[1, 0], [0, 0]]
+
+
+def test_a_claim_that_the_budget_will_hardly_settle_waits_for_cells_that_no_claim_names(
+    lab: Any, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    half, plain = (cell_id(plan, f"speed/{name}") for name in ("half", "plain"))
+    done: list[str] = []
+    undecided: list[Undecided] = []
+    monkeypatch.setattr(decide.Decider, "progress", lambda *_: Progress(1, tuple(undecided)))
+    monkeypatch.setattr(decide.Decider, "sit_all", lambda *_: None)
+    monkeypatch.setattr(decide.Decider, "complete", lambda _: done.append("the others"))
+    monkeypatch.setattr(decide.Decider, "measure", lambda *_: (done.append("the claim"), undecided.clear()))
+    for minutes, order in ((9.0, ["the claim", "the others"]), (11.0, ["the others", "the claim"])):
+        undecided.append(Undecided("X1", (half, plain), Needed(rounds=3, minutes=minutes, passes=2)))
+        done.clear()
+        decide.Decider(plan, tmp_path, print).run()
+        assert done == order
 
 
 def test_a_count_that_is_the_same_each_time_is_known_after_one_round(

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from tests.unit.html_page import Page, policy_of
-from tests.unit.test_report import LATENCY, RATES, Inputs, build, invent, render
+from tests.unit.test_report import LATENCY, PARAMS, RATES, Inputs, build, invent, render
 
 from claimbench import gallery
 from claimbench.reporting import page
@@ -42,19 +42,17 @@ def require_the_same(folder: Path) -> None:
     markdown, html = both(folder)
     told, shown = Page.of_markdown(markdown), Page(html)
     claims = [table for table in told.tables if table[0][0] == "claim"]
-    ours = {
-        row[0].split()[0]: (row[0], row[1], row[2])
-        for table in shown.tables
-        if table[0][0] == "claim"
-        for row in table[1:]
-    }
+    ours = {row[0].split()[0]: row for table in shown.tables if table[0][0] == "claim" for row in table[1:]}
     first, whole = ([t for t in claims if ("statement" in t[0]) == has] for has in (False, True))
     assert sum(len(table) - 1 for table in first) == len(ours) > 0
-    for id, verdict, headline, *_ in (row for table in first for row in table[1:]):
-        assert ours[id][1:] == (verdict, headline)
+    for id, *told_of_it in (row for table in first for row in table[1:]):
+        assert ours[id][1:] == told_of_it
     for id, statement, verdict, _, numbers, _ in (row for table in whole for row in table[1:]):
         assert ours[id][0] == f"{id} {statement}"
         assert f"{verdict.capitalize()}: {numbers}" in " ".join(shown.text.split())
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    for alike in re.findall(r"^Of every claim that was measured, this is .*$", text, re.MULTILINE):
+        assert " ".join(Page.of_markdown(alike).text.split()) in " ".join(shown.text.split())
     others = [table for table in told.tables if table not in claims and table[0][0] != "claim not runnable here"]
     rows = {tuple(row) for table in others for row in table[1:]}
     assert len(rows) > 10
@@ -64,6 +62,13 @@ def require_the_same(folder: Path) -> None:
 
 def test_it_says_what_the_markdown_says(project: tuple[Path, Inputs]) -> None:
     require_the_same(project[0])
+
+
+def test_it_says_what_departs_from_the_document(tmp_path: Path) -> None:
+    params = PARAMS.replace("[rates, latency]", "[rates]") + "limits: {new_tokens: 8}\n"
+    text = render(build(tmp_path, {"rates": RATES}, invent, params), tmp_path)
+    assert "Of every claim that was measured, this is not as the document has it: " in text
+    require_the_same(tmp_path / "reports")
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
