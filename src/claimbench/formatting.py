@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from claimbench.schema.interval import Interval
 
+NUMBER = re.compile(r"\d+(?:\.\d+)?%?")
 BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -107,6 +109,22 @@ def slug(text: str) -> str:
 def count(number_of: int, noun: str) -> str:
     """`1 cell`, `2 cells`."""
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+
+
+def with_ranges(sentences: Iterable[str]) -> tuple[str, ...]:
+    """Each sentence once; those that differ in their numbers alone as one, "took 46% to 53% of the cores"."""
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for sentence in dict.fromkeys(sentences):
+        alike.setdefault(tuple(NUMBER.split(sentence)), []).append(NUMBER.findall(sentence))
+    return tuple(
+        "".join(part for pair in zip(words, [*map(_ends, zip(*found, strict=True)), ""], strict=True) for part in pair)
+        for words, found in alike.items()
+    )
+
+
+def _ends(values: Iterable[str]) -> str:
+    low, *_, high = sorted(values, key=lambda value: float(value.rstrip("%"))) * 2
+    return low if low == high else f"{low} to {high}"
 
 
 def power(value: float) -> str:

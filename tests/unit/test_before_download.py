@@ -13,6 +13,7 @@ from tests.unit.test_shard_models import write_gguf
 
 from claimbench.checkpoints import fetch, headers, manifest
 from claimbench.cost_model import cost
+from claimbench.errors import SourceError
 from claimbench.workflow import jobs
 
 
@@ -91,6 +92,41 @@ def test_a_plan_goes_on_without_a_hub_and_the_fetch_asks_for_another(
     assert "the hub did not answer when the plan was made, so which commit main stands for is not known" in err
     assert err.count("\n") == 1
     assert not list(folder.iterdir())
+
+
+WEIGHTS = (".safetensors", ".index.json")
+
+
+def files_without(hub: Hub, *ends: str) -> dict[str, bytes]:
+    return {name: content for name, content in hub.files.items() if not name.endswith(ends)}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "added", "words"),
+    [
+        (WEIGHTS, {}, "expected model.safetensors or model.safetensors.index.json"),
+        (WEIGHTS, {"adapter_config.json": b"{}"}, "it is an adapter"),
+        (WEIGHTS, {"q4.gguf": b"GGUF"}, "name one of its GGUF files, such as q4.gguf"),
+        (("tokenizer.json", "vocab.json"), {}, "expected a tokenizer (tokenizer.json), found none"),
+        (("config.json",), {}, "expected a file config.json, which is missing"),
+    ],
+)
+def test_a_repository_that_is_no_checkpoint_is_refused_when_it_is_planned(
+    online: Hub, left_out: tuple[str, ...], added: dict[str, bytes], words: str
+) -> None:
+    online.files = files_without(online, *left_out, ".bin") | added
+    for _ in range(2):
+        with pytest.raises(SourceError) as refused:
+            plan_of()
+        assert words in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert set(online.downloads()) <= {"config.json"}
+
+
+def test_random_weights_for_a_config_ask_for_no_others(online: Hub) -> None:
+    online.files = files_without(online, ".safetensors", ".index.json", "tokenizer.json")
+    (planned,) = plan_of(f"random://{SOURCE}").cells.values()
+    assert planned.cell.checkpoint.card
 
 
 def test_what_the_cache_has_is_planned_and_fetched_offline(online: Hub, say: Say, monkeypatch: Any) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from claimbench.checkpoints import cards, counting
 from claimbench.cost_model import cost
@@ -143,8 +146,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(folder: Path, config: object) -> str:
+    """A folder with this config, a tokenizer, and a file of weights that is whole."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    save_file({"one": np.zeros(3, np.float32)}, folder / "model.safetensors")
     return f"file://{folder}"
 
 
@@ -181,6 +187,54 @@ def test_a_bad_config_is_one_sentence(here: Path, config: object, words: str) ->
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not list((here / ".claimbench").rglob("*")) or not list((here / ".claimbench/cards").iterdir())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+INDEXED = json.dumps({"weight_map": {"one": "model-00001-of-00002.safetensors"}})
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no weights": (lambda mine: (mine / "model.safetensors").unlink(), "found neither"),
+    "an adapter": (
+        lambda mine: (
+            (mine / "model.safetensors").rename(mine / "adapter_model.safetensors")
+            and (mine / "adapter_config.json").write_text("{}")
+        ),
+        "it is an adapter, which changes another model: merge it into that one first",
+    ),
+    "cut short": (lambda mine: cut(mine / "model.safetensors"), "not a whole safetensors file"),
+    "a shard is missing": (
+        lambda mine: (mine / "model.safetensors").rename(mine / "model.safetensors.index.json").write_text(INDEXED),
+        "expected a file model-00001-of-00002.safetensors, which model.safetensors.index.json names",
+    ),
+    "no tokenizer": (lambda mine: (mine / "tokenizer.json").unlink(), "expected a tokenizer (tokenizer.json)"),
+    "no config": (lambda mine: (mine / "config.json").unlink(), "expected a file config.json, which is missing"),
+    "GGUF files": (
+        lambda mine: (mine / "model.safetensors").rename(mine / "q4.gguf"),
+        "name one of its GGUF files, such as q4.gguf",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_folder_that_is_no_checkpoint_is_refused_when_it_is_planned(here: Path, how: str, counted: bool) -> None:
+    source = write(here / "mine", cost.config("tiny-llama"))
+    spoil, words = SPOILT[how]
+    assert cards.find(source, counted=counted).unavailable is None
+    spoil(here / "mine")
+    with pytest.raises(SourceError) as refused:
+        cards.find(source, counted=counted)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_folder_of_pickles_is_unavailable(here: Path, counted: bool) -> None:
+    source = write(here / "mine", cost.config("tiny-llama"))
+    (here / "mine/model.safetensors").rename(here / "mine/pytorch_model.bin")
+    assert "found only pytorch_model.bin: pickle files" in str(cards.find(source, counted=counted).unavailable)
 
 
 def test_what_lies_in_a_download_is_not_known_yet(here: Path) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.unit.projects import Say
+from tests.unit.projects import Say, written
+from tests.unit.test_cards import SPOILT, write
 
 from claimbench import backends, commands, optimizations
 from claimbench.__main__ import main
 from claimbench.commands import parser as parsing
 from claimbench.commands.people import list as listing
+from claimbench.cost_model import cost
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.params import load_studies, study_files
 
@@ -137,6 +139,22 @@ def test_an_impossible_request_is_told_in_one_line_and_leaves_nothing(
     assert (told[0], told[1]) == (status, "")
     assert words in told[2]
     assert told[2].count("\n") == 1
+    assert [path for path in sorted(project.rglob("*")) if path not in before and ".claimbench" not in path.parts] == []
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("command", ["run", "forecast"])
+def test_a_model_that_cannot_be_read_is_told_in_one_line_and_leaves_nothing(
+    how: str, command: str, project: Path, say: Say
+) -> None:
+    source = write(project / "mine", cost.config("tiny-llama"))
+    spoil, words = SPOILT[how]
+    spoil(project / "mine")
+    written(source)
+    before = sorted(project.rglob("*"))
+    status, out, err = say(*{"run": ["run", source], "forecast": ["forecast"]}[command])
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert words in err
     assert [path for path in sorted(project.rglob("*")) if path not in before and ".claimbench" not in path.parts] == []
 
 

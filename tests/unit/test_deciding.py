@@ -435,6 +435,23 @@ def test_a_spoilt_round_is_told_of_and_weighed_and_a_void_one_is_measured_again(
     assert said in str(table[(table["cell"] == half) & (table["path"] == path)]["flags"].iloc[0])
 
 
+def test_where_every_round_was_disturbed_that_is_why_nothing_is_said(
+    lab: Any, machine: Machine, tmp_path: Path
+) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    decider, _ = decided(plan, tmp_path / "rounds")
+    half, plain = cell_id(plan, "speed/half"), cell_id(plan, "speed/plain")
+    sat = decider.together(half, plain)
+    for path, one in decider.rounds.items():
+        decider.rounds[path] = one.model_copy(update={"conditions": {"foreign_cpu": 0.51}})
+    judged = judge(plan, aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds))
+    (check,) = next(claim for claim in judged.claims if claim.id == "X1").checks
+    assert check.sentence == (
+        f"Not judged: {sat} rounds in which speed/half and speed/plain sat, each disturbed too much to count."
+    )
+    assert {each.reason for each in judged.left_out if each.cell == half} == {recommend.VOID}
+
+
 def test_how_a_process_starts_is_compared_by_blocks_each_alone(lab: Any) -> None:
     """In company another one may load meanwhile, and a first call is whole only once."""
     study = STUDY.replace("metric: decode_tok_s, of: speed/half", "metric: load_s, of: speed/half")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claimbench.formatting import count, interval, number, percent, quantity, significant, slug
+from claimbench.formatting import count, interval, number, percent, quantity, significant, slug, with_ranges
 from claimbench.reporting.report_data import head
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS
@@ -25,6 +25,21 @@ from claimbench.schema.metrics import METRICS
 )
 def test_a_number_has_the_digits_that_its_interval_supports(estimate: Interval, text: str) -> None:
     assert interval(estimate) == text
+
+
+@pytest.mark.parametrize(
+    ("sentences", "said"),
+    [
+        (["took 51% of it", "took 9% of it", "took 46% of it"], ["took 9% to 51% of it"]),
+        (["took 5% of it", "took 5% of it"], ["took 5% of it"]),
+        (["2 of 3 ended", "1 of 3 ended", "else"], ["1 to 2 of 3 ended", "else"]),
+        (["1.5 {x} and 10", "1.25 {x} and 9"], ["1.25 to 1.5 {x} and 9 to 10"]),
+        (["a 1", "b 2"], ["a 1", "b 2"]),
+        ([], []),
+    ],
+)
+def test_sentences_that_differ_in_numbers_alone_are_one(sentences: list[str], said: list[str]) -> None:
+    assert list(with_ranges(sentences)) == said
 
 
 def test_a_sign_follows_every_number() -> None:

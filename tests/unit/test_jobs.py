@@ -7,8 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from claimbench.cost_model import cost
 from claimbench.planning import paths
@@ -33,6 +35,13 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def write_model(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(cost.config("tiny-llama")), encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    save_file({"one": np.zeros(3, np.float32)}, folder / "model.safetensors")
+
+
 def folder_for(source: str, studies: Path) -> tuple[str, str]:
     """The checkpoint's folder and the cell's id."""
     checkpoint = {"source": source, "architecture": "tiny-llama"}
@@ -44,18 +53,37 @@ def folder_for(source: str, studies: Path) -> tuple[str, str]:
 
 def test_another_file_in_a_local_folder_is_another_checkpoint(studies: Path, tmp_path: Path) -> None:
     local = tmp_path / "weights"
-    local.mkdir()
-    (local / "config.json").write_text(json.dumps(cost.config("tiny-llama")), encoding="utf-8")
-    (local / "tokenizer.json").write_text("{}", encoding="utf-8")
+    write_model(local)
     weights = local / "model.safetensors"
-    weights.write_bytes(b"one")
     first = folder_for(f"file://{local}", studies)
     weights.touch()
     assert folder_for(f"file://{local}", studies) == first
-    weights.write_bytes(b"two")
+    save_file({"one": np.ones(3, np.float32)}, weights)
     second = folder_for(f"file://{local}", studies)
     assert first[0] != second[0]
     assert first[1] != second[1]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("kind", ["whole", "pickles", "absent", "random", "said to be unavailable"])
+def test_a_plan_of_a_plans_parameters_is_that_plan(studies: Path, tmp_path: Path, kind: str, declared: bool) -> None:
+    """A job makes the plan again from the parameters that it is given, and stops where it is another one."""
+    checkpoint: dict[str, Any] = {"source": f"file://{tmp_path / 'mine'}"}
+    if kind != "absent":
+        write_model(tmp_path / "mine")
+    if kind == "pickles":
+        (tmp_path / "mine/model.safetensors").rename(tmp_path / "mine/pytorch_model.bin")
+    if kind == "random":
+        checkpoint["source"] = "random://tiny-llama?seed=0"
+    if kind == "said to be unavailable":
+        checkpoint["unavailable"] = "its licence"
+    if declared:
+        checkpoint["architecture"] = "tiny-llama"
+    workflow = jobs.Workflow({"studies": ["s"], "device": "cpu", "checkpoints": {"tiny": checkpoint}}, studies)
+    again = jobs.plan_for(json.loads(workflow.params_json), studies)
+    assert again == workflow.plan
+    assert jobs.digest_of(again) == workflow.digest
+    assert bool(workflow.plan.cells) == (kind in ("whole", "absent", "random"))
 
 
 def test_random_weights_of_a_changed_architecture_are_another_checkpoint(

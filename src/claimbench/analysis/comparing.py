@@ -150,6 +150,11 @@ def paired_rounds(rows: Sequence[pd.DataFrame], weights: Sequence[float], metric
     return [PairedRound(tuple(logs), known[name]) for name, logs in rounds.items()]
 
 
+def void_rounds(rows: Sequence[pd.DataFrame]) -> int:
+    """How many rounds in which all cells sat a rule of validity voids."""
+    return len(set.intersection(*(set(each.loc[each["weight"] == 0, "round"].dropna()) for each in rows)))
+
+
 def _turns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, int], float]:
     """(round, pass) -> the mean of what was generated there."""
     known = rows.dropna(subset=["round", "pass", metric])

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from claimbench.checkpoints import counting, fetch, gguf_config, hub, loaded_model, manifest
-from claimbench.checkpoints.local_files import CONFIG_BYTES
+from claimbench.checkpoints import counting, fetch, gguf_config, hub, loaded_model, manifest, safetensors_file
+from claimbench.checkpoints.local_files import CONFIG_BYTES, require_usable, select_in
 from claimbench.checkpoints.model_config import method_of
 from claimbench.checkpoints.sources import HubSource, LocalSource, RandomSource, parse
 from claimbench.checkpoints.stored import Entry, sums, with_stored_bytes
@@ -54,11 +54,11 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     Nothing where its config lies inside a download, and where the hub does not answer and did not before.
 
     Raises:
-        SourceError: it has a config that is not one of a model that generates text.
+        SourceError: it has a config that is not one of a model that generates text, or no weights that can be read.
     """
     meant = parse(source)
     if isinstance(meant, LocalSource):
-        return _here(meant.path, keep_layers) if counted else Known()
+        return _here(meant.path, keep_layers, counted)
     model = meant.architecture if isinstance(meant, RandomSource) else meant
     if isinstance(model, str):
         return Known(of_shape(model, keep_layers))
@@ -66,7 +66,7 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
         return Known()
     if not counted and hub.is_commit(model.revision):
         return Known(None, model.revision)
-    found = on_hub(model)
+    found = on_hub(model, loads_weights=not isinstance(meant, RandomSource))
     if found is None:
         return Known()
     pickles = found.unavailable if not isinstance(meant, RandomSource) else None
@@ -79,15 +79,28 @@ def find(source: str, keep_layers: int | None = None, counted: bool = True) -> K
     return Known(card, found.commit, f"{source}: {pickles}" if pickles else None)
 
 
-def _here(place: Path, keep_layers: int | None) -> Known:
-    where, path = f"file://{place}", place / CONFIG
+def _here(place: Path, keep_layers: int | None, counted: bool) -> Known:
+    """A folder that is not there may be one whose results are: it is told of when it is to be loaded."""
+    where = f"file://{place}"
     if place.suffix == ".gguf" and place.is_file():
-        return Known(card_of(_in_gguf(place), where, keep_layers))
-    if not path.is_file():
+        return Known(card_of(_in_gguf(place), where, keep_layers) if counted else None)
+    if not place.exists():
         return Known()
-    card = with_stored_bytes(card_of(read_config(path, where), where, keep_layers), place)
-    pickles = pickles_alone([entry.name for entry in place.iterdir()])
-    return Known(card, None, f"{where}: {pickles}" if pickles else None)
+    pickles = pickles_alone([entry.name for entry in place.iterdir()]) if place.is_dir() else None
+    if not pickles:
+        _require_whole(place)
+    unavailable = f"{where}: {pickles}" if pickles else None
+    if not counted or not (place / CONFIG).is_file():
+        return Known(None, None, unavailable)
+    card = card_of(read_config(place / CONFIG, where), where, keep_layers)
+    return Known(with_stored_bytes(card, place), None, unavailable)
+
+
+def _require_whole(folder: Path) -> None:
+    """Raises SourceError where there is no checkpoint in `folder`, or a file is shorter than its header says."""
+    for name in select_in(folder).names:
+        if name.endswith(".safetensors"):
+            safetensors_file.read_sizes(folder / name)
 
 
 def remember(checkpoint: Checkpoint, folder: Path) -> None:
@@ -115,8 +128,12 @@ class OnHub(NamedTuple):
     """Of a quantized model, where the hub told the headers of its files."""
 
 
-def on_hub(source: HubSource) -> OnHub | None:
-    """The commit that the source stood for when it was first asked for, and its config; None: the hub is silent."""
+def on_hub(source: HubSource, loads_weights: bool = True) -> OnHub | None:
+    """The commit that the source stood for when it was first asked for, and its config; None: the hub is silent.
+
+    Raises:
+        SourceError: the hub refuses it, or it has nothing to load where weights are to be loaded.
+    """
     try:
         return _REMEMBERED.validate_json(_remembered(source).read_bytes())
     except (OSError, ValidationError):
@@ -126,6 +143,9 @@ def on_hub(source: HubSource) -> OnHub | None:
         return None
     config = read_config(found.config, f"hf://{source.repository}@{source.revision}") if found.config else {}
     pickles = None if source.path else pickles_alone(found.names)
+    if loads_weights and found.config and not pickles:
+        text = found.config.read_text(encoding="utf-8")
+        require_usable(found.names, lambda _: text, f"hf://{source.repository}@{source.revision}")
     stored_bytes = _stored_bytes(source._replace(revision=found.commit)) if method_of(config) else None
     return OnHub(found.commit, config, pickles, found.sizes.get(str(source.path)), stored_bytes)
 

@@ -50,12 +50,22 @@ def select(names: Collection[str], read: Callable[[str], str], where: str) -> Se
         SourceError: there are no weights to take, only pickles, or part of them is missing.
     """
     weights = weight_files.choose(names, read, where)
+    _require_sides(names, where)
+    sides = sorted(name for name in names if is_side_file(name))
+    return Selection([CONFIG, *weights, *sides], weight_files.left_out(names, weights))
+
+
+def require_usable(names: Collection[str], read: Callable[[str], str], where: str) -> None:
+    """What `select` raises, as far as the names of the files and config.json tell."""
+    weight_files.first_of(names, read, where)
+    _require_sides(names, where)
+
+
+def _require_sides(names: Collection[str], where: str) -> None:
     if CONFIG not in names:
         raise SourceError(f"{where}: expected a file {CONFIG}, which is missing")
     if not any(map(_is_vocabulary, names)):
         raise SourceError(f"{where}: expected a tokenizer (tokenizer.json), found none")
-    sides = sorted(name for name in names if is_side_file(name))
-    return Selection([CONFIG, *weights, *sides], weight_files.left_out(names, weights))
 
 
 def link(target: Path, place: Path) -> None:

@@ -32,19 +32,38 @@ def choose(names: Collection[str], read: Callable[[str], str], where: str) -> li
     Raises:
         SourceError: there are none to take, only pickles, part of them is missing, or which are meant is not clear.
     """
+    first = first_of(names, read, where)
+    chosen = [first, *_shards(first, read, where)] if first.endswith(INDEXES) else [first]
+    _require_each(chosen[1:], names, where, named_by=first)
+    return chosen
+
+
+def first_of(names: Collection[str], read: Callable[[str], str], where: str) -> str:
+    """The file that holds the weights, or the index of those that do; `read` is asked for config.json alone.
+
+    Raises:
+        SourceError: there is none to take, only pickles, or which is meant is not clear.
+    """
     _require_plain(names, where)
     named = _named_by_config(names, read, where)
-    first = named or next((one for one in (WEIGHTS, INDEX) if one in names), None)
-    if first is None:
+    if named:
+        _require_each([named], names, where, named_by=CONFIG)
+        return named
+    found = next((one for one in (WEIGHTS, INDEX) if one in names), None)
+    if found is None:
         raise SourceError(
             f"{where}: {pickles_alone(names) or f'expected {WEIGHTS} or {INDEX}, found neither'}{hint(names)}"
         )
-    chosen = [first, *_shards(first, read, where)] if first.endswith(INDEXES) else [first]
-    for name in chosen:
+    return found
+
+
+def _require_each(wanted: Collection[str], names: Collection[str], where: str, named_by: str) -> None:
+    """Raises SourceError where one of the files that `named_by` names is not there."""
+    for name in wanted:
         if "/" in name or name not in names:
-            by = f", which {chosen[0]} names," if name != first else f", which {CONFIG} names," if named else ","
-            raise SourceError(f"{where}: expected a file {name}{by} beside {CONFIG}: it is missing")
-    return chosen
+            raise SourceError(
+                f"{where}: expected a file {name}, which {named_by} names, beside {CONFIG}: it is missing"
+            )
 
 
 def left_out(names: Collection[str], chosen: Collection[str]) -> list[str]:

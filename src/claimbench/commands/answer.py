@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from claimbench.commands.output import Column
 from claimbench.exchange.folder import ResultsFolder
-from claimbench.formatting import interval, number, percent
+from claimbench.formatting import duration, interval, number, percent
 from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Row
@@ -49,7 +49,7 @@ def _row(address: str, row: Row, claims: list[ClaimVerdict], verdicts: Verdicts)
         needed = check.needed.minutes if check.needed else None
         why = check.reason or ""
         if needed is not None:
-            why = f"about {needed:.0f} more minutes would decide"
+            why = f"about {duration(needed * 60)} more would decide"
     doubts = [*filter(None, [why]), *(flag for flag in cell.flags if flag not in why)]
     speed = interval(cell.metrics[METRIC].interval) if METRIC in cell.metrics else ""
     peak = cell.value("peak_bytes")

@@ -210,7 +210,10 @@ def by_interval(
     doubts = doubts_about(sides)
     if not looks:
         named = " and ".join(dict.fromkeys(side.address for side in sides))
+        void = comparing.void_rounds([evidence.frames[side.cell] for side in sides])
         reason = f"there is no round in which {named} gave this metric"
+        if void:
+            reason = f"{count(void, 'round')} in which {named} sat, each disturbed too much to count"
         return verdict_on(
             check, f"Not judged: {reason}.", Verdict.UNDECIDED, reason=joined(reason + ".", doubts), basis=basis
         )

@@ -25,6 +25,7 @@ from claimbench.schema.plan import Plan
 from claimbench.schema.verdicts import CellSummary, Cost, LeftOut, Objective, Place, Recommendation
 
 TOO_FEW = "it sat with what it is compared with in too few rounds for an interval"
+VOID = "every round in which it sat with what it is compared with was disturbed too much to count"
 ORDER: dict[Objective, int] = {"latency": 0, "throughput": 1, "memory": 2}
 
 
@@ -87,6 +88,11 @@ class _Adviser:
             return "a number above its ceiling: the measurement is in doubt"
         return None
 
+    def lacking(self, question: _Question, found: Interval | None) -> str:
+        """Why there is no interval."""
+        void = comparing.void_rounds([self.frames[side] for side in (question.cell, question.to)])
+        return VOID if void and found is None else TOO_FEW
+
     def gain(self, question: _Question) -> IntervalAt | None:
         """How many times better than the reference, for any error; None: they have nothing in common."""
         is_higher = METRICS[question.metric].better == "higher"
@@ -100,7 +106,7 @@ class _Adviser:
     def left_out(self, question: _Question, ratio: IntervalAt | None) -> LeftOut:
         found = ratio(ALPHA) if ratio else None
         low, high = (found.ends if found else None) or (None, None)
-        reason = self.doubt(question) or (TOO_FEW if low is None else None)
+        reason = self.doubt(question) or (self.lacking(question, found) if low is None else None)
         return LeftOut(
             objective=question.objective,
             metric=question.metric,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from claimbench.analysis import stats
 from claimbench.analysis.aggregate import blocks_in, by_cell
+from claimbench.formatting import with_ranges
 from claimbench.schema.metrics import METRICS
 from claimbench.schema.outcome import Outcome
 from claimbench.schema.plan import Plan, PlannedCell
@@ -55,7 +56,7 @@ def ending(rows: pd.DataFrame) -> Ending:
             "above its ceiling as read in the same round, not above this machine's best: the reading is in doubt"
         )
     reason = str(reasons[0]) if outcome != Outcome.OK and len(reasons) else None
-    return Ending(outcome, reason, tuple(dict.fromkeys(flags)), len(outcomes), ok)
+    return Ending(outcome, reason, with_ranges(flags), len(outcomes), ok)
 
 
 def summarise(plan: Plan, table: pd.DataFrame) -> dict[str, CellSummary]:

@@ -107,8 +107,10 @@ def _words(value: object) -> Iterator[str]:
 def _found(checkpoint: CheckpointParams) -> dict[str, object]:
     """That is a hub's commit, a local folder's files, and the architecture that random weights are drawn for."""
     source, declared = checkpoint.source, checkpoint.architecture
-    given_up = checkpoint.unavailable is not None
-    found = cards.Known() if given_up else cards.find(source, checkpoint.keep_layers, counted=declared is None)
+    if checkpoint.unavailable is not None:
+        found = cards.Known(checkpoint.card, None, checkpoint.unavailable)
+    else:
+        found = cards.find(source, checkpoint.keep_layers, counted=declared is None)
     content = found.content
     if source.startswith("file://"):
         with suppress(SourceError):
@@ -118,7 +120,7 @@ def _found(checkpoint: CheckpointParams) -> dict[str, object]:
     return {
         "content": content,
         "card": _shape(checkpoint) or found.card,
-        "unavailable": checkpoint.unavailable or found.unavailable,
+        "unavailable": found.unavailable,
     }
 
 
