@@ -22,7 +22,7 @@ from claimbench.errors import ResultError
 from claimbench.judging import recommend
 from claimbench.judging.judge import judge
 from claimbench.measuring.round_process import RoundRequest
-from claimbench.planning import groups
+from claimbench.planning import cell_cost, forecast, groups
 from claimbench.reporting import report
 from claimbench.schema import round as round_file
 from claimbench.schema.ceilings import Ceilings
@@ -191,6 +191,22 @@ def test_what_does_not_fit_in_memory_together_sits_in_parts_with_the_base(lab: A
     assert [set(part) for part in every] == [set(group.cells)]
     assert [len(part) for part in one_by_one] == [2, 2]
     assert all(part[0] == group.base for part in one_by_one)
+
+
+def test_a_forecast_of_memory_is_of_what_is_loaded_at_a_time(lab: Any) -> None:
+    plan = lab.plan(STUDY, more=BUDGET)
+    group = plan.groups[0]
+    sizes = {id: cell_cost.peak_bytes(plan.cells[id].cell) for id in group.cells}
+    whole = sum(sizes.values()) + sizes[group.base]
+    three = 2 * sizes[group.base] + max(sizes.values())
+    share = groups.MEMORY_SHARE
+    assert groups.peak_of(group, plan.cells, 0.0)[0] == groups.peak_of(group, plan.cells, 1e15)[0] == whole
+    assert groups.peak_of(group, plan.cells, 1.01 * three / share)[0] == three < whole
+    assert groups.peak_of(group, plan.cells, 0.5 * three / share) == (max(sizes.values()), group.base)
+    for memory_gb, expected in ((1e6, whole), (1e-3, max(sizes.values()))):
+        machine = {**plan.machine, "memory_gb": memory_gb}
+        alone = plan.model_copy(update={"machine": machine, "groups": (group,)})
+        assert forecast.forecast(alone, Ceilings()).peak_bytes == expected
 
 
 def test_what_fits_only_alone_is_measured_back_to_back_from_the_start(

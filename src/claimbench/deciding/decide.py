@@ -25,7 +25,6 @@ import math
 import statistics
 import time
 from collections.abc import Container, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from claimbench import backends
@@ -40,8 +39,7 @@ from claimbench.measuring.arm import ArmRequest
 from claimbench.measuring.block_request import BlockRequest
 from claimbench.measuring.round_process import RoundRequest
 from claimbench.measuring.rounds import RoundServer
-from claimbench.planning.forecast import peak_bytes
-from claimbench.planning.groups import MEMORY_SHARE, comparisons, named_in_claims, that_fit
+from claimbench.planning.groups import comparisons, memory_of, named_in_claims, sits_with_the_base_alone, that_fit
 from claimbench.planning.paths import CHECKPOINTS, ENVIRONMENTS, folder_of, labels
 from claimbench.schema import round as round_file
 from claimbench.schema.cell import Checkpoint
@@ -82,6 +80,7 @@ class Decider:
         self.compared = [sides for planned in plan.studies.values() for sides in comparisons(planned)]
         self.claimed = {id for planned in plan.studies.values() for id in named_in_claims(planned)}
         self.protocol = protocol_of(plan)
+        self.memory = memory_of(plan)
         self.begun = time.monotonic()
         self.server = RoundServer()
 
@@ -302,15 +301,7 @@ class Decider:
         arms = [arm for one in self.rounds.values() if one.in_company for arm in one.arms]
         alone = {arm.result.cell.id for arm in arms if arm.result.outcome == Outcome.OOM}
         alone |= {arm.result.cell.id for arm in arms if arm.waiting_cpu > RESTLESS_CPU}
-        together = 2 * peak_bytes(self.plan.cells[base].cell) + peak_bytes(self.plan.cells[id].cell)
-        return bool(alone & {id, base}) or together > MEMORY_SHARE * (self.memory or math.inf)
-
-    @cached_property
-    def memory(self) -> float:
-        """Bytes, of the machine or of its smallest GPU; 0: not known."""
-        if self.plan.device == "cpu":
-            return float(self.plan.machine.get("memory_gb") or 0) * 1e9
-        return float(min((gpu.get("memory_bytes") or 0 for gpu in self.plan.machine.get("gpus") or []), default=0))
+        return bool(alone & {id, base}) or sits_with_the_base_alone(id, base, self.plan.cells, self.memory)
 
     def expected_s(self, ids: Sequence[str], passes: int) -> float:
         """What a round of `ids`, the first of them twice, takes at most, by the last that each sat in."""

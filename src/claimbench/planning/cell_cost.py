@@ -7,6 +7,18 @@ from claimbench.cost_model import cost
 from claimbench.schema.cell import DTYPE_BYTES, Cell
 from claimbench.schema.load import InferenceLoad, Layout
 
+LIBRARIES_BYTES = 0.45e9
+"""A process that has loaded torch and Transformers and nothing else."""
+
+
+def peak_bytes(cell: Cell) -> float:
+    """What a plain run of the cell holds at its worst moment."""
+    load = cell.workload
+    length = (load.prompt_tokens or 64) + load.new_tokens
+    model = cost.decoder_of(cell.checkpoint)
+    needed = cost.peak_bytes(model, load.batch, length, DTYPE_BYTES[cell.dtype]) if model else 0.0
+    return LIBRARIES_BYTES * cell.devices + needed
+
 
 def spread_of(cell: Cell) -> tuple[Layout, int] | None:
     """How the cell's system spreads a model, and over how many devices; None where the cost model does not know."""

@@ -20,8 +20,8 @@ from claimbench.cost_model.parallelism import device_bytes, largest_batch
 from claimbench.cost_model.weight_bytes import expected_weight_bytes, held_bytes, stored_precision
 from claimbench.errors import ResultError, SourceError
 from claimbench.formatting import quantity
-from claimbench.planning import cell_cost
-from claimbench.planning.cell_cost import load_of
+from claimbench.planning import cell_cost, groups
+from claimbench.planning.cell_cost import load_of, peak_bytes
 from claimbench.planning.paths import CHECKPOINTS, folder_of
 from claimbench.schema import result
 from claimbench.schema.ceilings import Ceilings
@@ -37,8 +37,6 @@ CAUTIOUS = {
 }
 START_S = {"cpu": 6.0, "cuda": 15.0}
 COMPILE_S = 15.0
-LIBRARIES_BYTES = 0.45e9
-"""A process that has loaded torch and Transformers and nothing else."""
 SEAT_S = 2.5
 """To load an arm of a round and warm it up."""
 LEAST_ROUNDS = 2
@@ -56,7 +54,7 @@ class Forecast(NamedTuple):
     blocks_missing: int
     seconds: float
     peak_bytes: float
-    """Of the hungriest cell that is still to be measured."""
+    """Of the hungriest cell that is still to be measured, with what sits beside it in a round."""
     hungriest: str
     disk_bytes: float
     """Checkpoints that are not there yet, fetched and sharded."""
@@ -123,15 +121,6 @@ def generation_seconds(cell: Cell, ceilings: Ceilings) -> float:
     return BELOW_CEILING * (seconds(prompt, 0) + (load.new_tokens - 1) * step)
 
 
-def peak_bytes(cell: Cell) -> float:
-    """What a plain run of the cell holds at its worst moment."""
-    load = cell.workload
-    length = (load.prompt_tokens or 64) + load.new_tokens
-    model = cost.decoder_of(cell.checkpoint)
-    needed = cost.peak_bytes(model, load.batch, length, DTYPE_BYTES[cell.dtype]) if model else 0.0
-    return LIBRARIES_BYTES * cell.devices + needed
-
-
 def forecast(plan: Plan, ceilings: Ceilings) -> Forecast:
     missing = missing_blocks(plan)
     seconds, seen_blocks = 0.0, 0
@@ -141,8 +130,10 @@ def forecast(plan: Plan, ceilings: Ceilings) -> Forecast:
         seen_blocks += count if seen else 0
     in_rounds = {id for group in plan.groups for id in group.everyone}
     peaks = {id: peak_bytes(plan.cells[id].cell) for id in missing}
-    for group in plan.groups:  # all are loaded at a time
-        peaks[group.base] = sum(peak_bytes(plan.cells[id].cell) for id in (group.base, *group.everyone))
+    memory = groups.memory_of(plan)
+    for group in plan.groups:
+        at_once, hungriest = groups.peak_of(group, plan.cells, memory)
+        peaks[hungriest] = max(at_once, peaks.get(hungriest, 0.0))
     hungriest = max(peaks, key=lambda id: peaks[id], default="")
     return Forecast(
         blocks_total=sum(planned.blocks for planned in plan.cells.values()),

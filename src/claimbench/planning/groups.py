@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from claimbench.planning.forecast import peak_bytes
+from claimbench.planning.cell_cost import peak_bytes
 from claimbench.schema.cell import Cell
 from claimbench.schema.checks import SIDES, Check, GainCheck, RatioCheck, ShapeCheck
 from claimbench.schema.metrics import METRICS
-from claimbench.schema.plan import PlannedCell, PlannedGroup, PlannedStudy
+from claimbench.schema.plan import Plan, PlannedCell, PlannedGroup, PlannedStudy
 
 MEMORY_SHARE = 0.7
 """Of the memory that is there, which the arms of a round may take together by their forecasts."""
@@ -115,3 +115,27 @@ def that_fit(members: Sequence[str], base: str, cells: Mapping[str, PlannedCell]
         parts[-1].append(id)
         left -= size
     return parts
+
+
+def sits_with_the_base_alone(id: str, base: str, cells: Mapping[str, PlannedCell], memory: float) -> bool:
+    """Whether the two, and the base's twin, do not fit in memory together: then each is measured by itself."""
+    together = 2 * peak_bytes(cells[base].cell) + peak_bytes(cells[id].cell)
+    return together > MEMORY_SHARE * (memory or float("inf"))
+
+
+def peak_of(group: PlannedGroup, cells: Mapping[str, PlannedCell], memory: float) -> tuple[float, str]:
+    """The most bytes that are held at a time in rounds of the group, and the largest cell that is loaded then."""
+    base, others = group.base, [id for id in group.everyone if id != group.base]
+    alone = [id for id in others if sits_with_the_base_alone(id, base, cells, memory)]
+    parts = that_fit([id for id in others if id not in alone], base, cells, memory)
+    loaded = [*([id] for id in (base, *alone)), *([base, *part] for part in parts)]
+    sizes = {id: peak_bytes(cells[id].cell) for id in group.everyone}
+    most = max(loaded, key=lambda ids: sum(sizes[id] for id in ids))
+    return sum(sizes[id] for id in most), max(most, key=lambda id: sizes[id])
+
+
+def memory_of(plan: Plan) -> float:
+    """Bytes, of the machine or of its smallest GPU; 0: not known."""
+    if plan.device == "cpu":
+        return float(plan.machine.get("memory_gb") or 0) * 1e9
+    return float(min((gpu.get("memory_bytes") or 0 for gpu in plan.machine.get("gpus") or []), default=0))

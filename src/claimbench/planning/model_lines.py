@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from claimbench.cost_model import cost
 from claimbench.formatting import quantity
-from claimbench.planning.forecast import device_memory, header_of, peak_bytes
+from claimbench.planning.cell_cost import peak_bytes
+from claimbench.planning.forecast import device_memory, header_of
 from claimbench.schema.card import Card
 from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.cell import DTYPE_BYTES, Cell

@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
         share = f"{expected.measured_share:.0%} of the blocks were seen before"
         print(f"time: about {formatting.duration(expected.seconds)} ({share})")
     if expected.hungriest:
-        print(f"memory: about {expected.peak_bytes / 1e9:.1f} GB, for {labels.get(expected.hungriest, 'a reference')}")
+        hungriest = labels.get(expected.hungriest, "a reference")
+        print(f"memory: about {expected.peak_bytes / 1e9:.1f} GB at a time (largest: {hungriest})")
     print(f"disk: about {expected.disk_bytes / 1e9:.1f} GB of checkpoints to fetch and write")
     for line in model_lines.model_lines(plan, limits):
         print(f"  {line}")
