@@ -142,6 +142,18 @@ def test_an_impossible_request_is_told_in_one_line_and_leaves_nothing(
     assert [path for path in sorted(project.rglob("*")) if path not in before and ".claimbench" not in path.parts] == []
 
 
+@pytest.mark.parametrize("source", ["hf://org/name", "random://hf://org/name?seed=0"])
+def test_a_hub_that_does_not_answer_ends_a_run_before_it_begins(
+    source: str, project: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    status, out, err = say("run", source)
+    assert (status, out) == (3, "")
+    assert "the hub did not answer when the plan was made" in err
+    assert not (project / "runs").exists()
+    assert say("run", source, "--dry-run")[0] == 0
+
+
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("command", ["run", "forecast"])
 def test_a_model_that_cannot_be_read_is_told_in_one_line_and_leaves_nothing(

@@ -90,6 +90,15 @@ def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
         write_json(folder / SOURCE, fetched.model_dump(mode="json"))
 
 
+def require_commit(checkpoint: Checkpoint) -> None:
+    """Raises SourceError where it is of a hub that did not say which commit it stands for."""
+    match parse(checkpoint.source):
+        case HubSource() as model:
+            _pinned(model, checkpoint)
+        case RandomSource(architecture=HubSource() as model):
+            _pinned(model, checkpoint)
+
+
 def _pinned(source: HubSource, checkpoint: Checkpoint) -> HubSource:
     """`source` at the commit that the plan found it at: results of two commits would share a cell otherwise.
 

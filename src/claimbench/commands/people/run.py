@@ -13,6 +13,7 @@ from claimbench.errors import ConfigError
 if TYPE_CHECKING:
     from claimbench.commands.output import Progress
     from claimbench.planning.trial import Trial, Workload
+    from claimbench.schema.plan import Plan
 
 ABOUT = "try techniques on a model, with an answer as a table and a report"
 EXAMPLES = (
@@ -76,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     folder = arguments.folder or run_folder.free(name, {**files})
     _expect_no_wildcards(folder)
     plan = _planned(files)
+    if not folder.exists() and not arguments.dry_run:
+        _expect_commits(plan)
     run_folder.write(folder, files, Path("resources"))
     output.say(f"the study: {folder / next(path for path in files if path.startswith('studies/'))}")
     cells = {row.cell for planned in plan.studies.values() for rows in planned.rows.values() for row in rows.values()}
@@ -171,13 +174,22 @@ def _expect_local_files(checkpoints: Mapping[str, Any]) -> None:
             raise SourceError(f"{source}: there is no such file or folder")
 
 
+def _expect_commits(plan: Plan) -> None:
+    """Raises SourceError where the hub told nothing of a model: the workflow would end at fetching it."""
+    from claimbench.checkpoints import fetch
+
+    for planned in plan.cells.values():
+        for checkpoint in filter(None, (planned.cell.checkpoint, planned.cell.draft)):
+            fetch.require_commit(checkpoint)
+
+
 def _expect_no_wildcards(folder: Path) -> None:
     from claimbench.workflow.jobs import expect_no_wildcards
 
     expect_no_wildcards(folder.absolute())
 
 
-def _planned(files: Mapping[str, str]) -> Any:
+def _planned(files: Mapping[str, str]) -> Plan:
     """The plan, made before anything is written where it is to stay: whatever is wrong with it is told now."""
     import tempfile
 
