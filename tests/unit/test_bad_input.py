@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.unit.fake_hub import Hub
-from tests.unit.projects import SOURCE, STUDY, Say, fetched, flow_of, plan_of, sharded, written
+from tests.unit.projects import SOURCE, STUDY, Say, fetched, flow_of, forget, plan_of, sharded, written
 
 from claimbench.checkpoints import fetch, manifest
+from claimbench.checkpoints.weight_files import INDEX
 from claimbench.errors import ConfigError
 from claimbench.planning import paths
 from claimbench.schema import result
@@ -167,17 +168,26 @@ FOLDERS: dict[str, tuple[Callable[[Files], Files], str]] = {
 def test_a_folder_that_is_no_checkpoint_says_what_it_is(
     case: str, place: str, folder: Path, online: Hub, say: Say
 ) -> None:
+    """It is said by the plan, and by the fetch where it was whole when it was planned."""
     change, words = FOLDERS[case]
+    flow = flow_of(source_of(folder) if place == "folder" else SOURCE)
     files = change({path.name: path.read_bytes() for path in folder.iterdir()})
     online.files = files
     shutil.rmtree(folder)
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    where, err = fetched(flow_of(source_of(folder) if place == "folder" else SOURCE), say)
-    assert words in err
-    assert err.count("\n") == 1
-    assert str(folder) in err or "hf://org/tiny@" in err
+    where, err = fetched(flow, say)
+    forget()
+    said = [err]
+    if place == "folder" or INDEX not in files:  # of a hub's files a plan reads the config alone
+        status, _, err = say("forecast")
+        assert status == 3
+        said.append(err)
+    for err in said:
+        assert words in err
+        assert err.count("\n") == 1
+        assert str(folder) in err or "hf://org/tiny@" in err
     assert not [path for path in where.glob("*") if path.name != "source.json.partial"]
 
 

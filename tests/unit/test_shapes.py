@@ -121,7 +121,7 @@ def test_document_d_runs_on_its_own_models_drawn_at_random() -> None:
 
 
 def test_what_the_hub_has_as_a_pickle_alone_is_unavailable_and_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cards, "on_hub", lambda _: None)
+    monkeypatch.setattr(cards, "on_hub", lambda *_, **__: None)
     params = load_params({**read_yaml(ROOT / "params.yaml"), "studies": ["llm_optims"], "swap": {}})
     studies = load_studies(params.studies, ROOT / "studies")
     params = params.model_copy(update={"checkpoints": with_contents(params, studies.values())})
