@@ -41,7 +41,6 @@ REPORTS = ROOT / "reports"
 RAW = sorted(path.parent for path in REPORTS.rglob("verdicts.json"))
 WITHOUT_RAW_RESULTS = {
     "bigcode-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
-    "inference_speed-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
     "serving-amd-epyc-2-cores/report.md": "measured before raw results were kept beside reports",
 }
 AGREES = "claims follow from their raw results"
