@@ -466,6 +466,13 @@ def test_where_every_round_was_disturbed_that_is_why_nothing_is_said(
         f"Not judged: {sat} rounds in which speed/half and speed/plain sat, each disturbed too much to count."
     )
     assert {each.reason for each in judged.left_out if each.cell == half} == {recommend.VOID}
+    rows = [aggregate.by_cell(aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds))[half]] * 2
+    assert comparing.void_rounds(rows, "decode_tok_s") == sat
+    assert comparing.void_rounds(rows, "load_s") == 0, "a start is compared by blocks"
+    path = min(decider.rounds)
+    decider.rounds[path] = decider.rounds[path].model_copy(update={"conditions": {}})
+    rows = [aggregate.by_cell(aggregate.aggregate(in_groups(plan), Ceilings(), rounds=decider.rounds))[half]] * 2
+    assert comparing.void_rounds(rows, "decode_tok_s") == 0, "one of them counts"
 
 
 def test_how_a_process_starts_is_compared_by_blocks_each_alone(lab: Any) -> None:

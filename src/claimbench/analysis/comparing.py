@@ -150,9 +150,11 @@ def paired_rounds(rows: Sequence[pd.DataFrame], weights: Sequence[float], metric
     return [PairedRound(tuple(logs), known[name]) for name, logs in rounds.items()]
 
 
-def void_rounds(rows: Sequence[pd.DataFrame]) -> int:
-    """How many rounds in which all cells sat a rule of validity voids."""
-    return len(set.intersection(*(set(each.loc[each["weight"] == 0, "round"].dropna()) for each in rows)))
+def void_rounds(rows: Sequence[pd.DataFrame], metric: str) -> int:
+    """How many rounds all cells sat in, where each of them is void; 0 where `metric` is compared by blocks."""
+    sat = set.intersection(*(set(each["round"].dropna()) for each in rows))
+    void = set.union(*(set(each.loc[each["weight"] == 0, "round"].dropna()) for each in rows))
+    return len(sat) if sat <= void and not METRICS[metric].is_of_start else 0
 
 
 def _turns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, int], float]:

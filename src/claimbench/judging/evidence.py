@@ -16,7 +16,7 @@ from claimbench.errors import ConfigError
 from claimbench.formatting import count, duration
 from claimbench.judging.expectations import Bounds, bounds, largest_difference, verdict
 from claimbench.judging.summary import Ending, ending
-from claimbench.schema.checks import SIDES, Check, Expectation
+from claimbench.schema.checks import SIDES, Check, Expectation, GainCheck, RatioCheck, ShapeCheck
 from claimbench.schema.frontier import Frontier
 from claimbench.schema.interval import Interval
 from claimbench.schema.metrics import METRICS, NOTHING_RAN, with_what_ran
@@ -210,8 +210,9 @@ def by_interval(
     doubts = doubts_about(sides)
     if not looks:
         named = " and ".join(dict.fromkeys(side.address for side in sides))
-        void = comparing.void_rounds([evidence.frames[side.cell] for side in sides])
-        reason = f"there is no round in which {named} gave this metric"
+        reason, void = f"there is no round in which {named} gave this metric", 0
+        if isinstance(check, RatioCheck | GainCheck | ShapeCheck):
+            void = comparing.void_rounds([evidence.frames[side.cell] for side in sides], check.metric)
         if void:
             reason = f"{count(void, 'round')} in which {named} sat, each disturbed too much to count"
         return verdict_on(

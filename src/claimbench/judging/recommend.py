@@ -90,7 +90,7 @@ class _Adviser:
 
     def lacking(self, question: _Question, found: Interval | None) -> str:
         """Why there is no interval."""
-        void = comparing.void_rounds([self.frames[side] for side in (question.cell, question.to)])
+        void = comparing.void_rounds([self.frames[side] for side in (question.cell, question.to)], question.metric)
         return VOID if void and found is None else TOO_FEW
 
     def gain(self, question: _Question) -> IntervalAt | None:
