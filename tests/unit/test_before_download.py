@@ -124,7 +124,7 @@ def test_a_repository_that_is_no_checkpoint_is_refused_when_it_is_planned(
 
 
 def test_random_weights_for_a_config_ask_for_no_others(online: Hub) -> None:
-    online.files = files_without(online, ".safetensors", ".index.json", "tokenizer.json")
+    online.files = files_without(online, *WEIGHTS, ".bin", "tokenizer.json")
     (planned,) = plan_of(f"random://{SOURCE}").cells.values()
     assert planned.cell.checkpoint.card
 
