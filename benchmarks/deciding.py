@@ -23,6 +23,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
+from scipy.stats import binomtest
+
 from claimbench.analysis import comparing, paired, validity
 from claimbench.analysis.paired import PairedRound
 from claimbench.deciding.decide import Decider
@@ -49,6 +51,8 @@ class Pair(NamedTuple):
     names: tuple[str, str]
     logs: tuple[float, ...]
     """Of the ratio of their wall times, by pass."""
+    weight: float
+    """Of the round, by the rules of validity."""
 
     @property
     def is_twin(self) -> bool:
@@ -93,7 +97,7 @@ def walls(arm: Arm) -> dict[int, float]:
 def pairs(rounds: list[Round]) -> Iterator[Pair]:
     """Each arm of a round with its base, which is the first; void rounds are left out."""
     for record in rounds:
-        if not validity.weight(validity.of_round(record)):
+        if not (weight := validity.weight(validity.of_round(record))):
             continue
         base, *others = record.arms
         for arm in others:
@@ -101,7 +105,7 @@ def pairs(rounds: list[Round]) -> Iterator[Pair]:
                 of, to = walls(arm), walls(base)
                 logs = tuple(math.log(of[number] / to[number]) for number in sorted(of.keys() & to.keys()))
                 if len(logs) > 1:
-                    yield Pair(record.group, (arm.name, base.name), logs)
+                    yield Pair(record.group, (arm.name, base.name), logs, weight)
 
 
 def table(runs: list[Path]) -> list[str]:
@@ -109,28 +113,42 @@ def table(runs: list[Path]) -> list[str]:
         "| run | minutes in rounds | rounds | inside timed generations | decided | undecided | A/A of each group |",
         "| --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
+    self_compared = list[list[PairedRound]]()
     for number, run in enumerate(runs, start=1):
         rounds = rounds_of(run)
         judged = verdicts_file.read(results(run) / "verdicts.json").claims
         open_ones = [claim.id for claim in judged if claim.verdict in OPEN]
         seconds, timed_s = sum(one.duration_s for one in rounds), sum(one.timed_s for one in rounds)
-        floors = ", ".join(floors_of(rounds))
+        twin_rounds = twins_of(rounds)
+        floors = ", ".join(_floor(group, twin_rounds[group]) for group in twin_rounds)
+        self_compared += twin_rounds.values()
         lines.append(
             f"| {number} | {seconds / 60:.1f} | {len(rounds)} | {timed_s / seconds:.0%} |"
             f" {len(judged) - len(open_ones)} of {len(judged)} | {', '.join(open_ones) or 'none'} | {floors} |"
         )
-    return lines
+    return [*lines, "", told_from_themselves(self_compared)]
 
 
-def floors_of(rounds: list[Round]) -> Iterator[str]:
+def twins_of(rounds: list[Round]) -> dict[str, list[PairedRound]]:
+    """Of each group that sat at least twice: its base against itself, by round."""
     found: dict[str, list[PairedRound]] = {}
     for pair in pairs(rounds):
         if pair.is_twin:
-            found.setdefault(pair.group, []).append(PairedRound(pair.logs))
-    for group, logs in found.items():
-        if len(logs) > 1:
-            low, high = (math.exp(end) for end in paired.contrast(logs).ends)
-            yield f"{group.rpartition(' ')[2]} {low:.2f} to {high:.2f}"
+            found.setdefault(pair.group, []).append(PairedRound(pair.logs, pair.weight))
+    return {group: logs for group, logs in found.items() if len(logs) > 1}
+
+
+def _floor(group: str, logs: list[PairedRound]) -> str:
+    low, high = (math.exp(end) for end in paired.contrast(logs).ends)
+    return f"{group.rpartition(' ')[2]} {low:.2f} to {high:.2f}"
+
+
+def told_from_themselves(compared: list[list[PairedRound]]) -> str:
+    """How many of these cells differ from themselves at any look, and the exact (Clopper-Pearson) interval of that."""
+    false = sum(any(abs(look.centre) > look.half_width for look in paired.looks(logs)) for logs in compared)
+    low, high = binomtest(false, len(compared)).proportion_ci()
+    shown = f"{false} of {len(compared)} ({low:.0%} to {high:.0%})"
+    return f"Cells that were told from themselves at any look, where 5 % may be: {shown}"
 
 
 def doubles(rounds: list[Round]) -> Iterator[tuple[str, tuple[float, ...]]]:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.unit.programs import program
 from tests.unit.test_deciding import BUDGET, STUDY
 
 from claimbench.schema.json_file import write_json
 from claimbench.workflow import jobs
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "deciding.py"
+REPORTS = Path(__file__).parents[2] / "reports"
 
 
 @pytest.fixture
 def deciding() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("deciding_benchmark", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("benchmarks/deciding.py")
 
 
 def test_widths_are_compared_at_the_same_minutes(deciding: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,9 +38,10 @@ def test_widths_are_compared_at_the_same_minutes(deciding: ModuleType, monkeypat
 
 
 def test_the_committed_run_can_be_read_again(deciding: ModuleType) -> None:
-    first = PROGRAM.parents[1] / "reports/quickstart-amd-epyc-2-cores"
-    *_, row = deciding.table([first])
+    first = REPORTS / "quickstart-amd-epyc-2-cores"
+    *_, row, _, themselves = deciding.table([first])
     assert row.count("|") == 8
+    assert re.fullmatch(r"Cells that were told from themselves .*: \d of \d \(\d+% to \d+%\)", themselves)
     noise = deciding.noise([first])
     assert noise["twins"]
     assert all(len(logs) > 1 for logs in noise["twins"])

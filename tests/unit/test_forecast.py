@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from claimbench.__main__ import main
+from claimbench.measuring.selftest import default_cell
+from claimbench.planning import forecast
 from claimbench.planning.forecast import missing_blocks, older_results
+from claimbench.schema.ceilings import Ceilings
 from claimbench.schema.validation import read_yaml
 from claimbench.workflow.jobs import plan_for
 
@@ -44,3 +47,12 @@ def test_the_forecast_tells_it_in_one_sentence(lab: Any, capsys: Any) -> None:
     told = [line for line in capsys.readouterr().out.splitlines() if "another version" in line]
     assert len(told) == 1
     assert told[0].startswith("1 results of these cells are of another version of the code")
+
+
+def test_warm_ups_that_a_protocol_asks_for_are_generations_too() -> None:
+    cell = default_cell("cpu")
+    own = {"samples": 50, "warmup_min": 10, "warmup_max": 10}
+    long = cell.model_copy(update={"protocol": cell.protocol.model_copy(update=own)})
+    once, start = forecast.generation_seconds(cell, Ceilings()), forecast.START_S["cpu"]
+    assert forecast.estimate_seconds(long, Ceilings()) == start + 60 * once
+    assert forecast.estimate_seconds(cell, Ceilings()) == start + 3 * once

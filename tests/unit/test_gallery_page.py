@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.unit.programs import program
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
@@ -15,12 +15,7 @@ PAGE = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def gallery() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gallery_page", ROOT / "docs/gallery.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("docs/gallery.py")
 
 
 def test_every_kept_report_is_on_the_page_with_the_verdicts_that_it_says(gallery: ModuleType) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.unit.programs import program
 from tests.unit.test_promises import names_in
 
 ROOT = Path(__file__).parents[2]
@@ -16,12 +16,7 @@ PAGE = (ROOT / "docs/mutation.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def mutation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutation", ROOT / "benchmarks/mutation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("benchmarks/mutation.py")
 
 
 def test_every_line_that_is_broken_by_hand_is_there_once_and_so_is_its_test(mutation: ModuleType) -> None:

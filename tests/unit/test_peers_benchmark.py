@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.programs import program
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PROMPT = [1, 2, 3, 4]  # as long as the null backend's
 
 
-def imported(path: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
-
-
-peers = imported(BENCHMARKS / "peers.py", "claimbench_peers_benchmark")
-requantize = imported(BENCHMARKS / "peers/requantize.py", "claimbench_peers_requantize")
+peers = program("benchmarks/peers.py")
+requantize = program("benchmarks/peers/requantize.py")
 
 
 def checkpoint(folder: Path, tensors: dict[str, list[int]]) -> Path:

@@ -12,6 +12,8 @@ from tests.unit.handed_over import STUDY, results_in
 from tests.unit.projects import Say
 
 from claimbench.exchange import compare
+from claimbench.measuring.selftest import CHECKPOINT
+from claimbench.schema.cell import Cell, OptimizationUse, Workload
 from claimbench.schema.interval import Interval
 from claimbench.schema.outcome import Outcome
 
@@ -314,3 +316,19 @@ def test_a_cell_without_results_says_so(project: Path, say: Say) -> None:
     status, _, err = say("explain", "one/only", "--folder", "studies")
     assert status == 2
     assert "neither results nor a params.yaml" in err
+
+
+def test_techniques_that_differ_are_told_in_full() -> None:
+    work = Workload(prompt="x", new_tokens=1)
+    settings = {"sdpa": {"kernel": "math"}, "prompt_lookup": {"tokens": 10}}
+    names = ["sdpa", "static_cache", "compile_layer", "prompt_lookup"]
+    uses = tuple(OptimizationUse(name=name, settings=settings.get(name, {})) for name in names)
+    plain, one, other = (
+        Cell(checkpoint=CHECKPOINT, backend="transformers", workload=work, device="cpu", optimizations=some)
+        for some in ((), uses[:2], uses)
+    )
+    assert compare.differences(one, other) == [
+        "optimizations sdpa (kernel=math) + static_cache"
+        " and sdpa (kernel=math) + static_cache + compile_layer + prompt_lookup (tokens=10)"
+    ]
+    assert compare.differences(plain, one) == ["optimizations nothing and sdpa (kernel=math) + static_cache"]

@@ -196,8 +196,18 @@ def flat(value: Any, name: str = "") -> dict[str, object]:
 
 
 def _brief(value: object) -> str:
-    text = "nothing" if value in (None, [], ()) else str(value)
+    """Texts are cut; techniques are told in full, `sdpa + static_cache`, since which of them differ is the point."""
+    if value in (None, [], ()):
+        return "nothing"
+    if isinstance(value, list | tuple) and all(isinstance(one, Mapping) and "name" in one for one in value):
+        return " + ".join(map(_use, value))
+    text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _use(use: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in (use.get("settings") or {}).items())
+    return f"{use['name']} ({settings})" if settings else str(use["name"])
 
 
 def _outcomes(base: CellSummary | None, other: CellSummary | None) -> tuple[State, str] | None:

@@ -37,6 +37,8 @@ CAUTIOUS = {
 }
 START_S = {"cpu": 6.0, "cuda": 15.0}
 COMPILE_S = 15.0
+USUAL_WARMUPS = 2
+"""Generations before the timed ones of a block, until their time is steady."""
 SEAT_S = 2.5
 """To load an arm of a round and warm it up."""
 LEAST_ROUNDS = 2
@@ -97,7 +99,8 @@ def estimate_seconds(cell: Cell, ceilings: Ceilings) -> float:
     if cell.backend == "null_model":
         return 1.0
     compiling = COMPILE_S if any("compile" in use.name for use in cell.optimizations) else 0.0
-    return START_S[cell.device] + compiling + generation_seconds(cell, ceilings) * (cell.protocol.samples + 2)
+    generations = cell.protocol.samples + max(USUAL_WARMUPS, cell.protocol.warmup_min)
+    return START_S[cell.device] + compiling + generation_seconds(cell, ceilings) * generations
 
 
 def generation_seconds(cell: Cell, ceilings: Ceilings) -> float:
