@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -140,7 +141,7 @@ def twins_of(rounds: list[Round]) -> dict[str, list[PairedRound]]:
 
 def _floor(group: str, logs: list[PairedRound]) -> str:
     low, high = (math.exp(end) for end in paired.contrast(logs).ends)
-    return f"{group.rpartition(' ')[2]} {low:.2f} to {high:.2f}"
+    return f"{re.sub('[^ (]+: ', '', group)} {low:.2f} to {high:.2f}"
 
 
 def told_from_themselves(compared: list[list[PairedRound]]) -> str:
