@@ -146,7 +146,9 @@ def _floor(group: str, logs: list[PairedRound]) -> str:
 
 def told_from_themselves(compared: list[list[PairedRound]]) -> str:
     """How many of these cells differ from themselves at any look, and the exact (Clopper-Pearson) interval of that."""
-    false = sum(any(abs(look.centre) > look.half_width for look in paired.looks(logs)) for logs in compared)
+    if not compared:
+        return "No cell sat beside itself in two rounds"
+    false = sum(any(look.finds_a_difference for look in paired.looks(logs)) for logs in compared)
     low, high = binomtest(false, len(compared)).proportion_ci()
     shown = f"{false} of {len(compared)} ({low:.0%} to {high:.0%})"
     return f"Cells that were told from themselves at any look, where 5 % may be: {shown}"

@@ -38,7 +38,7 @@ def false_share(pool: Pool, prior: Prior = STEADY, rounds: int = 8) -> float:
     """Studies that find a difference where there is none, at any look."""
     random = np.random.default_rng(0)
     made = (paired.looks(study(random, pool, rounds), prior) for _ in range(STUDIES))
-    return float(np.mean([any(abs(look.centre) > look.half_width for look in looks) for looks in made]))
+    return float(np.mean([any(look.finds_a_difference for look in looks) for looks in made]))
 
 
 def covered_share(pool: Pool, rounds: int, prior: Prior = STEADY) -> float:
@@ -73,7 +73,9 @@ def tables(noise: dict[str, Pool]) -> list[str]:
         "| noise of | rounds | variance over what passes explain | left (floor) | false | held after 2, 3, 4 rounds |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    for kind, prior in ((kind, prior) for kind, prior in KINDS.items() if noise[kind]):
+    for kind, prior in KINDS.items():
+        if not noise[kind]:
+            continue
         over, left = spread(noise[kind], prior)
         held = ", ".join(f"{covered_share(noise[kind], count, prior):.1%}" for count in range(prior.least, 5))
         false = false_share(noise[kind], prior)

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.programs import program
 from tests.unit.test_deciding import BUDGET, STUDY
 
+from claimbench.analysis.paired import PairedRound
 from claimbench.schema.json_file import write_json
 from claimbench.workflow import jobs
 
@@ -47,6 +48,16 @@ def test_the_committed_run_can_be_read_again(deciding: ModuleType) -> None:
     assert all(len(logs) > 1 for logs in noise["twins"])
     assert deciding.minutes_of(first) > 1
     assert deciding.widths_of(first)
+
+
+def test_a_cell_that_differs_from_itself_is_counted(deciding: ModuleType) -> None:
+    alike = [PairedRound((0.01, -0.01, 0.005)), PairedRound((-0.01, 0.012, 0.0)), PairedRound((0.0, 0.01, -0.012))]
+    apart = [PairedRound(tuple(log + 0.5 for log in one.logs)) for one in alike]
+    assert ": 0 of 2 (0% to 84%)" in deciding.told_from_themselves([alike, alike])
+    assert ": 1 of 2 (1% to 99%)" in deciding.told_from_themselves([alike, apart])
+    early_alone = [*apart[:2], *([PairedRound((-0.5, -0.51, -0.49))] * 2)]
+    assert ": 1 of 1 " in deciding.told_from_themselves([early_alone]), "at any look, not at the last alone"
+    assert deciding.told_from_themselves([]) == "No cell sat beside itself in two rounds"
 
 
 @pytest.mark.model

@@ -19,17 +19,16 @@ from claimbench.analysis.paired import STEADY, Prior
 
 DATA = Path(__file__).parent / "data"
 FITTED, LATER = (json.loads((DATA / name).read_text(encoding="utf-8")) for name in ("noise.json", "noise_later.json"))
-NOISE = FITTED
 drawn = program("benchmarks/recorded_noise.py")
 POOLS = [(source, kind) for source in (FITTED, LATER) for kind in drawn.KINDS if source[kind]]
 NAMES = [f"{'fitted' if source is FITTED else 'later'}-{kind}" for source, kind in POOLS]
 
 
 def test_there_are_real_rounds_enough() -> None:
-    assert len(NOISE["twins"]) >= 20
-    assert len(NOISE["others"]) >= 40
-    assert len(NOISE["restless"]) >= 8
-    assert len(NOISE["restless_others"]) >= 100
+    assert len(FITTED["twins"]) >= 20
+    assert len(FITTED["others"]) >= 40
+    assert len(FITTED["restless"]) >= 8
+    assert len(FITTED["restless_others"]) >= 100
     assert min(len(LATER[kind]) for kind in ("twins", "others", "restless_others")) >= 100
 
 
@@ -45,27 +44,28 @@ def test_intervals_hold_the_truth(source: dict[str, Any], kind: str, rounds: int
     prior = drawn.KINDS[kind]
     most = 0.985 if prior is STEADY else 0.995
     if rounds < prior.least:
-        rounds = 8
+        assert drawn.covered_share(source[kind], rounds, prior) == 1  # no interval yet
+        return
     assert 0.93 <= drawn.covered_share(source[kind], rounds, prior) <= most
 
 
 def test_a_broken_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a wrong line would do: looks that are not paid for, and a spread between rounds that is left out."""
     monkeypatch.setattr(paired, "spent_at", lambda _look, alpha=paired.ALPHA: alpha)
-    unpaid = drawn.false_share(NOISE["twins"], Prior(inflation=1.0, floor=0.0, df=1000.0))
+    unpaid = drawn.false_share(FITTED["twins"], Prior(inflation=1.0, floor=0.0, df=1000.0))
     assert unpaid > 0.05
 
 
 def test_what_is_injected_is_found() -> None:
     """Power, on the same noise."""
-    found = [drawn.found_share(NOISE["twins"], slowdown, rounds=6) for slowdown in drawn.SLOWDOWNS]
-    assert found == sorted(found)
-    assert found[0] < found[2]
-    assert found[-1] > 0.75
+    found = [drawn.found_share(FITTED["twins"], slowdown, rounds=6) for slowdown in drawn.SLOWDOWNS]
+    two, five, ten, twenty = found
+    assert two < five < ten <= twenty
+    assert twenty > 0.75
 
 
 def test_a_page_of_it_has_a_row_for_each_kind_and_each_number_of_rounds() -> None:
-    lines = drawn.tables({kind: NOISE[kind][:20] if kind != "restless" else [] for kind in drawn.KINDS})
+    lines = drawn.tables({kind: FITTED[kind][:20] if kind != "restless" else [] for kind in drawn.KINDS})
     assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:] == [
         "---",
         *(kind for kind in drawn.KINDS if kind != "restless"),

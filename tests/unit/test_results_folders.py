@@ -332,3 +332,18 @@ def test_techniques_that_differ_are_told_in_full() -> None:
         " and sdpa (kernel=math) + static_cache + compile_layer + prompt_lookup (tokens=10)"
     ]
     assert compare.differences(plain, one) == ["optimizations nothing and sdpa (kernel=math) + static_cache"]
+
+
+def test_long_texts_are_told_from_where_they_differ() -> None:
+    """A prompt of a few sentences whose last word is another one, and one that ends earlier."""
+    shared = "The keeper of the lighthouse opened the map and looked for an island in the "
+    north, south, short = (
+        Cell(checkpoint=CHECKPOINT, backend="transformers", workload=Workload(prompt=text, new_tokens=1), device="cpu")
+        for text in (f"{shared}north", f"{shared}south", shared.strip())
+    )
+    assert compare.differences(north, south) == ["workload.prompt ...nd in the north and ...nd in the south"]
+    assert compare.differences(short, south) == ["workload.prompt ...and in the and ...and in the south"]
+    begins = north.model_copy(update={"workload": Workload(prompt=f"X{shared}", new_tokens=1)})
+    assert compare.differences(begins, south) == [
+        "workload.prompt XThe keeper of the lighthouse opened ... and The keeper of the lighthouse opened t..."
+    ]

@@ -63,8 +63,7 @@ class Prior(NamedTuple):
 STEADY = Prior(inflation=1.3, floor=0.01, df=5.0)
 """Between rounds of one comparison the variance was 1.33 times what passes explain (147 degrees of freedom; seven runs,
 quiet and noisy hours): beside the inflation 0.005 is left, and the floor is twice that. Intervals of recorded rounds
-(tests/unit/data) hold the truth in 96 to 98 % where they are of the runs that it was
-fitted to, and in 93 to 97 % of ten later runs'."""
+(tests/unit/data) hold the truth in 96 to 98 % of the runs that it was fitted to, and in 93 to 97 % of ten later ones."""
 RESTLESS = Prior(inflation=1.3, floor=0.03, df=3.0, least=3)
 """Of compiled and quantised cells, which differ more from process to process, and from hour to hour: 0.03 was left in
 quiet ones, 0.06 in noisy ones. Few degrees of freedom let the rounds themselves tell: 96 to 98 % as well,
@@ -86,6 +85,11 @@ class Contrast(NamedTuple):
     @property
     def ends(self) -> tuple[float, float]:
         return self.centre - self.half_width, self.centre + self.half_width
+
+    @property
+    def finds_a_difference(self) -> bool:
+        """The interval of a ratio leaves 1 out, or that of an exponent 0."""
+        return abs(self.centre) > self.half_width
 
 
 def look_number(rounds: int, least: int = 2) -> int:

@@ -26,6 +26,8 @@ from claimbench.schema.verdicts import CellSummary, ClaimVerdict, Verdict
 
 DECIDED = (Verdict.SUPPORTED, Verdict.REFUTED, Verdict.BOUNDED)
 CONFIDENCE = 0.95
+LONGEST, LEAD = 40, 10
+"""Characters of a value that are shown, and how many of them stand before the first that differs."""
 NOT_COMPARED = {"device", "protocol"}
 """Parts of a cell that may differ: what measures it, and how often."""
 
@@ -182,7 +184,7 @@ def settings_that_differ(one: Cell, other: Cell) -> list[tuple[str, str, str]]:
     if models[0] != models[1] and any(name.startswith("checkpoint.") for name in names):
         found.append(("model", *models))
         names = [name for name in names if not name.startswith("checkpoint.")]
-    return found + [(name, _brief(sides[0].get(name)), _brief(sides[1].get(name))) for name in names]
+    return found + [(name, *_told_apart(sides[0].get(name), sides[1].get(name))) for name in names]
 
 
 EXCLUDED: Any = {**dict.fromkeys(NOT_COMPARED, True), "checkpoint": {"card", "name"}, "draft": {"card", "name"}}
@@ -195,14 +197,33 @@ def flat(value: Any, name: str = "") -> dict[str, object]:
     return {key: each for inner, one in value.items() for key, each in flat(one, f"{name}.{inner}".strip(".")).items()}
 
 
-def _brief(value: object) -> str:
-    """Texts are cut; techniques are told in full, `sdpa + static_cache`, since which of them differ is the point."""
+def _told_apart(one: object, other: object) -> tuple[str, str]:
+    """Both values in words: techniques in full, and of long texts the place where they begin to differ."""
+    texts = [_in_words(one), _in_words(other)]
+    if _are_uses(one) and _are_uses(other):
+        return texts[0], texts[1]
+    differing = (place for place, (a, b) in enumerate(zip(*texts, strict=False)) if a != b)
+    common = next(differing, min(map(len, texts)))
+    begin = max(0, common - LEAD) if max(map(len, texts)) > LONGEST and common > LEAD else 0
+    first, second = (_cut(text, begin) for text in texts)
+    return first, second
+
+
+def _cut(text: str, begin: int) -> str:
+    shown = f"...{text[begin:]}" if begin else text
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
+
+
+def _are_uses(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, Mapping) and "name" in one for one in value)
+
+
+def _in_words(value: object) -> str:
     if value in (None, [], ()):
         return "nothing"
-    if isinstance(value, list | tuple) and all(isinstance(one, Mapping) and "name" in one for one in value):
+    if isinstance(value, list | tuple) and _are_uses(value):
         return " + ".join(map(_use, value))
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return str(value)
 
 
 def _use(use: Mapping[str, Any]) -> str:

@@ -113,14 +113,9 @@ def _finding(rounds: Sequence[Round], name: str) -> Finding | None:
         return None
     looks = paired.looks([paired_round for _, paired_round in both])
     seconds = [sum(record.duration_s for record, _ in both[: look.rounds]) for look in looks]
-    settled = next((second for look, second in zip(looks, seconds, strict=True) if not _holds_one(look)), None)
+    settled = next((second for look, second in zip(looks, seconds, strict=True) if look.finds_a_difference), None)
     truth = 1 + next(arm.slowdown for arm in both[0][0].arms if arm.name == name)
     return Finding(name, truth, looks[-1], None if settled is None else settled / 60)
-
-
-def _holds_one(look: Contrast) -> bool:
-    low, high = look.ends
-    return low <= 0 <= high
 
 
 def paired_rounds(rounds: Sequence[Round], of: str, to: str) -> Iterator[tuple[Round, PairedRound]]:
