@@ -63,7 +63,7 @@ class Prior(NamedTuple):
 STEADY = Prior(inflation=1.3, floor=0.01, df=5.0)
 """Between rounds of one comparison the variance was 1.33 times what passes explain (147 degrees of freedom; seven runs,
 quiet and noisy hours): beside the inflation 0.005 is left, and the floor is twice that. Intervals of recorded rounds
-(tests/unit/data) hold the truth in 96 to 98 % of the runs that it was fitted to, and in 93 to 97 % of ten later ones."""
+(tests/unit/data) hold the truth in 96 to 98 % of the runs that it was fitted to, and in 93 to 97 % of later ones."""
 RESTLESS = Prior(inflation=1.3, floor=0.03, df=3.0, least=3)
 """Of compiled and quantised cells, which differ more from process to process, and from hour to hour: 0.03 was left in
 quiet ones, 0.06 in noisy ones. Few degrees of freedom let the rounds themselves tell: 96 to 98 % as well,
