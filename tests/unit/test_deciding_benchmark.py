@@ -60,6 +60,24 @@ def test_a_cell_that_differs_from_itself_is_counted(deciding: ModuleType) -> Non
     assert deciding.told_from_themselves([]) == "No cell sat beside itself in two rounds"
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_rounds_count_as_the_rules_of_validity_say(
+    weight: float, deciding: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding.validity, "weight", lambda _: weight)
+    found = deciding.twins_of(deciding.rounds_of(REPORTS / "quickstart-amd-epyc-2-cores"))
+    assert bool(found) == bool(weight)
+    assert all(one.weight == weight for rounds in found.values() for one in rounds)
+
+
+def test_readme_says_how_much_the_default_study_decided() -> None:
+    page = (REPORTS / "deciding-amd-epyc-2-cores.md").read_text(encoding="utf-8")
+    decided = [int(count) for count in re.findall(r"\| (\d+) of 16 \|", page)]
+    assert len(decided) > 20
+    readme = (REPORTS.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{min(decided)} to {max(decided)} of its 16 claims on two shared cores" in readme
+
+
 @pytest.mark.model
 def test_every_cell_sits_twice_in_rounds_of_twins(
     deciding: ModuleType, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
